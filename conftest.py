@@ -1,0 +1,20 @@
+"""What holds for every test and doctest, before anything of the library is imported.
+
+It must not import mi_toolkit: jaxtyping's hook, which checks shapes in tests, is set up later.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ["MPLBACKEND"] = "agg"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["WANDB_MODE"] = "disabled"
+    if config.option.markexpr != "hub":
+        # huggingface_hub reads these once, when it is imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        os.environ["HF_DATASETS_OFFLINE"] = "1"
