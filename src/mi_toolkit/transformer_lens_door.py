@@ -1,0 +1,137 @@
+"""The one door to TransformerLens: everything that mi_toolkit asks of its two majors.
+
+TransformerLens is imported inside the functions: it takes seconds, sets the level of
+transformers' logger, and only loading a model needs it.
+
+1. `TransformerBridge` (3.x and 4.x) wraps a Hugging Face model and runs its own code.
+2. `HookedTransformer` (3.x; removed in 4.0) copies the weights into its own implementation.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from typing import Any
+
+from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
+from mi_toolkit.hooked_model import HookedModel
+
+
+def require_adapter(name: str, architecture: str | None, config: Any) -> None:
+    """Nothing, if the bridge of the installed TransformerLens can wrap this architecture.
+
+    Raises:
+        UnsupportedModelError: it cannot. Asked before any weights are read.
+    """
+    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
+
+    named = [architecture, *(getattr(config, "architectures", None) or [])]
+    if not any(each in SUPPORTED_ARCHITECTURES for each in named):
+        raise UnsupportedModelError(
+            f"{name} cannot be hooked: TransformerLens has no adapter for {architecture}. A newer "
+            "TransformerLens may have one (pip install -U transformer-lens)."
+        )
+
+
+def bridge(
+    name: str, *, location: str, attn_implementation: str, hf_model: Any, tokenizer: Any
+) -> HookedModel:
+    """`hf_model` wrapped in a `TransformerBridge` called `name`, its weights raw.
+
+    The bridge takes the model over: it puts its own modules between the model's. The
+    tokenizer is copied.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    parameter = next(hf_model.parameters())
+    with _prepared(tokenizer) as own_tokenizer:
+        model = TransformerBridge.boot_transformers(
+            # Bare names may be deprecated aliases (`opt`, `neo`, …): for those TransformerLens
+            # warns on the root logger, which configures logging for the whole process.
+            location if "/" in location else f"./{location}",
+            hf_model=hf_model,
+            tokenizer=own_tokenizer,
+            device=str(parameter.device),
+            dtype=parameter.dtype,
+        )
+    # Booting switches to eager attention in 4.x and leaves it as it was in 3.x.
+    hf_model.set_attn_implementation(attn_implementation)
+    model.cfg.model_name = name
+    return _at_rest(model)
+
+
+def hooked_transformer(name: str, *, hf_model: Any, tokenizer: Any) -> HookedModel:
+    """The weights of `hf_model` as a `HookedTransformer`, raw (nothing folded or centred).
+
+    Raises:
+        ModelLoadError: TransformerLens 4 is installed, or its 3.x does not know `name`.
+    """
+    hooked_class = require_hooked_transformer(name)
+    parameter = next(hf_model.parameters())
+    with (
+        _prepared(tokenizer) as own_tokenizer,
+        warnings.catch_warnings(),
+        redirect_stdout(StringIO()),
+    ):
+        # It announces its own removal with a warning, and each load with a print.
+        warnings.filterwarnings("ignore", "HookedTransformer.*deprecated", DeprecationWarning)
+        model = hooked_class.from_pretrained_no_processing(
+            name,
+            hf_model=hf_model,
+            tokenizer=own_tokenizer,
+            device=str(parameter.device),
+            dtype=parameter.dtype,
+        )
+    return _at_rest(model)
+
+
+def require_hooked_transformer(name: str) -> Any:
+    """The class `HookedTransformer`, if it is there and knows `name`.
+
+    Raises:
+        ModelLoadError: TransformerLens 4 is installed, or its 3.x does not know `name`.
+    """
+    try:
+        from transformer_lens import HookedTransformer, loading
+    except ImportError as error:
+        raise ModelLoadError(
+            "backend='hooked' needs HookedTransformer, which TransformerLens 4.0 removed. Use "
+            "backend='auto' (a TransformerBridge, which every function here takes as well), or "
+            'install the older major: pip install "transformer-lens<4".'
+        ) from error
+    if name not in loading.OFFICIAL_MODEL_NAMES:
+        raise ModelLoadError(
+            f"HookedTransformer does not know {name!r}: it loads TransformerLens' official names "
+            "only, no folders, GGUF files or bundled models. Use backend='auto'."
+        )
+    return HookedTransformer
+
+
+def _at_rest(model: Any) -> HookedModel:
+    """`model` in eval mode and without gradients, as every function here expects it.
+
+    A bridge comes up in training mode around a model that was in eval mode.
+    """
+    model.eval()
+    model.requires_grad_(False)
+    return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _prepared(tokenizer: Any) -> Iterator[Any]:
+    """A copy of `tokenizer` that TransformerLens takes as it is.
+
+    Unless `init_kwargs` asks for a BOS, TransformerLens loads the tokenizer a second time, from
+    its name: over the network, at another revision, or not at all if it was made in memory.
+    Whether a tokenizer prepends a BOS, TransformerLens then finds out by trying it.
+    """
+    own = copy.deepcopy(tokenizer)
+    asked = own.init_kwargs.get("add_bos_token")
+    own.init_kwargs |= {"add_bos_token": True, "name_or_path": own.name_or_path}
+    yield own
+    own.init_kwargs["add_bos_token"] = asked
+    if asked is None:
+        del own.init_kwargs["add_bos_token"]
