@@ -1,0 +1,50 @@
+"""Mechanistic interpretability of language models: load, classify heads, see.
+
+Names are imported when they are first used, so that `import mi_toolkit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
+    from mi_toolkit.heads.classify import classify_heads as classify_heads
+    from mi_toolkit.heads.head import Head as Head
+    from mi_toolkit.heads.report import HeadReport as HeadReport
+    from mi_toolkit.models.facts import ModelFacts as ModelFacts
+    from mi_toolkit.models.facts import describe_model as describe_model
+    from mi_toolkit.models.loading import load_model as load_model
+    from mi_toolkit.models.specs import MODELS as MODELS
+    from mi_toolkit.models.specs import ModelSpec as ModelSpec
+    from mi_toolkit.views.attention import view_attention as view_attention
+    from mi_toolkit.views.report import view_report as view_report
+
+_HOME = {
+    "BEHAVIOURS": "heads.behaviours",
+    "Head": "heads.head",
+    "HeadReport": "heads.report",
+    "MODELS": "models.specs",
+    "ModelFacts": "models.facts",
+    "ModelSpec": "models.specs",
+    "classify_heads": "heads.classify",
+    "describe_model": "models.facts",
+    "load_model": "models.loading",
+    "view_attention": "views.attention",
+    "view_report": "views.report",
+}
+
+__all__ = [
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mi_toolkit' has no attribute {name!r}")
+    return getattr(import_module(f"mi_toolkit.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

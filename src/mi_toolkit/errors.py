@@ -1,0 +1,49 @@
+"""The errors that mi_toolkit raises for a caller's mistake: each message says the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MIToolkitError(Exception):
+    """Base class of every error that mi_toolkit raises on purpose."""
+
+
+class UnknownNameError(MIToolkitError, ValueError):
+    """A name (of a model, behaviour, head, layer, …) that does not exist here."""
+
+
+class PromptError(MIToolkitError, ValueError):
+    """A prompt that cannot be fed: empty, longer than the context, or with impossible ids."""
+
+
+class ModelLoadError(MIToolkitError):
+    """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
+
+
+class UnsupportedModelError(ModelLoadError):
+    """A model that loads but whose attention cannot be hooked."""
+
+
+class HookError(MIToolkitError, RuntimeError):
+    """A hook that should have fired did not: the figure it should have measured is not 'none'."""
+
+
+class ReportError(MIToolkitError, ValueError):
+    """A saved report that cannot be read, or a question that a report cannot answer."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for `name`, naming what was given, the nearest known names, and all of them.
+
+    >>> raise unknown_name("behaviour", "inducton", ["induction", "locality"])
+    Traceback (most recent call last):
+    mi_toolkit.errors.UnknownNameError: No behaviour is called 'inducton'. Did you mean \
+'induction'? Known: induction, locality.
+    """
+    names = list(known)
+    folded = {candidate.casefold(): candidate for candidate in names}
+    nearest = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {', '.join(names)}.")

@@ -1,0 +1,247 @@
+"""Classify a model's attention heads.
+
+1. The prompt becomes token batches; without one, the two standard stimuli do.
+2. For each stimulus and each window among the layers, find target keys, eligible queries, chance.
+3. Run the model once over each batch; in each layer's hook score its patterns and drop them.
+4. Sum up: score, chance, lift, interval; labels where an interval clears its bar.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_toolkit.errors import PromptError
+from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, chosen
+from mi_toolkit.heads.combine import combined
+from mi_toolkit.heads.labels import (
+    DEFAULT_MIN_LIFT,
+    label_heads,
+    label_names,
+    scope_of_heads,
+)
+from mi_toolkit.heads.measure import Measurement
+from mi_toolkit.heads.patterns import visit_patterns
+from mi_toolkit.heads.plan import make_plan
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.summary import summarise
+from mi_toolkit.hooked_model import HookedModel, attention_layers
+from mi_toolkit.models.facts import describe_model
+from mi_toolkit.progress import track
+from mi_toolkit.prompts import STIMULI, Prompt, TokenBatch, tokenise
+from mi_toolkit.provenance import Provenance
+
+OWN_PROMPT = "prompt"
+"""What a report calls the stimulus that the caller gave."""
+
+PATTERN_BUDGET = 256 * 2**20
+MAX_BATCH = 32
+
+
+def classify_heads(
+    model: HookedModel,
+    prompt: Prompt | None = None,
+    *,
+    behaviours: Sequence[str] | None = None,
+    min_lift: float = DEFAULT_MIN_LIFT,
+    prepend_bos: bool | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> HeadReport:
+    """What each attention head attends to, against chance, with an interval and labels.
+
+    One pass of the model over the prompt, which stops behind the last attention pattern. Each
+    layer's patterns are scored as they appear and dropped, so memory holds one layer's at a time.
+    `induction` is prefix matching alone: that a head looks where the next token can be copied from
+    does not show that it copies.
+
+    A label is a hypothesis about this prompt: `first_token` above all is a state as much as a
+    class, since a head rests on the sink where it has nothing to do.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        prompt: a string, several, or token ids (one sequence or a batch). None: the standard
+            protocol, 32 sequences of random ids given twice and 64 natural passages, with each
+            behaviour judged on its home stimulus and `report.on(...)` for the other.
+        behaviours: names from `BEHAVIOURS`; None for all.
+        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
+        batch_size: sequences to a forward pass; None: as many as keep one layer's patterns under
+            256 MiB, at most 32. It changes no figure.
+        seed: of the random stimulus and the bootstrap.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
+        UnknownNameError: no such behaviour.
+        UnsupportedModelError: no layer has an attention pattern to hook.
+        HookError: a pattern's hook did not fire.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> report = mi.classify_heads(model, "When Mary and John went to the store, John")
+        >>> report["previous_token"].shape
+        torch.Size([4, 4])
+    """
+    table = chosen(behaviours)
+    if batch_size is not None and batch_size < 1:
+        raise PromptError(
+            f"batch_size is the number of sequences to a pass, 1 or more, not {batch_size}."
+        )
+    if prompt is not None:
+        stimuli = {OWN_PROMPT: tokenise(model, prompt, prepend_bos=prepend_bos)}
+    else:
+        if prepend_bos is not None:
+            raise PromptError(
+                "prepend_bos goes with a prompt of your own: the standard stimuli begin with a "
+                "BOS wherever the tokenizer has one."
+            )
+        stimuli = {name: make(model, seed=seed) for name, make in STIMULI.items()}
+    runs = {
+        name: _Run(model, batch, table, name, batch_size, seed) for name, batch in stimuli.items()
+    }
+    batches = [(run, start) for run in runs.values() for start in run.starts()]
+    for run, start in track(
+        batches, total=len(batches), label="classifying heads", unit="batch", show=progress
+    ):
+        run.measure(start)
+    parts = {name: run.report(min_lift) for name, run in runs.items()}
+    return combined(parts) if prompt is None else parts[OWN_PROMPT]
+
+
+class _Run:
+    """One stimulus on its way through the model."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        batch: TokenBatch,
+        behaviours: Sequence[AnyBehaviour],
+        stimulus: str,
+        batch_size: int | None,
+        seed: int,
+    ) -> None:
+        self.model, self.batch, self.stimulus, self.seed = model, batch, stimulus, seed
+        self.behaviours = tuple(behaviours)
+        self.facts = describe_model(model)
+        self.layers = attention_layers(model)
+        self.n_heads = int(model.cfg.n_heads)
+        plans = {
+            window: make_plan(batch, behaviours, window, stimulus)
+            for window in dict.fromkeys(self.facts.windows[layer] for layer in self.layers)
+        }
+        self.measurements = {
+            layer: Measurement(plans[self.facts.windows[layer]], self.n_heads)
+            for layer in self.layers
+        }
+        self.compares = len(batch) > 1 and any(
+            isinstance(behaviour, DistributionBehaviour)
+            and behaviour.compares_sequences
+            and stimulus not in behaviour.excluded_stimuli
+            for behaviour in behaviours
+        )
+        self.batch_size = batch_size or self._fitting_batch_size()
+
+    def _fitting_batch_size(self) -> int:
+        one = self.n_heads * self.batch.ids.shape[1] ** 2 * torch.float32.itemsize
+        return max(1, min(MAX_BATCH, PATTERN_BUDGET // one))
+
+    def starts(self) -> Iterator[int]:
+        yield from range(0, len(self.batch), self.batch_size)
+
+    def measure(self, start: int) -> None:
+        """Run one batch; where sequences are compared, it holds the first of the next one too."""
+        stop = min(start + self.batch_size, len(self.batch))
+        shown = min(stop + 1, len(self.batch)) if self.compares else stop
+
+        def score(layer: int, patterns: Tensor) -> None:
+            self.measurements[layer].add(patterns, start, fresh=stop - start)
+
+        visit_patterns(self.model, self.batch.part(start, shown).ids, self.layers, score)
+
+    def report(self, min_lift: float) -> HeadReport:
+        names = tuple(behaviour.name for behaviour in self.behaviours)
+        figures = {
+            layer: summarise(measurement, seed=self.seed)
+            for layer, measurement in self.measurements.items()
+        }
+        tensors: dict[str, Any] = {
+            field: self._by_layer({layer: getattr(f, field) for layer, f in figures.items()})
+            for field in ("score", "null", "lift", "ci_low", "ci_high", "n_queries")
+        }
+        head_queries = tensors.pop("n_queries").nan_to_num(0).long()
+        coverage = self._coverage(names, head_queries)
+        scope = torch.full(coverage.shape, math.nan)
+        by_name = {
+            field: dict(zip(names, tensors[field], strict=True))
+            for field in ("score", "ci_low", "ci_high")
+        }
+        scope = scope_of_heads(
+            by_name["ci_low"].get("locality", scope),
+            by_name["ci_high"].get("locality", scope),
+            coverage,
+        )
+        most = {name: self._layer_with_most(index) for index, name in enumerate(names)}
+        return HeadReport(
+            behaviours=names,
+            **tensors,
+            head_queries=head_queries,
+            coverage=coverage,
+            labels=label_heads(by_name["score"], by_name["ci_low"], min_lift=min_lift),
+            label_names=label_names(names),
+            scope=scope,
+            windows=self.facts.windows,
+            applicable={name: bool(head_queries[i].any()) for i, name in enumerate(names)},
+            interval={name: figures[most[name]].interval[i] for i, name in enumerate(names)},
+            n_sequences={
+                name: self.measurements[most[name]].plan.eligibility[i].n_sequences
+                for i, name in enumerate(names)
+            },
+            n_queries={name: int(head_queries[i].max()) for i, name in enumerate(names)},
+            stimulus=dict.fromkeys(names, self.stimulus),
+            min_lift=min_lift,
+            n_kv_heads=self.facts.n_kv_heads,
+            provenance=self._provenance(),
+            tokens={self.stimulus: self.batch},
+            parts={},
+        )
+
+    def _by_layer(self, figures: Mapping[int, Tensor]) -> Tensor:
+        """Stack per layer, NaN for layers without attention: `[behaviour layer head]`."""
+        stacked = torch.full(
+            (len(self.behaviours), self.model.cfg.n_layers, self.n_heads), math.nan
+        )
+        for layer, values in figures.items():
+            stacked[:, layer] = values
+        return stacked
+
+    def _layer_with_most(self, behaviour: int) -> int:
+        return max(
+            self.layers,
+            key=lambda layer: self.measurements[layer].plan.eligibility[behaviour].n_queries,
+        )
+
+    def _coverage(self, names: tuple[str, ...], head_queries: Tensor) -> Tensor:
+        if "locality" not in names:
+            return torch.full(head_queries.shape[1:], math.nan)
+        row = names.index("locality")
+        plan = self.measurements[self.layers[0]].plan
+        return head_queries[row] / plan.eligibility[row].n_queries
+
+    def _provenance(self) -> Provenance:
+        return Provenance(
+            model=self.facts.name,
+            revision=self.facts.revision,
+            backend=type(self.model).__name__,
+            dtype=self.facts.dtype,
+            seed=self.seed,
+            bos={self.stimulus: bool(self.batch.has_bos.all())},
+            bos_id=self.batch.bos_id,
+            prompts={self.stimulus: self.batch.digest},
+        )

@@ -1,0 +1,67 @@
+"""The standard report: each behaviour's figures from its home stimulus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.labels import label_heads, scope_of_heads
+from mi_toolkit.heads.report import HeadReport
+
+
+def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
+    """One report whose rows each come from the behaviour's home stimulus, all parts kept."""
+    first = next(iter(parts.values()))
+    homes = {name: BEHAVIOURS[name].home for name in first.behaviours}
+
+    def rows(field: str) -> Tensor:
+        return torch.stack(
+            [getattr(parts[home], field)[row] for row, home in enumerate(homes.values())]
+        )
+
+    def entries(field: str) -> dict[str, Any]:
+        return {name: getattr(parts[home], field)[name] for name, home in homes.items()}
+
+    score, ci_low, ci_high = rows("score"), rows("ci_low"), rows("ci_high")
+    by_name = {
+        name: (score[row], ci_low[row], ci_high[row]) for row, name in enumerate(first.behaviours)
+    }
+    coverage, scope = first.coverage, first.scope
+    if "locality" in homes:
+        coverage = parts[homes["locality"]].coverage
+        scope = scope_of_heads(by_name["locality"][1], by_name["locality"][2], coverage)
+    labels = label_heads(
+        {name: figures[0] for name, figures in by_name.items()},
+        {name: figures[1] for name, figures in by_name.items()},
+        min_lift=first.min_lift,
+    )
+    provenance = replace(
+        first.provenance,
+        bos={k: v for part in parts.values() for k, v in part.provenance.bos.items()},
+        prompts={k: v for part in parts.values() for k, v in part.provenance.prompts.items()},
+    )
+    return replace(
+        first,
+        score=score,
+        null=rows("null"),
+        lift=rows("lift"),
+        ci_low=ci_low,
+        ci_high=ci_high,
+        head_queries=rows("head_queries"),
+        coverage=coverage,
+        labels=labels,
+        scope=scope,
+        applicable=entries("applicable"),
+        interval=entries("interval"),
+        n_sequences=entries("n_sequences"),
+        n_queries=entries("n_queries"),
+        stimulus=entries("stimulus"),
+        provenance=provenance,
+        tokens={name: part.tokens[name] for name, part in parts.items()},
+        parts=dict(parts),
+    )

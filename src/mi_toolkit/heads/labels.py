@@ -1,0 +1,56 @@
+"""Labels: which behaviours a head shows beyond doubt, from the lower ends of its intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+
+SCOPE_NAMES = ("local", "global", "undetermined")
+UNCLASSIFIED = "unclassified"
+MIN_COVERAGE = 0.1
+DEFAULT_MIN_LIFT = 0.3
+
+
+def label_names(behaviours: Sequence[str]) -> tuple[str, ...]:
+    """The behaviours that a head can be labelled with: all but `locality`, which is its scope."""
+    return tuple(name for name in behaviours if name != "locality")
+
+
+def label_heads(
+    score: Mapping[str, Float[Tensor, "layer head"]],
+    ci_low: Mapping[str, Float[Tensor, "layer head"]],
+    *,
+    min_lift: float,
+) -> Bool[Tensor, "label layer head"]:
+    """Which head carries which label: none where the interval does not clear the bar.
+
+    A mask behaviour's bar is `min_lift`; `positional` (0.6) also asks that the head is not diffuse,
+    since a head that spreads evenly has the same rows on every text.
+    """
+    rows = []
+    for name in label_names(list(ci_low)):
+        bar = BEHAVIOURS[name].min_label
+        clears = ci_low[name] >= (min_lift if bar is None else bar)
+        if name == "positional" and "diffuse" in score:
+            clears &= ~(score["diffuse"] >= (BEHAVIOURS["diffuse"].min_label or 1.0))
+        rows.append(clears)
+    return torch.stack(rows) if rows else torch.zeros(0, 0, 0, dtype=torch.bool)
+
+
+def scope_of_heads(
+    ci_low: Float[Tensor, "layer head"],
+    ci_high: Float[Tensor, "layer head"],
+    coverage: Float[Tensor, "layer head"],
+) -> Int[Tensor, "layer head"]:
+    """Each head's scope, as an index into `SCOPE_NAMES`, from the interval of its locality."""
+    bar = BEHAVIOURS["locality"].min_label or 0.5
+    scope = torch.full(ci_low.shape, SCOPE_NAMES.index("undetermined"))
+    scope[ci_low >= bar] = SCOPE_NAMES.index("local")
+    scope[ci_high < bar] = SCOPE_NAMES.index("global")
+    scope[~(coverage >= MIN_COVERAGE)] = SCOPE_NAMES.index("undetermined")
+    return scope

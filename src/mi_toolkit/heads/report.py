@@ -1,0 +1,245 @@
+"""`HeadReport`: what every head of a model does, on which stimulus, how surely."""
+
+from __future__ import annotations
+
+import html
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_toolkit.errors import unknown_name
+from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED
+from mi_toolkit.prompts import TokenBatch
+from mi_toolkit.provenance import Provenance
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class HeadReport:
+    """Scores, intervals and labels of every head. Tensors are on the CPU in float32."""
+
+    behaviours: tuple[str, ...]
+    """Names, the order of the first axis."""
+
+    score: Float[Tensor, "behaviour layer head"]
+    """Of a mask behaviour the mean attention on its targets, in [0, 1]; else the value itself.
+    NaN where nothing in the prompt could show the behaviour."""
+
+    null: Float[Tensor, "behaviour layer head"]
+    """What even attention would score on these tokens; NaN for distribution behaviours."""
+
+    lift: Float[Tensor, "behaviour layer head"]
+    """`(score - null) / (1 - null)`: 0 chance, 1 perfect; NaN for distribution behaviours."""
+
+    ci_low: Float[Tensor, "behaviour layer head"]
+    """Lower end of the 95% interval of the lift, or of a distribution behaviour's value."""
+
+    ci_high: Float[Tensor, "behaviour layer head"]
+    """Upper end of the same; NaN where there are too few queries for an interval."""
+
+    head_queries: Int[Tensor, "behaviour layer head"]
+    """Queries that each figure rests on."""
+
+    coverage: Float[Tensor, "layer head"]
+    """Share of the rows that look off the sink enough to count for `locality`; NaN without it."""
+
+    labels: Bool[Tensor, "label layer head"]
+    """Which head carries which label; several per head, or none."""
+
+    label_names: tuple[str, ...]
+    """The order of the labels' first axis."""
+
+    scope: Int[Tensor, "layer head"]
+    """Whether a head looks near or far, as an index into `scope_names`."""
+
+    windows: tuple[int | None, ...]
+    """Each layer's declared sliding window in tokens, None for global: architecture, not
+    behaviour."""
+
+    applicable: Mapping[str, bool]
+    """Per behaviour: whether any query could show it."""
+
+    interval: Mapping[str, str]
+    """Per behaviour: how its intervals were made, or why there are none."""
+
+    n_sequences: Mapping[str, int]
+    """Per behaviour: sequences that took part, in the layer where most did."""
+
+    n_queries: Mapping[str, int]
+    """Per behaviour: eligible queries, in the layer and head with most."""
+
+    stimulus: Mapping[str, str]
+    """Per behaviour: what its figures were measured on."""
+
+    min_lift: float
+    """The bar that the lift of a mask behaviour had to clear for its label."""
+
+    n_kv_heads: int
+    """Key and value heads of a layer; fewer than query heads where these share them."""
+
+    provenance: Provenance
+    """Model, protocol and versions."""
+
+    tokens: Mapping[str, TokenBatch]
+    """Per stimulus: the ids that the model was fed."""
+
+    parts: Mapping[str, HeadReport]
+    """Per stimulus: the same record measured on it alone; empty in such a record."""
+
+    scope_names: tuple[str, ...] = SCOPE_NAMES
+    """The order of `scope`'s values."""
+
+    def on(self, stimulus: str) -> HeadReport:
+        """The same record, every behaviour measured on one stimulus.
+
+        Raises:
+            UnknownNameError: the report has no such stimulus.
+        """
+        if stimulus in self.parts:
+            return self.parts[stimulus]
+        if not self.parts and stimulus in self.tokens:
+            return self
+        raise unknown_name("stimulus of this report", stimulus, self.parts or self.tokens)
+
+    def index(self, behaviour: str) -> int:
+        """A behaviour's place on the first axis.
+
+        Raises:
+            UnknownNameError: the report does not have it.
+        """
+        if behaviour not in self.behaviours:
+            raise unknown_name("behaviour of this report", behaviour, self.behaviours)
+        return self.behaviours.index(behaviour)
+
+    def __getitem__(self, behaviour: str) -> Float[Tensor, "layer head"]:
+        """The figure that a behaviour is judged by: its lift, or a distribution's value."""
+        row = self.index(behaviour)
+        is_mask = isinstance(BEHAVIOURS[behaviour], MaskBehaviour)
+        return self.lift[row] if is_mask else self.score[row]
+
+    def heads(self, label: str) -> list[Head]:
+        """The heads with a label, strongest first; also of a scope, or `unclassified`.
+
+        Raises:
+            UnknownNameError: the report has no such label.
+        """
+        if label in self.label_names:
+            marked, strength = self.labels[self.label_names.index(label)], self[label]
+        elif label in self.scope_names:
+            marked = self.scope == self.scope_names.index(label)
+            strength = self["locality"] * (-1 if label == "global" else 1)
+        elif label == UNCLASSIFIED:
+            marked = ~self.labels.any(dim=0)
+            strength = torch.zeros(marked.shape)
+        else:
+            known = [*self.label_names, *self.scope_names, UNCLASSIFIED]
+            raise unknown_name("label of this report", label, known)
+        found = [Head(*index) for index in marked.nonzero().tolist()]
+        return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
+
+    def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
+        """The labels of one head, in the report's order; its scope is not among them."""
+        layer, index = Head.of(head)
+        carried = self.labels[:, layer, index].tolist()
+        return [name for name, carries in zip(self.label_names, carried, strict=True) if carries]
+
+    def kv_head(self, head: Head | tuple[int, int] | str) -> int:
+        """The key and value head that a query head reads, its own number where none are shared."""
+        return Head.of(head).head // (self.score.shape[-1] // self.n_kv_heads)
+
+    def to_pandas(self) -> DataFrame:
+        """One row per stimulus, behaviour and head."""
+        from mi_toolkit.tables import head_table
+
+        return head_table(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the report to one safetensors file, with its record as JSON in the header."""
+        from mi_toolkit.heads.report_file import save_report
+
+        save_report(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> HeadReport:
+        """Read a report back.
+
+        Raises:
+            ReportError: no such file, or it holds no report.
+        """
+        from mi_toolkit.heads.report_file import load_report
+
+        return load_report(path)
+
+    def summary(self) -> list[tuple[str, str]]:
+        """What the report says, label by label, each in one line of text."""
+        lines = [(name, self._label_line(name)) for name in self.label_names]
+        scopes = Counter(self.scope_names[index] for index in self.scope.flatten().tolist())
+        if "locality" in self.behaviours:
+            counts = ", ".join(f"{name} {scopes[name]}" for name in self.scope_names)
+            lines.append(("scope", counts))
+        lines.append((UNCLASSIFIED, f"{len(self.heads(UNCLASSIFIED))} heads"))
+        return lines
+
+    def _label_line(self, name: str, most: int = 6) -> str:
+        if not self.applicable[name]:
+            if self.stimulus[name] in getattr(BEHAVIOURS[name], "excluded_stimuli", ()):
+                return f"not measured on {self.stimulus[name]}, where it would mislead"
+            return f"not applicable here: needs {BEHAVIOURS[name].trigger}"
+        if self.interval[name] == "too few":
+            return f"too few queries ({self.n_queries[name]}) for an interval"
+        heads = self.heads(name)
+        if not heads:
+            best = self[name].nan_to_num(-torch.inf)
+            strongest = Head(*divmod(int(best.argmax()), best.shape[1]))
+            return f"none (strongest {strongest} {float(best.max()):.2f})"
+        shown = ", ".join(f"{head} {float(self[name][head]):.2f}" for head in heads[:most])
+        more = f", and {len(heads) - most} more" if len(heads) > most else ""
+        return f"{len(heads)} {'head' if len(heads) == 1 else 'heads'}: {shown}{more}"
+
+    def _title(self) -> str:
+        n_layers, n_heads = self.scope.shape
+        return (
+            f"HeadReport of {self.provenance.model}: {n_layers} layers × {n_heads} heads, "
+            f"measured on {' and '.join(self.tokens)}"
+        )
+
+    def __repr__(self) -> str:
+        lines = self.summary()
+        width = max(len(name) for name, _ in lines)
+        return "\n".join([self._title(), *(f"  {name:{width}}  {text}" for name, text in lines)])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
+            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
+            for name, text in self.summary()
+        )
+        return f"<p>{html.escape(self._title())}</p><table>{rows}</table>"
+
+    def record(self) -> dict[str, Any]:
+        """What is not a tensor, as plain values that JSON can hold."""
+        from dataclasses import asdict
+
+        return {
+            "behaviours": list(self.behaviours),
+            "label_names": list(self.label_names),
+            "windows": list(self.windows),
+            "applicable": dict(self.applicable),
+            "interval": dict(self.interval),
+            "n_sequences": dict(self.n_sequences),
+            "n_queries": dict(self.n_queries),
+            "stimulus": dict(self.stimulus),
+            "min_lift": self.min_lift,
+            "n_kv_heads": self.n_kv_heads,
+            "provenance": asdict(self.provenance),
+        }

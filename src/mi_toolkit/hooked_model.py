@@ -1,0 +1,87 @@
+"""What we ask of a model: the part that HookedTransformer and TransformerBridge share.
+
+Every public function takes any object that fits `HookedModel`; none asks which class it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from mi_toolkit.errors import UnsupportedModelError
+
+HookFunction = Callable[..., Tensor | None]
+"""`(activation, hook)`, called in the forward pass; a returned tensor replaces the activation."""
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """A causal language model with named hook points (TransformerLens 3 and 4)."""
+
+    training: bool
+    tokenizer: Any
+
+    @property
+    def cfg(self) -> Any:
+        """Sizes and names: `n_layers`, `n_heads`, `n_ctx`, `d_vocab`, `model_name` and more."""
+        ...
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Every hook point by its name."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module of the model."""
+        ...
+
+    def hooks(
+        self, fwd_hooks: Sequence[tuple[str, HookFunction]] = ...
+    ) -> AbstractContextManager[Any]:
+        """Hooks that are active inside the context and gone after it."""
+        ...
+
+    def __call__(self, input: Tensor, **kwargs: Any) -> Any:
+        """Run a batch of token ids, `["batch sequence"]`."""
+        ...
+
+
+def pattern_hook(layer: int) -> str:
+    """The name of the hook point with a layer's attention pattern, `["batch head query key"]`."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def attention_layers(model: HookedModel) -> list[int]:
+    """The layers whose attention pattern can be hooked: all of them, unless the model is a hybrid.
+
+    Raises:
+        UnsupportedModelError: no layer has a pattern to hook.
+    """
+    layers = [l for l in range(model.cfg.n_layers) if pattern_hook(l) in model.hook_dict]
+    if not layers:
+        raise UnsupportedModelError(
+            f"{model.cfg.model_name} has no attention pattern to hook in any of its "
+            f"{model.cfg.n_layers} layers (no {pattern_hook(0)}). Attention heads can be "
+            "classified in models with softmax attention; this one may be recurrent."
+        )
+    return layers
+
+
+@contextmanager
+def evaluating(model: HookedModel) -> Iterator[None]:
+    """Dropout off inside; after it every module is in the mode that it was in."""
+    modules = list(model.modules())
+    wrapped = getattr(model, "original_model", None)
+    if wrapped is not None:
+        modules.extend(wrapped.modules())
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

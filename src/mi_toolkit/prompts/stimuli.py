@@ -1,0 +1,111 @@
+"""The standard stimuli: random ids repeated, and natural passages.
+
+`repeated_random` shows what a head does where nothing but position and earlier copies can guide
+it; `natural` shows what it does on text. They disagree strongly for some behaviours (on GPT-2 the
+rank correlation is 0.19 for induction and 0.09 for duplicate tokens), so every figure says which.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+
+import torch
+
+from mi_toolkit.errors import PromptError
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+
+RANDOM_TOKENS = 64
+RANDOM_SEQUENCES = 32
+NATURAL_TOKENS = 128
+
+_UNUSED_ROW = re.compile(
+    r"madeupword\d+|<?\[?(unused|reserved|extra)[\w -]*\d+\]?>?|<\|(reserved|extra).*"
+)
+
+
+def usable_ids(model: HookedModel) -> list[int]:
+    """The ids that stand for text: no specials, no padding, no vocabulary row without a token."""
+    tokenizer, vocabulary = model.tokenizer, model.cfg.d_vocab
+    if tokenizer is None:
+        return list(range(vocabulary))
+    special = set(tokenizer.all_special_ids)
+    special |= {
+        id_
+        for id_, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        if token.special
+    }
+    return sorted(
+        id_
+        for token, id_ in tokenizer.get_vocab().items()
+        if id_ < vocabulary and id_ not in special and not _UNUSED_ROW.fullmatch(token)
+    )
+
+
+def repeated_random(
+    model: HookedModel,
+    *,
+    n_tokens: int = RANDOM_TOKENS,
+    n_sequences: int = RANDOM_SEQUENCES,
+    seed: int = 0,
+) -> TokenBatch:
+    """Sequences of a BOS and `n_tokens` distinct random ids, given twice.
+
+    They are ids from the start, never text: decoding and encoding again would change them. Where
+    the context is short, so are the sequences.
+
+    Raises:
+        PromptError: the vocabulary has fewer than `n_tokens` usable ids.
+    """
+    bos_id = bos_token_id(model.tokenizer)
+    head = [] if bos_id is None else [bos_id]
+    n_tokens = min(n_tokens, (model.cfg.n_ctx - len(head)) // 2)
+    ids = torch.tensor(usable_ids(model))
+    if len(ids) < n_tokens:
+        raise PromptError(
+            f"{model.cfg.model_name} has {len(ids)} usable token ids, too few to draw {n_tokens} "
+            "distinct ones."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [
+        ids[torch.randperm(len(ids), generator=generator)[:n_tokens]] for _ in range(n_sequences)
+    ]
+    return from_sequences([[*head, *once.tolist(), *once.tolist()] for once in drawn], bos_id)
+
+
+def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0) -> TokenBatch:
+    """The 64 bundled passages, each cut to `n_tokens` tokens behind a BOS.
+
+    `seed` changes nothing: the passages are always the same, in the same order.
+
+    Raises:
+        PromptError: the model has no tokenizer.
+    """
+    if model.tokenizer is None:
+        raise PromptError(
+            f"{model.cfg.model_name} has no tokenizer, so it cannot read the natural passages. "
+            "Load it with load_model(..., tokenizer=...)."
+        )
+    bos_id = bos_token_id(model.tokenizer)
+    head = [] if bos_id is None else [bos_id]
+    room = min(n_tokens, model.cfg.n_ctx - len(head))
+    encoded = [model.tokenizer.encode(text, add_special_tokens=False) for text in passages()]
+    return from_sequences([[*head, *ids[:room]] for ids in encoded], bos_id)
+
+
+@cache
+def passages() -> tuple[str, ...]:
+    """The bundled natural passages: facts, dialogue, lists and code, written for this project."""
+    lines = resources.files("mi_toolkit.prompts").joinpath("natural.jsonl").read_text("utf-8")
+    return tuple(json.loads(line)["text"] for line in lines.splitlines())
+
+
+STIMULI: Mapping[str, Callable[..., TokenBatch]] = MappingProxyType(
+    {"repeated_random": repeated_random, "natural": natural}
+)
+"""The standard stimuli by name; each takes a model and a `seed`."""

@@ -1,0 +1,45 @@
+"""What a figure rests on: an allow-list of facts that another person needs to get it again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+
+_PACKAGES = ("mi-toolkit", "torch", "transformers", "transformer-lens")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that decide a figure."""
+    return {name: metadata.version(name) for name in _PACKAGES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Model, protocol and versions behind a result; nothing about the user or the machine."""
+
+    model: str
+    """The model's name, as it was loaded."""
+
+    revision: str | None
+    """The hub revision, None where the model did not come from the hub."""
+
+    backend: str
+    """The class that ran it: TransformerBridge or HookedTransformer."""
+
+    dtype: str
+    """Of the weights, such as `float32`."""
+
+    seed: int
+    """Of the random stimulus and the bootstrap."""
+
+    bos: dict[str, bool]
+    """Per stimulus: whether its sequences begin with a BOS."""
+
+    bos_id: int | None
+    """The id that counts as BOS, None where the tokenizer has none."""
+
+    prompts: dict[str, str]
+    """Per stimulus: SHA-256 of its token ids."""
+
+    versions: dict[str, str] = field(default_factory=installed_versions)
+    """Installed versions of mi-toolkit, torch, transformers and transformer-lens."""

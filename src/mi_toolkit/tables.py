@@ -1,0 +1,57 @@
+"""Tables: the only door to pandas."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mi_toolkit.heads.head import Head
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.report import HeadReport
+
+
+def head_table(report: HeadReport) -> pd.DataFrame:
+    """One row per stimulus, behaviour and head; `home` marks the rows that the labels rest on."""
+    parts = report.parts or {next(iter(report.tokens)): report}
+    return pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
+
+
+def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
+    _, n_layers, n_heads = part.score.shape
+    frames = []
+    for row, behaviour in enumerate(part.behaviours):
+        stimulus = part.stimulus[behaviour]
+        label = (
+            part.labels[part.label_names.index(behaviour)]
+            if behaviour in part.label_names
+            else None
+        )
+        frame = pd.DataFrame(
+            {
+                "model": part.provenance.model,
+                "stimulus": stimulus,
+                "home": whole.stimulus[behaviour] == stimulus,
+                "behaviour": behaviour,
+                "layer": [layer for layer in range(n_layers) for _ in range(n_heads)],
+                "head": list(range(n_heads)) * n_layers,
+            }
+        )
+        heads = [
+            Head(layer, head) for layer, head in zip(frame["layer"], frame["head"], strict=True)
+        ]
+        frame["name"] = [str(head) for head in heads]
+        frame["kv_head"] = [part.kv_head(head) for head in heads]
+        frame["window"] = pd.array([part.windows[head.layer] for head in heads], dtype="Int64")
+        for field in ("score", "null", "lift", "ci_low", "ci_high"):
+            frame[field] = getattr(part, field)[row].flatten().numpy()
+        frame["n_queries"] = part.head_queries[row].flatten().numpy()
+        frame["n_sequences"] = part.n_sequences[behaviour]
+        frame["applicable"] = part.applicable[behaviour]
+        frame["interval"] = part.interval[behaviour]
+        frame["labelled"] = False if label is None else label.flatten().numpy()
+        frame["coverage"] = part.coverage.flatten().numpy()
+        frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
