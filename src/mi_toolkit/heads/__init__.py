@@ -1,6 +1,6 @@
-"""What attention heads do: masks, scores and chance (pure); measuring, labels and reports."""
+"""What attention heads do.
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
-from mi_toolkit.heads.classify import classify_heads as classify_heads
-from mi_toolkit.heads.head import Head as Head
-from mi_toolkit.heads.report import HeadReport as HeadReport
+`masks`, `scores`, `intervals`, `labels` are pure: tensors in, tensors out. `behaviours` is the
+table that names them. `plan` reads the tokens, `measure` and `patterns` a running model, `summary`
+and `report` the outcome; `classify` holds `classify_heads`, which goes through them in turn.
+"""

@@ -32,7 +32,8 @@ from mi_toolkit.heads.summary import summarise
 from mi_toolkit.hooked_model import HookedModel, attention_layers
 from mi_toolkit.models.facts import describe_model
 from mi_toolkit.progress import track
-from mi_toolkit.prompts import STIMULI, Prompt, TokenBatch, tokenise
+from mi_toolkit.prompts.stimuli import STIMULI
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.provenance import Provenance
 
 OWN_PROMPT = "prompt"

@@ -48,9 +48,9 @@ def visit_patterns(
 
     ids = ids.to(model.cfg.device)
     hooks = [(pattern_hook(layer), showing(layer)) for layer in layers]
-    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        with suppress(_LastPatternSeen):
-            model(ids, return_type=None, attention_mask=torch.ones_like(ids))
+    stopping = suppress(_LastPatternSeen)
+    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=hooks), stopping:
+        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
     if waiting:
         raise HookError(
             f"{pattern_hook(min(waiting))} of {model.cfg.model_name} did not fire, so the layer's "

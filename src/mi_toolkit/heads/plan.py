@@ -12,7 +12,7 @@ from torch import Tensor
 from mi_toolkit.heads import masks
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, MaskBehaviour
 from mi_toolkit.heads.intervals import MIN_SEQUENCES
-from mi_toolkit.prompts import TokenBatch
+from mi_toolkit.prompts.tokens import TokenBatch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -17,7 +17,7 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED
-from mi_toolkit.prompts import TokenBatch
+from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from mi_toolkit.errors import ReportError
 from mi_toolkit.files import written_whole
 from mi_toolkit.heads.combine import combined
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.prompts import TokenBatch
+from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 
 FORMAT = "mi_toolkit head report 1"

@@ -1,0 +1,61 @@
+"""Labels and scopes from intervals, by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import SCOPE_NAMES, label_heads, label_names, scope_of_heads
+
+
+def grid(*values: float) -> torch.Tensor:
+    return torch.tensor([values])
+
+
+def labels_of(ci_low: dict[str, torch.Tensor], score: dict[str, torch.Tensor]) -> torch.Tensor:
+    return label_heads(score, ci_low, min_lift=0.3)
+
+
+def test_a_mask_label_needs_the_lower_end_at_the_bar() -> None:
+    low = {"induction": grid(0.29, 0.3, torch.nan)}
+    assert labels_of(low, low).tolist() == [[[False, True, False]]]
+
+
+def test_a_positional_head_must_not_be_diffuse() -> None:
+    low = {"positional": grid(0.7, 0.7, 0.5), "diffuse": grid(0.1, 0.1, 0.1)}
+    score = {"positional": grid(0.8, 0.8, 0.8), "diffuse": grid(0.5, 0.9, 0.5)}
+    positional, diffuse = labels_of(low, score)
+    assert positional.tolist() == [[True, False, False]]
+    assert not diffuse.any()
+
+
+def test_locality_is_a_scope_and_no_label() -> None:
+    assert label_names(["induction", "locality", "diffuse"]) == ("induction", "diffuse")
+
+
+def test_a_scope_is_told_only_by_an_interval_on_one_side_and_enough_rows() -> None:
+    low = grid(0.6, 0.2, 0.4, 0.6, torch.nan)
+    high = grid(0.8, 0.4, 0.6, 0.8, torch.nan)
+    coverage = grid(1.0, 1.0, 1.0, 0.09, 1.0)
+    scope = scope_of_heads(low, high, coverage)[0].tolist()
+    assert [SCOPE_NAMES[index] for index in scope] == [
+        "local",
+        "global",
+        "undetermined",
+        "undetermined",
+        "undetermined",
+    ]
+
+
+@pytest.mark.parametrize("name", ["L5H11", "5.11", "a5.h11", "l5h11", "5,11", (5, 11)])
+def test_a_head_answers_to_all_its_names(name: str | tuple[int, int]) -> None:
+    assert Head.of(name) == Head(5, 11)
+    assert str(Head.of(name)) == "L5H11"
+
+
+@pytest.mark.parametrize("name", ["511", "L5", "H5L1", "", "5.1.1", "five.one"])
+def test_what_names_no_head_is_an_error(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=r"names no head. Write 'L5H1'"):
+        Head.of(name)

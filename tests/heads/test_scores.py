@@ -1,0 +1,179 @@
+"""Scores on patterns whose answer is known: perfect, even, sink, mixed, windowed heads."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mi_toolkit.heads import masks
+from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.scores import (
+    PatternRows,
+    diffuse_terms,
+    lift,
+    locality_terms,
+    mask_null,
+    mask_score,
+    positional_terms,
+)
+from tests.ideal_patterns import even_pattern, pattern_of_mask, random_pattern, sink_pattern
+
+LENGTHS = [8, 32, 128, 512]
+MASKS = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour)]
+
+
+def twice(n: int) -> Tensor:
+    """Distinct ids, given twice: every behaviour has eligible queries."""
+    return torch.arange(n // 2).repeat(2)
+
+
+def value(terms: tuple[Tensor, Tensor]) -> float:
+    numerator, denominator = terms
+    return float(numerator.sum() / denominator.sum())
+
+
+def rows(pattern: Tensor, window: int | None = None) -> PatternRows:
+    return PatternRows(patterns=pattern[None], window=window)
+
+
+@pytest.mark.parametrize("behaviour", MASKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_perfect_head_scores_one(behaviour: MaskBehaviour, length: int) -> None:
+    mask = behaviour.targets(twice(length), False)
+    assert mask_score(pattern_of_mask(mask), mask) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("behaviour", MASKS, ids=lambda b: b.name)
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("window", [None, 6])
+def test_an_even_head_is_at_chance_at_every_length(
+    behaviour: MaskBehaviour, length: int, window: int | None
+) -> None:
+    visible = masks.visible(length, window)
+    mask = behaviour.targets(twice(length), False) & visible
+    if not mask.any():
+        assert math.isnan(mask_score(even_pattern(length, window), mask))
+        return
+    score = mask_score(even_pattern(length, window), mask)
+    assert lift(score, mask_null(mask, visible)) == pytest.approx(0, abs=1e-6)
+
+
+def test_half_a_head_scores_half() -> None:
+    mask = masks.previous_token(twice(64), False)
+    half = (pattern_of_mask(mask) + sink_pattern(64)) / 2
+    # Query 1 attends to position 0 either way: it is both its previous token and the sink.
+    assert mask_score(half, mask) == pytest.approx((62 * 0.5 + 1) / 63)
+
+
+def test_attention_to_several_copies_adds_up() -> None:
+    mask = masks.duplicate_token(torch.tensor([5, 5, 6, 5]), False)
+    pattern = torch.eye(4)
+    pattern[3] = torch.tensor([0.2, 0.3, 0.1, 0.4])
+    # Query 1 looks at itself (0 on its copy), query 3 gives 0.2 + 0.3 to its two copies.
+    assert mask_score(pattern, mask) == pytest.approx((0 + 0.5) / 2)
+
+
+def test_chance_that_is_certain_has_no_lift() -> None:
+    assert math.isnan(lift(torch.tensor(1.0), torch.tensor(1.0)))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("name", ["current_token", "previous_token"])
+def test_heads_that_look_next_door_are_wholly_local(name: str, length: int) -> None:
+    pattern = pattern_of_mask(getattr(masks, name)(torch.arange(length), False))
+    # Row 1 of a previous-token head is all sink, but locality starts at row 3.
+    assert value(locality_terms(rows(pattern))) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_even_attention_has_locality_zero(length: int) -> None:
+    assert value(locality_terms(rows(even_pattern(length)))) == pytest.approx(0, abs=1e-5)
+
+
+def test_looking_farther_than_chance_is_below_zero() -> None:
+    far = torch.zeros(32, 32)
+    far[:, 1] = 1
+    far[0] = torch.eye(32)[0]
+    assert value(locality_terms(rows(far))) < -0.5
+
+
+def test_a_windowed_layer_is_local_though_it_spreads_evenly_in_its_window() -> None:
+    assert value(locality_terms(rows(even_pattern(256, 16), window=16))) > 0.8
+
+
+def test_the_sink_does_not_count_as_far() -> None:
+    near = pattern_of_mask(masks.previous_token(torch.arange(64), False))
+    resting = 0.9 * sink_pattern(64) + 0.1 * near
+    assert value(locality_terms(rows(resting))) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_pure_sink_has_no_locality() -> None:
+    numerator, denominator = locality_terms(rows(sink_pattern(64)))
+    assert denominator.sum() == 0
+    assert numerator.sum() == 0
+
+
+def test_equal_rows_on_two_texts_are_wholly_positional() -> None:
+    pattern = random_pattern(20, seed=0)
+    assert value(positional_terms(rows(pattern), rows(pattern))) == pytest.approx(1)
+
+
+def test_rows_without_a_common_key_are_not_positional() -> None:
+    here, there = torch.zeros(12, 12), torch.zeros(12, 12)
+    here[:, 1] = 1
+    there[:, 2] = 1
+    assert value(positional_terms(rows(here), rows(there))) == pytest.approx(0)
+
+
+def test_positional_compares_the_rows_that_both_have() -> None:
+    long, short = even_pattern(30), even_pattern(10)
+    numerator, denominator = positional_terms(rows(long), rows(short))
+    assert denominator[0].nonzero().flatten().tolist() == list(range(2, 10))
+    cut = positional_terms(rows(long[:10, :10]), rows(short))
+    assert numerator[0, :10].equal(cut.numerator[0])
+
+
+def test_the_last_sequence_has_nothing_to_be_compared_with() -> None:
+    assert positional_terms(rows(random_pattern(10, seed=0)), None).denominator.sum() == 0
+
+
+@pytest.mark.parametrize("length", LENGTHS[1:])
+@pytest.mark.parametrize("window", [None, 6])
+def test_even_attention_is_wholly_diffuse_under_any_window(length: int, window: int | None) -> None:
+    found = value(diffuse_terms(rows(even_pattern(length, window), window)))
+    assert found == pytest.approx(1, abs=1e-5)
+
+
+def test_attention_to_one_key_is_not_diffuse() -> None:
+    assert value(diffuse_terms(rows(sink_pattern(32)))) == pytest.approx(0)
+
+
+def test_attention_spread_evenly_over_two_keys_is_log_two_over_log_n() -> None:
+    pattern = torch.zeros(9, 9)
+    pattern[:, :2] = 0.5
+    assert value(diffuse_terms(rows(pattern))) == pytest.approx(math.log(2) / math.log(9))
+
+
+@given(
+    tokens=st.lists(st.integers(0, 6), min_size=2, max_size=24),
+    renaming=st.permutations(range(7)),
+    seed=st.integers(0, 1000),
+    name=st.sampled_from([b.name for b in MASKS]),
+)
+def test_renaming_ids_changes_no_score_and_scores_are_shares(
+    tokens: list[int], renaming: list[int], seed: int, name: str
+) -> None:
+    pattern = random_pattern(len(tokens), seed=seed)
+    behaviour = BEHAVIOURS[name]
+    assert isinstance(behaviour, MaskBehaviour)
+    here = mask_score(pattern, behaviour.targets(torch.tensor(tokens), False))
+    renamed = torch.tensor([renaming[token] for token in tokens])
+    assert torch.equal(
+        here.nan_to_num(-1), mask_score(pattern, behaviour.targets(renamed, False)).nan_to_num(-1)
+    )
+    assert here.isnan() or 0 <= here <= 1 + 1e-6
