@@ -116,7 +116,7 @@ def _at_rest(model: Any) -> HookedModel:
     A bridge comes up in training mode around a model that was in eval mode.
     """
     model.eval()
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     return model  # type: ignore[no-any-return]
 
 

@@ -13,14 +13,14 @@ from mi_toolkit.models.specs import KnownModel as KnownModel
 from mi_toolkit.models.specs import ModelSpec as ModelSpec
 
 if TYPE_CHECKING:
+    from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
-    from mi_toolkit.models.facts import describe_model as describe_model
     from mi_toolkit.models.loading import load_model as load_model
 
 # torch and transformers take seconds to import: the table of models does without them.
 _LAZY = {
     "load_model": "mi_toolkit.models.loading",
-    "describe_model": "mi_toolkit.models.facts",
+    "describe_model": "mi_toolkit.models.describe",
     "ModelFacts": "mi_toolkit.models.facts",
 }
 

@@ -68,7 +68,7 @@ def causal_architecture(config: Any) -> str | None:
         return min(named, default=str(config.model_type))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         return None
-    causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__
+    causal = str(getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "__name__", ""))
     if named:
         return causal if causal in named else None
     encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
@@ -92,10 +92,9 @@ def load_weights(
     """
     with explained(source), quiet_transformers(source, revision):
         try:
-            # A config of another dtype would win over `dtype` in a GGUF file's folder.
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.location,
-                config=None if source.gguf_file else config,
+                config=config,
                 dtype=dtype,
                 attn_implementation=attn_implementation,
                 revision=revision,
@@ -107,6 +106,7 @@ def load_weights(
             )
         except SafetensorError as error:
             raise _damaged(source, revision, error) from error
+    model, report = loaded
     _check_complete(source, report)
     return model.to(device)
 
@@ -134,7 +134,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
 
 @contextmanager
 def quiet_transformers(source: Source, revision: str | None) -> Iterator[None]:
-    """transformers without its load report, and without progress bars where nothing downloads."""
+    """Silence transformers' load report, and its progress bars where nothing downloads."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()
     downloads = source.kind == "hub" and not in_hub_cache(source.location, revision)

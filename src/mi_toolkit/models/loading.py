@@ -62,8 +62,8 @@ def load_model(
             runs that need none.
         trust_remote_code: let the repo's own Python code run.
         hf_model: a Hugging Face model already in memory. It is taken over: its modules are
-            wrapped in place, its attention implementation is set, its gradients are off, and it stays in
-            its own dtype (and on its own device unless `device` says another).
+            wrapped in place, its attention implementation is set, its gradients are off. It keeps
+            its own dtype, and its own device unless `device` says another.
         tokenizer: a tokenizer to use instead of the model's own. It is copied.
 
     Raises:
@@ -104,6 +104,7 @@ def load_model(
         source.name,
         source.location,
         backend=backend,
+        revision=revision,
         attn_implementation=attn_implementation,
         hf_model=weights,
         tokenizer=tokenizer,
@@ -134,6 +135,7 @@ def _load_given(
         official,
         official,
         backend=backend,
+        revision=revision,
         attn_implementation=attn_implementation,
         hf_model=hf_model,
         tokenizer=tokenizer,
@@ -157,21 +159,27 @@ def _hooked(
     location: str,
     *,
     backend: str,
+    revision: str | None,
     attn_implementation: str,
     hf_model: Any,
     tokenizer: Any,
 ) -> HookedModel:
+    # The commit of the hub's files, where they came from the hub, says more than a branch's name.
+    commit = getattr(hf_model.config, "_commit_hash", None)
     if backend == "hooked":
-        return transformer_lens_door.hooked_transformer(
+        model = transformer_lens_door.hooked_transformer(
             name, hf_model=hf_model, tokenizer=tokenizer
         )
-    return transformer_lens_door.bridge(
-        name,
-        location=location,
-        attn_implementation=attn_implementation,
-        hf_model=hf_model,
-        tokenizer=tokenizer,
-    )
+    else:
+        model = transformer_lens_door.bridge(
+            name,
+            location=location,
+            attn_implementation=attn_implementation,
+            hf_model=hf_model,
+            tokenizer=tokenizer,
+        )
+    model.cfg.revision = commit or revision
+    return model
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -173,7 +173,7 @@ def _by_folded_name() -> Mapping[str, KnownModel]:
 
 
 def find_known(name: str) -> KnownModel | None:
-    """The known model called `name`, by name or alias, without regard to case; None if there is none.
+    """The known model of this name or alias, without regard to case, or None.
 
     >>> find_known("Pythia-160M").name
     'EleutherAI/pythia-160m'

@@ -1,0 +1,184 @@
+"""`describe_model`: the facts of any loaded model, from the Hugging Face config and weights.
+
+A `HookedTransformer` carries no Hugging Face config; `describe_hooked` reads its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from mi_toolkit.models.describe_hooked import facts_of_hooked_transformer
+from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.models.registry import family_of
+from mi_toolkit.models.specs import Normalisation, Positional
+
+_ALIBI = frozenset({"bloom", "mpt"})
+_PARALLEL = frozenset({"gptj", "codegen", "phi", "cohere", "cohere2"})
+_QKV_BIAS = re.compile(
+    r"\b(q|k|v|qkv|q_proj|k_proj|v_proj|qkv_proj|c_attn|query_key_value|Wqkv)\.bias$"
+)
+_QK_NORM = re.compile(r"\b(q_norm|k_norm|q_layernorm|k_layernorm)\.")
+_GATE = re.compile(r"\b(gate_proj|gate_up_proj|gate)\.weight$")
+_LEARNED = re.compile(r"\b(wpe|embed_positions|position_embeddings|pos_embed)\.weight$")
+
+
+def describe_model(model: Any) -> ModelFacts:
+    """The facts of `model`: a hooked model of either kind, or a Hugging Face one.
+
+    >>> from mi_toolkit.models import load_model
+    >>> facts = describe_model(load_model("toy-gpt-neo"))
+    >>> facts.windows, facts.qkv_bias
+    ((None, 32, None, 32), False)
+
+    What the config leaves to the code is known for the common families only: ALiBi, parallel
+    attention and MLP. Attention in chunks (Llama 4) is not a window and is shown as global.
+    """
+    original = getattr(model, "original_model", None)
+    if original is None and hasattr(model, "cfg"):
+        return facts_of_hooked_transformer(model)
+    hf_model = model if original is None else original
+    config = hf_model.config.get_text_config()
+    name = model.cfg.model_name if hasattr(model, "cfg") else config.name_or_path
+    weights = _weight_names(hf_model)
+    parameter = next(hf_model.parameters())
+    n_heads = int(config.num_attention_heads)
+    return ModelFacts(
+        name=name,
+        family=family_of(name, config.model_type),
+        architecture=type(hf_model).__name__,
+        n_layers=int(config.num_hidden_layers),
+        n_heads=n_heads,
+        n_kv_heads=_n_kv_heads(config),
+        d_model=int(config.hidden_size),
+        d_head=_d_head(config),
+        d_mlp=_d_mlp(config),
+        d_vocab=int(config.vocab_size),
+        context=_context(model, config),
+        **_positions(config, weights),
+        activation=_activation(config),
+        gated_mlp=any(_GATE.search(name) for name in weights),
+        parallel_attention_mlp=_parallel(config),
+        normalisation=_normalisation(hf_model),
+        windows=attention_windows(config),
+        qkv_bias=any(_QKV_BIAS.search(name) for name in weights),
+        qk_norm=any(_QK_NORM.search(name) for name in weights),
+        tied_embeddings=bool(config.tie_word_embeddings),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+        revision=getattr(getattr(model, "cfg", None), "revision", None)
+        or getattr(hf_model.config, "_commit_hash", None),
+    )
+
+
+def attention_windows(config: Any) -> tuple[int | None, ...]:
+    """The sliding window of each layer, by a Hugging Face config; None for a global layer.
+
+    A window of w lets query q see keys q-w+1 to q, itself included: transformers' own meaning of
+    `sliding_window`, and of GPT-Neo's `window_size`.
+    """
+    n_layers = int(config.num_hidden_layers)
+    if config.model_type == "gpt_neo":
+        local = [kind == "local" for kind in config.attention_layers]
+        return tuple(int(config.window_size) if is_local else None for is_local in local)
+    window = getattr(config, "sliding_window", None)
+    if window is None:
+        return (None,) * n_layers
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return tuple(int(window) if kind == "sliding_attention" else None for kind in kinds)
+    # Mistral and Phi-3 know no layer types: a window there is every layer's.
+    return (int(window) if getattr(config, "use_sliding_window", True) else None,) * n_layers
+
+
+def _weight_names(hf_model: nn.Module) -> list[str]:
+    """Parameter names as transformers has them: a bridge inserts its own modules between."""
+    return [name.replace("._original_component", "") for name, _ in hf_model.named_parameters()]
+
+
+def _n_kv_heads(config: Any) -> int:
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        return 1
+    for field in ("num_key_value_heads", "num_kv_heads"):
+        if getattr(config, field, None) is not None:
+            return int(getattr(config, field))
+    return int(config.num_attention_heads)
+
+
+def _d_head(config: Any) -> int:
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
+
+
+def _d_mlp(config: Any) -> int:
+    for field in ("ffn_dim", "n_inner", "intermediate_size", "ffn_hidden_size"):
+        if getattr(config, field, None) is not None:
+            return int(getattr(config, field))
+    # GPT-2, GPT-Neo, GPT-J and BLOOM leave it out where it is four times the width.
+    return 4 * int(config.hidden_size)
+
+
+def _context(model: Any, config: Any) -> int:
+    if getattr(config, "max_position_embeddings", None) is not None:
+        return int(config.max_position_embeddings)
+    return int(model.cfg.n_ctx)  # ALiBi configs have no limit; this is TransformerLens' choice
+
+
+def _activation(config: Any) -> str:
+    for field in ("activation_function", "hidden_activation", "hidden_act", "activation"):
+        if getattr(config, field, None) is not None:
+            return str(getattr(config, field))
+    return "gelu"  # BLOOM and MPT have it in their code
+
+
+def _parallel(config: Any) -> bool:
+    return bool(
+        config.model_type in _PARALLEL
+        or getattr(config, "use_parallel_residual", False)
+        or getattr(config, "parallel_attn", False)
+    )
+
+
+def _normalisation(hf_model: nn.Module) -> Normalisation:
+    classes = {type(module).__name__ for module in hf_model.modules()}
+    return "RMSNorm" if any("RMSNorm" in name for name in classes) else "LayerNorm"
+
+
+def _positions(config: Any, weights: list[str]) -> dict[str, Any]:
+    """The facts on positions: `positional` and the rotary ones."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    rotary_dim = getattr(config, "rotary_dim", None)
+    local = rope.get("sliding_attention")
+    rope = rope.get("full_attention", rope)
+    positional: Positional = "none"
+    if config.model_type in _ALIBI or getattr(config, "alibi", False):
+        positional, rope, rotary_dim = "alibi", {}, None
+    elif rope or rotary_dim:
+        positional = "rotary"
+    elif any(_LEARNED.search(name) for name in weights):
+        positional = "learned"
+    fraction = rope.get("partial_rotary_factor", 1.0)
+    if rotary_dim:
+        fraction = rotary_dim / _d_head(config)
+    base = rope.get("rope_theta")
+    local_base = local["rope_theta"] if local else None
+    return {
+        "positional": positional,
+        "rope_base": None if base is None else float(base),
+        "rope_local_base": None if local_base in (None, base) else float(local_base),
+        "rope_scaling": _scaling(rope),
+        "rotary_fraction": float(fraction) if positional == "rotary" else None,
+    }
+
+
+def _scaling(rope: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    if rope.get("rope_type", "default") == "default":
+        return None
+    apart = ("rope_theta", "partial_rotary_factor")
+    return {key: value for key, value in rope.items() if key not in apart}
