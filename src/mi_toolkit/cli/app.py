@@ -1,0 +1,47 @@
+"""The commands of `mi-toolkit`, and the look of their help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cyclopts import App, Group
+
+from mi_toolkit.cli.classify import classify
+from mi_toolkit.cli.describe import describe
+from mi_toolkit.cli.help import PlainColumns
+from mi_toolkit.cli.models import models
+from mi_toolkit.cli.view import view
+
+
+def _version() -> str:
+    # Imported here: it drags in the standard library's mail parser.
+    from importlib import metadata
+
+    return f"mi-toolkit {metadata.version('mi-toolkit')}"
+
+
+app = App(
+    name="mi-toolkit",
+    help="Load a language model, classify its attention heads, and see what they look at.",
+    version=_version,
+    group_arguments=Group("Arguments", sort_key=1),
+    group_parameters=Group("Options", sort_key=2),
+    help_format="plaintext",
+    help_formatter=PlainColumns(),
+    # Ctrl-C is told in `main`, with the exit code of every command.
+    suppress_keyboard_interrupt=False,
+)
+
+for _command in (classify, view, models, describe):
+    app.command(_command)
+
+
+def command_named_in(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The command that a command line begins with, if it is one.
+
+    >>> command_named_in(["classify", "--nonsense"])
+    ('classify',)
+    >>> command_named_in(["clasify"])
+    ()
+    """
+    return app.parse_commands(list(arguments))[0]

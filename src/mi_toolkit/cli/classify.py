@@ -1,0 +1,154 @@
+"""`mi-toolkit classify`: what every head of a model does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    LoadOptions,
+    ModelName,
+    Several,
+    Switch,
+    at_least_one,
+    between_zero_and_one,
+)
+from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.terminal import bold, doing, third_parties_kept_off_stdout, width
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.head import Head
+    from mi_toolkit.heads.report import HeadReport
+    from mi_toolkit.hooked_model import HookedModel
+    from mi_toolkit.views.page import Page
+
+PICTURED_TOKENS = 96
+PICTURED_HEADS = 4
+"""How much of a long prompt, and how many heads of each label, a page shows the patterns of."""
+
+
+def classify(
+    *prompts: str,
+    model: ModelName = DEFAULT_MODEL,
+    behaviours: Several[str] = None,
+    min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    bos: bool | None = None,
+    seed: int = 0,
+    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Find out what each attention head looks at: with chance, interval and labels.
+
+    A prompt is one argument: put it in quotes, before the options (or behind -- if it begins with
+    a dash). Without one the standard protocol runs: random tokens given twice, and natural text.
+
+    Args:
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        prompts: One text or several, each classified with the others in one report.
+        behaviours: Only these, such as previous_token induction; one or several.
+        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
+            the 95% interval has to reach it.
+        bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the
+            model's tokenizer has one.
+        seed: Of the random stimulus and the intervals.
+        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        output: Folder for report.safetensors (HeadReport.load reads it) and heads.csv.
+        html: File for a page of its own: the report, and patterns of the labelled heads.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    if bos is not None and not prompts:
+        raise UsageError(
+            msg="--bos and --no-bos go with a PROMPT: the standard stimuli begin with a "
+            "beginning-of-sequence token wherever the tokenizer has one."
+        )
+    check_folder(output)
+    check_file(html)
+    _check_behaviours(behaviours)
+    hooked = load.load(model)
+    from mi_toolkit import classify_heads
+
+    with third_parties_kept_off_stdout():
+        report = classify_heads(
+            hooked,
+            list(prompts) or None,
+            behaviours=behaviours,
+            min_lift=min_lift,
+            prepend_bos=bos,
+            batch_size=batch_size,
+            seed=seed,
+        )
+    written = [*_write_folder(report, output)]
+    if html is not None:
+        with doing(f"Drawing {html}"), third_parties_kept_off_stdout():
+            page = _page(hooked, report, prompts[0] if prompts else DEFAULT_PROMPT, bos)
+            with writing(html):
+                page.save_html(html)
+        written.append(html)
+    _show(report, written, as_data=json)
+
+
+def _check_behaviours(names: Sequence[str] | None) -> None:
+    """Check names before a model is loaded for them."""
+    if names is None:
+        return
+    if not names:
+        raise UsageError(msg="--behaviours needs at least one name, such as induction.")
+    from mi_toolkit.heads.behaviours import chosen
+
+    chosen(names)
+
+
+def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    from mi_toolkit.files import written_whole
+
+    with writing(folder / "report.safetensors") as path:
+        report.save(path)
+    with writing(folder / "heads.csv") as table, written_whole(table) as draft:
+        report.to_pandas().to_csv(draft, index=False, float_format="%.6g")
+    return [path, table]
+
+
+def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> Page:
+    from mi_toolkit.prompts.tokens import tokenise
+    from mi_toolkit.views import Page, view_attention, view_report
+
+    ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)[:PICTURED_TOKENS]
+    return Page([view_report(report), view_attention(model, ids, heads=pictured_heads(report))])
+
+
+def pictured_heads(report: HeadReport) -> list[Head]:
+    """The strongest heads of each label, label by label; where there is none, of each behaviour."""
+    from mi_toolkit.cli.report_text import strongest
+
+    labelled = [head for name in report.label_names for head in report.heads(name)[:PICTURED_HEADS]]
+    tops = [strongest(report, name) for name in report.behaviours if report.applicable[name]]
+    return list(dict.fromkeys(labelled or tops)) or [strongest(report, report.behaviours[0])]
+
+
+def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None:
+    if as_data:
+        from mi_toolkit.cli.report_json import report_record
+
+        print(as_json({**report_record(report), "written": [str(path) for path in written]}))
+        return
+    from mi_toolkit.cli.report_text import report_lines
+
+    for line in report_lines(report, width=width(), emphasise=bold):
+        print(line)
+    if written:
+        print()
+    for path in written:
+        print(f"Wrote {path}")

@@ -1,0 +1,91 @@
+"""Options that several commands share, and the loading that they steer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from cyclopts import Group, Parameter
+
+from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
+
+if TYPE_CHECKING:
+    from mi_toolkit.hooked_model import HookedModel
+
+DEFAULT_MODEL = "toy-gpt2"
+
+DEFAULT_PROMPT = "When Mary and John went to the store, John gave a drink to"
+"""What is shown where the caller gives no prompt: repeated names, which several kinds of head
+react to."""
+
+Switch = Annotated[bool, Parameter(negative=())]
+"""An option that is on when it is named; it has no `--no-` form."""
+
+
+Value = TypeVar("Value")
+Several = Annotated[list[Value] | None, Parameter(consume_multiple=True, negative=())]
+"""Several values behind one option (`--topk 50 100`), the option repeated, or both."""
+
+
+ModelName = Annotated[str, Parameter(name=["--model", "-m"])]
+"""The option that names a model."""
+
+
+def at_least_one(_: object, value: int | None) -> None:
+    """Check an option that counts something."""
+    if value is not None and value < 1:
+        raise ValueError("Must be 1 or more.")
+
+
+def between_zero_and_one(_: object, value: float) -> None:
+    """Check an option that is a share."""
+    if not 0 <= value <= 1:
+        raise ValueError("Must be between 0 and 1.")
+
+
+@Parameter(name="*", group=Group("Loading the model", sort_key=3))
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """How a model is loaded."""
+
+    backend: Literal["auto", "bridge", "hooked"] = "auto"
+    """Class that runs the model: bridge (also auto) is TransformerBridge, hooked is
+    HookedTransformer, which TransformerLens 3 has."""
+
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of the weights."""
+
+    device: str | None = None
+    """Where to run: cpu, cuda, cuda:1, mps. Without it CUDA if there is one, else the CPU."""
+
+    revision: str | None = None
+    """Branch, tag or commit on the hub, such as step1000 of a Pythia model."""
+
+    trust_remote_code: Switch = False
+    """Let Python code that comes with the model run on this machine."""
+
+    def load(self, name: str) -> HookedModel:
+        """The model called `name`.
+
+        Raises:
+            MIToolkitError: as `load_model` does.
+        """
+        # Before the imports below, which take seconds: a typo is told at once.
+        from mi_toolkit.models.sources import find_source
+
+        find_source(name, revision=self.revision)
+        with doing(f"Loading {name}"), third_parties_kept_off_stdout():
+            from mi_toolkit import load_model
+
+            return load_model(
+                name,
+                backend=self.backend,
+                dtype=self.dtype,
+                device=self.device,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+            )
+
+
+DEFAULT_LOADING = LoadOptions()
+"""The options of `LoadOptions` where the caller gives none."""

@@ -1,0 +1,39 @@
+"""A `HeadReport` as plain values, for `--json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.report import HeadReport
+
+_FIGURES = ("score", "null", "lift", "ci_low", "ci_high")
+
+
+def report_record(report: HeadReport) -> dict[str, Any]:
+    """The report: its record, figures per behaviour as `[layer][head]`, labels with their heads."""
+    record = report.record()
+    n_layers, n_heads = report.scope.shape
+    labels = {name: [str(head) for head in report.heads(name)] for name in report.label_names}
+    return {
+        "model": report.provenance.model,
+        "n_layers": n_layers,
+        "n_heads": n_heads,
+        "n_kv_heads": report.n_kv_heads,
+        "windows": list(report.windows),
+        "min_lift": report.min_lift,
+        "labels": {**labels, UNCLASSIFIED: [str(head) for head in report.heads(UNCLASSIFIED)]},
+        "scope": [[report.scope_names[index] for index in row] for row in report.scope.tolist()],
+        "coverage": report.coverage.tolist(),
+        "behaviours": {
+            name: {
+                **{
+                    key: record[key][name]
+                    for key in ("stimulus", "applicable", "interval", "n_sequences", "n_queries")
+                },
+                **{field: getattr(report, field)[row].tolist() for field in _FIGURES},
+            }
+            for row, name in enumerate(report.behaviours)
+        },
+        "provenance": record["provenance"],
+    }

@@ -1,0 +1,143 @@
+"""A `HeadReport` as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from mi_toolkit.cli.layout import columns, packed
+from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.summary import TOO_FEW
+from mi_toolkit.models.specs import describe_windows
+
+MOST_LINES = 4
+_NONE = "–"
+
+
+def report_lines(
+    report: HeadReport, *, width: int, emphasise: Callable[[str], str]
+) -> Iterator[str]:
+    """The report, at most `width` columns wide; headings go through `emphasise`."""
+    yield from _heading(report, emphasise)
+    for is_mask, stimulus in dict.fromkeys(_group(report, name) for name in report.label_names):
+        names = [name for name in report.label_names if _group(report, name) == (is_mask, stimulus)]
+        yield ""
+        yield emphasise(_group_title(report, names, is_mask=is_mask, stimulus=stimulus))
+        yield from _group_table(report, names, width)
+    yield ""
+    yield from columns(_closing_rows(report, width), width=width)
+    yield ""
+    yield from columns([[note] for note in _notes(report)], width=width)
+
+
+def strongest(report: HeadReport, behaviour: str) -> Head:
+    """The head with the highest figure, labelled or not."""
+    figures = report[behaviour].nan_to_num(-1e9)
+    return Head(*divmod(int(figures.argmax()), figures.shape[1]))
+
+
+def _heading(report: HeadReport, emphasise: Callable[[str], str]) -> Iterator[str]:
+    n_layers, n_heads = report.scope.shape
+    shared = f" (keys and values: {report.n_kv_heads})" if report.n_kv_heads != n_heads else ""
+    made = report.provenance
+    yield emphasise(made.model) + (
+        f": {n_layers} layers × {n_heads} heads{shared}, {made.dtype}, {made.backend}"
+    )
+    if any(window is not None for window in report.windows):
+        yield f"Attention by design: {describe_windows(report.windows)}"
+
+
+def _group(report: HeadReport, name: str) -> tuple[bool, str]:
+    return isinstance(BEHAVIOURS[name], MaskBehaviour), report.stimulus[name]
+
+
+def _group_title(report: HeadReport, names: list[str], *, is_mask: bool, stimulus: str) -> str:
+    batch = report.tokens[stimulus]
+    lengths = sorted({int(batch.lengths.min()), int(batch.lengths.max())})
+    sequences = "1 sequence" if len(batch) == 1 else f"{len(batch)} sequences"
+    bos = " with BOS" if report.provenance.bos[stimulus] else ", no BOS"
+    figure = "Lift over chance" if is_mask else "Value"
+    on = stimulus.replace("_", " ")
+    return f"{figure}, on {on} ({sequences} of {' to '.join(map(str, lengths))} tokens{bos})"
+
+
+def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
+    widest = max(map(len, report.label_names))
+    room = width - widest - len("  chance  heads  ")
+    rows = [["", "chance", "heads", "strongest first, with 95% interval"]]
+    for name in names:
+        count = str(len(report.heads(name)) or _NONE) if report.applicable[name] else _NONE
+        rows.append([f"{name:{widest}}", chance(report, name), count, _heads(report, name, room)])
+    return columns(rows, width=width, align="<>>")
+
+
+def chance(report: HeadReport, behaviour: str) -> str:
+    """What even attention would score, a range where layers differ; a dash where there is none."""
+    null = report.null[report.index(behaviour)]
+    known = null[null.isfinite()]
+    if not len(known):
+        return _NONE
+    low, high = f"{float(known.min()):.2f}", f"{float(known.max()):.2f}"
+    return low if low == high else f"{low}–{high}"
+
+
+def figure(report: HeadReport, behaviour: str, head: Head) -> str:
+    """A head with its figure and interval: `L5H1 0.92 [0.91, 0.93]`."""
+    row = report.index(behaviour)
+    low, high = float(report.ci_low[row][head]), float(report.ci_high[row][head])
+    interval = f" [{low:.2f}, {high:.2f}]" if low == low else ""
+    return f"{head} {float(report[behaviour][head]):.2f}{interval}"
+
+
+def _heads(report: HeadReport, name: str, room: int) -> str:
+    behaviour = BEHAVIOURS[name]
+    if not report.applicable[name]:
+        if report.stimulus[name] in getattr(behaviour, "excluded_stimuli", ()):
+            return f"not measured on {report.stimulus[name]}, where it would mislead"
+        return f"not applicable here: needs {behaviour.trigger}"
+    if report.interval[name] == TOO_FEW:
+        return (
+            f"too few queries for an interval ({report.n_queries[name]}): a longer prompt gives "
+            f"more; highest {figure(report, name, strongest(report, name))}"
+        )
+    heads = report.heads(name)
+    if not heads:
+        return f"none; highest {figure(report, name, strongest(report, name))}"
+    return _listed([figure(report, name, head) for head in heads], room)
+
+
+def _listed(items: list[str], room: int) -> str:
+    text, left_out = packed(items, width=room, most_lines=MOST_LINES)
+    return f"{text}  and {left_out} more" if left_out else text
+
+
+def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
+    widest = max(len(UNCLASSIFIED), *map(len, report.label_names), 0)
+    rows = []
+    if "locality" in report.behaviours:
+        counts = [f"{len(report.heads(scope))} {scope}" for scope in report.scope_names]
+        rows.append(["scope", ", ".join(counts)])
+    bare = report.heads(UNCLASSIFIED)
+    listed = _listed([str(head) for head in bare], width - widest - 2 - 12)
+    count = f"{len(bare)} of {report.scope.numel()}"
+    rows.append([UNCLASSIFIED, f"{count}: {listed}" if bare else count])
+    return [[f"{name:{widest}}", text] for name, text in rows]
+
+
+def _notes(report: HeadReport) -> Iterator[str]:
+    bars = (
+        [f"lift {report.min_lift:g}"]
+        if any(isinstance(BEHAVIOURS[name], MaskBehaviour) for name in report.label_names)
+        else []
+    )
+    bars += [
+        f"{name} {bar:g}"
+        for name in report.label_names
+        if (bar := BEHAVIOURS[name].min_label) is not None
+    ]
+    if bars:
+        yield f"A label needs its interval's lower end at {', '.join(bars)} or above."
+    if "induction" in report.behaviours:
+        yield "induction is prefix matching alone: whether the head also copies is not tested."
