@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.sources import find_source
 
 TOYS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 
@@ -14,3 +18,12 @@ TOYS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 def loaded(name: str) -> HookedModel:
     """A model by name; tests leave it as it is."""
     return load_model(name)
+
+
+def untouched(name: str) -> PreTrainedModel:
+    """The same weights as Hugging Face runs them, with no hook anywhere near."""
+    source = find_source(name)
+    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    return AutoModelForCausalLM.from_pretrained(
+        source.location, dtype=torch.float32, attn_implementation="eager", **gguf
+    ).eval()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.head import Head as Head
     from mi_toolkit.heads.report import HeadReport as HeadReport
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
-    from mi_toolkit.models.facts import describe_model as describe_model
+    from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.loading import load_model as load_model
     from mi_toolkit.models.specs import MODELS as MODELS
     from mi_toolkit.models.specs import ModelSpec as ModelSpec
@@ -29,7 +29,7 @@ _HOME = {
     "ModelFacts": "models.facts",
     "ModelSpec": "models.specs",
     "classify_heads": "heads.classify",
-    "describe_model": "models.facts",
+    "describe_model": "models.describe",
     "load_model": "models.loading",
     "view_attention": "views.attention",
     "view_report": "views.report",

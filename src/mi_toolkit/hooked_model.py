@@ -21,7 +21,6 @@ HookFunction = Callable[..., Tensor | None]
 class HookedModel(Protocol):
     """A causal language model with named hook points (TransformerLens 3 and 4)."""
 
-    training: bool
     tokenizer: Any
 
     @property

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from transformers import PreTrainedModel
+
 import mi_toolkit as mi
 from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.classify import classify_heads
@@ -15,17 +17,17 @@ from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import HookedModel, pattern_hook
 from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 from tests import reference
-from tests.models_here import TOYS, loaded
+from tests.models_here import TOYS, loaded, untouched
 
 MASKS = ["previous_token", "current_token", "first_token", "duplicate_token", "induction"]
 
 
-def hf_patterns(model: HookedModel, batch: TokenBatch) -> list[np.ndarray]:
+def hf_patterns(hf_model: PreTrainedModel, batch: TokenBatch) -> list[np.ndarray]:
     """Each sequence's attentions, `[layer head query key]`, one sequence at a time."""
     found = []
     for index in range(len(batch)):
         with torch.no_grad():
-            out = model.original_model(batch.sequence(index)[None], output_attentions=True)
+            out = hf_model(batch.sequence(index)[None], output_attentions=True)
         found.append(torch.stack(out.attentions)[:, 0].double().numpy())
     return found
 
@@ -40,13 +42,17 @@ def prompts_with_repeats(vocabulary: int, bos: int, lengths: list[int]) -> Token
 
 
 def assert_report_equals_reference(
-    model: HookedModel, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch, tolerance: float
+    model: HookedModel,
+    hf_model: PreTrainedModel,
+    batch: TokenBatch,
+    monkeypatch: pytest.MonkeyPatch,
+    tolerance: float,
 ) -> None:
     import mi_toolkit.heads.classify as module
 
     monkeypatch.setattr(module, "tokenise", lambda *_, **__: batch)
     report = classify_heads(model, "", batch_size=2)
-    patterns = hf_patterns(model, batch)
+    patterns = hf_patterns(hf_model, batch)
     tokens = [batch.sequence(index).tolist() for index in range(len(batch))]
     for layer in range(report.score.shape[1]):
         window = report.windows[layer]
@@ -76,7 +82,7 @@ def test_scores_equal_the_formulas_on_hugging_face_attentions(
 ) -> None:
     model = loaded(name)
     batch = prompts_with_repeats(model.cfg.d_vocab, 0, [70, 50, 61])
-    assert_report_equals_reference(model, batch, monkeypatch, 1e-4)
+    assert_report_equals_reference(model, untouched(name), batch, monkeypatch, 1e-4)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -30,7 +30,7 @@ from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import summarise
 from mi_toolkit.hooked_model import HookedModel, attention_layers
-from mi_toolkit.models.facts import describe_model
+from mi_toolkit.models.describe import describe_model
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import STIMULI
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
