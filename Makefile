@@ -31,7 +31,7 @@ contracts: .venv/.installed-dev
 	.venv/bin/lint-imports
 
 docs: .venv/.installed-dev
-	.venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # The fast suite on the oldest releases that we support, TransformerLens 3.9 among them.
 tests-tl3: .venv-tl3/.installed
@@ -48,11 +48,12 @@ fix: .venv/.installed-dev
 clean:
 	rm -rf .venv .venv-tl3 site build dist demo.html
 
-# $(call install,venv,constraints,requirement). The build backend comes first, pinned like all
-# else; without the constraints pip could take another torch (on Linux a CUDA build).
+# $(call install,venv,constraints,requirement). What builds packages from source (this one, and
+# one that TransformerLens needs) comes first, pinned like all else. Without the constraints pip
+# would take whatever is newest, torch included.
 define install
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -c $(2) hatchling
+	$(1)/bin/python -m pip install -c $(2) hatchling setuptools
 	$(1)/bin/python -m pip install -c $(2) --no-build-isolation -e "$(3)"
 endef
 
