@@ -47,7 +47,10 @@ def bridge(
     from transformer_lens.model_bridge import TransformerBridge
 
     parameter = next(hf_model.parameters())
-    with _prepared(tokenizer) as own_tokenizer:
+    if not hf_model.config.architectures:
+        # TransformerLens chooses by this field, which only `save_pretrained` fills in.
+        hf_model.config.architectures = [type(hf_model).__name__]
+    with _prepared(tokenizer) as own_tokenizer, _embedding_not_copied(TransformerBridge):
         model = TransformerBridge.boot_transformers(
             # Bare names may be deprecated aliases (`opt`, `neo`, …): for those TransformerLens
             # warns on the root logger, which configures logging for the whole process.
@@ -118,6 +121,24 @@ def _at_rest(model: Any) -> HookedModel:
     model.eval()
     model.requires_grad_(requires_grad=False)
     return model  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _embedding_not_copied(bridge_class: Any) -> Iterator[None]:
+    """Keep a booting bridge from copying the embedding: a third of GPT-2, for nothing.
+
+    Looking for hook points, it evaluates its own properties, and in 4.x `W_E_pos` concatenates
+    the token and the position embeddings.
+    """
+    copying = vars(bridge_class).get("W_E_pos")
+    if copying is None:
+        yield
+        return
+    bridge_class.W_E_pos = None
+    try:
+        yield
+    finally:
+        bridge_class.W_E_pos = copying
 
 
 @contextmanager

