@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
-
-from transformers import PreTrainedModel
 
 import mi_toolkit as mi
 from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.patterns import visit_patterns
-from mi_toolkit.hooked_model import HookedModel, pattern_hook
+from mi_toolkit.hooked_model import pattern_hook
 from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
-from tests import reference
 from tests.models_here import TOYS, loaded, untouched
-
-MASKS = ["previous_token", "current_token", "first_token", "duplicate_token", "induction"]
-
-
-def hf_patterns(hf_model: PreTrainedModel, batch: TokenBatch) -> list[np.ndarray]:
-    """Each sequence's attentions, `[layer head query key]`, one sequence at a time."""
-    found = []
-    for index in range(len(batch)):
-        with torch.no_grad():
-            out = hf_model(batch.sequence(index)[None], output_attentions=True)
-        found.append(torch.stack(out.attentions)[:, 0].double().numpy())
-    return found
+from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
 
 
 def prompts_with_repeats(vocabulary: int, bos: int, lengths: list[int]) -> TokenBatch:
@@ -41,48 +24,24 @@ def prompts_with_repeats(vocabulary: int, bos: int, lengths: list[int]) -> Token
     return from_sequences(sequences, bos)
 
 
-def assert_report_equals_reference(
-    model: HookedModel,
-    hf_model: PreTrainedModel,
-    batch: TokenBatch,
-    monkeypatch: pytest.MonkeyPatch,
-    tolerance: float,
-) -> None:
-    import mi_toolkit.heads.classify as module
-
-    monkeypatch.setattr(module, "tokenise", lambda *_, **__: batch)
-    report = classify_heads(model, "", batch_size=2)
-    patterns = hf_patterns(hf_model, batch)
-    tokens = [batch.sequence(index).tolist() for index in range(len(batch))]
-    for layer in range(report.score.shape[1]):
-        window = report.windows[layer]
-        for head in range(report.score.shape[2]):
-            rows = [pattern[layer, head] for pattern in patterns]
-            wanted = {
-                name: reference.mask_behaviour(name, rows, tokens, batch.bos_id, window)
-                for name in MASKS
-            }
-            local, coverage = reference.locality(rows)
-            wanted |= {
-                "locality": (local, math.nan),
-                "positional": (reference.positional(rows), math.nan),
-                "diffuse": (reference.diffuse(rows, window), math.nan),
-            }
-            for name, (score, null) in wanted.items():
-                cell = report.index(name), layer, head
-                close = {"abs": tolerance, "nan_ok": True}
-                assert float(report.score[cell]) == pytest.approx(score, **close), name
-                assert float(report.null[cell]) == pytest.approx(null, **close), name
-            assert float(report.coverage[layer, head]) == pytest.approx(coverage, abs=1e-6)
-
-
 @pytest.mark.parametrize("name", TOYS)
 def test_scores_equal_the_formulas_on_hugging_face_attentions(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = loaded(name)
     batch = prompts_with_repeats(model.cfg.d_vocab, 0, [70, 50, 61])
-    assert_report_equals_reference(model, untouched(name), batch, monkeypatch, 1e-4)
+    patterns = hf_patterns(untouched(name), batch)
+    assert_report_equals_formulas(model, patterns, batch, monkeypatch)
+
+
+@pytest.mark.smollm2
+def test_scores_equal_the_formulas_on_a_trained_model_with_shared_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = loaded("smollm2-135m-instruct")
+    batch = prompts_with_repeats(4000, 1, [48, 40])
+    patterns = hf_patterns(untouched("smollm2-135m-instruct"), batch)
+    assert_report_equals_formulas(model, patterns, batch, monkeypatch, heads=[0, 4, 8])
 
 
 @pytest.mark.parametrize("name", TOYS)

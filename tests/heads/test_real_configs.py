@@ -1,0 +1,82 @@
+"""Scores on the real architectures of the seven, with random weights, against the formulas.
+
+Two layers of each at the real width; whole models under `slow`; some heads of every layer.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.specs import MODELS
+from mi_toolkit.prompts.tokens import from_sequences
+from tests.hub_cache import cut, hub_config, random_model
+from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
+from tests.tiny_models import tiny_tokenizer
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:
+    HookedTransformer = None
+
+BEYOND_GPT_NEOS_WINDOW = 280
+
+
+def repeated(length: int, bos: int) -> list[int]:
+    generator = torch.Generator().manual_seed(length)
+    once = torch.randint(bos + 1, 250, (length // 2,), generator=generator).tolist()
+    return [bos, *once, *once][:length]
+
+
+def batch_for(name: str):
+    lengths = [BEYOND_GPT_NEOS_WINDOW] if "neo" in name else [40, 33]
+    return from_sequences([repeated(length, 0) for length in lengths], 0)
+
+
+def compare(name: str, config: dict, heads: range, monkeypatch: pytest.MonkeyPatch) -> None:
+    hf_model = random_model(config, torch.float32).eval()
+    batch = batch_for(name)
+    patterns = hf_patterns(hf_model, batch)
+    model = load_model(name, hf_model=hf_model, tokenizer=tiny_tokenizer())
+    assert_report_equals_formulas(model, patterns, batch, monkeypatch, heads=heads)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_layers_of_each_of_the_seven(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = cut(hub_config(name), n_layers=2)
+    compare(name, config, range(0, MODELS[name].n_heads, 3), monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_each_of_the_seven_at_its_real_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(name, hub_config(name), range(1, MODELS[name].n_heads, 7), monkeypatch)
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("name", MODELS)
+def test_hooked_transformer_and_bridge_give_the_same_report(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mi_toolkit.heads.classify import classify_heads
+    from tests.report_against_reference import FIGURES, fed
+
+    config = cut(hub_config(name), n_layers=2)
+    batch = batch_for(name)
+    monkeypatch.setattr("mi_toolkit.heads.classify.tokenise", fed(batch))
+    reports = {}
+    for backend in ("bridge", "hooked"):
+        hf_model = random_model(config, torch.float32).eval()
+        model = load_model(name, backend=backend, hf_model=hf_model, tokenizer=tiny_tokenizer())
+        reports[backend] = classify_heads(model, "")
+        assert reports[backend].provenance.backend == type(model).__name__
+    bridge, hooked = reports["bridge"], reports["hooked"]
+    assert bridge.windows == hooked.windows
+    assert bridge.n_kv_heads == hooked.n_kv_heads
+    for figure in FIGURES:
+        torch.testing.assert_close(
+            getattr(hooked, figure), getattr(bridge, figure), atol=1e-4, rtol=0, equal_nan=True
+        )
+    assert torch.equal(hooked.labels, bridge.labels)
+    assert torch.equal(hooked.scope, bridge.scope)
