@@ -50,11 +50,12 @@ clean:
 
 # $(call install,venv,constraints,requirement). What builds packages from source (this one, and
 # one that TransformerLens needs) comes first, pinned like all else. Without the constraints pip
-# would take whatever is newest, torch included.
+# would take whatever is newest, torch included. Modules are compiled when first imported: few of
+# torch's ever are.
 define install
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install -c $(2) hatchling setuptools
-	$(1)/bin/python -m pip install -c $(2) --no-build-isolation -e "$(3)"
+	$(1)/bin/python -m pip install --no-compile -c $(2) hatchling setuptools
+	$(1)/bin/python -m pip install --no-compile -c $(2) --no-build-isolation -e "$(3)"
 endef
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -69,7 +69,7 @@ def test_the_wheel_in_a_clean_environment_classifies_with_a_bundled_model(
     programs = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
     pip = (programs / "python", "-m", "pip")
     constraints = ("-c", repository / "constraints.txt")
-    run(*pip, "install", "-q", *constraints, wheel, cwd=tmp_path)
+    run(*pip, "install", "-q", "--no-compile", *constraints, wheel, cwd=tmp_path)
     run(*pip, "check", cwd=tmp_path)
 
     where = run(
