@@ -5,13 +5,17 @@ Two layers of each at the real width; whole models under `slow`; some heads of e
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import huggingface_hub.constants
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.prompts.tokens import from_sequences
-from tests.hub_cache import cut, hub_config, random_model
+from tests.hub_cache import cut, hub_config, lay_out
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
 from tests.tiny_models import tiny_tokenizer
 
@@ -34,41 +38,56 @@ def batch_for(name: str):
     return from_sequences([repeated(length, 0) for length in lengths], 0)
 
 
-def compare(name: str, config: dict, heads: range, monkeypatch: pytest.MonkeyPatch) -> None:
-    hf_model = random_model(config, torch.float32).eval()
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache, in place of the machine's own."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def compare(
+    name: str, config: dict, cache: Path, heads: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = lay_out(cache, name, config, tiny_tokenizer())
     batch = batch_for(name)
-    patterns = hf_patterns(hf_model, batch)
-    model = load_model(name, hf_model=hf_model, tokenizer=tiny_tokenizer())
-    assert_report_equals_formulas(model, patterns, batch, monkeypatch, heads=heads)
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        snapshot, dtype=torch.float32, attn_implementation="eager"
+    )
+    patterns = hf_patterns(hf_model.eval(), batch)
+    del hf_model
+    assert_report_equals_formulas(load_model(name), patterns, batch, monkeypatch, heads=heads)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_two_layers_of_each_of_the_seven(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_layers_of_each_of_the_seven(
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = cut(hub_config(name), n_layers=2)
-    compare(name, config, range(0, MODELS[name].n_heads, 3), monkeypatch)
+    compare(name, config, cache, range(0, MODELS[name].n_heads, 3), monkeypatch)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_each_of_the_seven_at_its_real_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compare(name, hub_config(name), range(1, MODELS[name].n_heads, 7), monkeypatch)
+def test_each_of_the_seven_at_its_real_size(
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(name, hub_config(name), cache, range(1, MODELS[name].n_heads, 7), monkeypatch)
 
 
 @pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
 @pytest.mark.parametrize("name", MODELS)
 def test_hooked_transformer_and_bridge_give_the_same_report(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mi_toolkit.heads.classify import classify_heads
     from tests.report_against_reference import FIGURES, fed
 
-    config = cut(hub_config(name), n_layers=2)
+    lay_out(cache, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
     batch = batch_for(name)
     monkeypatch.setattr("mi_toolkit.heads.classify.tokenise", fed(batch))
     reports = {}
     for backend in ("bridge", "hooked"):
-        hf_model = random_model(config, torch.float32).eval()
-        model = load_model(name, backend=backend, hf_model=hf_model, tokenizer=tiny_tokenizer())
+        model = load_model(name, backend=backend)
         reports[backend] = classify_heads(model, "")
         assert reports[backend].provenance.backend == type(model).__name__
     bridge, hooked = reports["bridge"], reports["hooked"]
