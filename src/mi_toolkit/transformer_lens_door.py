@@ -88,6 +88,7 @@ def hooked_transformer(name: str, *, hf_model: Any, tokenizer: Any) -> HookedMod
             device=str(parameter.device),
             dtype=parameter.dtype,
         )
+    model.cfg.model_name = name  # it drops the organisation: `pythia-160m`
     return _at_rest(model)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.models.model_spec import KnownModel as KnownModel
+from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
 from mi_toolkit.models.registry import BUNDLED as BUNDLED
 from mi_toolkit.models.registry import SIBLINGS as SIBLINGS
 from mi_toolkit.models.registry import known_models as known_models
 from mi_toolkit.models.specs import MODELS as MODELS
-from mi_toolkit.models.specs import KnownModel as KnownModel
-from mi_toolkit.models.specs import ModelSpec as ModelSpec
 
 if TYPE_CHECKING:
     from mi_toolkit.models.describe import describe_model as describe_model

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from mi_toolkit.errors import ModelLoadError
 from mi_toolkit.models.load_errors import explained
-from mi_toolkit.models.sources import Source, in_hub_cache
+from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -195,12 +195,8 @@ def _damaged(source: Source, revision: str | None, error: SafetensorError) -> Mo
 
 
 def _folder(source: Source, revision: str | None) -> Path:
-    if source.kind == "folder":
-        return Path(source.location)
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(source.location, "config.json", revision=revision)
-    return Path(found).parent if isinstance(found, str) else Path(source.location)
+    snapshot = cached_snapshot(source.location, revision) if source.kind == "hub" else None
+    return snapshot or Path(source.location)
 
 
 def _readable(file: Path) -> bool:

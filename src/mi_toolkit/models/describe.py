@@ -13,8 +13,8 @@ from torch import nn
 
 from mi_toolkit.models.describe_hooked import facts_of_hooked_transformer
 from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.models.model_spec import Normalisation, Positional
 from mi_toolkit.models.registry import family_of
-from mi_toolkit.models.specs import Normalisation, Positional
 
 _ALIBI = frozenset({"bloom", "mpt"})
 _PARALLEL = frozenset({"gptj", "codegen", "phi", "cohere", "cohere2"})
@@ -69,8 +69,7 @@ def describe_model(model: Any) -> ModelFacts:
         tied_embeddings=bool(config.tie_word_embeddings),
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
-        revision=getattr(getattr(model, "cfg", None), "revision", None)
-        or getattr(hf_model.config, "_commit_hash", None),
+        revision=getattr(getattr(model, "cfg", None), "revision", None),
     )
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.models.model_spec import Positional
 from mi_toolkit.models.registry import family_of
-from mi_toolkit.models.specs import Positional
 
 _POSITIONAL: Mapping[str, Positional] = {
     "standard": "learned",

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_toolkit.models.specs import Normalisation, Positional, describe_windows, hidden_parameters
+from mi_toolkit.models.model_spec import (
+    Normalisation,
+    Positional,
+    describe_windows,
+    hidden_parameters,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from mi_toolkit.models.checkpoints import (
     load_weights,
 )
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import Source, find_source
+from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BACKENDS = ("auto", "bridge", "hooked")
@@ -104,7 +104,7 @@ def load_model(
         source.name,
         source.location,
         backend=backend,
-        revision=revision,
+        revision=_commit(source, revision) or revision,
         attn_implementation=attn_implementation,
         hf_model=weights,
         tokenizer=tokenizer,
@@ -164,8 +164,6 @@ def _hooked(
     hf_model: Any,
     tokenizer: Any,
 ) -> HookedModel:
-    # The commit of the hub's files, where they came from the hub, says more than a branch's name.
-    commit = getattr(hf_model.config, "_commit_hash", None)
     if backend == "hooked":
         model = transformer_lens_door.hooked_transformer(
             name, hf_model=hf_model, tokenizer=tokenizer
@@ -178,8 +176,14 @@ def _hooked(
             hf_model=hf_model,
             tokenizer=tokenizer,
         )
-    model.cfg.revision = commit or revision
+    model.cfg.revision = revision
     return model
+
+
+def _commit(source: Source, revision: str | None) -> str | None:
+    """The commit of files from the hub: a branch's name says too little."""
+    snapshot = cached_snapshot(source.location, revision) if source.kind == "hub" else None
+    return snapshot.name if snapshot else None
 
 
 def _dtype(dtype: str | torch.dtype) -> torch.dtype:

