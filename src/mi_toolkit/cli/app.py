@@ -22,7 +22,11 @@ def _version() -> str:
 
 app = App(
     name="mi-toolkit",
-    help="Load a language model, classify its attention heads, and see what they look at.",
+    help=(
+        "Load a language model, classify its attention heads, and see what they look at.\n\n"
+        "Results go to standard output, all else to standard error. Exit code 0: it worked, 1: the "
+        "work failed, 2: wrong usage."
+    ),
     version=_version,
     group_arguments=Group("Arguments", sort_key=1),
     group_parameters=Group("Options", sort_key=2),

@@ -55,7 +55,8 @@ def classify(
     Args:
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
         prompts: One text or several, each classified with the others in one report.
-        behaviours: Only these, such as previous_token induction; one or several.
+        behaviours: Only these, one or several: previous_token, current_token, first_token,
+            duplicate_token, induction, locality, positional, diffuse.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
         bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the
@@ -104,6 +105,12 @@ def _check_behaviours(names: Sequence[str] | None) -> None:
         return
     if not names:
         raise UsageError(msg="--behaviours needs at least one name, such as induction.")
+    for name in names:
+        if " " in name:
+            raise UsageError(
+                msg=f"{name!r} stands behind --behaviours, so it is read as the name of one. Put "
+                "the prompt before the options."
+            )
     from mi_toolkit.heads.behaviours import chosen
 
     chosen(names)

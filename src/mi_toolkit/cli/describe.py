@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
-from mi_toolkit.cli.layout import columns
+from mi_toolkit.cli.layout import columns, human_count
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
-from mi_toolkit.cli.output import as_json
+from mi_toolkit.cli.output import as_json, fields_of
 from mi_toolkit.cli.terminal import bold, width
 
-_BESIDE = ("windows",)
-"""Facts that another one says in words (`attention_scope`); in JSON they are there."""
+if TYPE_CHECKING:
+    from mi_toolkit.models.facts import ModelFacts
 
 
 def describe(
@@ -30,41 +29,61 @@ def describe(
         json: Write JSON instead of a table.
         load: How it is loaded.
     """
-    loaded = load.load(model)
+    hooked = load.load(model)
     from mi_toolkit import describe_model
 
-    facts = dataclasses.asdict(describe_model(loaded))
+    facts = describe_model(hooked)
     if json:
-        print(as_json(facts))
+        print(
+            as_json(
+                {
+                    **fields_of(facts),
+                    "parameters": facts.parameters,
+                    "attention_scope": facts.attention_scope,
+                }
+            )
+        )
         return
-    print(bold(facts.pop("name")))
-    rows = [[_words(key), _value(fact)] for key, fact in facts.items() if key not in _BESIDE]
-    print(*columns(rows, width=width()), sep="\n")
+    print(bold(facts.name))
+    print(*columns(fact_rows(facts), width=width()), sep="\n")
 
 
-def _words(key: str) -> str:
-    """A field's name as people read it; symbols such as `d_model` stay what they are.
+def fact_rows(facts: ModelFacts) -> list[list[str]]:
+    """What a fact is about, and the fact, as people read it."""
+    count = human_count(facts.parameters)
+    shared = f", keys and values {facts.n_kv_heads}" if facts.n_kv_heads != facts.n_heads else ""
+    bias = "with biases" if facts.qkv_bias else "without biases"
+    norms = ", queries and keys normalised" if facts.qk_norm else ""
+    gated = ", gated" if facts.gated_mlp else ""
+    beside = "beside attention" if facts.parallel_attention_mlp else "after attention"
+    tied = "one matrix, in and out" if facts.tied_embeddings else "two matrices, in and out"
+    revision = f", revision {facts.revision}" if facts.revision else ""
+    return [
+        ["family", f"{facts.family} ({facts.architecture})"],
+        ["parameters", f"{count} in attention and MLPs, as TransformerLens counts them"],
+        ["layers × heads", f"{facts.n_layers} × {facts.n_heads}{shared}"],
+        ["widths", f"model {facts.d_model:,}, head {facts.d_head:,}, MLP {facts.d_mlp:,}"],
+        ["vocabulary", f"{facts.d_vocab:,}"],
+        ["context", f"{facts.context:,} tokens"],
+        ["positions", _positions(facts)],
+        ["attention", facts.attention_scope],
+        ["Q, K, V", f"{bias}{norms}"],
+        ["MLP", f"{facts.activation}{gated}, {beside}"],
+        ["norm", facts.normalisation],
+        ["embeddings", tied],
+        ["weights", f"{facts.dtype} on {facts.device}{revision}"],
+    ]
 
-    >>> _words("tied_embeddings"), _words("d_model"), _words("n_heads")
-    ('tied embeddings', 'd_model', 'heads')
-    """
-    if key.startswith("d_"):
-        return key
-    return key.removeprefix("n_").replace("_", " ")
 
-
-def _value(fact: Any) -> str:
-    """A fact as people read it.
-
-    >>> _value(True), _value(None), _value(50257), _value({"factor": 8.0, "type": "llama3"})
-    ('yes', 'none', '50,257', 'factor 8.0, type llama3')
-    """
-    if fact is None:
-        return "none"
-    if isinstance(fact, bool):
-        return "yes" if fact else "no"
-    if isinstance(fact, int):
-        return f"{fact:,}"
-    if isinstance(fact, dict):
-        return ", ".join(f"{key} {value}" for key, value in fact.items())
-    return str(fact)
+def _positions(facts: ModelFacts) -> str:
+    parts: list[str] = [facts.positional]
+    if facts.rope_base is not None:
+        parts.append(f"base {facts.rope_base:,.0f}")
+    if facts.rope_local_base is not None:
+        parts.append(f"base {facts.rope_local_base:,.0f} in windowed layers")
+    if facts.rotary_fraction is not None:
+        parts.append(f"{facts.rotary_fraction:.0%} of each head")
+    if facts.rope_scaling is not None:
+        stretched = ", ".join(f"{key} {value}" for key, value in facts.rope_scaling.items())
+        parts.append(f"scaled ({stretched})")
+    return ", ".join(parts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.cli.layout import columns, human_count
 from mi_toolkit.cli.options import Switch
-from mi_toolkit.cli.output import as_json
+from mi_toolkit.cli.output import as_json, fields_of
 from mi_toolkit.cli.terminal import bold, width
 from mi_toolkit.errors import ModelLoadError
 
@@ -35,7 +34,7 @@ def models(*, all: Switch = False, json: Switch = False) -> None:
         print(as_json([_record(model) for model in shown.values()]))
         return
     _print_table(
-        ["model", "family", "parameters", "layers × heads", "key feature"],
+        ["model", "family", "params", "layers×heads", "key feature"],
         [_fact_cells(spec) for spec in MODELS.values()],
         align="<<>>",
     )
@@ -47,13 +46,13 @@ def models(*, all: Switch = False, json: Switch = False) -> None:
             align="<<<<",
         )
     print()
-    print("Parameters: weights of attention and MLPs, as TransformerLens counts them.")
+    print("params: weights of attention and MLPs, as TransformerLens counts them.")
     if not all:
         print("More models: mi-toolkit models --all")
 
 
 def _fact_cells(spec: ModelSpec) -> list[str]:
-    size = f"{spec.n_layers} × {spec.n_heads}"
+    size = f"{spec.n_layers}×{spec.n_heads}"
     return [spec.name, spec.family, human_count(spec.parameters), size, spec.key_feature]
 
 
@@ -68,7 +67,7 @@ def _print_table(header: list[str], rows: list[list[str]], *, align: str) -> Non
 
 
 def _record(model: KnownModel) -> dict[str, Any]:
-    return {**dataclasses.asdict(model), "here": is_here(model)}
+    return {**fields_of(model), "here": is_here(model)}
 
 
 def is_here(model: KnownModel) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
+from mi_toolkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from mi_toolkit.hooked_model import HookedModel
@@ -70,10 +71,7 @@ class LoadOptions:
         Raises:
             MIToolkitError: as `load_model` does.
         """
-        # Before the imports below, which take seconds: a typo is told at once.
-        from mi_toolkit.models.sources import find_source
-
-        find_source(name, revision=self.revision)
+        _check_name(name, self.revision)
         with doing(f"Loading {name}"), third_parties_kept_off_stdout():
             from mi_toolkit import load_model
 
@@ -85,6 +83,24 @@ class LoadOptions:
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )
+
+
+def _check_name(name: str, revision: str | None) -> None:
+    """Tell a typo before the seconds that torch takes to import.
+
+    Raises:
+        UnknownNameError: with the nearest names; all of them would fill the screen.
+    """
+    from mi_toolkit.models.sources import find_source
+
+    try:
+        find_source(name, revision=revision)
+    except UnknownNameError as error:
+        nearest = str(error).partition(" Known:")[0]
+        raise UnknownNameError(
+            f"{nearest} All names: mi-toolkit models --all. A hub id has its organisation in "
+            "front, a folder in this one ./."
+        ) from None
 
 
 DEFAULT_LOADING = LoadOptions()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -57,6 +58,11 @@ def writing(path: Path) -> Iterator[Path]:
         yield path
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """A record's fields by name, as they are: `dataclasses.asdict` cannot copy a frozen mapping."""
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def as_json(values: Mapping[str, Any] | list[Any]) -> str:

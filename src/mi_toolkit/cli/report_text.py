@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from mi_toolkit.cli.layout import columns, packed
+from mi_toolkit.cli.layout import columns, packed, wrapped
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
@@ -14,17 +15,19 @@ from mi_toolkit.models.specs import describe_windows
 
 MOST_LINES = 4
 _NONE = "–"
+_STIMULI = {"repeated_random": "random tokens given twice", "natural": "natural text"}
 
 
 def report_lines(
     report: HeadReport, *, width: int, emphasise: Callable[[str], str]
 ) -> Iterator[str]:
     """The report, at most `width` columns wide; headings go through `emphasise`."""
-    yield from _heading(report, emphasise)
+    yield from columns([[line] for line in _heading(report)], width=width)
     for is_mask, stimulus in dict.fromkeys(_group(report, name) for name in report.label_names):
         names = [name for name in report.label_names if _group(report, name) == (is_mask, stimulus)]
         yield ""
-        yield emphasise(_group_title(report, names, is_mask=is_mask, stimulus=stimulus))
+        title = _group_title(report, is_mask=is_mask, stimulus=stimulus)
+        yield from map(emphasise, wrapped(title, width))
         yield from _group_table(report, names, width)
     yield ""
     yield from columns(_closing_rows(report, width), width=width)
@@ -38,12 +41,12 @@ def strongest(report: HeadReport, behaviour: str) -> Head:
     return Head(*divmod(int(figures.argmax()), figures.shape[1]))
 
 
-def _heading(report: HeadReport, emphasise: Callable[[str], str]) -> Iterator[str]:
+def _heading(report: HeadReport) -> Iterator[str]:
     n_layers, n_heads = report.scope.shape
     shared = f" (keys and values: {report.n_kv_heads})" if report.n_kv_heads != n_heads else ""
     made = report.provenance
-    yield emphasise(made.model) + (
-        f": {n_layers} layers × {n_heads} heads{shared}, {made.dtype}, {made.backend}"
+    yield (
+        f"{made.model}: {n_layers} layers × {n_heads} heads{shared}, {made.dtype}, {made.backend}"
     )
     if any(window is not None for window in report.windows):
         yield f"Attention by design: {describe_windows(report.windows)}"
@@ -53,32 +56,36 @@ def _group(report: HeadReport, name: str) -> tuple[bool, str]:
     return isinstance(BEHAVIOURS[name], MaskBehaviour), report.stimulus[name]
 
 
-def _group_title(report: HeadReport, names: list[str], *, is_mask: bool, stimulus: str) -> str:
+def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
     batch = report.tokens[stimulus]
     lengths = sorted({int(batch.lengths.min()), int(batch.lengths.max())})
-    sequences = "1 sequence" if len(batch) == 1 else f"{len(batch)} sequences"
-    bos = " with BOS" if report.provenance.bos[stimulus] else ", no BOS"
-    figure = "Lift over chance" if is_mask else "Value"
-    on = stimulus.replace("_", " ")
-    return f"{figure}, on {on} ({sequences} of {' to '.join(map(str, lengths))} tokens{bos})"
+    tokens = f"{' to '.join(map(str, lengths))} tokens"
+    if stimulus == OWN_PROMPT:
+        on = f"the prompt ({tokens}" if len(batch) == 1 else f"{len(batch)} prompts ({tokens}"
+    else:
+        on = f"{_STIMULI[stimulus]} ({len(batch)} × {tokens}"
+    bos = "BOS first" if report.provenance.bos[stimulus] else "no BOS"
+    return f"{'Lift over chance' if is_mask else 'Value'} on {on}, {bos})"
 
 
 def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
     widest = max(map(len, report.label_names))
     room = width - widest - len("  chance  heads  ")
-    rows = [["", "chance", "heads", "strongest first, with 95% interval"]]
+    has_chance = any(isinstance(BEHAVIOURS[name], MaskBehaviour) for name in names)
+    rows = [["", "chance" if has_chance else "", "heads", "strongest first, with 95% interval"]]
     for name in names:
         count = str(len(report.heads(name)) or _NONE) if report.applicable[name] else _NONE
-        rows.append([f"{name:{widest}}", chance(report, name), count, _heads(report, name, room)])
+        cells = [f"{name:{widest}}", f"{chance(report, name):>6}", count]
+        rows.append([*cells, _heads(report, name, room)])
     return columns(rows, width=width, align="<>>")
 
 
 def chance(report: HeadReport, behaviour: str) -> str:
-    """What even attention would score, a range where layers differ; a dash where there is none."""
+    """What even attention would score, a range where layers differ; nothing where there is none."""
     null = report.null[report.index(behaviour)]
     known = null[null.isfinite()]
     if not len(known):
-        return _NONE
+        return ""
     low, high = f"{float(known.min()):.2f}", f"{float(known.max()):.2f}"
     return low if low == high else f"{low}–{high}"
 
@@ -87,8 +94,8 @@ def figure(report: HeadReport, behaviour: str, head: Head) -> str:
     """A head with its figure and interval: `L5H1 0.92 [0.91, 0.93]`."""
     row = report.index(behaviour)
     low, high = float(report.ci_low[row][head]), float(report.ci_high[row][head])
-    interval = f" [{low:.2f}, {high:.2f}]" if low == low else ""
-    return f"{head} {float(report[behaviour][head]):.2f}{interval}"
+    interval = f" [{low:z.2f}, {high:z.2f}]" if low == low else ""
+    return f"{head} {float(report[behaviour][head]):z.2f}{interval}"
 
 
 def _heads(report: HeadReport, name: str, room: int) -> str:

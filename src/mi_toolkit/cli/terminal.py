@@ -67,6 +67,7 @@ def prepare_process() -> None:
     own.setFormatter(logging.Formatter("mi-toolkit: %(message)s"))
     logging.getLogger("mi_toolkit").addHandler(own)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import DEFAULT_LOADING, DEFAULT_MODEL, LoadOptions, ModelName, Several
 from mi_toolkit.cli.output import check_file, writing
-from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
+from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, width
 
 
 def view(
@@ -53,7 +54,9 @@ def view(
             if path is not None:
                 with writing(path):
                     save(path)
-    print(picture)
+    shown = ", ".join(map(str, picture.heads))
+    where = f"{hooked.cfg.model_name} on {len(picture.tokens)} tokens"
+    print(*columns([[f"Attention in {where}: {shown}"]], width=width()), sep="\n")
     for path in (html, png):
         if path is not None:
             print(f"Wrote {path}")

@@ -1,0 +1,189 @@
+"""Commands and errors, run in this process: by their output and exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mi_toolkit.cli import options
+from mi_toolkit.cli.main import main, run
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.models.registry import known_models
+from mi_toolkit.models.specs import MODELS
+
+TOY = ["--model", "toy-gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["clasify"], 'Unknown command "clasify". Did you mean "classify"?'),
+        (["classify", "--htlm", "x"], "Did you mean .*--html"),
+        (["classify", "x", "--model"], "--model.* requires an argument"),
+        (["classify", "x", "--model", "gpt-2"], "No model is called 'gpt-2'. Did you mean 'gpt2'"),
+        (["classify", "x", "--behaviours", "inducton"], "Did you mean 'induction'"),
+        (["classify", "--behaviours", "induction", "a text"], "Put the prompt before the options"),
+        (["classify", "x", "--behaviours"], "--behaviours needs at least one name"),
+        (["classify", "--bos"], "--bos and --no-bos go with a PROMPT"),
+        (["classify", "x", "--min-lift", "2"], "--min-lift.* Must be between 0 and 1"),
+        (["classify", "x", "--min-lift", "high"], "--min-lift.* unable to convert"),
+        (["classify", "x", "--batch-size", "0"], "--batch-size.* Must be 1 or more"),
+        (["classify", "x", "--backend", "jax"], "--backend"),
+        (["classify", "x", "--dtype", "int8"], "--dtype"),
+        (["classify", "- item"], "Unknown option"),
+        (["describe"], "MODEL.* requires an argument"),
+        (["view", "x", "--layer", "0"], "Say where to draw: --html FILE, --png FILE"),
+        (["view", "x", "--html", "x.html"], "Say what to draw: --layer N"),
+        (["view", "x", *TOY, "--layer", "99", "--html", "x.html"], "no attention in layer 99"),
+        (["view", "x", *TOY, "--heads", "L0H99", "--html", "x.html"], "no head 99"),
+        (["view", "x", *TOY, "--heads", "nose", "--html", "x.html"], "'nose' names no head"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert re.search(message, error)
+    assert re.fullmatch(r"mi-toolkit: [^\n]+\n", error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify", "", *TOY], "is empty"),
+        (["classify", "a " * 2000, *TOY], "Shorten or split it"),
+        (["classify", "x", "--model", "nobody/nothing"], "HF_HUB_OFFLINE"),
+        (["classify", "x", "--model", "./nothing-here"], "There is no folder './nothing-here'"),
+        (["describe", "nothing.gguf"], "There is no GGUF file 'nothing.gguf'"),
+    ],
+)
+def test_work_that_fails_exits_with_1_and_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 1
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert message in error
+    assert re.fullmatch(r"mi-toolkit: [^\n]+\n", error)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_model_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options.LoadOptions, "load", lambda *_: pytest.fail("a model was loaded"))
+    (tmp_path / "file").touch()
+    for option, place, message in (
+        ("--html", tmp_path, "is a folder: give the name of a file in it"),
+        ("--html", tmp_path / "file" / "page.html", "is a file, so there can be no folder"),
+        ("--output", tmp_path / "file", "is a file, so there can be no folder"),
+    ):
+        assert run(["classify", "x", option, str(place)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_a_disk_that_refuses_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mi_toolkit.views.page.written_whole", refuse)
+    page = tmp_path / "page.html"
+    assert run(["view", "x y z", *TOY, "--layer", "0", "--html", str(page)]) == 1
+    assert capsys.readouterr().err == (
+        f"mi-toolkit: {page} cannot be written: No space left on device.\n"
+    )
+
+
+def test_ctrl_c_exits_with_130_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(options.LoadOptions, "load", interrupt)
+    monkeypatch.setattr("mi_toolkit.cli.terminal.prepare_process", lambda: None)
+    with pytest.raises(SystemExit) as exited:
+        main(["describe", "toy-gpt2"])
+    assert exited.value.code == 130
+    assert capsys.readouterr().err == "\nInterrupted.\n"
+
+
+def test_help_names_every_behaviour(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["classify", "--help"]) == 0
+    words = re.findall(r"\w+", capsys.readouterr().out)
+    assert set(BEHAVIOURS) <= set(words)
+
+
+def test_models_lists_the_seven(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models"]) == 0
+    table = capsys.readouterr().out
+    assert all(re.search(rf"^{re.escape(name)} ", table, re.MULTILINE) for name in MODELS)
+    assert "toy-gpt2" not in table
+    row = next(line for line in table.splitlines() if line.startswith("Qwen/Qwen2.5-0.5B "))
+    assert row.split()[1:4] == ["Qwen2", "391M", "24×14"]
+
+
+def test_models_all_says_where_each_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--all"]) == 0
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line)
+    assert set(known_models()) <= set(rows)
+    assert rows["toy-gpt2"].split() == ["bundled", "yes", "open", "MIT"]
+    assert rows["meta-llama/Llama-3.2-1B"].split()[:3] == ["hub", "no", "gated"]
+
+
+def test_models_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["models", "--all", "--json"]) == 0
+    records = {record["name"]: record for record in json.loads(capsys.readouterr().out)}
+    assert set(records) == set(known_models())
+    assert records["toy-opt"]["here"] is True
+    assert records["gpt2"]["n_layers"] == 12
+
+
+def test_describe_gives_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["describe", "toy-gpt-neo"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith("toy-gpt-neo\n")
+    assert re.search(r"^attention +global, and local \(32 tokens\) in layers 1, 3$", table, re.M)
+    assert re.search(r"^Q, K, V +without biases$", table, re.M)
+
+
+def test_describe_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["describe", "toy-qwen2", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["n_heads"], facts["n_kv_heads"]) == (4, 2)
+    assert facts["windows"] == [None] * facts["n_layers"]
+    assert facts["attention_scope"] == "global"
+
+
+def test_view_writes_a_page_and_a_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    files = ["--html", str(page), "--png", str(picture)]
+    assert run(["view", "Mary and John", *TOY, "--heads", "L0H1", "2.0", *files]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"Wrote {page}", f"Wrote {picture}"]
+    assert "L0H1" in page.read_text(encoding="utf-8")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_bos_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["classify", "a b c d e f g h i j", "--no-bos", *TOY, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["provenance"]["bos"] == {"prompt": False}
+
+
+def test_every_other_option_of_classify_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    read = ["--min-lift", "0.9", "--seed", "7", "--batch-size", "1", "--dtype", "bfloat16"]
+    prompts = ["one two three four", "five six seven eight nine"]
+    assert run(["classify", *prompts, *TOY, *read, "--device", "cpu", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["min_lift"] == 0.9
+    assert record["provenance"]["seed"] == 7
+    assert record["provenance"]["dtype"] == "bfloat16"
+    assert record["behaviours"]["previous_token"]["n_sequences"] == 2
