@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.classify import classify_heads as classify_heads
     from mi_toolkit.heads.head import Head as Head
     from mi_toolkit.heads.report import HeadReport as HeadReport
-    from mi_toolkit.models.facts import ModelFacts as ModelFacts
+    from mi_toolkit.interventions.ablation import ablating as ablating
     from mi_toolkit.models.describe import describe_model as describe_model
+    from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
     from mi_toolkit.models.specs import MODELS as MODELS
     from mi_toolkit.models.specs import ModelSpec as ModelSpec
@@ -28,6 +29,7 @@ _HOME = {
     "MODELS": "models.specs",
     "ModelFacts": "models.facts",
     "ModelSpec": "models.specs",
+    "ablating": "interventions.ablation",
     "classify_heads": "heads.classify",
     "describe_model": "models.describe",
     "load_model": "models.loading",

@@ -1,0 +1,1 @@
+"""Changing what a model computes, and putting it back."""

@@ -1,0 +1,154 @@
+"""Ablation against weights zeroed by hand, plain arithmetic, and its own promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mi_toolkit.errors import HookError, PromptError, UnknownNameError
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.patterns import patterns_of
+from mi_toolkit.interventions.ablation import KINDS, ablating, mean_outputs, z_hook
+from mi_toolkit.prompts.tokens import from_sequences
+from tests.models_here import TOYS, loaded, untouched
+
+IDS = torch.randint(1, 900, (2, 24), generator=torch.Generator().manual_seed(0))
+BATCH = from_sequences(IDS.tolist(), 0)
+
+OUTPUT_PROJECTION = {
+    "toy-gpt2": ("transformer.h.{}.attn.c_proj.weight", 0),
+    "toy-gpt-neo": ("transformer.h.{}.attn.attention.out_proj.weight", 1),
+    "toy-pythia": ("gpt_neox.layers.{}.attention.dense.weight", 1),
+    "toy-opt": ("model.decoder.layers.{}.self_attn.out_proj.weight", 1),
+    "toy-qwen2": ("model.layers.{}.self_attn.o_proj.weight", 1),
+}
+
+
+def outputs(model, ids: torch.Tensor, layer: int) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    with model.hooks(fwd_hooks=[(z_hook(layer), lambda z, hook: seen.append(z.clone()))]):
+        model(ids)
+    return seen[0]
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_zero_ablation_equals_zeroing_the_heads_part_of_the_output_projection(name: str) -> None:
+    model, hf_model = loaded(name), untouched(name)
+    pattern, dim = OUTPUT_PROJECTION[name]
+    d_head = model.cfg.d_head
+    for head in (Head(1, 2), Head(3, 0)):
+        weight = hf_model.get_parameter(pattern.format(head.layer))
+        with torch.no_grad():
+            weight.narrow(dim, head.head * d_head, d_head).zero_()
+    with torch.no_grad(), ablating(model, ["L1H2", (3, 0)]):
+        ablated = model(IDS)
+    with torch.no_grad():
+        torch.testing.assert_close(ablated, hf_model(IDS).logits, atol=2e-4, rtol=1e-4)
+    assert not torch.allclose(ablated, model(IDS), atol=1e-2)
+
+
+@pytest.mark.parametrize("how", KINDS)
+def test_nothing_is_left_behind_and_nothing_ablated_changes_nothing(how: str) -> None:
+    model = loaded("toy-pythia")
+    before = model(IDS)
+    hooks = {name: len(point._forward_hooks) for name, point in model.hook_dict.items()}
+    with ablating(model, [], how, reference=IDS):
+        assert torch.equal(model(IDS), before)
+    with ablating(model, [(0, 1)], how, reference=IDS):
+        changed = model(IDS)
+    with pytest.raises(KeyboardInterrupt), ablating(model, [(0, 1)], how, reference=IDS):
+        raise KeyboardInterrupt
+    assert {name: len(point._forward_hooks) for name, point in model.hook_dict.items()} == hooks
+    assert torch.equal(model(IDS), before)
+    # On its own reference a resampled head is what it was; every other kind changes the logits.
+    assert torch.allclose(changed, before, atol=1e-5) == (how == "resample")
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_contexts_nest(name: str) -> None:
+    model = loaded(name)
+    with ablating(model, ["L0H0", "L1H1"]):
+        both = model(IDS)
+    with ablating(model, ["L0H0"]):
+        with ablating(model, ["L1H1"]):
+            nested = model(IDS)
+        outer = model(IDS)
+    with ablating(model, ["L0H0"]):
+        alone = model(IDS)
+    assert torch.equal(both, nested)
+    assert torch.equal(outer, alone)
+
+
+def test_a_mean_ablated_head_writes_its_mean_over_the_reference() -> None:
+    model = loaded("toy-qwen2")
+    reference = from_sequences([[0, 5, 6, 7], [0, 9, 8]], 0)
+    z = [outputs(model, reference.sequence(index)[None], 2)[0, 1:] for index in range(2)]
+    mean = torch.cat(z).mean(dim=0)
+    torch.testing.assert_close(mean_outputs(model, [2], reference)[2], mean, atol=1e-5, rtol=1e-4)
+    with ablating(model, [(2, 3)], "mean", reference):
+        ablated = outputs(model, IDS, 2)
+    assert torch.allclose(ablated[:, :, 3], mean[3].expand(2, 24, -1), atol=1e-5)
+    assert torch.equal(ablated[:, :, :3], outputs(model, IDS, 2)[:, :, :3])
+
+
+def test_a_resampled_head_writes_what_it_wrote_on_the_other_sequence() -> None:
+    model = loaded("toy-gpt2")
+    clean = outputs(model, IDS, 1)
+    with ablating(model, ["L1H0"], "resample"):
+        ablated = outputs(model, IDS, 1)
+    assert torch.equal(ablated[0, :, 0], clean[1, :, 0])
+    assert torch.equal(ablated[1, :, 0], clean[0, :, 0])
+    assert torch.equal(ablated[:, :, 1:], clean[:, :, 1:])
+    with ablating(model, ["L1H0"], "resample", reference=IDS[1]):
+        from_reference = outputs(model, IDS[:1], 1)
+    torch.testing.assert_close(from_reference[0, :, 0], clean[1, :, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_pattern_preserving_keeps_later_patterns_and_takes_the_output(name: str) -> None:
+    model = loaded(name)
+    clean = patterns_of(model, IDS, [2])[2]
+    values: list[torch.Tensor] = []
+    keep = [("blocks.2.attn.hook_v", lambda v, hook: values.append(v.clone()))]
+    with ablating(model, ["L1H1"], "pattern_preserving", reference=IDS):
+        ablated = outputs(model, IDS, 1)
+        with model.hooks(fwd_hooks=keep):
+            later = outputs(model, IDS, 2)
+    assert not ablated[:, :, 1].any()
+    value = values[0].repeat_interleave(later.shape[2] // values[0].shape[2], dim=2)
+    expected = torch.einsum("bhqk,bkhd->bqhd", clean, value)
+    torch.testing.assert_close(later, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        ((["L0H9"],), UnknownNameError, "has no head L0H9: its layers are 0 to 3 and its heads 0"),
+        ((["L9H0"],), UnknownNameError, "has no head L9H0"),
+        ((["L0H0"], "men"), UnknownNameError, "Did you mean 'mean'"),
+        ((["L0H0"], "pattern_preserving"), PromptError, "pass the ids that will run as reference="),
+    ],
+)
+def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:
+    with pytest.raises(error, match=message), ablating(loaded("toy-gpt2"), *call):
+        pytest.fail("nothing should run")
+
+
+def test_an_ablation_that_never_happened_is_an_error() -> None:
+    message = r"blocks.2.attn.hook_z .* did not fire inside ablating"
+    with pytest.raises(HookError, match=message), ablating(loaded("toy-gpt2"), [(2, 0)]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("how", "reference", "message"),
+    [
+        ("resample", None, "one sequence ran: run a batch, or pass reference="),
+        ("resample", IDS[:, :5], "but 1 of 24 ran"),
+        ("pattern_preserving", IDS, r"of 2 × 24 tokens, but 1 × 24 ran"),
+    ],
+)
+def test_a_reference_that_does_not_fit_what_runs_is_an_error(how, reference, message: str) -> None:
+    model = loaded("toy-gpt2")
+    with pytest.raises(PromptError, match=message), ablating(model, [(0, 0)], how, reference):
+        model(IDS[:1])
