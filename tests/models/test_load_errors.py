@@ -12,7 +12,7 @@ import httpx
 import huggingface_hub.constants
 import pytest
 import torch
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig
 
 from mi_toolkit import transformer_lens_door
@@ -88,6 +88,7 @@ def test_a_model_that_is_not_cached_offline_names_the_cache_and_the_switch(
         assert f"{name} is not in the cache ({tmp_path})" in message
         assert "HF_HUB_OFFLINE is set" in message
         assert "toy-gpt2" in message
+    assert "Did you mean 'EleutherAI/pythia-160m'?" in refused("EleutherAI/pythia-160")
 
 
 def _hub_answers(status: int) -> httpx.Response:
@@ -103,6 +104,19 @@ def test_a_gated_model_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> No
     message = refused("Llama-3.2-1B")
     assert "https://huggingface.co/meta-llama/Llama-3.2-1B" in message
     assert "HF_TOKEN" in message
+
+
+def test_a_hub_that_cannot_be_reached_is_told_from_a_switch_that_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("We couldn't connect") from LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    message = refused("someone/something")
+    assert "and the hub could not be reached." in message
+    assert "set HF_HUB_OFFLINE=1" in message
 
 
 def test_a_repo_that_is_not_on_the_hub_is_told_from_a_gated_one(

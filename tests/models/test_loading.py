@@ -62,8 +62,7 @@ def test_weights_are_raw_nothing_is_folded_or_centred(folder: Path) -> None:
         name.replace("._original_component", ""): weight
         for name, weight in model.original_model.named_parameters()
     }
-    assert held
-    assert all(torch.equal(weight, stored[name]) for name, weight in held.items())
+    assert all(torch.equal(held[name], weight) for name, weight in stored.items())
 
 
 def test_loading_leaves_the_process_as_it_was(folder: Path) -> None:

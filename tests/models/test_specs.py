@@ -8,7 +8,8 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from huggingface_hub import model_info
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.registry import BUNDLED, SIBLINGS, find_known, known_models
@@ -33,15 +34,20 @@ def test_the_table_shows_the_counts_that_transformer_lens_publishes() -> None:
     assert sizes == ["12x12", "24x16", "12x12", "12x12", "24x16", "12x12", "24x14"]
 
 
-def test_a_spec_states_what_transformers_builds_from_the_hubs_config(spec: ModelSpec) -> None:
+def check_against(spec: ModelSpec, config: PretrainedConfig) -> None:
+    """Every fact of `spec` is that of the model which transformers builds from `config`."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hub_config(spec.name)))
+        model = AutoModelForCausalLM.from_config(config)
     facts = describe_model(model)
     assert {fact: getattr(spec, fact) for fact in FACTS} == {
         fact: getattr(facts, fact) for fact in FACTS
     }
     assert spec.parallel == facts.parallel_attention_mlp
     assert spec.total_parameters == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_spec_states_what_transformers_builds_from_the_hubs_config(spec: ModelSpec) -> None:
+    check_against(spec, AutoConfig.for_model(**hub_config(spec.name)))
 
 
 def test_every_fact_of_a_spec_names_its_source(spec: ModelSpec) -> None:
@@ -101,12 +107,19 @@ def test_reading_the_table_imports_no_torch() -> None:
 
 
 @pytest.mark.hub
-def test_the_hubs_own_config_is_the_one_that_the_tests_use(spec: ModelSpec) -> None:
+def test_a_spec_states_what_the_hub_holds_today(spec: ModelSpec) -> None:
     for hub_id in spec.hub_ids:
-        live = AutoConfig.from_pretrained(hub_id).to_dict()
-        ours = AutoConfig.for_model(**hub_config(spec.name)).to_dict()
-        # Who saved it, when, and how, is no fact of the architecture.
-        apart = {"transformers_version", "_name_or_path", "dtype", "torch_dtype"}
-        assert {k: v for k, v in live.items() if k not in apart} == {
-            k: v for k, v in ours.items() if k not in apart
-        }
+        check_against(spec, AutoConfig.from_pretrained(hub_id))
+
+
+@pytest.mark.hub
+@pytest.mark.parametrize("name", {**MODELS, **SIBLINGS})
+def test_licence_and_access_are_those_on_the_models_card(name: str) -> None:
+    known = known_models()[name]
+    info = model_info(known.hub_ids[0])
+    assert bool(info.gated) == (known.access == "gated")
+    assert info.card_data is not None
+    if known.licence in {"MIT", "Apache-2.0"}:
+        assert info.card_data.license == known.licence.lower()
+    else:  # a licence of the maker's own
+        assert info.card_data.license not in {"mit", "apache-2.0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 
 from mi_toolkit.errors import MIToolkitError, ModelLoadError
+from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.sources import Source
 
 
@@ -46,19 +48,19 @@ def _message(source: Source, part: str, error: Exception) -> str:
         return f"{name} has no such revision on the hub: {_first_line(error)}"
     if _any(causes, RepositoryNotFoundError):
         return (
-            f"The hub has no model {source.location!r} that you may see. Check the spelling; a "
-            "private one needs your HF_TOKEN."
+            f"The hub has no model {source.location!r} that you may see.{_nearest(name)} Check the "
+            "spelling; a private one needs your HF_TOKEN."
         )
     if _any(causes, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
         offline = (
             "HF_HUB_OFFLINE is set, so the hub was not asked"
-            if constants.is_offline_mode()
+            if constants.HF_HUB_OFFLINE
             else "the hub could not be reached"
         )
         return (
-            f"{name} is not in the cache ({constants.HF_HUB_CACHE}), and {offline}. Connect once "
-            "to download it, copy its folder into the cache and set HF_HUB_OFFLINE=1, or use a "
-            "bundled model such as 'toy-gpt2'."
+            f"{name} is not in the cache ({constants.HF_HUB_CACHE}), and {offline}."
+            f"{_nearest(name)} Connect once to download it, copy its folder into the cache and set "
+            "HF_HUB_OFFLINE=1, or use a bundled model such as 'toy-gpt2'."
         )
     if source.gguf_file:
         return _gguf_message(source, error)
@@ -82,6 +84,13 @@ def _gguf_message(source: Source, error: Exception) -> str:
         f"The GGUF file {source.gguf_file} (in {source.location}) cannot be read: "
         f"{_first_line(error)} It may be damaged or cut short: download it again."
     )
+
+
+def _nearest(name: str) -> str:
+    """A guess at what a hub id meant, or nothing if it is a known one or like none."""
+    known = known_models()
+    matches = [] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
