@@ -28,7 +28,7 @@ types: .venv/.installed-dev
 	.venv/bin/mypy
 
 contracts: .venv/.installed-dev
-	.venv/bin/lint-imports
+	.venv/bin/lint-imports --no-logo
 
 docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
