@@ -1,0 +1,7 @@
+"""Pictures of attention and of head reports, for notebooks, files and papers."""
+
+from mi_toolkit.views.attention import AttentionView as AttentionView
+from mi_toolkit.views.attention import view_attention as view_attention
+from mi_toolkit.views.page import Page as Page
+from mi_toolkit.views.report import ReportView as ReportView
+from mi_toolkit.views.report import view_report as view_report

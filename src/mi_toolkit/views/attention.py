@@ -1,0 +1,200 @@
+"""Attention patterns of chosen heads on one prompt, to look at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_toolkit.errors import HookError, PromptError, UnknownNameError
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.patterns import patterns_of
+from mi_toolkit.hooked_model import HookedModel, attention_layers
+from mi_toolkit.prompts.tokens import Prompt, tokenise
+from mi_toolkit.views.page import Page
+from mi_toolkit.views.section import Section
+from mi_toolkit.views.tokens import token_texts, visible
+
+HeadName = Head | tuple[int, int] | str | int
+"""A head by name, or by its number within the layers that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AttentionView:
+    """Attention patterns that a notebook draws and a file keeps."""
+
+    model: str
+    """The model's name."""
+
+    tokens: tuple[str, ...]
+    """The text of each position, leading spaces and BOS included."""
+
+    heads: tuple[Head, ...]
+    """The order of the first axis."""
+
+    patterns: Float[Tensor, "head query key"]
+    """Attention of each query to each key: rows sum to 1. On the CPU."""
+
+    def section(self) -> Section:
+        """The view's part of a page."""
+        from mi_toolkit.views.circuitsvis_door import attention_heads
+
+        return Section(
+            title=f"Attention in {self.model}: {self._which()}",
+            caption=(
+                "Each row is a query, the token that looks (destination); each column a key, the "
+                "token looked at (source). The stronger the blue, the more of the row's attention "
+                "goes there; grey is the future, which no token sees. A dot (·) is a space."
+            ),
+            drawing=attention_heads(
+                self.patterns,
+                [visible(token) for token in self.tokens],
+                [str(head) for head in self.heads],
+            ),
+            height=1000 + 130 * (len(self.heads) // 6),
+        )
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page of this view alone; `Page` puts several views on one."""
+        Page([self]).save_html(path)
+
+    def save_png(self, path: str | os.PathLike[str]) -> None:
+        """Write a picture of all heads, side by side."""
+        from mi_toolkit.views.figures import pattern_grid, save_png
+
+        labels = [visible(token) for token in self.tokens]
+        save_png(pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path)
+
+    def _which(self) -> str:
+        layers = sorted({head.layer for head in self.heads})
+        if len(self.heads) <= 4:
+            return ", ".join(map(str, self.heads))
+        places = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
+        return f"{len(self.heads)} heads of {places}"
+
+    def __repr__(self) -> str:
+        return f"AttentionView of {self.model}: {self._which()}, on {len(self.tokens)} tokens"
+
+    def _repr_html_(self) -> str:
+        return Page([self])._repr_html_()
+
+
+def view_attention(
+    model: HookedModel,
+    prompt: Prompt,
+    *,
+    layer: int | Sequence[int] | None = None,
+    heads: Sequence[HeadName] | HeadName | None = None,
+    prepend_bos: bool | None = None,
+) -> AttentionView:
+    """Where heads look on one prompt: patterns of one layer, several, or heads by name.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        prompt: one string, or the token ids of one sequence.
+        layer: one layer or several, from zero. May be left out where `heads` are named.
+        heads: `["L5H1", (6, 9)]`, `report.heads("induction")`, or numbers within each of the
+            layers; None for all of the layers' heads.
+        prepend_bos: put a BOS before a string; None: wherever the tokenizer has one.
+
+    Raises:
+        PromptError: several prompts, or one that cannot be fed.
+        UnknownNameError: the model has no such layer or head.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> mi.view_attention(model, "When Mary and John went to the store", layer=0, heads=[0, 2])
+        AttentionView of toy-gpt2: L0H0, L0H2, on 9 tokens
+    """
+    chosen = _chosen_heads(model, layer, heads)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    if len(batch) != 1:
+        raise PromptError(
+            f"A view shows one prompt, but {len(batch)} were given. View each, and put the views "
+            "on one page with Page([...])."
+        )
+    kept = patterns_of(model, batch.ids, [head.layer for head in chosen])
+    patterns = torch.stack([kept[head.layer][0, head.head] for head in chosen])
+    if not patterns.isfinite().all():
+        raise HookError(f"{model.cfg.model_name} gives attention that is not a number (NaN).")
+    return AttentionView(
+        model=model.cfg.model_name,
+        tokens=token_texts(model.tokenizer, batch.sequence(0).tolist()),
+        heads=chosen,
+        patterns=patterns,
+    )
+
+
+def _chosen_heads(
+    model: HookedModel,
+    layer: int | Sequence[int] | None,
+    heads: Sequence[HeadName] | HeadName | None,
+) -> tuple[Head, ...]:
+    layers = None if layer is None else [layer] if isinstance(layer, int) else list(layer)
+    for number in layers or []:
+        _check_layer(model, number)
+    if heads is None:
+        if not layers:
+            raise UnknownNameError(
+                f"Say which heads of {model.cfg.model_name} to show: layer=0, layer=[0, 1] or "
+                "heads=['L0H1']."
+            )
+        return tuple(Head(l, h) for l in layers for h in range(model.cfg.n_heads))
+    chosen: dict[Head, None] = {}
+    for name in _names(heads):
+        chosen |= dict.fromkeys(_heads_called(model, name, layers))
+    if not chosen:
+        raise UnknownNameError("The list of heads is empty: name at least one, or leave it out.")
+    return tuple(chosen)
+
+
+def _names(heads: Sequence[HeadName] | HeadName) -> list[HeadName]:
+    """The heads one by one: `(5, 1)` is one head, and so is a `Head`; `[5, 1]` is two."""
+    if isinstance(heads, int | str):
+        return [heads]
+    names = list(heads)
+    numbers = [name for name in names if isinstance(name, int)]
+    return (
+        [Head(*numbers)] if isinstance(heads, tuple) and len(numbers) == len(names) == 2 else names
+    )
+
+
+def _heads_called(model: HookedModel, name: HeadName, layers: list[int] | None) -> list[Head]:
+    if isinstance(name, int) or (isinstance(name, str) and name.strip().isdecimal()):
+        if layers is None:
+            raise UnknownNameError(
+                f"Head {name} of which layer? Give layer=…, or the head's whole name: 'L0H{name}'."
+            )
+        found = [Head(l, int(name)) for l in layers]
+    else:
+        found = [Head.of(name)]
+        if layers is not None and found[0].layer not in layers:
+            shown = ", ".join(map(str, layers))
+            raise UnknownNameError(
+                f"{found[0]} is not in layer {shown}. Leave layer out: the head's name has it."
+            )
+    for head in found:
+        _check_layer(model, head.layer)
+        if not 0 <= head.head < model.cfg.n_heads:
+            raise UnknownNameError(
+                f"{model.cfg.model_name} has no head {head.head} in layer {head.layer}: its heads "
+                f"are 0 to {model.cfg.n_heads - 1}."
+            )
+    return found
+
+
+def _check_layer(model: HookedModel, layer: int) -> None:
+    known = attention_layers(model)
+    if layer in known:
+        return
+    everywhere = known == list(range(model.cfg.n_layers))
+    layers = f"0 to {known[-1]}" if everywhere else ", ".join(map(str, known))
+    raise UnknownNameError(
+        f"{model.cfg.model_name} has no attention in layer {layer}: its layers"
+        f"{'' if everywhere else ' with attention'} are {layers}."
+    )

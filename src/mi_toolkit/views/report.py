@@ -1,0 +1,151 @@
+"""A head report as a page: what each label rests on, which heads carry it, and a map of each."""
+
+from __future__ import annotations
+
+import html
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.views.head_maps import figure_text, maps_of
+from mi_toolkit.views.page import Page
+from mi_toolkit.views.section import Section
+from mi_toolkit.views.svg import map_figure
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.head import Head
+
+HEADS_SHOWN = 8
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReportView:
+    """A head report that a notebook draws and a file keeps."""
+
+    report: HeadReport
+    """What is shown."""
+
+    def section(self) -> Section:
+        """The view's part of a page."""
+        maps = maps_of(self.report)
+        return Section(
+            title=self._title(),
+            caption=_reading(self.report),
+            body=(
+                f"{_label_table(self.report)}"
+                "<p>A label is a hypothesis, drawn from attention alone: it says where a head "
+                "looks on these texts, not what it does with what it sees. Ablating the head "
+                "tests it.</p>"
+                f'<h3>Head by head</h3><div class="figures">{"".join(map(map_figure, maps))}</div>'
+                f'<p class="facts">{html.escape(_facts(self.report))}</p>'
+            ),
+            height=_height(self.report, len(maps)),
+        )
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page of this view alone; `Page` puts several views on one."""
+        Page([self]).save_html(path)
+
+    def save_png(self, path: str | os.PathLike[str]) -> None:
+        """Write all maps as one picture."""
+        from mi_toolkit.views.figures import report_grid, save_png
+
+        save_png(report_grid(self.report), path)
+
+    def _title(self) -> str:
+        n_layers, n_heads = self.report.scope.shape
+        return f"Heads of {self.report.provenance.model}: {n_layers} layers × {n_heads} heads"
+
+    def __repr__(self) -> str:
+        return f"ReportView of {self.report!r}"
+
+    def _repr_html_(self) -> str:
+        return Page([self])._repr_html_()
+
+
+def view_report(report: HeadReport) -> ReportView:
+    """A report to look at: its labels with their intervals, and a map of each behaviour.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> report = mi.classify_heads(mi.load_model("toy-gpt2"), "one two three one two three")
+        >>> mi.view_report(report).save_html("report.html")  # doctest: +SKIP
+    """
+    return ReportView(report)
+
+
+def _reading(report: HeadReport) -> str:
+    bar = f"{report.min_lift:g}"
+    return (
+        "Lift is the attention on a behaviour's target tokens beyond what even attention over the "
+        "same tokens would put there: 0 is chance, 1 is perfect. Brackets hold its 95% interval, "
+        f"and a head carries a label where the lower end is at least {bar}; positional, diffuse "
+        "and local or global are judged by a value and bars of their own."
+    )
+
+
+def _facts(report: HeadReport) -> str:
+    provenance = report.provenance
+    revision = f", revision {provenance.revision}" if provenance.revision else ""
+    stimuli = [
+        f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, "
+        f"{'with' if provenance.bos[name] else 'no'} BOS)"
+        for name, batch in report.tokens.items()
+    ]
+    intervals = sorted({report.interval[name] for name in report.label_names})
+    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
+    return (
+        f"{provenance.model} in {provenance.dtype} as {provenance.backend}{revision}. Measured on "
+        f"{' and '.join(stimuli)}, seed {provenance.seed}. "
+        f"Intervals: {', '.join(intervals)}. {versions}."
+    )
+
+
+def _height(report: HeadReport, n_maps: int) -> int:
+    """About how tall the page is at a notebook's width: two maps side by side where they fit."""
+    n_layers, n_heads = report.scope.shape
+    rows = -(-n_maps // max(1, 800 // (n_heads * 34 + 60)))
+    return 420 + 60 * len(report.label_names) + rows * (n_layers * 24 + 110)
+
+
+def _label_table(report: HeadReport) -> str:
+    lines = dict(report.summary())
+    rows = ["<tr><th>label</th><th>heads</th><th>chance</th></tr>"]
+    for name in report.label_names:
+        heads = report.heads(name)
+        carried = _heads_cell(report, name, heads) if heads else html.escape(lines[name])
+        meaning = html.escape(f"{BEHAVIOURS[name].meaning}; on {report.stimulus[name]}")
+        rows.append(
+            f"<tr><th>{html.escape(name)}<small>{meaning}</small></th><td>{carried}</td>"
+            f"<td>{_chance(report, name)}</td></tr>"
+        )
+    rows.extend(
+        f'<tr><th>{name}</th><td colspan="2">{html.escape(lines[name])}</td></tr>'
+        for name in ("scope", UNCLASSIFIED)
+        if name in lines
+    )
+    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
+
+
+def _heads_cell(report: HeadReport, name: str, heads: list[Head]) -> str:
+    entries = [
+        f'<span class="head"><b>{head}</b> {figure_text(report, name, head)}</span>'
+        for head in heads
+    ]
+    first, rest = "".join(entries[:HEADS_SHOWN]), "".join(entries[HEADS_SHOWN:])
+    n_more = len(entries) - HEADS_SHOWN
+    return f"{first}<details><summary>{n_more} more</summary>{rest}</details>" if rest else first
+
+
+def _chance(report: HeadReport, name: str) -> str:
+    """What even attention would score, over the layers (whose windows may differ)."""
+    if not isinstance(BEHAVIOURS[name], MaskBehaviour) or not report.applicable[name]:
+        return "\N{EN DASH}"
+    null = report.null[report.index(name)]
+    low, high = (
+        f"{float(end):.2f}" for end in (null[~null.isnan()].min(), null[~null.isnan()].max())
+    )
+    return low if low == high else f"{low} to {high}"
