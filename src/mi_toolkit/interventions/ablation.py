@@ -173,7 +173,7 @@ def _resample(model: HookedModel, by_layer: ByLayer, reference: TokenBatch | Non
             if int(reference.lengths.min()) < length or len(other) not in (1, n_sequences):
                 shortest = int(reference.lengths.min())
                 raise PromptError(
-                    f"The reference of a resample ablation has {len(other)} sequences of {shortest} "
+                    f"The resample reference has {len(other)} sequences of {shortest} "
                     f"tokens and more, but {n_sequences} of {length} ran: give one sequence, or as "
                     "many as run, at least as long."
                 )
