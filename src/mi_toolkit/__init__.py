@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
+    from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
-    from mi_toolkit.models.specs import ModelSpec as ModelSpec
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.report import view_report as view_report
 
@@ -28,7 +28,7 @@ _HOME = {
     "HeadReport": "heads.report",
     "MODELS": "models.specs",
     "ModelFacts": "models.facts",
-    "ModelSpec": "models.specs",
+    "ModelSpec": "models.model_spec",
     "ablating": "interventions.ablation",
     "classify_heads": "heads.classify",
     "describe_model": "models.describe",
