@@ -33,7 +33,7 @@ TOY = ["--model", "toy-gpt2"]
         (["classify", "x", "--batch-size", "0"], "--batch-size.* Must be 1 or more"),
         (["classify", "x", "--backend", "jax"], "--backend"),
         (["classify", "x", "--dtype", "int8"], "--dtype"),
-        (["classify", "- item"], "Unknown option"),
+        (["classify", "-x"], "Unknown option"),
         (["describe"], "MODEL.* requires an argument"),
         (["view", "x", "--layer", "0"], "Say where to draw: --html FILE, --png FILE"),
         (["view", "x", "--html", "x.html"], "Say what to draw: --layer N"),

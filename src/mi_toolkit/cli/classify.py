@@ -21,7 +21,7 @@ from mi_toolkit.cli.options import (
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
-from mi_toolkit.cli.terminal import bold, doing, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.head import Head
@@ -153,7 +153,7 @@ def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None
         return
     from mi_toolkit.cli.report_text import report_lines
 
-    for line in report_lines(report, width=width(), emphasise=bold):
+    for line in report_lines(report, width=width(elsewhere=FOR_READING), emphasise=bold):
         print(line)
     if written:
         print()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mi_toolkit.cli.layout import columns, human_count
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
 from mi_toolkit.cli.output import as_json, fields_of
-from mi_toolkit.cli.terminal import bold, width
+from mi_toolkit.cli.terminal import FOR_READING, bold, width
 
 if TYPE_CHECKING:
     from mi_toolkit.models.facts import ModelFacts
@@ -45,7 +45,7 @@ def describe(
         )
         return
     print(bold(facts.name))
-    print(*columns(fact_rows(facts), width=width()), sep="\n")
+    print(*columns(fact_rows(facts), width=width(elsewhere=FOR_READING)), sep="\n")
 
 
 def fact_rows(facts: ModelFacts) -> list[list[str]]:

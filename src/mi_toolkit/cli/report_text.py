@@ -127,9 +127,11 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
         counts = [f"{len(report.heads(scope))} {scope}" for scope in report.scope_names]
         rows.append(["scope", ", ".join(counts)])
     bare = report.heads(UNCLASSIFIED)
-    listed = _listed([str(head) for head in bare], width - widest - 2 - 12)
     count = f"{len(bare)} of {report.scope.numel()}"
-    rows.append([UNCLASSIFIED, f"{count}: {listed}" if bare else count])
+    room = width - widest - len(f"  {count}: ")
+    names, left_out = packed([str(head) for head in bare], width=room, most_lines=MOST_LINES)
+    # They come in no order of strength: a few of many would say nothing.
+    rows.append([UNCLASSIFIED, f"{count}: {names}" if bare and not left_out else count])
     return [[f"{name:{widest}}", text] for name, text in rows]
 
 

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 UNLIMITED = 10_000
-"""Columns where nobody looks at a terminal: one record is one line, as `grep` wants it."""
+"""Columns of a pipe or file for a table: one record is one line, as `grep` wants it."""
+
+FOR_READING = 120
+"""Columns of a pipe or file for a text that is read."""
 
 
-def width() -> int:
-    """Columns to fit text into: `COLUMNS` where it is set, a terminal's width, else no limit."""
-    return shutil.get_terminal_size(fallback=(UNLIMITED, 0)).columns if _limited() else UNLIMITED
-
-
-def _limited() -> bool:
-    return sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+def width(*, elsewhere: int = UNLIMITED) -> int:
+    """Columns to fit text into: `COLUMNS` where it is set, a terminal's width, or `elsewhere`."""
+    if sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal():
+        return shutil.get_terminal_size().columns
+    return elsewhere
 
 
 def bold(text: str) -> str:
@@ -71,3 +72,4 @@ def prepare_process() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
