@@ -172,6 +172,17 @@ def test_view_writes_a_page_and_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_that_shows_part_of_a_long_prompt_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = ["--html", str(tmp_path / "page.html")]
+    assert run(["classify", "and " * 150, "--behaviours", "previous_token", *TOY, *page]) == 0
+    assert re.fullmatch(
+        r"mi-toolkit: The page shows patterns of the first 96 of \d+ tokens.\n",
+        capsys.readouterr().err,
+    )
+
+
 def test_no_bos_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["classify", "a b c d e f g h i j", "--no-bos", *TOY, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)

@@ -21,7 +21,14 @@ from mi_toolkit.cli.options import (
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
-from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    doing,
+    note,
+    third_parties_kept_off_stdout,
+    width,
+)
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.head import Head
@@ -132,7 +139,10 @@ def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None)
     from mi_toolkit.prompts.tokens import tokenise
     from mi_toolkit.views import Page, view_attention, view_report
 
-    ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)[:PICTURED_TOKENS]
+    ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)
+    if len(ids) > PICTURED_TOKENS:
+        note(f"The page shows patterns of the first {PICTURED_TOKENS} of {len(ids)} tokens.")
+        ids = ids[:PICTURED_TOKENS]
     return Page([view_report(report), view_attention(model, ids, heads=pictured_heads(report))])
 
 

@@ -31,6 +31,11 @@ def bold(text: str) -> str:
     return text
 
 
+def note(text: str) -> None:
+    """Say something beside the results, on standard error."""
+    print(f"mi-toolkit: {text}", file=sys.stderr)
+
+
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Say on standard error what is being done, and wipe it away; nothing unless a terminal."""
