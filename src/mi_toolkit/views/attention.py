@@ -43,19 +43,21 @@ class AttentionView:
         """The view's part of a page."""
         from mi_toolkit.views.circuitsvis_door import attention_heads
 
+        choice = " Click a head to see it large." if len(self.heads) > 1 else ""
         return Section(
             title=f"Attention in {self.model}: {self._which()}",
             caption=(
                 "Each row is a query, the token that looks (destination); each column a key, the "
                 "token looked at (source). The stronger the blue, the more of the row's attention "
-                "goes there; grey is the future, which no token sees. A dot (·) is a space."
+                "goes there; grey is the future, which no token sees. A dot (·) is a "
+                f"space.{choice}"
             ),
-            drawing=attention_heads(
+            properties=attention_heads(
                 self.patterns,
                 [visible(token) for token in self.tokens],
                 [str(head) for head in self.heads],
             ),
-            height=1000 + 130 * (len(self.heads) // 6),
+            height=340 + 115 * -(-len(self.heads) // 8) + min(128 * len(self.tokens), 640),
         )
 
     def save_html(self, path: str | os.PathLike[str]) -> None:

@@ -37,7 +37,7 @@ SCOPES = {"local": "#0072b2", "global": "#e69f00", "undetermined": NOTHING}
 def shade(share: float, stops: Sequence[str]) -> str:
     """The colour at `share` of the way along the stops; the ends are kept beyond them.
 
-    >>> shade(0.5, ["#000000", "#ffffff"]), shade(-3, ["#000000", "#ffffff"])
+    >>> shade(0.5, ["#000000", "#ffffff"]), shade(-3.0, ["#000000", "#ffffff"])
     ('#808080', '#000000')
     """
     place = min(max(share, 0.0), 1.0) * (len(stops) - 1)

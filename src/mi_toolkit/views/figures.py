@@ -101,7 +101,7 @@ def pattern_grid(
     side = min(max(0.15 * n_tokens, 1.6), 5.0)
     n_columns = min(n_heads, max(1, round(12 / side)))
     n_rows = -(-n_heads // n_columns)
-    margin = 0.5 + 0.075 * max(len(label) for label in labels)
+    margin = 0.4 + 0.062 * max(len(label) for label in labels)
     cell, foot = side + 0.4, margin + 0.1
     figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
     shades = _colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
@@ -150,7 +150,7 @@ def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
     if ax is None:
-        ax = _panel(Figure(figsize=_panel_size(shown)), shown, 0, 0)
+        ax = _panel(Figure(figsize=_panel_size(shown)), shown, 0.0, 0.0)
     n_layers = len(shown.layers)
     ax.set(xlim=(0, shown.n_heads), ylim=(n_layers, 0))
     ax.set_xlabel("head", fontsize=8)

@@ -1,4 +1,4 @@
-// Unpacks the script that all views of the page share, draws them, and tells a notebook our height.
+// Unpacks the script that all drawings of the page share, draws them, and tells a notebook our height.
 (async () => {
   const tellHeight = () => {
     if (parent !== window) {
@@ -6,7 +6,89 @@
     }
   };
   new ResizeObserver(tellHeight).observe(document.documentElement);
-  const drawings = [...document.querySelectorAll("[data-component]")];
+  // A frame out of sight is not laid out until it is scrolled to, unless somebody asks.
+  for (const milliseconds of [0, 200, 1000, 3000]) setTimeout(tellHeight, milliseconds);
+
+  // A pattern as small as it gets: one pixel for each pair of tokens.
+  const FUTURE = [200, 200, 200];
+  const pixels = (pattern, full) => {
+    const canvas = document.createElement("canvas");
+    const n = (canvas.width = canvas.height = pattern.length);
+    const picture = new ImageData(n, n);
+    for (let query = 0, at = 0; query < n; query++) {
+      for (let key = 0; key < n; key++, at += 4) {
+        const value = pattern[query][key];
+        const colour = key > query ? FUTURE : full.map((c) => Math.round(255 + (c - 255) * value));
+        picture.data.set([...colour, 255], at);
+      }
+    }
+    canvas.getContext("2d").putImageData(picture, 0, 0);
+    return canvas;
+  };
+
+  // circuitsvis takes seconds for a few hundred tokens: beyond that a plain picture with a read-out.
+  const largePlain = (shown, pattern, tokens, full) => {
+    const canvas = pixels(pattern, full);
+    const readOut = document.createElement("p");
+    readOut.textContent = "Rest the mouse on a point to read it.";
+    canvas.addEventListener("mousemove", (event) => {
+      const query = Math.floor((event.offsetY / canvas.clientHeight) * tokens.length);
+      const key = Math.floor((event.offsetX / canvas.clientWidth) * tokens.length);
+      if (!(query in tokens && key in tokens)) return;
+      const value = key > query ? "not seen" : pattern[query][key];
+      readOut.textContent = `${tokens[query]} (${query}) looks at ${tokens[key]} (${key}): ${value}`;
+    });
+    shown.append(readOut, canvas);
+  };
+
+  const large = (shown, pattern, { tokens, fullColour, full, circuitsvisUpTo }) => {
+    if (tokens.length > circuitsvisUpTo) return largePlain(shown, pattern, tokens, full);
+    const zeros = Array(tokens.length).fill(0);
+    CircuitsVis.render(shown.id, CircuitsVis.AttentionPattern, {
+      attention: pattern.map((row) => [...row, ...zeros.slice(row.length)]),
+      tokens,
+      maxValue: 1,
+      minValue: -1,
+      positiveColor: fullColour,
+      zoomed: true,
+    });
+  };
+
+  const drawHeads = (drawing, properties) => {
+    const { heads, attention, fullColour } = properties;
+    const full = [1, 3, 5].map((at) => parseInt(fullColour.slice(at, at + 2), 16));
+    const choices = document.createElement("div");
+    choices.className = "choices";
+    choices.hidden = heads.length === 1;
+    const panels = document.createElement("div");
+    panels.style.maxWidth = `${Math.min(60, Math.max(40, 1.25 * properties.tokens.length + 10))}rem`;
+    drawing.replaceChildren(choices, panels);
+    const drawn = new Map();
+    const choose = (chosen) => {
+      [...choices.children].forEach((c, index) => c.setAttribute("aria-pressed", index === chosen));
+      if (!drawn.has(chosen)) {
+        const panel = document.createElement("div");
+        const shown = document.createElement("div");
+        panel.className = "large";
+        shown.id = `${drawing.id}-${chosen}`;
+        panel.append(Object.assign(document.createElement("h3"), { textContent: heads[chosen] }), shown);
+        panels.append(panel);
+        drawn.set(chosen, panel);
+        large(shown, attention[chosen], { ...properties, full });
+      }
+      drawn.forEach((panel, index) => (panel.hidden = index !== chosen));
+    };
+    heads.forEach((name, index) => {
+      const choice = document.createElement("button");
+      choice.type = "button";
+      choice.append(pixels(attention[index], full), name);
+      choice.addEventListener("click", () => choose(index));
+      choices.append(choice);
+    });
+    choose(0);
+  };
+
+  const drawings = [...document.querySelectorAll(".circuitsvis")];
   if (!drawings.length) return;
   try {
     const packed = atob(document.getElementById("circuitsvis").textContent);
@@ -16,9 +98,7 @@
     script.textContent = await new Response(unpacked).text();
     document.head.append(script);
     for (const drawing of drawings) {
-      const properties = document.getElementById(drawing.id + "-properties").textContent;
-      const component = CircuitsVis[drawing.dataset.component];
-      CircuitsVis.render(drawing.id, component, JSON.parse(properties));
+      drawHeads(drawing, JSON.parse(document.getElementById(`${drawing.id}-properties`).textContent));
     }
   } catch (error) {
     for (const drawing of drawings) {

@@ -67,9 +67,8 @@ def framed(document: str, *, height: int) -> str:
 
 def _document(sections: Sequence[Section], title: str | None) -> str:
     heading = title if title is not None else (sections[0].title if sections else "mi_toolkit")
-    drawings = [section.drawing for section in sections if section.drawing is not None]
     shared = ""
-    if drawings:
+    if any(section.properties for section in sections):
         from mi_toolkit.views.circuitsvis_door import bundle
 
         shared = f'<script type="text/plain" id="circuitsvis">{bundle()}</script>'
@@ -99,12 +98,11 @@ def _document(sections: Sequence[Section], title: str | None) -> str:
 def _section_html(section: Section, drawing_id: str, heading: str) -> str:
     title = "" if section.title == heading else f"<h2>{html.escape(section.title)}</h2>"
     drawn = ""
-    if section.drawing is not None:
+    if section.properties:
         drawn = (
-            f'<div class="circuitsvis" id="{drawing_id}" '
-            f'data-component="{section.drawing.component}"></div>'
+            f'<div class="circuitsvis" id="{drawing_id}"></div>'
             f'<script type="application/json" id="{drawing_id}-properties">'
-            f"{section.drawing.properties}</script>"
+            f"{section.properties}</script>"
         )
     caption = f'<p class="caption">{html.escape(section.caption)}</p>'
     return f"<section>{title}{caption}{section.body}{drawn}</section>"

@@ -3,18 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """One circuitsvis component and what it shows."""
-
-    component: str
-    """Its name in the script, such as `AttentionHeads`."""
-
-    properties: str
-    """What it shows, as JSON that is safe inside a `<script>`."""
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +19,14 @@ class Section:
     body: str = ""
     """HTML, without scripts and without ids: a page may hold several of the same kind."""
 
-    drawing: Drawing | None = None
-    """What the shared script draws under the body."""
+    properties: str = ""
+    """What the shared script draws under the body, as JSON that is safe inside a `<script>`."""
 
     height: int = 600
     """Pixels that it takes in a notebook, where the host does not let the page say so itself."""
 
 
+@runtime_checkable
 class View(Protocol):
     """Anything that can stand on a page."""
 

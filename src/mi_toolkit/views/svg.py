@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from mi_toolkit.views.colours import FRAME, NOTHING, ink_on
 from mi_toolkit.views.head_maps import Cell, HeadMap, signed
 
-CELL_WIDTH, CELL_HEIGHT = 34, 24
+CELL_WIDTH, NARROW_CELL_WIDTH, CELL_HEIGHT = 34, 29, 24
+WIDE_UP_TO = 13
+"""Heads in a layer with wide cells; narrow ones let two maps of 16 heads stand side by side."""
+
 TOP, BOTTOM, RIGHT = 4, 34, 4
 SIGN_WIDTH = 6
 NARROWEST = 230
@@ -32,7 +35,7 @@ def map_figure(head_map: HeadMap) -> str:
 
 def map_svg(head_map: HeadMap) -> str:
     """The map alone, as an `<svg>` element without ids."""
-    left, width = _left(head_map), _width(head_map)
+    left, width, across = _left(head_map), _width(head_map), _cell_width(head_map)
     height = TOP + len(head_map.layers) * CELL_HEIGHT + BOTTOM
     framed = ", ".join(str(cell.head) for cell in head_map.cells if cell.is_framed)
     described = f"{head_map.title}, {head_map.subtitle}: layers downwards, heads across."
@@ -47,11 +50,15 @@ def map_svg(head_map: HeadMap) -> str:
             start,
             *_axes(head_map, left, height),
             f'<g transform="translate({left} {TOP})">',
-            *(part for cell in head_map.cells for part in _fills(cell)),
-            *(part for cell in head_map.cells for part in _marks(cell)),
+            *(part for cell in head_map.cells for part in _fills(cell, across)),
+            *(part for cell in head_map.cells for part in _marks(cell, across)),
             "</g></svg>",
         ]
     )
+
+
+def _cell_width(head_map: HeadMap) -> int:
+    return CELL_WIDTH if head_map.n_heads <= WIDE_UP_TO else NARROW_CELL_WIDTH
 
 
 def _left(head_map: HeadMap) -> int:
@@ -59,26 +66,27 @@ def _left(head_map: HeadMap) -> int:
 
 
 def _width(head_map: HeadMap) -> int:
-    return _left(head_map) + head_map.n_heads * CELL_WIDTH + RIGHT
+    return _left(head_map) + head_map.n_heads * _cell_width(head_map) + RIGHT
 
 
 def _axes(head_map: HeadMap, left: int, height: int) -> Iterator[str]:
+    across = _cell_width(head_map)
     middle = TOP + len(head_map.layers) * CELL_HEIGHT // 2
-    centre = left + head_map.n_heads * CELL_WIDTH // 2
+    centre = left + head_map.n_heads * across // 2
     yield f'<text class="axis" x="{centre}" y="{height - 3}">head</text>'
     yield f'<text class="axis" transform="translate(11 {middle}) rotate(-90)">layer</text>'
     for row, name in enumerate(head_map.layers):
         y = TOP + row * CELL_HEIGHT + CELL_HEIGHT // 2 + 4
         yield f'<text class="row" x="{left - 5}" y="{y}">{html.escape(name)}</text>'
     for column in range(head_map.n_heads):
-        x = left + column * CELL_WIDTH + CELL_WIDTH // 2
+        x = left + column * across + across // 2
         yield f'<text x="{x}" y="{height - BOTTOM + 14}">{column}</text>'
 
 
-def _fills(cell: Cell) -> Iterator[str]:
-    x, y = cell.head.head * CELL_WIDTH, cell.head.layer * CELL_HEIGHT
+def _fills(cell: Cell, across: int) -> Iterator[str]:
+    x, y = cell.head.head * across, cell.head.layer * CELL_HEIGHT
     tip = f"<title>{html.escape(cell.tip)}</title>"
-    strip = (CELL_WIDTH - 1) / len(cell.colours)
+    strip = (across - 1) / len(cell.colours)
     for index, colour in enumerate(cell.colours):
         yield (
             f'<rect x="{x + index * strip:g}" y="{y}" width="{strip:g}" '
@@ -91,16 +99,16 @@ def _fill(colour: str) -> str:
     return 'class="nothing"' if colour == NOTHING else f'fill="{colour}"'
 
 
-def _marks(cell: Cell) -> Iterator[str]:
-    x, y = cell.head.head * CELL_WIDTH, cell.head.layer * CELL_HEIGHT
-    right, bottom = x + CELL_WIDTH - 1, y + CELL_HEIGHT - 1
+def _marks(cell: Cell, across: int) -> Iterator[str]:
+    x, y = cell.head.head * across, cell.head.layer * CELL_HEIGHT
+    right, bottom = x + across - 1, y + CELL_HEIGHT - 1
     if not cell.is_measured:
         yield f'<path class="hatch" d="M{x} {bottom}L{right} {y}"/>'
     if cell.is_framed:
         yield f'<path class="frame" d="M{x + 1} {y + 1}H{right - 1}V{bottom - 1}H{x + 1}Z"/>'
     if cell.text:
         ink = ink_on(cell.colours[0])
-        yield f'<text x="{x + CELL_WIDTH // 2}" y="{y + 16}" fill="{ink}">{cell.text}</text>'
+        yield f'<text x="{x + across // 2}" y="{y + 16}" fill="{ink}">{cell.text}</text>'
 
 
 def _background(colour: str) -> str:

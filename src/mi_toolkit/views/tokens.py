@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 UNDECODABLE = "\N{REPLACEMENT CHARACTER}"
 SENTENCEPIECE_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 SPACE_SIGN = "\N{MIDDLE DOT}"
+
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
@@ -38,7 +41,7 @@ def _token_text(tokenizer: Any, token_id: int, piece: str | None) -> str:
 def _bytes_text(piece: str) -> str:
     """A byte-level piece byte by byte; any other as it is: SentencePiece writes bytes itself."""
     table = _byte_of_sign()
-    if not all(sign in table for sign in piece):
+    if _BYTE_PIECE.fullmatch(piece) or not all(sign in table for sign in piece):
         return piece
     return "".join(f"<0x{table[sign]:02X}>" for sign in piece)
 
@@ -57,7 +60,7 @@ def visible(text: str, *, longest: int = 18) -> str:
     r"""The text as a label: spaces as `·`, what does not print as its escape, the rest cut off.
 
     >>> visible(" Mary"), visible("\n"), visible("internationalisation")
-    ('·Mary', '\\n', 'internationalisa…')
+    ('·Mary', '\\n', 'internationalisat…')
     """
     signs = [
         SPACE_SIGN if sign == " " else sign if sign.isprintable() else _escaped(sign)
