@@ -69,6 +69,11 @@ def test_an_unknown_device_is_named(folder: Path) -> None:
     assert "No device is called 'gpu'" in refused(folder, device="gpu")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_a_device_that_is_not_there_says_so(folder: Path) -> None:
+    assert "The device 'cuda' cannot be used here: " in refused(folder, device="cuda")
+
+
 def test_a_path_that_is_not_there_says_where_it_looked(tmp_path: Path) -> None:
     assert f"in {Path.cwd()}" in refused("./nowhere")
     assert "There is no folder" in refused(tmp_path / "nowhere")

@@ -130,7 +130,7 @@ def _load_given(
             _tokenizer_source(name, hf_model, revision), revision=revision, trust_remote_code=False
         )
     if device is not None:
-        hf_model.to(device)
+        hf_model.to(_device(device))
     return _hooked(
         official,
         official,
@@ -200,8 +200,18 @@ def _device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError as error:
         raise ModelLoadError(
             f"No device is called {device!r}: 'cpu', 'cuda', 'cuda:1', 'mps'."
         ) from error
+    try:
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # A torch built without CUDA raises an AssertionError.
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelLoadError(
+            f"The device {str(device)!r} cannot be used here: {reason}. Leave device= out to take "
+            "what there is."
+        ) from error
+    return found
