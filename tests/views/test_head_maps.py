@@ -78,6 +78,12 @@ def test_what_is_not_applicable_has_no_map() -> None:
     assert [shown.title for shown in maps_of(report)] == ["labels", "first_token"]
 
 
+def test_a_report_of_nothing_still_has_its_maps() -> None:
+    shown = maps_of(made_report({"induction": torch.full((2, 2), NAN)}))
+    assert [head_map.title for head_map in shown] == ["labels", "induction"]
+    assert not any(cell.is_measured for cell in shown[1].cells)
+
+
 def test_an_unknown_behaviour_is_named() -> None:
     report = made_report({"induction": torch.rand(2, 2)})
     with pytest.raises(UnknownNameError, match="Did you mean 'induction'"):

@@ -165,12 +165,12 @@ def label_map(report: HeadReport) -> HeadMap:
 
 
 def maps_of(report: HeadReport) -> list[HeadMap]:
-    """Every map that the report has something to show on: labels, scope, then each behaviour."""
+    """Labels, scope, then each behaviour that could show; where none could, all of them, hatched."""
     maps = [label_map(report)] if report.label_names else []
     if "locality" in report.behaviours and report.applicable["locality"]:
         maps.append(scope_map(report))
     shown = [name for name in report.behaviours if report.applicable[name]]
-    return [*maps, *(behaviour_map(report, name) for name in shown)]
+    return [*maps, *(behaviour_map(report, name) for name in shown or report.behaviours)]
 
 
 def signed(figure: float) -> str:
