@@ -165,7 +165,7 @@ def label_map(report: HeadReport) -> HeadMap:
 
 
 def maps_of(report: HeadReport) -> list[HeadMap]:
-    """Labels, scope, then each behaviour that could show; where none could, all of them, hatched."""
+    """Labels, scope, then each behaviour that could show, or all of them hatched if none could."""
     maps = [label_map(report)] if report.label_names else []
     if "locality" in report.behaviours and report.applicable["locality"]:
         maps.append(scope_map(report))

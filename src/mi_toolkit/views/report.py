@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 from mi_toolkit.views.head_maps import figure_text, maps_of
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.section import Section
@@ -95,12 +96,13 @@ def _facts(report: HeadReport) -> str:
         f"{'with' if provenance.bos[name] else 'no'} BOS)"
         for name, batch in report.tokens.items()
     ]
-    intervals = sorted({report.interval[name] for name in report.label_names})
+    made = sorted(set(report.interval.values()) - {NOT_APPLICABLE, TOO_FEW})
+    intervals = f" Intervals: {', '.join(made)}." if made else ""
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
     return (
         f"{provenance.model} in {provenance.dtype} as {provenance.backend}{revision}. Measured on "
-        f"{' and '.join(stimuli)}, seed {provenance.seed}. "
-        f"Intervals: {', '.join(intervals)}. {versions}."
+        f"{' and '.join(stimuli)}, seed {provenance.seed}."
+        f"{intervals} {versions}."
     )
 
 
