@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
     from mi_toolkit.views.attention import view_attention as view_attention
+    from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.report import view_report as view_report
 
 _HOME = {
@@ -28,6 +29,7 @@ _HOME = {
     "HeadReport": "heads.report",
     "MODELS": "models.specs",
     "ModelFacts": "models.facts",
+    "Page": "views.page",
     "ModelSpec": "models.model_spec",
     "ablating": "interventions.ablation",
     "classify_heads": "heads.classify",

@@ -25,7 +25,8 @@ def track(
     if show is False or (show is None and not _watched()):
         yield from items
         return
-    from tqdm.auto import tqdm
+    # Not tqdm.auto: in a notebook without ipywidgets it warns.
+    from tqdm import tqdm
 
     delay = 2.0 if show is None else 0.0
     yield from tqdm(items, total=total, desc=label, unit=unit, delay=delay, leave=False)

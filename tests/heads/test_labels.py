@@ -35,6 +35,11 @@ def test_locality_is_a_scope_and_no_label() -> None:
     assert label_names(["induction", "locality", "diffuse"]) == ("induction", "diffuse")
 
 
+def test_without_a_behaviour_to_label_every_head_is_there_and_unlabelled() -> None:
+    low = {"locality": grid(0.7, 0.1)}
+    assert labels_of(low, low).shape == (0, 1, 2)
+
+
 def test_a_scope_is_told_only_by_an_interval_on_one_side_and_enough_rows() -> None:
     low = grid(0.6, 0.2, 0.4, 0.6, torch.nan)
     high = grid(0.8, 0.4, 0.6, 0.8, torch.nan)

@@ -39,7 +39,9 @@ def label_heads(
         if name == "positional" and "diffuse" in score:
             clears &= ~(score["diffuse"] >= (BEHAVIOURS["diffuse"].min_label or 1.0))
         rows.append(clears)
-    return torch.stack(rows) if rows else torch.zeros(0, 0, 0, dtype=torch.bool)
+    if not rows:
+        return torch.zeros(0, *next(iter(ci_low.values())).shape, dtype=torch.bool)
+    return torch.stack(rows)
 
 
 def scope_of_heads(
