@@ -80,10 +80,11 @@ def ablating(
     if not by_layer:
         yield
         return
-    batch = tokenise(model, reference) if isinstance(reference, str | list | Tensor) else reference
+    if reference is not None and not isinstance(reference, TokenBatch):
+        reference = tokenise(model, reference)
     fired: Counter[str] = Counter()
     hooks = [
-        (name, _counted(name, hook, fired)) for name, hook in KINDS[how](model, by_layer, batch)
+        (name, _counted(name, hook, fired)) for name, hook in KINDS[how](model, by_layer, reference)
     ]
     with model.hooks(fwd_hooks=hooks):
         yield
