@@ -82,7 +82,8 @@ def opened(
         context.route("**/*", refuse_outsiders)
         opened_page.page.on("console", note_console)
         opened_page.page.on("pageerror", lambda error: opened_page.errors.append(str(error)))
-        opened_page.page.goto(own, wait_until="load")
+        # Not at "load": what a script asks for then may not have been heard of yet.
+        opened_page.page.goto(own, wait_until="networkidle")
         yield opened_page
     finally:
         context.close()
