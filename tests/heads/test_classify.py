@@ -104,7 +104,8 @@ def test_the_standard_protocol_labels_each_behaviour_at_home() -> None:
     random, text = report.on("repeated_random"), report.on("natural")
     row = report.index("induction")
     assert torch.equal(report.lift[row], random.lift[row])
-    assert torch.equal(report["locality"], text["locality"])
+    # NaN where a head rests on the sink: it looks nowhere near or far.
+    assert torch.allclose(report["locality"], text["locality"], rtol=0, atol=0, equal_nan=True)
     assert not torch.equal(random["induction"], text["induction"])
     assert random.applicable["positional"] is False
     assert report.n_sequences["induction"] == 32
