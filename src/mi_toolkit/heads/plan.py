@@ -68,14 +68,6 @@ class Plan:
         """How many of the behaviours are mask behaviours."""
         return sum(isinstance(behaviour, MaskBehaviour) for behaviour in self.behaviours)
 
-    @property
-    def needs_rows(self) -> bool:
-        """Whether any distribution behaviour can be measured."""
-        return any(
-            isinstance(behaviour, DistributionBehaviour) and eligibility.n_queries > 0
-            for behaviour, eligibility in zip(self.behaviours, self.eligibility, strict=True)
-        )
-
 
 def make_plan(
     batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: int | None, stimulus: str

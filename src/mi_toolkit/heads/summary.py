@@ -62,17 +62,19 @@ def summarise(measurement: Measurement, *, seed: int) -> LayerFigures:
                 lift(score, null) if is_mask else torch.full_like(score, torch.nan),
                 low,
                 high,
+                units.n_queries,
             )
         )
         kinds.append(_kind(eligibility.n_queries, eligibility.by_sequence, units.n_queries))
-    score, null, lifts, low, high = (torch.stack(column) for column in zip(*rows, strict=True))
+    columns = (torch.stack(column) for column in zip(*rows, strict=True))
+    score, null, lifts, low, high, n_queries = columns
     return LayerFigures(
         score=score,
         null=null,
         lift=lifts,
         ci_low=low,
         ci_high=high,
-        n_queries=torch.stack([measurement.unit_sums(i).n_queries for i in range(len(behaviours))]),
+        n_queries=n_queries,
         interval=tuple(kinds),
     )
 
