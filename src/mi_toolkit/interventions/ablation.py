@@ -122,12 +122,14 @@ def heads_by_layer(model: HookedModel, heads: Iterable[HeadName]) -> dict[int, l
 
 
 def _counted(name: str, hook: HookFunction, fired: Counter[str]) -> HookFunction:
-    def counting(activation: Tensor, hook_point: Any = None, **_: Any) -> Tensor | None:
-        fired[name] += 1
-        return hook(activation)
+    replace = hook
 
-    # TransformerLens calls hooks as (activation, hook=point).
-    return lambda activation, hook: counting(activation, hook)
+    # TransformerLens passes the hook point by keyword, under this very name.
+    def counting(activation: Tensor, hook: Any) -> Tensor | None:
+        fired[name] += 1
+        return replace(activation)
+
+    return counting
 
 
 def _replacing(
