@@ -65,12 +65,13 @@ def best_heads(name: str, model: HookedModel) -> list[str]:
     report = mi.classify_heads(model)
     cells = [name]
     for behaviour in LABELS:
-        lift = report[behaviour].nan_to_num(-torch.inf)
-        head = mi.Head(*divmod(int(lift.argmax()), lift.shape[1]))
+        head = report.strongest(behaviour)
         row = report.index(behaviour)
         low, high = (float(ends[row][head]) for ends in (report.ci_low, report.ci_high))
         count = len(report.heads(behaviour))
-        cells.append(f"{head} {float(lift[head]):.2f} [{low:.2f}, {high:.2f}] ({count})")
+        cells.append(
+            f"{head} {float(report[behaviour][head]):.2f} [{low:.2f}, {high:.2f}] ({count})"
+        )
     scopes = [len(report.heads(scope)) for scope in ("local", "global", "undetermined")]
     return [*cells, " / ".join(map(str, scopes))]
 

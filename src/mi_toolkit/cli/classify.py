@@ -148,11 +148,9 @@ def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None)
 
 def pictured_heads(report: HeadReport) -> list[Head]:
     """The strongest heads of each label, label by label, then the first of each behaviour."""
-    from mi_toolkit.cli.report_text import strongest
-
     labelled = [head for name in report.label_names for head in report.heads(name)[:PICTURED_HEADS]]
-    tops = [strongest(report, name) for name in report.behaviours if report.applicable[name]]
-    return list(dict.fromkeys([*labelled, *tops])) or [strongest(report, report.behaviours[0])]
+    tops = [report.strongest(name) for name in report.behaviours if report.applicable[name]]
+    return list(dict.fromkeys([*labelled, *tops])) or [report.strongest(report.behaviours[0])]
 
 
 def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None:

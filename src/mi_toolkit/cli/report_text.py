@@ -35,12 +35,6 @@ def report_lines(
     yield from columns([[note] for note in _notes(report)], width=width)
 
 
-def strongest(report: HeadReport, behaviour: str) -> Head:
-    """The head with the highest figure, labelled or not."""
-    figures = report[behaviour].nan_to_num(-1e9)
-    return Head(*divmod(int(figures.argmax()), figures.shape[1]))
-
-
 def _heading(report: HeadReport) -> Iterator[str]:
     n_layers, n_heads = report.scope.shape
     shared = f" (keys and values: {report.n_kv_heads})" if report.n_kv_heads != n_heads else ""
@@ -99,19 +93,17 @@ def figure(report: HeadReport, behaviour: str, head: Head) -> str:
 
 
 def _heads(report: HeadReport, name: str, room: int) -> str:
-    behaviour = BEHAVIOURS[name]
-    if not report.applicable[name]:
-        if report.stimulus[name] in getattr(behaviour, "excluded_stimuli", ()):
-            return f"not measured on {report.stimulus[name]}, where it would mislead"
-        return f"not applicable here: needs {behaviour.trigger}"
+    hindrance = report.hindrance(name)
+    if hindrance is not None:
+        return hindrance
     if report.interval[name] == TOO_FEW:
         return (
             f"too few queries for an interval ({report.n_queries[name]}): a longer prompt gives "
-            f"more; highest {figure(report, name, strongest(report, name))}"
+            f"more; highest {figure(report, name, report.strongest(name))}"
         )
     heads = report.heads(name)
     if not heads:
-        return f"none; highest {figure(report, name, strongest(report, name))}"
+        return f"none; highest {figure(report, name, report.strongest(name))}"
     return _listed([figure(report, name, head) for head in heads], room)
 
 

@@ -147,6 +147,23 @@ class HeadReport:
         found = [Head(*index) for index in marked.nonzero().tolist()]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
 
+    def strongest(self, behaviour: str) -> Head:
+        """The head with the highest figure, labelled or not.
+
+        Raises:
+            UnknownNameError: the report does not have the behaviour.
+        """
+        figures = self[behaviour].nan_to_num(-torch.inf)
+        return Head(*divmod(int(figures.argmax()), figures.shape[1]))
+
+    def hindrance(self, behaviour: str) -> str | None:
+        """Why nothing here could show a behaviour, and what could; None where something did."""
+        if self.applicable[behaviour]:
+            return None
+        if self.stimulus[behaviour] in getattr(BEHAVIOURS[behaviour], "excluded_stimuli", ()):
+            return f"not measured on {self.stimulus[behaviour]}, where it would mislead"
+        return f"not applicable here: needs {BEHAVIOURS[behaviour].trigger}"
+
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
         """The labels of one head, in the report's order; its scope is not among them."""
         layer, index = Head.of(head)
@@ -191,17 +208,15 @@ class HeadReport:
         return lines
 
     def _label_line(self, name: str, most: int = 6) -> str:
-        if not self.applicable[name]:
-            if self.stimulus[name] in getattr(BEHAVIOURS[name], "excluded_stimuli", ()):
-                return f"not measured on {self.stimulus[name]}, where it would mislead"
-            return f"not applicable here: needs {BEHAVIOURS[name].trigger}"
+        hindrance = self.hindrance(name)
+        if hindrance is not None:
+            return hindrance
         if self.interval[name] == "too few":
             return f"too few queries ({self.n_queries[name]}) for an interval"
         heads = self.heads(name)
         if not heads:
-            best = self[name].nan_to_num(-torch.inf)
-            strongest = Head(*divmod(int(best.argmax()), best.shape[1]))
-            return f"none (strongest {strongest} {float(best.max()):.2f})"
+            strongest = self.strongest(name)
+            return f"none (strongest {strongest} {float(self[name][strongest]):.2f})"
         shown = ", ".join(f"{head} {float(self[name][head]):.2f}" for head in heads[:most])
         more = f", and {len(heads) - most} more" if len(heads) > most else ""
         return f"{len(heads)} {'head' if len(heads) == 1 else 'heads'}: {shown}{more}"
