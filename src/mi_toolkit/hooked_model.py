@@ -53,6 +53,14 @@ def pattern_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_pattern"
 
 
+def z_hook(layer: int) -> str:
+    """The name of the hook point with a layer's head outputs before `W_O`.
+
+    `["batch position head d_head"]`, per query head where keys and values are shared.
+    """
+    return f"blocks.{layer}.attn.hook_z"
+
+
 def attention_layers(model: HookedModel) -> list[int]:
     """The layers whose attention pattern can be hooked: all of them, unless the model is a hybrid.
 

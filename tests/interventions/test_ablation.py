@@ -8,7 +8,8 @@ import torch
 from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
-from mi_toolkit.interventions.ablation import KINDS, ablating, mean_outputs, z_hook
+from mi_toolkit.hooked_model import z_hook
+from mi_toolkit.interventions.ablation import KINDS, ablating, mean_outputs
 from mi_toolkit.prompts.tokens import from_sequences
 from tests.models_here import TOYS, loaded, untouched
 

@@ -1,24 +1,18 @@
-"""One hooked pass: every layer's attention pattern is shown to a visitor, then dropped."""
+"""Attention patterns out of a hooked pass, one layer's at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating, pattern_hook
+from mi_toolkit.hooked_model import HookedModel, pattern_hook
+from mi_toolkit.hooked_pass import visit_activations
 
 Visitor = Callable[[int, Tensor], None]
 """`(layer, patterns ["sequence head query key"])`; the patterns are gone after the call."""
-
-
-class _LastPatternSeen(Exception):
-    """Leaves a forward pass that has nothing more to show."""
 
 
 def visit_patterns(
@@ -29,34 +23,13 @@ def visit_patterns(
 ) -> None:
     """Run `ids` and show `visit` the pattern of each of `layers`, first to last.
 
-    The pass stops behind the last of them: no later layer and no unembedding is computed. Nothing
-    is masked, so `ids` are padded on the right, if at all. The model's mode comes back as it was.
-
     Raises:
         HookError: a layer's hook did not fire.
     """
-    waiting = set(layers)
-
-    def showing(layer: int) -> HookFunction:
-        def show(patterns: Float[Tensor, "sequence head query key"], hook: Any) -> None:
-            waiting.discard(layer)
-            visit(layer, patterns.detach())
-            if not waiting:
-                raise _LastPatternSeen
-
-        return show
-
-    ids = ids.to(model.cfg.device)
-    hooks = [(pattern_hook(layer), showing(layer)) for layer in layers]
-    stopping = suppress(_LastPatternSeen)
-    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=hooks), stopping:
-        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
-    if waiting:
-        raise HookError(
-            f"{pattern_hook(min(waiting))} of {model.cfg.model_name} did not fire, so the layer's "
-            "attention is unknown. Load the model with attn_implementation='eager': fused "
-            "attention does not give its pattern."
-        )
+    layer_of = {pattern_hook(layer): layer for layer in layers}
+    visit_activations(
+        model, ids, list(layer_of), lambda name, patterns: visit(layer_of[name], patterns)
+    )
 
 
 def patterns_of(

@@ -26,7 +26,8 @@ from torch import Tensor
 from mi_toolkit.errors import HookError, PromptError, UnknownNameError, unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
-from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, evaluating
+from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, z_hook
+from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.prompts.stimuli import natural
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
@@ -94,11 +95,6 @@ def ablating(
                 f"{z_hook(layer)} of {model.cfg.model_name} did not fire inside ablating(...), so "
                 f"its heads {list(by_layer[layer])} were not ablated. Run the model inside."
             )
-
-
-def z_hook(layer: int) -> str:
-    """The name of the hook point with a layer's head outputs, before `W_O`."""
-    return f"blocks.{layer}.attn.hook_z"
 
 
 def heads_by_layer(model: HookedModel, heads: Iterable[HeadName]) -> dict[int, list[int]]:
@@ -282,19 +278,11 @@ def _outputs(
     model: HookedModel, layers: Sequence[int], batch: TokenBatch
 ) -> dict[int, Float[Tensor, "batch position head d_head"]]:
     """Each layer's head outputs in a clean run, on the CPU in float32."""
+    layer_of = {z_hook(layer): layer for layer in layers}
     kept: dict[int, Tensor] = {}
 
-    def keeping(layer: int) -> HookFunction:
-        def keep(z: Tensor, hook: Any) -> None:
-            kept[layer] = z.detach().to(device="cpu", dtype=torch.float32, copy=True)
+    def keep(name: str, z: Tensor) -> None:
+        kept[layer_of[name]] = z.to(device="cpu", dtype=torch.float32, copy=True)
 
-        return keep
-
-    ids = batch.ids.to(model.cfg.device)
-    hooks = [(z_hook(layer), keeping(layer)) for layer in layers]
-    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
-    missing = [layer for layer in layers if layer not in kept]
-    if missing:
-        raise HookError(f"{z_hook(missing[0])} of {model.cfg.model_name} did not fire.")
+    visit_activations(model, batch.ids, list(layer_of), keep)
     return kept
