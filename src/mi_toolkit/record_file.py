@@ -1,0 +1,65 @@
+"""Results on disk: one safetensors file, what is not a tensor as JSON in its header. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mi_toolkit.errors import ReportError
+from mi_toolkit.files import written_whole
+
+
+def save_record(
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> None:
+    """Write tensors and the record beside them, whole or not at all.
+
+    Args:
+        path: the file.
+        format: what the file holds and its version, such as `mi_toolkit head report 1`.
+        tensors: by name.
+        record: plain values that JSON can hold.
+    """
+    metadata = {"format": format, "report": json.dumps(record)}
+    with written_whole(path) as draft:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=metadata)
+
+
+def load_record(
+    path: str | os.PathLike[str], *, format: str, kind: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save_record` wrote.
+
+    Args:
+        path: the file.
+        format: the format that it must have been saved with.
+        kind: what it is called in an error, such as `head report`.
+
+    Raises:
+        ReportError: no such file, it is damaged, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise ReportError(f"There is no {kind} at {path}.")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+    if metadata.get("format") != format:
+        raise ReportError(
+            f"{path} is a safetensors file, but holds no {kind} of this version "
+            f"({metadata.get('format', 'no format named')}; wanted {format!r})."
+        )
+    return tensors, json.loads(metadata["report"])
