@@ -66,10 +66,10 @@ class AttentionView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write a picture of all heads, side by side."""
-        from mi_toolkit.views.figures import pattern_grid, save_png
+        from mi_toolkit.views.figures import pattern_grid, save_figure
 
         labels = [visible(token) for token in self.tokens]
-        save_png(pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path)
+        save_figure(pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path)
 
     def _which(self) -> str:
         layers = sorted({head.layer for head in self.heads})

@@ -52,9 +52,9 @@ class ReportView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write all maps as one picture."""
-        from mi_toolkit.views.figures import report_grid, save_png
+        from mi_toolkit.views.figures import report_grid, save_figure
 
-        save_png(report_grid(self.report), path)
+        save_figure(report_grid(self.report), path)
 
     def _title(self) -> str:
         n_layers, n_heads = self.report.scope.shape

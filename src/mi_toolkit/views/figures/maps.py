@@ -1,43 +1,24 @@
-"""Pictures by matplotlib, whose only door this is: head maps and patterns, for papers and slides.
-
-Figures are made without pyplot, so that nobody's current figure, style or backend changes, and
-laid out in inches: matplotlib's own layout engine takes seconds over a large model's ticks.
-"""
+"""Maps of heads: layers downwards, heads across, one thing about every head in colour."""
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Sequence
-from typing import Any
-
-import matplotlib as mpl
-import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import fontManager
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
-from mi_toolkit.files import written_whole
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.views import head_maps
-from mi_toolkit.views.colours import FRAME, SEQUENTIAL, UNMEASURED, ink_on
+from mi_toolkit.views.colours import FRAME, ink_on
+from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
 from mi_toolkit.views.head_maps import Cell, HeadMap, Scale
 
 CELL_WIDTH, CELL_HEIGHT = 0.34, 0.24
 TOP, BOTTOM, RIGHT = 0.45, 0.5, 1.25
 MAP_COLUMNS = 3
-MAX_TICKS = 40
-DOTS_PER_INCH = 160
-
-FONTS = (
-    "DejaVu Sans|Noto Sans CJK SC|Noto Sans CJK JP|Microsoft YaHei|PingFang SC|Hiragino Sans GB|"
-    "Arial Unicode MS"
-).split("|")
 
 
 def head_map(report: HeadReport, behaviour: str, ax: Axes | None = None) -> Axes:
@@ -79,73 +60,8 @@ def report_grid(report: HeadReport) -> Figure:
     for index, shown in enumerate(maps):
         row, column = divmod(index, n_columns)
         _drawn(shown, _panel(figure, shown, column * width, 0.5 + row * height))
-    figure.text(
-        0.12 / figure.get_figwidth(),
-        1 - 0.3 / figure.get_figheight(),
-        f"Heads of {report.provenance.model}",
-        fontsize=13,
-        weight="bold",
-        parse_math=False,
-    )
+    title(figure, f"Heads of {report.provenance.model}")
     return figure
-
-
-def pattern_grid(
-    patterns: Float[Tensor, "head query key"], labels: Sequence[str], names: Sequence[str]
-) -> Figure:
-    """Attention patterns side by side, queries downwards, keys across.
-
-    Tokens are named at the left and at the foot; of more than 40 only some, evenly spaced.
-    """
-    n_heads, n_tokens, _ = patterns.shape
-    side = min(max(0.15 * n_tokens, 1.6), 5.0)
-    n_columns = min(n_heads, max(1, round(12 / side)))
-    n_rows = -(-n_heads // n_columns)
-    margin = 0.4 + 0.062 * max(len(label) for label in labels)
-    cell, foot = side + 0.4, margin + 0.1
-    figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
-    shades = _colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
-    future = ~np.tri(n_tokens, dtype=bool)
-    places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
-    ticks = [labels[place] for place in places]
-    for index, name in enumerate(names):
-        row, column = divmod(index, n_columns)
-        panel = _axes_at(figure, margin + column * cell, 0.3 + row * cell, side, side)
-        picture = panel.imshow(
-            np.ma.array(patterns[index].numpy(), mask=future),
-            cmap=shades,
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-        )
-        panel.set_title(name, fontsize=9)
-        at_foot, at_left = index + n_columns >= n_heads, column == 0
-        panel.set_xticks(
-            places, ticks if at_foot else [], rotation=90, fontsize=7, **_as_written(at_foot)
-        )
-        panel.set_yticks(places, ticks if at_left else [], fontsize=7, **_as_written(at_left))
-        panel.tick_params(length=2, color="#999999")
-    _bar(figure, picture, 0.3, min(side, 2.5))
-    figure.text(
-        0.1 / figure.get_figwidth(),
-        0.12 / figure.get_figheight(),
-        "rows: the token that looks (query); columns: the token looked at (key); colour: attention",
-        fontsize=8,
-    )
-    return figure
-
-
-def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure to a PNG file, whole or not at all."""
-    installed = {font.name for font in fontManager.ttflist}
-    with (
-        written_whole(path) as draft,
-        mpl.rc_context({"font.family": [font for font in FONTS if font in installed]}),
-        warnings.catch_warnings(),
-    ):
-        # A script that no installed font has is shown as boxes, which says as much.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(draft, format="png", dpi=DOTS_PER_INCH, facecolor="white")
 
 
 def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
@@ -182,7 +98,7 @@ def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
 def _draw_figures(ax: Axes, values: Float[Tensor, "layer head"], scale: Scale) -> None:
     mesh = ax.pcolormesh(
         values.numpy(),
-        cmap=_colour_map(scale.stops),
+        cmap=colour_map(scale.stops),
         norm=Normalize(scale.low, 1),
         edgecolors="white",
         linewidth=0.5,
@@ -255,29 +171,8 @@ def _panel_size(shown: HeadMap) -> tuple[float, float]:
 
 def _panel(figure: Figure, shown: HeadMap, x: float, y: float) -> Axes:
     width, height = shown.n_heads * CELL_WIDTH, len(shown.layers) * CELL_HEIGHT
-    return _axes_at(figure, x + _left(shown), y + TOP, width, height)
+    return axes_at(figure, x + _left(shown), y + TOP, width, height)
 
 
 def _left(shown: HeadMap) -> float:
     return 0.4 + 0.065 * max(len(name) for name in shown.layers)
-
-
-def _axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
-    """Axes with their upper left corner at `x`, `y`; all in inches from the figure's own."""
-    across, down = figure.get_figwidth(), figure.get_figheight()
-    return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
-
-
-def _bar(figure: Figure, picture: Any, y: float, height: float) -> None:
-    at = _axes_at(figure, figure.get_figwidth() - 0.65, y, 0.12, height)
-    figure.colorbar(picture, cax=at)
-    at.tick_params(labelsize=7, length=2)
-
-
-def _colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
-    return LinearSegmentedColormap.from_list("mi_toolkit", list(stops))
-
-
-def _as_written(labels: bool) -> dict[str, bool]:
-    """A token such as `$x$` is no formula; without labels there is nothing to say it of."""
-    return {"parse_math": False} if labels else {}

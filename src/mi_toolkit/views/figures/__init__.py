@@ -1,0 +1,8 @@
+"""Pictures by matplotlib, whose only door this is: for papers and slides."""
+
+from mi_toolkit.views.figures.maps import head_map as head_map
+from mi_toolkit.views.figures.maps import label_map as label_map
+from mi_toolkit.views.figures.maps import report_grid as report_grid
+from mi_toolkit.views.figures.maps import scope_map as scope_map
+from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid
+from mi_toolkit.views.figures.sheet import save_figure as save_figure

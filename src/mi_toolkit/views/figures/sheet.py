@@ -1,0 +1,78 @@
+"""The sheet that every picture is drawn on: sizes in inches, fonts, colours, files.
+
+Figures are made without pyplot, so that nobody's current figure, style or backend changes, and
+laid out in inches: matplotlib's own layout engine takes seconds over a large model's ticks.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+
+from mi_toolkit.files import written_whole
+
+DOTS_PER_INCH = 160
+
+FONTS = (
+    "DejaVu Sans|Noto Sans CJK SC|Noto Sans CJK JP|Microsoft YaHei|PingFang SC|Hiragino Sans GB|"
+    "Arial Unicode MS"
+).split("|")
+
+
+def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes with their upper left corner at `x`, `y`; all in inches from the figure's own."""
+    across, down = figure.get_figwidth(), figure.get_figheight()
+    return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
+
+
+def colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
+    """A continuous scale through the given colours."""
+    return LinearSegmentedColormap.from_list("mi_toolkit", list(stops))
+
+
+def title(figure: Figure, text: str) -> None:
+    """The picture's title, in its upper left corner, half an inch high."""
+    figure.text(
+        0.12 / figure.get_figwidth(),
+        1 - 0.3 / figure.get_figheight(),
+        text,
+        fontsize=13,
+        weight="bold",
+        parse_math=False,
+    )
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure, whole or not at all: a PNG file, or SVG where the name ends in `.svg`.
+
+    Equal figures give equal files: neither holds a date or a random id.
+    """
+    installed = {font.name for font in fontManager.ttflist}
+    settings = {
+        "font.family": [font for font in FONTS if font in installed],
+        "svg.fonttype": "none",
+        "svg.hashsalt": "mi_toolkit",
+    }
+    is_svg = Path(path).suffix.casefold() == ".svg"
+    with (
+        written_whole(path) as draft,
+        mpl.rc_context(settings),
+        warnings.catch_warnings(),
+    ):
+        # A script that no installed font has is shown as boxes, which says as much.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(
+            draft,
+            format="svg" if is_svg else "png",
+            dpi=DOTS_PER_INCH,
+            facecolor="white",
+            metadata={"Date": None} if is_svg else None,
+        )
