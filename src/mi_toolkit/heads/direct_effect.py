@@ -1,0 +1,164 @@
+"""Direct effects on the logits: what a head writes, read through final norm and unembedding.
+
+1. A head writes `w = z W_O` into the residual stream. With its scale `s` frozen the final norm is
+   linear, so logit `v` gets `e_v · w / s`, where `e_v = P (gain * W_U[:, v])` and `P` takes the mean
+   off (LayerNorm) or nothing (RMSNorm).
+2. Set against the vocabulary, in standard deviations over it: `(e_t - mean_v e_v) · w / sd_v(e_v · w)`.
+   `s` cancels, and so does every constant that multiplies all logits.
+3. `sd_v(e_v · w)` is `sqrt(z M z)` with `M = W_O C W_O'` and `C` the covariance of `e_v` over the
+   vocabulary, so no logits are ever computed.
+
+Logits here are before a soft cap, where a model has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.hooked_model import HookedModel
+
+VOCABULARY_BLOCK = 8192
+"""Vocabulary rows that are made float32 and normed together."""
+
+_PROBE = 100.0
+"""Size of the vectors that a norm is probed with: next to it the norm's epsilon is nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FrozenNorm:
+    """The linear map that a norm is where its scale is held fixed, up to that scale."""
+
+    gain: Float[Tensor, " d_model"]
+    """What each coordinate is multiplied by."""
+
+    centred: bool
+    """Whether the mean is taken off first, as LayerNorm does and RMSNorm does not."""
+
+    def __call__(self, write: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """What the norm makes of a vector in the residual stream."""
+        return self._centre(write) * self.gain
+
+    def transposed(
+        self, reader: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
+        """What a vector that reads the norm's output reads from its input."""
+        return self._centre(reader * self.gain)
+
+    def _centre(self, vector: Tensor) -> Tensor:
+        return vector - vector.mean(dim=-1, keepdim=True) if self.centred else vector
+
+
+def frozen_norm(norm: Callable[[Tensor], Tensor], example: Tensor) -> FrozenNorm:
+    """The linear map of a norm, found by what it does, whatever its weights are called.
+
+    Args:
+        norm: LayerNorm or RMSNorm over the last axis.
+        example: a tensor of the norm's width, dtype and device.
+
+    Raises:
+        UnsupportedModelError: an odd width.
+    """
+    d_model = example.shape[-1]
+    if d_model % 2:
+        raise UnsupportedModelError(f"A norm of odd width, {d_model}, cannot be probed.")
+    signs = torch.ones(d_model, dtype=example.dtype, device=example.device)
+    signs[1::2] = -1
+    probes = _PROBE * torch.stack([torch.zeros_like(signs), signs, signs.abs()])
+    with torch.no_grad():
+        nothing, alternating, constant = norm(probes[:, None])[:, 0].float()
+    gain = (alternating - nothing) * signs
+    moved = (constant - nothing).abs().max()
+    return FrozenNorm(gain=gain, centred=bool(moved < 0.1 * gain.abs().max()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectiveUnembedding:
+    """Unembedding and final norm as one: the direction that raises each token's logit."""
+
+    unembedding: Float[Tensor, "d_model d_vocab"]
+    """The model's own `W_U`, in its dtype."""
+
+    norm: FrozenNorm
+    """The final norm."""
+
+    @cached_property
+    def mean(self) -> Float[Tensor, " d_model"]:
+        """The mean direction over the vocabulary."""
+        return self.norm.transposed(self.unembedding.float().mean(dim=-1))
+
+    @cached_property
+    def covariance(self) -> Float[Tensor, "d_model d_model"]:
+        """Of the directions over the vocabulary: `w C w` is the variance that a write `w` gives."""
+        d_model, d_vocab = self.unembedding.shape
+        total = self.unembedding.new_zeros(d_model, d_model, dtype=torch.float32)
+        for start in range(0, d_vocab, VOCABULARY_BLOCK):
+            block = self._directions(self.unembedding[:, start : start + VOCABULARY_BLOCK])
+            total.addmm_(block.T, block)
+        return total / d_vocab
+
+    def directions(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
+        """What raises each token's logit against the vocabulary's mean, up to the frozen scale."""
+        columns = self.unembedding[:, ids.flatten().to(self.unembedding.device)]
+        return self._directions(columns).reshape(*ids.shape, -1)
+
+    def _directions(self, columns: Tensor) -> Tensor:
+        return self.norm.transposed(columns.T.float()) - self.mean
+
+
+def effective_unembedding(model: HookedModel) -> EffectiveUnembedding:
+    """The model's unembedding with its final norm folded in; its weights are not touched.
+
+    Raises:
+        UnsupportedModelError: something other than one norm stands before the unembedding.
+    """
+    parts: Any = model
+    d_model = model.cfg.d_model
+    unembedding = parts.W_U.detach()
+    if not hasattr(parts, "ln_final") or unembedding.shape[0] != d_model:
+        raise UnsupportedModelError(
+            f"The direct effect of a head on the logits of {model.cfg.model_name} is not known: "
+            "between its residual stream and its unembedding stands something other than one norm."
+        )
+    norm = frozen_norm(parts.ln_final, unembedding[:, 0])
+    return EffectiveUnembedding(unembedding=unembedding, norm=norm)
+
+
+def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
+    """A layer's `W_O` in float32, with the norm behind it where there is one (Gemma 2, OLMo 2)."""
+    block = model.blocks[layer]  # type: ignore[attr-defined]
+    weights = block.attn.W_O.detach()
+    if not hasattr(block, "ln1_post"):
+        return weights.float()  # type: ignore[no-any-return]
+    return frozen_norm(block.ln1_post, weights[0, 0])(weights.float())
+
+
+def direct_effect(
+    z: Float[Tensor, "query head d_head"],
+    weights: Float[Tensor, "head d_head d_model"],
+    directions: Float[Tensor, "query d_model"],
+    covariance: Float[Tensor, "d_model d_model"],
+) -> Float[Tensor, "query head"]:
+    """Each head's effect along each query's direction, in standard deviations over the vocabulary.
+
+    0 where a head writes nothing that the unembedding reads.
+
+    Args:
+        z: the heads' outputs before `W_O`.
+        weights: their `W_O`.
+        directions: what raises the logit that is asked about, against the vocabulary's mean.
+        covariance: of all tokens' directions.
+    """
+    written = einsum(z, weights, "query head d_head, head d_head d_model -> query head d_model")
+    along = einsum(written, directions, "query head d_model, query d_model -> query head")
+    spread = einsum(weights @ covariance, weights, "head a d_model, head b d_model -> head a b")
+    variance = einsum(z, spread, z, "query head a, head a b, query head b -> query head")
+    return torch.where(variance > 0, along / variance.clamp_min(1e-30).sqrt(), 0.0)
