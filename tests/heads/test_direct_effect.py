@@ -1,4 +1,4 @@
-"""Direct effects against logits that the model itself computes, and norms against their own code."""
+"""Direct effects against the model's own logits, and norms against their own code."""
 
 from __future__ import annotations
 

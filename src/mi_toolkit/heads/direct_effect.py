@@ -1,10 +1,10 @@
 """Direct effects on the logits: what a head writes, read through final norm and unembedding.
 
 1. A head writes `w = z W_O` into the residual stream. With its scale `s` frozen the final norm is
-   linear, so logit `v` gets `e_v · w / s`, where `e_v = P (gain * W_U[:, v])` and `P` takes the mean
-   off (LayerNorm) or nothing (RMSNorm).
-2. Set against the vocabulary, in standard deviations over it: `(e_t - mean_v e_v) · w / sd_v(e_v · w)`.
-   `s` cancels, and so does every constant that multiplies all logits.
+   linear, so logit `v` gets `e_v · w / s`, where `e_v = P (gain * W_U[:, v])` and `P` takes the
+   mean off (LayerNorm) or nothing (RMSNorm).
+2. Set against the vocabulary, in standard deviations over it, that is
+   `(e_t - mean_v e_v) · w / sd_v(e_v · w)`: `s` cancels, as does all that scales every logit.
 3. `sd_v(e_v · w)` is `sqrt(z M z)` with `M = W_O C W_O'` and `C` the covariance of `e_v` over the
    vocabulary, so no logits are ever computed.
 
