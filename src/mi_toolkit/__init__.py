@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.classify import classify_heads as classify_heads
+    from mi_toolkit.heads.copying_scores import CopyingScores as CopyingScores
+    from mi_toolkit.heads.copying_scores import copying_scores as copying_scores
     from mi_toolkit.heads.head import Head as Head
     from mi_toolkit.heads.report import HeadReport as HeadReport
     from mi_toolkit.interventions.ablation import ablating as ablating
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "BEHAVIOURS": "heads.behaviours",
+    "CopyingScores": "heads.copying_scores",
     "Head": "heads.head",
     "HeadReport": "heads.report",
     "MODELS": "models.specs",
@@ -33,6 +36,7 @@ _HOME = {
     "ModelSpec": "models.model_spec",
     "ablating": "interventions.ablation",
     "classify_heads": "heads.classify",
+    "copying_scores": "heads.copying_scores",
     "describe_model": "models.describe",
     "load_model": "models.loading",
     "view_attention": "views.attention",

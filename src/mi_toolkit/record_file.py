@@ -50,7 +50,7 @@ def load_record(
         ReportError: no such file, it is damaged, or it holds something else.
     """
     if not Path(path).is_file():
-        raise ReportError(f"There is no {kind} at {path}.")
+        raise ReportError(f"No {kind} at {path}: there is no such file.")
     try:
         with safe_open(path, framework="pt") as stored:
             metadata = stored.metadata() or {}

@@ -9,6 +9,7 @@ import pandas as pd
 from mi_toolkit.heads.head import Head
 
 if TYPE_CHECKING:
+    from mi_toolkit.heads.copying_scores import CopyingScores
     from mi_toolkit.heads.report import HeadReport
 
 
@@ -55,3 +56,20 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
         frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def copying_table(scores: CopyingScores) -> pd.DataFrame:
+    """One row per head."""
+    n_layers, n_heads = scores.effect.shape
+    heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    frame = pd.DataFrame(
+        {
+            "model": scores.provenance.model,
+            "layer": [head.layer for head in heads],
+            "head": [head.head for head in heads],
+            "name": [str(head) for head in heads],
+        }
+    )
+    for field in ("effect", "ci_low", "ci_high", "eigenvalue_ratio"):
+        frame[field] = getattr(scores, field).flatten().numpy()
+    return frame

@@ -95,7 +95,7 @@ def test_an_interrupted_save_leaves_the_old_file(
 
 
 def test_what_is_no_report_says_so(tmp_path) -> None:
-    with pytest.raises(ReportError, match="There is no head report at"):
+    with pytest.raises(ReportError, match="No head report at"):
         HeadReport.load(tmp_path / "missing")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ReportError, match="is no safetensors file, or is damaged"):

@@ -29,6 +29,8 @@ from mi_toolkit.hooked_model import HookedModel
 VOCABULARY_BLOCK = 8192
 """Vocabulary rows that are made float32 and normed together."""
 
+_TINY = torch.finfo(torch.float32).tiny
+
 _PROBE = 100.0
 """Size of the vectors that a norm is probed with: next to it the norm's epsilon is nothing."""
 
@@ -157,8 +159,8 @@ def direct_effect(
         directions: what raises the logit that is asked about, against the vocabulary's mean.
         covariance: of all tokens' directions.
     """
-    written = einsum(z, weights, "query head d_head, head d_head d_model -> query head d_model")
-    along = einsum(written, directions, "query head d_model, query d_model -> query head")
+    read = einsum(directions, weights, "query d_model, head d_head d_model -> query head d_head")
     spread = einsum(weights @ covariance, weights, "head a d_model, head b d_model -> head a b")
-    variance = einsum(z, spread, z, "query head a, head a b, query head b -> query head")
-    return torch.where(variance > 0, along / variance.clamp_min(1e-30).sqrt(), 0.0)
+    spread_z = einsum(z, spread, "query head a, head a b -> query head b")
+    along, variance = (z * read).sum(dim=-1), (z * spread_z).sum(dim=-1)
+    return torch.where(variance > 0, along / variance.clamp_min(_TINY).sqrt(), 0.0)

@@ -1,0 +1,194 @@
+"""`copying_scores`: whether heads raise or lower the token that an earlier copy points to."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from einops import einsum, repeat
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_toolkit.heads.copying import CopyingMeasurement
+from mi_toolkit.heads.direct_effect import output_weights
+from mi_toolkit.heads.head import Head
+from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
+from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.progress import track
+from mi_toolkit.prompts.stimuli import repeated_random
+from mi_toolkit.provenance import Provenance
+from mi_toolkit.record_file import load_record, save_record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMAT = "mi_toolkit copying scores 1"
+BATCH = 8
+STIMULUS = "repeated_random"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CopyingScores:
+    """How strongly each head copies what it would find behind an earlier copy of the token."""
+
+    effect: Float[Tensor, "layer head"]
+    """Mean direct effect on the logit of the token to copy, against the vocabulary's mean, in
+    standard deviations over the vocabulary, the final norm's scale frozen. Above 0 it copies,
+    below 0 it suppresses. Of every head, whether it looks there or not."""
+
+    ci_low: Float[Tensor, "layer head"]
+    """Lower end of the 95% interval of the effect: a bootstrap over sequences."""
+
+    ci_high: Float[Tensor, "layer head"]
+    """Upper end of the same."""
+
+    eigenvalue_ratio: Float[Tensor, "layer head"]
+    """`Σλ / Σ|λ|` of `W_E W_V W_O W_U`, in [-1, 1]: what the weights alone would copy from
+    embedding to logits (Elhage et al. 2021). It decides nothing here: a head reads what earlier
+    layers made of the embedding, and plain induction heads of SmolLM2 have ratios below -0.4."""
+
+    n_sequences: int
+    """Random sequences that the effect rests on."""
+
+    n_queries: int
+    """Queries with a token to copy."""
+
+    provenance: Provenance
+    """Model, protocol and versions."""
+
+    def heads(self, *, suppressing: bool = False) -> list[Head]:
+        """The heads whose interval lies above 0 (below 0 for suppressing ones), strongest first.
+
+        Most of them do not look for anything to copy: `classify_heads` labels those that do.
+        """
+        sign = -1 if suppressing else 1
+        certain = self.ci_high < 0 if suppressing else self.ci_low > 0
+        found = [Head(*index) for index in certain.nonzero().tolist()]
+        return sorted(found, key=lambda head: -sign * float(self.effect[head]))
+
+    def to_pandas(self) -> DataFrame:
+        """One row per head."""
+        from mi_toolkit.tables import copying_table
+
+        return copying_table(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scores to one safetensors file."""
+        record = {
+            "n_sequences": self.n_sequences,
+            "n_queries": self.n_queries,
+            "provenance": asdict(self.provenance),
+        }
+        save_record(
+            path,
+            format=FORMAT,
+            tensors={name: getattr(self, name) for name in _TENSORS},
+            record=record,
+        )
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> CopyingScores:
+        """Read scores back.
+
+        Raises:
+            ReportError: no such file, or it holds no copying scores.
+        """
+        tensors, record = load_record(path, format=FORMAT, kind="copying scores")
+        provenance = Provenance(**record.pop("provenance"))
+        return CopyingScores(**tensors, **record, provenance=provenance)
+
+    def __repr__(self) -> str:
+        def shown(heads: list[Head]) -> str:
+            return ", ".join(f"{head} {float(self.effect[head]):+.1f}" for head in heads[:6])
+
+        return (
+            f"CopyingScores of {self.provenance.model}: {self.n_queries} queries in "
+            f"{self.n_sequences} random sequences, effects in sd over the vocabulary\n"
+            f"  copying      {shown(self.heads())}\n"
+            f"  suppressing  {shown(self.heads(suppressing=True))}"
+        )
+
+
+_TENSORS = ("effect", "ci_low", "ci_high", "eigenvalue_ratio")
+
+
+def copying_scores(
+    model: HookedModel, *, seed: int = 0, progress: bool | None = None
+) -> CopyingScores:
+    """Each head's direct effect on the token that it would copy, on random tokens given twice.
+
+    One pass over the standard protocol's 32 sequences, which stops behind the last head. The
+    effect is direct: what later layers make of a head's output is not in it.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        seed: of the random stimulus and the bootstrap.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        UnsupportedModelError: no attention to hook, or no single norm before the unembedding.
+        HookError: a head's hook did not fire.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> scores = mi.copying_scores(mi.load_model("toy-gpt2"))
+        >>> scores.heads()[0]  # the toy's induction head
+        L2H0
+    """
+    facts, layers = describe_model(model), attention_layers(model)
+    batch = repeated_random(model, seed=seed)
+    measurement = CopyingMeasurement(model, batch, {l: facts.windows[l] for l in layers})
+    layer_of = {z_hook(layer): layer for layer in layers}
+    starts = range(0, len(batch), BATCH)
+    for start in track(
+        starts, total=len(starts), label="copying scores", unit="batch", show=progress
+    ):
+        part = batch.part(start, min(start + BATCH, len(batch)))
+
+        def keep(name: str, z: Tensor, start: int = start) -> None:
+            measurement.add(layer_of[name], z, start)
+
+        visit_activations(model, part.ids, list(layer_of), keep)
+    figures = measurement.figures(seed=seed)
+    return CopyingScores(
+        effect=figures.effect,
+        ci_low=figures.ci_low,
+        ci_high=figures.ci_high,
+        eigenvalue_ratio=eigenvalue_ratios(model, layers),
+        n_sequences=figures.n_sequences,
+        n_queries=figures.n_queries,
+        provenance=Provenance(
+            model=facts.name,
+            revision=facts.revision,
+            backend=type(model).__name__,
+            dtype=facts.dtype,
+            seed=seed,
+            bos={STIMULUS: bool(batch.has_bos.all())},
+            bos_id=batch.bos_id,
+            prompts={STIMULUS: batch.digest},
+        ),
+    )
+
+
+def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "layer head"]:
+    """`Σλ / Σ|λ|` of each head's `W_E W_V W_O W_U`; NaN in layers that are not given.
+
+    The eigenvalues other than 0 of that `d_vocab` square matrix are those of
+    `W_O (W_U W_E) W_V`, of size `d_head`.
+    """
+    n_heads = int(model.cfg.n_heads)
+    ratios = torch.full((int(model.cfg.n_layers), n_heads), torch.nan)
+    unembedding: Tensor = model.W_U.detach()  # type: ignore[attr-defined]
+    embedding: Tensor = model.W_E.detach()  # type: ignore[attr-defined]
+    across = (unembedding @ embedding).float()
+    for layer in layers:
+        block = model.blocks[layer]  # type: ignore[attr-defined]
+        values = block.attn.W_V.detach().float()
+        shared = repeat(values, "kv m d -> (kv group) m d", group=n_heads // len(values))
+        small = einsum(output_weights(model, layer) @ across, shared, "h a m, h m b -> h a b")
+        eigenvalues = torch.linalg.eigvals(small)
+        ratios[layer] = (eigenvalues.sum(dim=-1).real / eigenvalues.abs().sum(dim=-1)).cpu()
+    return ratios

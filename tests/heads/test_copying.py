@@ -1,0 +1,147 @@
+"""Copying by known answers: heads built by hand, a trained head turned round, logits in full."""
+
+from __future__ import annotations
+
+import copy
+from functools import cache
+
+import pytest
+import torch
+
+from mi_toolkit.errors import ReportError
+from mi_toolkit.heads.copying import CopyingMeasurement, copy_queries
+from mi_toolkit.heads.copying_scores import CopyingScores, copying_scores, eigenvalue_ratios
+from mi_toolkit.heads.direct_effect import effective_unembedding, output_weights
+from mi_toolkit.heads.head import Head
+from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
+from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.models.loading import load_model
+from mi_toolkit.prompts.stimuli import repeated_random
+from mi_toolkit.prompts.tokens import from_sequences
+from tests.models_here import TOYS, loaded, untouched
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+scored = cache(lambda name: copying_scores(loaded(name)))
+
+
+def test_what_there_is_to_copy_is_what_followed_earlier_copies() -> None:
+    found = copy_queries(torch.tensor([7, 5, 6, 5, 8, 5]), has_bos=True, window=None)
+    assert found.positions.tolist() == [3, 5]
+    assert found.ids.tolist() == [6, 6, 8]
+    assert found.owner.tolist() == [0, 1, 1]
+
+
+def test_a_head_built_to_copy_and_one_built_to_suppress_are_told_apart() -> None:
+    model = loaded("toy-gpt2")
+    unembedding = effective_unembedding(model)
+    batch = repeated_random(model)
+    copied = unembedding.directions(batch.ids.roll(-1, dims=1))
+    onto = torch.linalg.pinv(output_weights(model, 1))
+    z = torch.stack([copied @ onto[0], -copied @ onto[1], 0 * copied @ onto[2]], dim=2)
+    idle = torch.randn(z[:, :, :1].shape, generator=torch.Generator().manual_seed(0))
+    measurement = CopyingMeasurement(model, batch, {1: None})
+    measurement.add(1, torch.cat([z, idle], dim=2), start=0)
+    figures = measurement.figures(seed=0)
+    assert figures.ci_low[1, 0] > 1
+    assert figures.ci_high[1, 1] < -1
+    assert figures.effect[1, 2] == 0
+    assert abs(figures.effect[1, 3]) < 0.2
+    assert figures.effect[0].isnan().all()
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None:
+    model = loaded(name)
+    batch = repeated_random(model).part(0, 2)
+    seen: dict[str, torch.Tensor] = {}
+    names = [z_hook(layer) for layer in attention_layers(model)]
+    visit_activations(model, batch.ids, names, lambda name, z: seen.setdefault(name, z.clone()))
+    measurement = CopyingMeasurement(model, batch, dict.fromkeys(attention_layers(model)))
+    for layer, hook in enumerate(names):
+        measurement.add(layer, seen[hook], start=0)
+    effect = measurement.figures(seed=0).effect
+    norm, unembed = untouched(name).base_model, model.W_U.double()
+    gain = effective_unembedding(model).norm.gain.double()
+    assert norm is not None
+    for layer, hook in enumerate(names):
+        for head in range(model.cfg.n_heads):
+            per_sequence = []
+            for sequence, ids in enumerate(batch.ids):
+                write = (
+                    seen[hook][sequence, :, head].double()
+                    @ model.blocks[layer].attn.W_O[head].double()
+                )
+                if "RMS" not in type(model.ln_final).__name__:
+                    write = write - write.mean(dim=-1, keepdim=True)
+                logits = (write * gain) @ unembed
+                # The second copy of 64 ids behind a BOS: each query's token came 64 earlier.
+                effects = [
+                    (logits[q, ids[q - 63]] - logits[q].mean()) / logits[q].std(correction=0)
+                    for q in range(65, 129)
+                ]
+                per_sequence.append(torch.stack(effects).mean())
+            expected = torch.stack(per_sequence).mean()
+            assert effect[layer, head].double() == pytest.approx(float(expected), abs=1e-4)
+
+
+def turned_round(name: str, head: Head) -> HookedModel:
+    """The bundled model with the output of one head negated in its own weights."""
+    model = copy.deepcopy(loaded(name))
+    weight = model.blocks[head.layer].attn.W_O
+    with torch.no_grad():
+        weight[head.head].neg_()
+    return model
+
+
+def test_the_trained_induction_head_copies_and_turned_round_suppresses() -> None:
+    head = Head(2, 0)
+    before = scored("toy-gpt2")
+    after = copying_scores(turned_round("toy-gpt2", head))
+    assert before.ci_low[head] > 2
+    assert torch.allclose(after.effect[head], -before.effect[head], atol=1e-5)
+    assert head in before.heads()
+    assert head in after.heads(suppressing=True)
+
+
+@pytest.mark.parametrize(("model_type", "n_kv_heads"), [("qwen2", 2), ("gpt_neox", 4)])
+def test_eigenvalue_ratios_equal_those_of_the_whole_matrix(
+    model_type: str, n_kv_heads: int
+) -> None:
+    hf_model = tiny_model(model_type, tie_word_embeddings=False, num_key_value_heads=n_kv_heads)
+    model = load_model(model_type, hf_model=hf_model, tokenizer=tiny_tokenizer())
+    ratios = eigenvalue_ratios(model, [1])
+    assert ratios[[0, 2, 3]].isnan().all()
+    attn = model.blocks[1].attn
+    for head in range(4):
+        values = attn.W_V[head * len(attn.W_V) // 4]
+        whole = model.W_E @ values @ attn.W_O[head] @ model.W_U
+        eigenvalues = torch.linalg.eigvals(whole.double())
+        expected = eigenvalues.sum().real / eigenvalues.abs().sum()
+        assert float(ratios[1, head]) == pytest.approx(float(expected), abs=1e-3)
+
+
+def test_few_sequences_get_an_interval_over_queries_and_few_queries_none() -> None:
+    model = loaded("toy-gpt2")
+    z = torch.randn(1, 24, 4, 32, generator=torch.Generator().manual_seed(0))
+    ids = list(range(20, 32))
+    for repeats, has_interval in [(12, True), (3, False)]:
+        batch = from_sequences([[*ids, *ids[:repeats]]], None)
+        measurement = CopyingMeasurement(model, batch, {0: None})
+        measurement.add(0, z, start=0)
+        figures = measurement.figures(seed=0)
+        assert figures.n_queries == repeats
+        assert bool(figures.effect[0].isfinite().all())
+        assert bool(figures.ci_low[0].isfinite().all()) == has_interval
+
+
+def test_scores_come_back_from_a_file_and_into_a_table(tmp_path) -> None:
+    scores = scored("toy-gpt2")
+    scores.save(tmp_path / "copying.safetensors")
+    again = CopyingScores.load(tmp_path / "copying.safetensors")
+    assert again.to_pandas().equals(scores.to_pandas())
+    assert repr(again) == repr(scores)
+    assert again.provenance == scores.provenance
+    row = scores.to_pandas().set_index("name").loc["L2H0"]
+    assert row["effect"] == pytest.approx(float(scores.effect[2, 0]))
+    with pytest.raises(ReportError, match="No copying scores at"):
+        CopyingScores.load(tmp_path / "missing")
