@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
+    from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
     from mi_toolkit.heads.copying_scores import CopyingScores as CopyingScores
     from mi_toolkit.heads.copying_scores import copying_scores as copying_scores
+    from mi_toolkit.heads.decorators import distribution_behaviour as distribution_behaviour
+    from mi_toolkit.heads.decorators import mask_behaviour as mask_behaviour
     from mi_toolkit.heads.head import Head as Head
+    from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
+    from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
     from mi_toolkit.heads.report import HeadReport as HeadReport
     from mi_toolkit.interventions.ablation import ablating as ablating
     from mi_toolkit.models.describe import describe_model as describe_model
@@ -28,9 +33,11 @@ if TYPE_CHECKING:
 _HOME = {
     "BEHAVIOURS": "heads.behaviours",
     "CopyingScores": "heads.copying_scores",
+    "DistributionBehaviour": "heads.kinds",
     "Head": "heads.head",
     "HeadReport": "heads.report",
     "MODELS": "models.specs",
+    "MaskBehaviour": "heads.kinds",
     "ModelFacts": "models.facts",
     "Page": "views.page",
     "ModelSpec": "models.model_spec",
@@ -38,7 +45,10 @@ _HOME = {
     "classify_heads": "heads.classify",
     "copying_scores": "heads.copying_scores",
     "describe_model": "models.describe",
+    "distribution_behaviour": "heads.decorators",
     "load_model": "models.loading",
+    "mask_behaviour": "heads.decorators",
+    "offset": "heads.behaviours",
     "view_attention": "views.attention",
     "view_report": "views.report",
 }

@@ -22,6 +22,10 @@ class ModelLoadError(MIToolkitError):
     """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
 
 
+class BehaviourError(MIToolkitError, ValueError):
+    """A behaviour that cannot be registered or measured: its name, its mask, its entry point."""
+
+
 class UnsupportedModelError(ModelLoadError):
     """A model that loads but whose attention cannot be hooked."""
 

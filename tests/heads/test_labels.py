@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import SCOPE_NAMES, label_heads, label_names, scope_of_heads
 
 
@@ -14,8 +16,12 @@ def grid(*values: float) -> torch.Tensor:
     return torch.tensor([values])
 
 
+def facts_of(*names: str) -> dict[str, BehaviourFacts]:
+    return {name: BEHAVIOURS[name].facts for name in names}
+
+
 def labels_of(ci_low: dict[str, torch.Tensor], score: dict[str, torch.Tensor]) -> torch.Tensor:
-    return label_heads(score, ci_low, min_lift=0.3)
+    return label_heads(score, ci_low, facts_of(*ci_low), min_lift=0.3)
 
 
 def test_a_mask_label_needs_the_lower_end_at_the_bar() -> None:
@@ -32,7 +38,7 @@ def test_a_positional_head_must_not_be_diffuse() -> None:
 
 
 def test_locality_is_a_scope_and_no_label() -> None:
-    assert label_names(["induction", "locality", "diffuse"]) == ("induction", "diffuse")
+    assert label_names(facts_of("induction", "locality", "diffuse")) == ("induction", "diffuse")
 
 
 def test_without_a_behaviour_to_label_every_head_is_there_and_unlabelled() -> None:

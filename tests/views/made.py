@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import label_heads, label_names, scope_of_heads
 from mi_toolkit.heads.report import HeadReport
@@ -28,7 +28,8 @@ def made_report(
     """A report in which each behaviour has the given lift or value; all NaN: not applicable."""
     names = [name for name in BEHAVIOURS if name in figures]
     values = torch.stack([figures[name] for name in names])
-    is_mask = torch.tensor([isinstance(BEHAVIOURS[name], MaskBehaviour) for name in names])
+    facts = {name: BEHAVIOURS[name].facts for name in names}
+    is_mask = torch.tensor([facts[name].has_chance for name in names])
     null = torch.where(is_mask[:, None, None], NULL, torch.nan).expand_as(values).clone()
     low, high = values - HALF_WIDTH, values + HALF_WIDTH
     score = torch.where(is_mask[:, None, None], values * (1 - NULL) + NULL, values)
@@ -39,6 +40,7 @@ def made_report(
     applicable = {name: not bool(figures[name].isnan().all()) for name in names}
     return HeadReport(
         behaviours=tuple(names),
+        facts=facts,
         score=score,
         null=null,
         lift=torch.where(is_mask[:, None, None], values, torch.nan),
@@ -46,8 +48,8 @@ def made_report(
         ci_high=high,
         head_queries=torch.full(values.shape, 100),
         coverage=coverage,
-        labels=label_heads(dict(zip(names, score, strict=True)), by_name, min_lift=0.3),
-        label_names=label_names(names),
+        labels=label_heads(dict(zip(names, score, strict=True)), by_name, facts, min_lift=0.3),
+        label_names=label_names(facts),
         scope=scope_of_heads(
             by_name.get("locality", unknown),
             dict(zip(names, high, strict=True)).get("locality", unknown),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mi_toolkit.cli.layout import columns, packed, wrapped
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
@@ -47,7 +46,7 @@ def _heading(report: HeadReport) -> Iterator[str]:
 
 
 def _group(report: HeadReport, name: str) -> tuple[bool, str]:
-    return isinstance(BEHAVIOURS[name], MaskBehaviour), report.stimulus[name]
+    return report.facts[name].has_chance, report.stimulus[name]
 
 
 def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
@@ -65,7 +64,7 @@ def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
 def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
     widest = max(map(len, report.label_names))
     room = width - widest - len("  chance  heads  ")
-    has_chance = any(isinstance(BEHAVIOURS[name], MaskBehaviour) for name in names)
+    has_chance = any(report.facts[name].has_chance for name in names)
     rows = [["", "chance" if has_chance else "", "heads", "strongest first, with 95% interval"]]
     for name in names:
         count = str(len(report.heads(name)) or _NONE) if report.applicable[name] else _NONE
@@ -130,13 +129,13 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
 def _notes(report: HeadReport) -> Iterator[str]:
     bars = (
         [f"lift {report.min_lift:g}"]
-        if any(isinstance(BEHAVIOURS[name], MaskBehaviour) for name in report.label_names)
+        if any(report.facts[name].has_chance for name in report.label_names)
         else []
     )
     bars += [
         f"{name} {bar:g}"
         for name in report.label_names
-        if (bar := BEHAVIOURS[name].min_label) is not None
+        if (bar := report.facts[name].min_label) is not None
     ]
     if bars:
         yield f"A label needs its interval's lower end at {', '.join(bars)} or above."

@@ -2,80 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Literal
+from collections.abc import Sequence
+from functools import lru_cache, partial
 
-from jaxtyping import Bool, Int
-from torch import Tensor
-
-from mi_toolkit.errors import unknown_name
+from mi_toolkit.errors import BehaviourError
 from mi_toolkit.heads import masks, scores
-
-Mask = Callable[[Int[Tensor, " position"], bool], Bool[Tensor, "position position"]]
-"""From one sequence's ids, and whether position 0 is a BOS, to the target keys of each query."""
-
-Terms = Callable[[scores.PatternRows, scores.PatternRows | None], scores.QueryTerms]
-"""From the patterns of a sequence and the next to each head's and query's part of a ratio."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Behaviour:
-    """Something a head may do, told by the attention pattern alone."""
-
-    name: str
-    """As in tables and labels."""
-
-    meaning: str
-    """What a head that does it attends to, in one line."""
-
-    trigger: str
-    """The prompt that gives the behaviour a chance to show."""
-
-    home: Literal["repeated_random", "natural"]
-    """The stimulus that the standard protocol labels it on."""
-
-    min_label: float | None
-    """The lower bound that `ci_low` must reach for the label; None for the caller's `min_lift`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskBehaviour(Behaviour):
-    """Attention to a set of target keys, scored against what even attention would score."""
-
-    targets: Mask
-    """Marks the target keys of each query."""
-
-    home: Literal["repeated_random", "natural"] = "repeated_random"
-    min_label: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistributionBehaviour(Behaviour):
-    """A figure of whole rows, with a scale of its own: no null, no lift."""
-
-    terms: Terms
-    """The numerator and denominator that each head and query adds."""
-
-    first_query: int
-    """The first query that can count."""
-
-    pools_queries: bool
-    """Whether the value is a ratio of sums over all queries, or a mean over sequences of means."""
-
-    compares_sequences: bool = False
-    """Whether it compares each sequence with the next."""
-
-    excluded_stimuli: tuple[str, ...] = ()
-    """Stimuli on which the figure would mislead, and is not given."""
-
-    home: Literal["repeated_random", "natural"] = "natural"
-
+from mi_toolkit.heads.kinds import Behaviour
+from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
+from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
+from mi_toolkit.heads.registry import BehaviourTable
 
 AnyBehaviour = MaskBehaviour | DistributionBehaviour
+"""The kinds that are measured on attention patterns."""
 
-_TABLE: tuple[AnyBehaviour, ...] = (
+
+@lru_cache
+def offset(distance: int) -> MaskBehaviour:
+    """Attention to the token exactly `distance` places back; by name, `offset_3` for 3.
+
+    `previous_token` is `offset(1)`. The table knows every `offset_D`, so that
+    `classify_heads(model, behaviours=["offset_3"])` works without a call of this function. On
+    `repeated_random`, whose copies lie 64 apart, an induction head is an `offset_63` head too: for
+    such distances give a prompt of your own.
+
+    Raises:
+        BehaviourError: the distance is under 1.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> mi.offset(2).name
+        'offset_2'
+    """
+    if distance < 1:
+        raise BehaviourError(f"An offset is 1 or more tokens back, not {distance}.")
+    return MaskBehaviour(
+        name=f"offset_{distance}",
+        meaning=f"the token {distance} back"
+        if distance > 1
+        else "the token just before, as previous_token",
+        trigger=f"a prompt of {distance + 1} tokens or more behind its BOS, and a window as wide",
+        targets=partial(masks.fixed_offset, distance=distance),
+    )
+
+
+_STANDARD: tuple[AnyBehaviour, ...] = (
     MaskBehaviour(
         name="previous_token",
         meaning="the token just before",
@@ -114,6 +84,7 @@ _TABLE: tuple[AnyBehaviour, ...] = (
         first_query=scores.FIRST_LOCALITY_QUERY,
         pools_queries=True,
         min_label=0.5,
+        carries_label=False,  # it decides a head's scope
     ),
     DistributionBehaviour(
         name="positional",
@@ -137,21 +108,30 @@ _TABLE: tuple[AnyBehaviour, ...] = (
     ),
 )
 
-BEHAVIOURS: Mapping[str, AnyBehaviour] = MappingProxyType(
-    {behaviour.name: behaviour for behaviour in _TABLE}
-)
-"""Every behaviour by its name, in the order of a report's first axis."""
+STANDARD = tuple(behaviour.name for behaviour in _STANDARD)
+"""The behaviours of the standard protocol: what `classify_heads` measures when none is named."""
+
+BEHAVIOURS = BehaviourTable(_STANDARD, families={"offset": offset})
+"""Every behaviour by its name: the standard ones, further ones that run when they are named, and
+what users and installed packages add."""
 
 
-def chosen(names: Sequence[str] | None) -> tuple[AnyBehaviour, ...]:
-    """The named behaviours in the table's order, all of them for None.
+def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ...]:
+    """The named behaviours in the table's order, the standard ones for None.
+
+    A behaviour itself may stand for its name; it need not be in the table.
 
     Raises:
         UnknownNameError: a name that is not in the table.
+        BehaviourError: a name that several claim, or behaviours of one name.
     """
     if names is None:
-        return tuple(BEHAVIOURS.values())
-    for name in names:
-        if name not in BEHAVIOURS:
-            raise unknown_name("behaviour", name, BEHAVIOURS)
-    return tuple(behaviour for behaviour in BEHAVIOURS.values() if behaviour.name in names)
+        return _STANDARD
+    asked = [names] if isinstance(names, str) else names
+    found: dict[str, Behaviour] = {}
+    for asked_for in asked:
+        behaviour = BEHAVIOURS.resolve(asked_for) if isinstance(asked_for, str) else asked_for
+        if found.setdefault(behaviour.name, behaviour) != behaviour:
+            raise BehaviourError(f"Two behaviours given are called {behaviour.name!r}.")
+    place = {name: index for index, name in enumerate(BEHAVIOURS)}
+    return tuple(sorted(found.values(), key=lambda b: place.get(b.name, len(place))))

@@ -18,6 +18,7 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, chosen
 from mi_toolkit.heads.combine import combined
+from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import (
     DEFAULT_MIN_LIFT,
     label_heads,
@@ -47,7 +48,7 @@ def classify_heads(
     model: HookedModel,
     prompt: Prompt | None = None,
     *,
-    behaviours: Sequence[str] | None = None,
+    behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
@@ -69,7 +70,7 @@ def classify_heads(
         prompt: a string, several, or token ids (one sequence or a batch). None: the standard
             protocol, 32 sequences of random ids given twice and 64 natural passages, with each
             behaviour judged on its home stimulus and `report.on(...)` for the other.
-        behaviours: names from `BEHAVIOURS`; None for all.
+        behaviours: names from `BEHAVIOURS`, or behaviours themselves; None for those of `STANDARD`.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
         prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
         batch_size: sequences to a forward pass; None: as many as keep one layer's patterns under
@@ -80,6 +81,7 @@ def classify_heads(
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
         UnknownNameError: no such behaviour.
+        BehaviourError: a behaviour from outside cannot be imported, or its mask is none.
         UnsupportedModelError: no layer has an attention pattern to hook.
         HookError: a pattern's hook did not fire.
 
@@ -90,7 +92,7 @@ def classify_heads(
         >>> report["previous_token"].shape
         torch.Size([4, 4])
     """
-    table = chosen(behaviours)
+    table = tuple(b for b in chosen(behaviours) if isinstance(b, AnyBehaviour))
     if batch_size is not None and batch_size < 1:
         raise PromptError(
             f"batch_size is the number of sequences to a pass, 1 or more, not {batch_size}."
@@ -168,6 +170,7 @@ class _Run:
 
     def report(self, min_lift: float) -> HeadReport:
         names = tuple(behaviour.name for behaviour in self.behaviours)
+        facts = {behaviour.name: behaviour.facts for behaviour in self.behaviours}
         figures = {
             layer: summarise(measurement, seed=self.seed)
             for layer, measurement in self.measurements.items()
@@ -191,11 +194,12 @@ class _Run:
         most = {name: self._layer_with_most(index) for index, name in enumerate(names)}
         return HeadReport(
             behaviours=names,
+            facts=facts,
             **tensors,
             head_queries=head_queries,
             coverage=coverage,
-            labels=label_heads(by_name["score"], by_name["ci_low"], min_lift=min_lift),
-            label_names=label_names(names),
+            labels=label_heads(by_name["score"], by_name["ci_low"], facts, min_lift=min_lift),
+            label_names=label_names(facts),
             scope=scope,
             windows=self.facts.windows,
             applicable={name: bool(head_queries[i].any()) for i, name in enumerate(names)},

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.labels import label_heads, scope_of_heads
 from mi_toolkit.heads.report import HeadReport
 
@@ -17,7 +16,7 @@ from mi_toolkit.heads.report import HeadReport
 def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     """One report whose rows each come from the behaviour's home stimulus, all parts kept."""
     first = next(iter(parts.values()))
-    homes = {name: BEHAVIOURS[name].home for name in first.behaviours}
+    homes = {name: first.facts[name].home for name in first.behaviours}
 
     def rows(field: str) -> Tensor:
         return torch.stack(
@@ -38,6 +37,7 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     labels = label_heads(
         {name: figures[0] for name, figures in by_name.items()},
         {name: figures[1] for name, figures in by_name.items()},
+        first.facts,
         min_lift=first.min_lift,
     )
     provenance = replace(

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.kinds import BehaviourFacts
 
 SCOPE_NAMES = ("local", "global", "undetermined")
 UNCLASSIFIED = "unclassified"
+LOCAL_FROM = 0.5
+"""The locality from which a head is local, under which it is global."""
+
 MIN_COVERAGE = 0.1
 DEFAULT_MIN_LIFT = 0.3
 
 
-def label_names(behaviours: Sequence[str]) -> tuple[str, ...]:
-    """The behaviours that a head can be labelled with: all but `locality`, which is its scope."""
-    return tuple(name for name in behaviours if name != "locality")
+def label_names(facts: Mapping[str, BehaviourFacts]) -> tuple[str, ...]:
+    """The behaviours that a head can be labelled with: not `locality`, which is its scope."""
+    return tuple(name for name, behaviour in facts.items() if behaviour.carries_label)
 
 
 def label_heads(
     score: Mapping[str, Float[Tensor, "layer head"]],
     ci_low: Mapping[str, Float[Tensor, "layer head"]],
+    facts: Mapping[str, BehaviourFacts],
     *,
     min_lift: float,
 ) -> Bool[Tensor, "label layer head"]:
@@ -33,11 +37,11 @@ def label_heads(
     since a head that spreads evenly has the same rows on every text.
     """
     rows = []
-    for name in label_names(list(ci_low)):
-        bar = BEHAVIOURS[name].min_label
+    for name in label_names(facts):
+        bar = facts[name].min_label
         clears = ci_low[name] >= (min_lift if bar is None else bar)
         if name == "positional" and "diffuse" in score:
-            clears &= ~(score["diffuse"] >= (BEHAVIOURS["diffuse"].min_label or 1.0))
+            clears &= ~(score["diffuse"] >= (facts["diffuse"].min_label or 1.0))
         rows.append(clears)
     if not rows:
         return torch.zeros(0, *next(iter(ci_low.values())).shape, dtype=torch.bool)
@@ -50,7 +54,7 @@ def scope_of_heads(
     coverage: Float[Tensor, "layer head"],
 ) -> Int[Tensor, "layer head"]:
     """Each head's scope, as an index into `SCOPE_NAMES`, from the interval of its locality."""
-    bar = BEHAVIOURS["locality"].min_label or 0.5
+    bar = LOCAL_FROM
     scope = torch.full(ci_low.shape, SCOPE_NAMES.index("undetermined"))
     scope[ci_low >= bar] = SCOPE_NAMES.index("local")
     scope[ci_high < bar] = SCOPE_NAMES.index("global")

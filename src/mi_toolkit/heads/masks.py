@@ -48,6 +48,14 @@ def induction(ids: Int[Tensor, " position"], has_bos: bool) -> Bool[Tensor, "pos
     return (before[None, :] == ids[:, None]) & (key < query) & (key >= 1 + has_bos)
 
 
+def fixed_offset(
+    ids: Int[Tensor, " position"], has_bos: bool, *, distance: int
+) -> Bool[Tensor, "position position"]:
+    """`{q-d}` for `q >= d`; behind a BOS for `q > d`, whose target is a real token."""
+    query, key = _positions(ids)
+    return (key == query - distance) & (query >= distance + has_bos)
+
+
 def visible(n_positions: int, window: int | None) -> Bool[Tensor, "query key"]:
     """`K_l(q) = {max(0, q-w+1) … q}`: the keys that a causal layer with this window may see."""
     query = torch.arange(n_positions)[:, None]

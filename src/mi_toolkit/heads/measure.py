@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.behaviours import DistributionBehaviour
 from mi_toolkit.heads.plan import Plan
-from mi_toolkit.heads.scores import PatternRows, QueryTerms
+from mi_toolkit.heads.scores import PatternRows, QueryTerms, top_share
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +80,7 @@ class Measurement:
             if not isinstance(behaviour, DistributionBehaviour):
                 terms = QueryTerms(next(attended), weight.expand(n_heads, -1))
             elif eligible.any():
-                numerator, denominator = behaviour.terms(rows, following)
+                numerator, denominator = behaviour.measured(rows, following)
                 terms = QueryTerms(numerator * weight, denominator * weight)
             if eligible.any():
                 self._keep(index, sequence, terms)
@@ -91,6 +91,11 @@ class Measurement:
         n_heads, length, _ = patterns.shape
         targets, device = self.plan.targets[sequence], patterns.device
         picked = patterns.flatten(start_dim=1).index_select(1, targets.cells.to(device))
+        if targets.top_only.any():
+            cells = targets.cells[targets.top_only].to(device)
+            top = top_share(patterns[:, cells // length])
+            here = (cells % length).expand(n_heads, -1)[..., None]
+            picked[:, targets.top_only.to(device)] = top.gather(-1, here)[..., 0]
         summed = patterns.new_zeros(n_heads, self.plan.n_masks * length)
         summed.index_add_(1, targets.slots.to(device), picked)
         return rearrange(summed, "head (mask query) -> mask head query", query=length)

@@ -49,6 +49,9 @@ class Targets:
     slots: Int[Tensor, " target"]
     """`mask_behaviour * length + query`: where the attention on that cell is summed."""
 
+    top_only: Bool[Tensor, " target"]
+    """Whether the cell counts by being the one attended most in its row."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
@@ -76,17 +79,23 @@ def make_plan(
     mask_behaviours = [b for b in behaviours if isinstance(b, MaskBehaviour)]
     queries = torch.zeros(len(mask_behaviours), *batch.ids.shape, dtype=torch.bool)
     null = torch.zeros(queries.shape)
+    top_only = torch.tensor([b.top_only for b in mask_behaviours], dtype=torch.bool)
     targets = []
     for index in range(len(batch)):
         ids = batch.sequence(index)
         n, has_bos = len(ids), bool(batch.has_bos[index])
+        roles = batch.roles_of(index)
         visible = masks.visible(n, window)
         marked = torch.stack(
-            [visible & behaviour.targets(ids, has_bos) for behaviour in mask_behaviours]
+            [visible & behaviour.marked(ids, has_bos, roles) for behaviour in mask_behaviours]
             or [torch.zeros_like(visible)]
         )
         behaviour, query, key = marked.nonzero().unbind(dim=1)
-        targets.append(Targets(cells=query * n + key, slots=behaviour * n + query))
+        targets.append(
+            Targets(
+                cells=query * n + key, slots=behaviour * n + query, top_only=top_only[behaviour]
+            )
+        )
         if mask_behaviours:
             queries[:, index, :n] = marked.any(dim=-1)
             null[:, index, :n] = marked.sum(dim=-1) / visible.sum(dim=-1)

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import unknown_name
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
@@ -30,6 +30,9 @@ class HeadReport:
 
     behaviours: tuple[str, ...]
     """Names, the order of the first axis."""
+
+    facts: Mapping[str, BehaviourFacts]
+    """What each behaviour is and needs, as it was when it was measured."""
 
     score: Float[Tensor, "behaviour layer head"]
     """Of a mask behaviour the mean attention on its targets, in [0, 1]; else the value itself.
@@ -124,8 +127,7 @@ class HeadReport:
     def __getitem__(self, behaviour: str) -> Float[Tensor, "layer head"]:
         """The figure that a behaviour is judged by: its lift, or a distribution's value."""
         row = self.index(behaviour)
-        is_mask = isinstance(BEHAVIOURS[behaviour], MaskBehaviour)
-        return self.lift[row] if is_mask else self.score[row]
+        return self.lift[row] if self.facts[behaviour].has_chance else self.score[row]
 
     def heads(self, label: str) -> list[Head]:
         """The heads with a label, strongest first; also of a scope, or `unclassified`.
@@ -160,9 +162,10 @@ class HeadReport:
         """Why nothing here could show a behaviour, and what could; None where something did."""
         if self.applicable[behaviour]:
             return None
-        if self.stimulus[behaviour] in getattr(BEHAVIOURS[behaviour], "excluded_stimuli", ()):
-            return f"not measured on {self.stimulus[behaviour]}, where it would mislead"
-        return f"not applicable here: needs {BEHAVIOURS[behaviour].trigger}"
+        facts, stimulus = self.facts[behaviour], self.stimulus[behaviour]
+        if stimulus in facts.excluded_stimuli:
+            return f"not measured on {stimulus}, where it would mislead"
+        return f"not applicable here: needs {facts.trigger}"
 
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
         """The labels of one head, in the report's order; its scope is not among them."""
@@ -247,6 +250,7 @@ class HeadReport:
 
         return {
             "behaviours": list(self.behaviours),
+            "facts": {name: asdict(facts) for name, facts in self.facts.items()},
             "label_names": list(self.label_names),
             "windows": list(self.windows),
             "applicable": dict(self.applicable),

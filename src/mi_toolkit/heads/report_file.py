@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from mi_toolkit.heads.combine import combined
+from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
-FORMAT = "mi_toolkit head report 1"
+FORMAT = "mi_toolkit head report 2"
 _TENSORS = (
     "score",
     "null",
@@ -37,6 +38,7 @@ def save_report(report: HeadReport, path: str | os.PathLike[str]) -> None:
         tensors |= {
             f"{stimulus}/ids": batch.ids,
             f"{stimulus}/lengths": batch.lengths,
+            **{f"{stimulus}/role/{role}": span for role, span in batch.roles.items()},
         }
     record = {
         "is_combined": bool(report.parts),
@@ -62,7 +64,16 @@ def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> 
         ids=tensors[f"{stimulus}/ids"],
         lengths=tensors[f"{stimulus}/lengths"],
         bos_id=provenance.bos_id,
+        roles={
+            name.removeprefix(f"{stimulus}/role/"): spans
+            for name, spans in tensors.items()
+            if name.startswith(f"{stimulus}/role/")
+        },
     )
+    record["facts"] = {
+        name: BehaviourFacts(**facts | {"excluded_stimuli": tuple(facts["excluded_stimuli"])})
+        for name, facts in record["facts"].items()
+    }
     for name in ("behaviours", "label_names", "windows"):
         record[name] = tuple(record[name])
     record |= {name: tensors[f"{stimulus}/{name}"] for name in _TENSORS}

@@ -44,6 +44,23 @@ def mask_score(
     return attended[..., queries].mean(dim=-1)
 
 
+def top_share(
+    patterns: Float[Tensor, "*heads query key"],
+) -> Float[Tensor, "*heads query key"]:
+    """1 on the key that each query attends to most, 0 elsewhere; keys that tie share the 1.
+
+    A mask's score on it is how often the key attended most is a target; even attention, whose keys
+    all tie, is at chance.
+
+    >>> top_share(torch.tensor([[0.2, 0.7, 0.1], [0.4, 0.4, 0.2]]))
+    tensor([[0.0000, 1.0000, 0.0000],
+            [0.5000, 0.5000, 0.0000]])
+    """
+    top = patterns == patterns.amax(dim=-1, keepdim=True)
+    # A row that even attention fills has zeros behind its query, which never tie with the rest.
+    return top / top.sum(dim=-1, keepdim=True)
+
+
 def mask_null(
     mask: Bool[Tensor, "query key"], visible: Bool[Tensor, "query key"]
 ) -> Float[Tensor, ""]:

@@ -8,8 +8,8 @@ query never sees a later key, so padding cannot change a figure.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,6 +39,10 @@ class TokenBatch:
     bos_id: int | None
     """The id that marks the beginning of a sequence, None where the tokenizer has none."""
 
+    roles: Mapping[str, Int[Tensor, "sequence 2"]] = field(default_factory=dict)
+    """Positions that play a part in the text, by role: where each sequence's begin and stop. A
+    sequence without the role has an empty span."""
+
     @property
     def has_bos(self) -> Bool[Tensor, " sequence"]:
         """Whether a sequence's position 0 is a BOS: if and only if its id is the BOS id."""
@@ -53,11 +57,18 @@ class TokenBatch:
         """One sequence without its padding."""
         return self.ids[index, : int(self.lengths[index])]
 
+    def roles_of(self, index: int) -> dict[str, range]:
+        """The positions of each role in one sequence."""
+        return {role: range(*spans[index].tolist()) for role, spans in self.roles.items()}
+
     def part(self, start: int, stop: int) -> TokenBatch:
         """Sequences `start` to `stop`, with no more padding than they need."""
         lengths = self.lengths[start:stop]
         return TokenBatch(
-            ids=self.ids[start:stop, : int(lengths.max())], lengths=lengths, bos_id=self.bos_id
+            ids=self.ids[start:stop, : int(lengths.max())],
+            lengths=lengths,
+            bos_id=self.bos_id,
+            roles={role: spans[start:stop] for role, spans in self.roles.items()},
         )
 
     @property

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.views import colours
@@ -88,7 +87,7 @@ def behaviour_map(report: HeadReport, behaviour: str) -> HeadMap:
     Raises:
         UnknownNameError: the report does not have the behaviour.
     """
-    values, scale = report[behaviour], _scale(behaviour)
+    values, scale = report[behaviour], _scale(report, behaviour)
     labelled = report.heads(behaviour) if behaviour in report.label_names else []
     written = _written(values, labelled)
     n_layers, n_heads = values.shape
@@ -192,8 +191,8 @@ def figure_text(report: HeadReport, behaviour: str, head: Head) -> str:
     return f"{figure} [{signed(low)}, {signed(high)}]"
 
 
-def _scale(behaviour: str) -> Scale:
-    if isinstance(BEHAVIOURS[behaviour], MaskBehaviour):
+def _scale(report: HeadReport, behaviour: str) -> Scale:
+    if report.facts[behaviour].has_chance:
         return Scale(quantity="lift", low=0.0, stops=colours.SEQUENTIAL)
     if behaviour == "locality":  # the one whose values below 0 mean something: farther than even
         return Scale(quantity="value", low=-1.0, stops=colours.DIVERGING)

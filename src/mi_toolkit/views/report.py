@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
@@ -119,7 +118,7 @@ def _label_table(report: HeadReport) -> str:
     for name in report.label_names:
         heads = report.heads(name)
         carried = _heads_cell(report, name, heads) if heads else html.escape(lines[name])
-        meaning = html.escape(f"{BEHAVIOURS[name].meaning}; on {report.stimulus[name]}")
+        meaning = html.escape(f"{report.facts[name].meaning}; on {report.stimulus[name]}")
         rows.append(
             f"<tr><th>{html.escape(name)}<small>{meaning}</small></th><td>{carried}</td>"
             f"<td>{_chance(report, name)}</td></tr>"
@@ -144,7 +143,7 @@ def _heads_cell(report: HeadReport, name: str, heads: list[Head]) -> str:
 
 def _chance(report: HeadReport, name: str) -> str:
     """What even attention would score, over the layers (whose windows may differ)."""
-    if not isinstance(BEHAVIOURS[name], MaskBehaviour) or not report.applicable[name]:
+    if not report.facts[name].has_chance or not report.applicable[name]:
         return "\N{EN DASH}"
     null = report.null[report.index(name)]
     low, high = (

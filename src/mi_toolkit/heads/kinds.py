@@ -1,0 +1,215 @@
+"""Kinds of behaviour: what each has to say of itself, and what it does to one sequence.
+
+A mask behaviour names target keys, a distribution behaviour gives whole rows a value. Both are
+checked where they are called, so that a mistake in a function from outside names its behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_toolkit.errors import BehaviourError
+from mi_toolkit.heads import scores
+
+Mask = Callable[..., Bool[Tensor, "position position"]]
+"""`(ids, has_bos)`: from one sequence's ids, and whether position 0 is a BOS, to the target keys of
+each query. A behaviour with roles gets the positions of each as one more keyword argument."""
+
+Terms = Callable[
+    [scores.PatternRows, scores.PatternRows | None],
+    tuple[Float[Tensor, "head query"], Float[Tensor, "head query"]],
+]
+"""From the patterns of a sequence and the next to each head's and query's part of a ratio."""
+
+Kind = Literal["mask", "distribution", "circuit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourFacts:
+    """What a report keeps of a behaviour: enough to read it where nothing is registered."""
+
+    kind: Kind
+    """How it is measured."""
+
+    meaning: str
+    """What a head that does it attends to, in one line."""
+
+    trigger: str
+    """The prompt that gives the behaviour a chance to show."""
+
+    home: str
+    """The stimulus that it is labelled on where the caller gives no prompt."""
+
+    min_label: float | None
+    """The lower bound that `ci_low` must reach for the label; None for the caller's `min_lift`."""
+
+    carries_label: bool
+    """Whether heads are labelled with it."""
+
+    excluded_stimuli: tuple[str, ...] = ()
+    """Stimuli on which the figure would mislead, and is not given."""
+
+    @property
+    def has_chance(self) -> bool:
+        """Whether it is judged by its lift over chance, or by a value of its own."""
+        return self.kind != "distribution"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """Something a head may do."""
+
+    name: str
+    """As in tables and labels."""
+
+    meaning: str
+    """What a head that does it attends to, in one line."""
+
+    trigger: str
+    """The prompt that gives the behaviour a chance to show, as in 'needs …'."""
+
+    home: str
+    """The stimulus that it is labelled on where the caller gives no prompt."""
+
+    min_label: float | None
+    """The lower bound that `ci_low` must reach for the label; None for the caller's `min_lift`."""
+
+    carries_label: bool = True
+    """Whether heads are labelled with it."""
+
+    excluded_stimuli: tuple[str, ...] = ()
+    """Stimuli on which the figure would mislead, and is not given."""
+
+    @property
+    def kind(self) -> Kind:
+        """How it is measured."""
+        raise NotImplementedError
+
+    @property
+    def facts(self) -> BehaviourFacts:
+        """What a report keeps of it."""
+        return BehaviourFacts(
+            kind=self.kind,
+            meaning=self.meaning,
+            trigger=self.trigger,
+            home=self.home,
+            min_label=self.min_label,
+            carries_label=self.carries_label,
+            excluded_stimuli=self.excluded_stimuli,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskBehaviour(Behaviour):
+    """Attention to a set of target keys, scored against what even attention would score."""
+
+    targets: Mask
+    """Marks the target keys of each query."""
+
+    roles: tuple[str, ...] = ()
+    """The roles whose positions `targets` asks for; a sequence without them has no target."""
+
+    top_only: bool = False
+    """Whether a query counts as a whole where the key attended most is a target, and not at all
+    where it is none; else the attention on the targets counts."""
+
+    home: str = "repeated_random"
+    min_label: float | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Measured on target keys."""
+        return "mask"
+
+    def marked(
+        self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]
+    ) -> Bool[Tensor, "query key"]:
+        """The target keys of one sequence, checked; none where a role is missing.
+
+        Raises:
+            BehaviourError: `targets` gave no square of booleans, or a key in a query's future.
+        """
+        n = len(ids)
+        if not all(roles.get(role) for role in self.roles):
+            return torch.zeros(n, n, dtype=torch.bool)
+        mask = self.targets(ids, has_bos, **{role: roles[role] for role in self.roles})
+        if not isinstance(mask, Tensor):
+            raise BehaviourError(
+                f"The mask of {self.name!r} must be a tensor of booleans, [query key], but its "
+                f"function returned {type(mask).__name__}."
+            )
+        if mask.dtype != torch.bool or mask.shape != (n, n):
+            raise BehaviourError(
+                f"The mask of {self.name!r} must be booleans, one row for each query and one "
+                f"column for each key ([{n}, {n}] here); its function returned "
+                f"{str(mask.dtype).removeprefix('torch.')} {list(mask.shape)}."
+            )
+        future = mask.triu(diagonal=1)
+        if future.any():
+            query, key = future.nonzero()[0].tolist()
+            raise BehaviourError(
+                f"The mask of {self.name!r} marks key {key} for query {query}: attention is "
+                "causal, so that a key may not lie behind its query. Marking keys with "
+                "key <= query alone, or mask.tril(), leaves the future out."
+            )
+        return mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionBehaviour(Behaviour):
+    """A figure of whole rows, with a scale of its own: no null, no lift."""
+
+    terms: Terms
+    """The numerator and denominator that each head and query adds."""
+
+    first_query: int = 0
+    """The first query that can count."""
+
+    pools_queries: bool = False
+    """Whether the value is a ratio of sums over all queries, or a mean over sequences of means."""
+
+    compares_sequences: bool = False
+    """Whether it compares each sequence with the next."""
+
+    home: str = "natural"
+    min_label: float | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Measured on whole rows."""
+        return "distribution"
+
+    def measured(
+        self, rows: scores.PatternRows, following: scores.PatternRows | None
+    ) -> scores.QueryTerms:
+        """The terms of one sequence, checked.
+
+        Raises:
+            BehaviourError: `terms` gave something else than two tensors `[head query]`.
+        """
+        given: object = self.terms(rows, following)
+        wanted = rows.patterns.shape[:2]
+        if not (
+            isinstance(given, tuple)
+            and len(given) == 2
+            and all(isinstance(term, Tensor) and term.shape == wanted for term in given)
+        ):
+            raise BehaviourError(
+                f"The terms of {self.name!r} must be a numerator and a denominator, both "
+                f"[head query] ({list(wanted)} here); its function returned {_told(given)}."
+            )
+        return scores.QueryTerms(*(term.to(rows.patterns.dtype) for term in given))
+
+
+def _told(given: object) -> str:
+    if isinstance(given, Tensor):
+        return f"one tensor {list(given.shape)}"
+    if isinstance(given, tuple):
+        return f"({', '.join(_told(part) for part in given)})"
+    return type(given).__name__
