@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -24,11 +24,6 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
     frames = []
     for row, behaviour in enumerate(part.behaviours):
         stimulus = part.stimulus[behaviour]
-        label = (
-            part.labels[part.label_names.index(behaviour)]
-            if behaviour in part.label_names
-            else None
-        )
         frame = pd.DataFrame(
             {
                 "model": part.provenance.model,
@@ -51,11 +46,23 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
         frame["n_sequences"] = part.n_sequences[behaviour]
         frame["applicable"] = part.applicable[behaviour]
         frame["interval"] = part.interval[behaviour]
-        frame["labelled"] = False if label is None else label.flatten().numpy()
+        for field in ("copying", "copying_low", "copying_high"):
+            frame[field] = getattr(part, field)[row].flatten().numpy()
+        frame["label"] = _labels(part, behaviour)
+        frame["labelled"] = frame["label"].notna()
         frame["coverage"] = part.coverage.flatten().numpy()
         frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def _labels(part: HeadReport, behaviour: str) -> pd.Series[Any]:
+    """Per head: the label that it earns by a behaviour, which may be that of suppressing."""
+    names = pd.Series([pd.NA] * part.scope.numel(), dtype="string")
+    for marked, label in zip(part.labels.flatten(start_dim=1), part.label_names, strict=True):
+        if part.behaviour_of(label) == behaviour:
+            names[marked.numpy()] = label
+    return names
 
 
 def copying_table(scores: CopyingScores) -> pd.DataFrame:

@@ -35,7 +35,8 @@ def test_each_label_lists_its_heads_with_figures_strongest_first(standard: HeadR
         listed = re.findall(r"(L\d+H\d+) +(-?\d\.\d\d) \[", row)
         heads = standard.heads(name)
         if not heads:
-            assert "none; highest L" in row
+            own = standard.behaviour_of(name) == name
+            assert ("none; highest L" if own else "none") in row
             continue
         assert [head for head, _ in listed] == [str(head) for head in heads]
         assert float(listed[0][1]) == pytest.approx(float(standard[name][heads[0]]), abs=0.006)
@@ -93,3 +94,8 @@ def test_a_cell_that_is_too_wide_does_not_widen_its_column() -> None:
         "much too wide",
         "   y",
     ]
+
+
+def test_what_a_head_does_to_what_it_sees_stands_beside_its_figure(standard: HeadReport) -> None:
+    row = next(line for line in text_of(standard, 100).splitlines() if line.startswith("induction"))
+    assert re.search(r"L2H0 0\.97 \[0\.97, 0\.97\] copies \+3\.3", row)

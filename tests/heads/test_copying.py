@@ -9,23 +9,31 @@ import pytest
 import torch
 
 from mi_toolkit.errors import ReportError
-from mi_toolkit.heads.copying import CopyingMeasurement, copy_queries
+from mi_toolkit.heads.behaviours import chosen
+from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueries, copy_queries
 from mi_toolkit.heads.copying_scores import CopyingScores, copying_scores, eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import effective_unembedding, output_weights
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.prompts.stimuli import repeated_random
-from mi_toolkit.prompts.tokens import from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 from tests.models_here import TOYS, loaded, untouched
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 scored = cache(lambda name: copying_scores(loaded(name)))
 
 
+def queries_of(batch: TokenBatch) -> dict[int | None, list[CopyQueries]]:
+    plan = make_plan(batch, chosen(["induction"]), None, "prompt")
+    return {None: [copy_queries(batch.sequence(i), *plan.pairs(0, i)) for i in range(len(batch))]}
+
+
 def test_what_there_is_to_copy_is_what_followed_earlier_copies() -> None:
-    found = copy_queries(torch.tensor([7, 5, 6, 5, 8, 5]), has_bos=True, window=None)
+    (found,) = queries_of(from_sequences([[7, 5, 6, 5, 8, 5]], 7))[None]
     assert found.positions.tolist() == [3, 5]
     assert found.ids.tolist() == [6, 6, 8]
     assert found.owner.tolist() == [0, 1, 1]
@@ -39,7 +47,7 @@ def test_a_head_built_to_copy_and_one_built_to_suppress_are_told_apart() -> None
     onto = torch.linalg.pinv(output_weights(model, 1))
     z = torch.stack([copied @ onto[0], -copied @ onto[1], 0 * copied @ onto[2]], dim=2)
     idle = torch.randn(z[:, :, :1].shape, generator=torch.Generator().manual_seed(0))
-    measurement = CopyingMeasurement(model, batch, {1: None})
+    measurement = CopyingMeasurement(model, {1: None}, queries_of(batch))
     measurement.add(1, torch.cat([z, idle], dim=2), start=0)
     figures = measurement.figures(seed=0)
     assert figures.ci_low[1, 0] > 1
@@ -56,7 +64,8 @@ def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None
     seen: dict[str, torch.Tensor] = {}
     names = [z_hook(layer) for layer in attention_layers(model)]
     visit_activations(model, batch.ids, names, lambda name, z: seen.setdefault(name, z.clone()))
-    measurement = CopyingMeasurement(model, batch, dict.fromkeys(attention_layers(model)))
+    windows = dict.fromkeys(attention_layers(model))
+    measurement = CopyingMeasurement(model, windows, queries_of(batch))
     for layer, hook in enumerate(names):
         measurement.add(layer, seen[hook], start=0)
     effect = measurement.figures(seed=0).effect
@@ -95,12 +104,32 @@ def turned_round(name: str, head: Head) -> HookedModel:
 
 def test_the_trained_induction_head_copies_and_turned_round_suppresses() -> None:
     head = Head(2, 0)
-    before = scored("toy-gpt2")
-    after = copying_scores(turned_round("toy-gpt2", head))
+    before, other = scored("toy-gpt2"), turned_round("toy-gpt2", head)
+    after = copying_scores(other)
     assert before.ci_low[head] > 2
     assert torch.allclose(after.effect[head], -before.effect[head], atol=1e-5)
     assert head in before.heads()
     assert head in after.heads(suppressing=True)
+    report, turned = classify_heads(loaded("toy-gpt2")), classify_heads(other)
+    assert report.heads("induction") == turned.heads("prefix_suppression") == [head]
+    assert report.heads("prefix_suppression") == turned.heads("induction") == []
+    row = report.index("induction")
+    assert torch.allclose(report.copying[row][head], before.effect[head], atol=1e-5)
+    assert turned.copying_high[row][head] < 0
+    assert int(report.copying.isfinite().sum()) == 1  # of heads that match the prefix alone
+    assert "prefix_suppression" in turned.labels_of(head)
+    assert "suppresses" in repr(turned)
+    table = turned.to_pandas()
+    marked = table[table["label"] == "prefix_suppression"]
+    assert set(marked["name"]) == {"L2H0"}
+    assert set(marked["behaviour"]) == {"induction"}
+
+
+def test_a_prompt_of_ones_own_is_judged_by_its_own_repeats() -> None:
+    ids = torch.randperm(900, generator=torch.Generator().manual_seed(1))[:40] + 20
+    report = classify_heads(loaded("toy-pythia"), torch.cat([ids, ids]))
+    head = report.heads("induction")[0]
+    assert report.copying[report.index("induction")][head] > 1
 
 
 @pytest.mark.parametrize(("model_type", "n_kv_heads"), [("qwen2", 2), ("gpt_neox", 4)])
@@ -126,7 +155,7 @@ def test_few_sequences_get_an_interval_over_queries_and_few_queries_none() -> No
     ids = list(range(20, 32))
     for repeats, has_interval in [(12, True), (3, False)]:
         batch = from_sequences([[*ids, *ids[:repeats]]], None)
-        measurement = CopyingMeasurement(model, batch, {0: None})
+        measurement = CopyingMeasurement(model, {0: None}, queries_of(batch))
         measurement.add(0, z, start=0)
         figures = measurement.figures(seed=0)
         assert figures.n_queries == repeats

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -21,12 +23,28 @@ def facts_of(*names: str) -> dict[str, BehaviourFacts]:
 
 
 def labels_of(ci_low: dict[str, torch.Tensor], score: dict[str, torch.Tensor]) -> torch.Tensor:
-    return label_heads(score, ci_low, facts_of(*ci_low), min_lift=0.3)
+    unknown = torch.full_like(next(iter(ci_low.values())), torch.nan)
+    copying = dict.fromkeys(ci_low, (unknown, unknown))
+    return label_heads(score, ci_low, copying, facts_of(*ci_low), min_lift=0.3)
 
 
 def test_a_mask_label_needs_the_lower_end_at_the_bar() -> None:
     low = {"induction": grid(0.29, 0.3, torch.nan)}
-    assert labels_of(low, low).tolist() == [[[False, True, False]]]
+    assert labels_of(low, low).tolist() == [[[False, True, False]], [[False, False, False]]]
+
+
+def test_a_head_that_lowers_what_it_finds_is_labelled_so_instead() -> None:
+    low = {"induction": grid(0.9, 0.9, 0.9, 0.1)}
+    copying = {"induction": (grid(0.5, -0.9, -0.1, -0.9), grid(0.8, -0.2, 0.1, -0.2))}
+    facts = facts_of("induction")
+    assert label_names(facts) == ("induction", "prefix_suppression")
+    copies, lowers = label_heads(low, low, copying, facts, min_lift=0.3)
+    assert copies.tolist() == [[True, False, True, False]]
+    assert lowers.tolist() == [[False, True, False, False]]
+    needy = {"induction": replace(facts["induction"], needs_copying=True)}
+    copies, lowers = label_heads(low, low, copying, needy, min_lift=0.3)
+    assert copies.tolist() == [[True, False, False, False]]
+    assert lowers.tolist() == [[False, True, False, False]]
 
 
 def test_a_positional_head_must_not_be_diffuse() -> None:
@@ -38,7 +56,7 @@ def test_a_positional_head_must_not_be_diffuse() -> None:
 
 
 def test_locality_is_a_scope_and_no_label() -> None:
-    assert label_names(facts_of("induction", "locality", "diffuse")) == ("induction", "diffuse")
+    assert label_names(facts_of("first_token", "locality", "diffuse")) == ("first_token", "diffuse")
 
 
 def test_without_a_behaviour_to_label_every_head_is_there_and_unlabelled() -> None:

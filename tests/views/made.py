@@ -37,6 +37,7 @@ def made_report(
     coverage = torch.ones(n_layers, n_heads)
     by_name = dict(zip(names, low, strict=True))
     unknown = torch.full_like(coverage, torch.nan)
+    nowhere = torch.full_like(values, torch.nan)
     applicable = {name: not bool(figures[name].isnan().all()) for name in names}
     return HeadReport(
         behaviours=tuple(names),
@@ -48,7 +49,16 @@ def made_report(
         ci_high=high,
         head_queries=torch.full(values.shape, 100),
         coverage=coverage,
-        labels=label_heads(dict(zip(names, score, strict=True)), by_name, facts, min_lift=0.3),
+        copying=nowhere,
+        copying_low=nowhere,
+        copying_high=nowhere,
+        labels=label_heads(
+            dict(zip(names, score, strict=True)),
+            by_name,
+            dict.fromkeys(names, (unknown, unknown)),
+            facts,
+            min_lift=0.3,
+        ),
         label_names=label_names(facts),
         scope=scope_of_heads(
             by_name.get("locality", unknown),

@@ -7,7 +7,10 @@ from typing import Any
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 
-_FIGURES = ("score", "null", "lift", "ci_low", "ci_high")
+_FIGURES = (
+    *("score", "null", "lift", "ci_low", "ci_high"),
+    *("copying", "copying_low", "copying_high"),
+)
 
 
 def report_record(report: HeadReport) -> dict[str, Any]:

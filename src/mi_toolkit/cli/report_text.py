@@ -46,7 +46,8 @@ def _heading(report: HeadReport) -> Iterator[str]:
 
 
 def _group(report: HeadReport, name: str) -> tuple[bool, str]:
-    return report.facts[name].has_chance, report.stimulus[name]
+    behaviour = report.behaviour_of(name)
+    return report.facts[behaviour].has_chance, report.stimulus[behaviour]
 
 
 def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
@@ -64,11 +65,12 @@ def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
 def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
     widest = max(map(len, report.label_names))
     room = width - widest - len("  chance  heads  ")
-    has_chance = any(report.facts[name].has_chance for name in names)
+    has_chance = any(_group(report, name)[0] for name in names)
     rows = [["", "chance" if has_chance else "", "heads", "strongest first, with 95% interval"]]
     for name in names:
-        count = str(len(report.heads(name)) or _NONE) if report.applicable[name] else _NONE
-        cells = [f"{name:{widest}}", f"{chance(report, name):>6}", count]
+        behaviour = report.behaviour_of(name)
+        count = str(len(report.heads(name)) or _NONE) if report.applicable[behaviour] else _NONE
+        cells = [f"{name:{widest}}", f"{chance(report, behaviour):>6}", count]
         rows.append([*cells, _heads(report, name, room)])
     return columns(rows, width=width, align="<>>")
 
@@ -95,15 +97,21 @@ def _heads(report: HeadReport, name: str, room: int) -> str:
     hindrance = report.hindrance(name)
     if hindrance is not None:
         return hindrance
-    if report.interval[name] == TOO_FEW:
+    behaviour, heads = report.behaviour_of(name), report.heads(name)
+    if report.interval[behaviour] == TOO_FEW:
         return (
-            f"too few queries for an interval ({report.n_queries[name]}): a longer prompt gives "
-            f"more; highest {figure(report, name, report.strongest(name))}"
+            f"too few queries for an interval ({report.n_queries[behaviour]}): a longer prompt "
+            f"gives more; highest {figure(report, behaviour, report.strongest(behaviour))}"
         )
-    heads = report.heads(name)
+    if not heads and name != behaviour:
+        return "none"
     if not heads:
         return f"none; highest {figure(report, name, report.strongest(name))}"
-    return _listed([figure(report, name, head) for head in heads], room)
+    figures = [figure(report, behaviour, head) for head in heads]
+    whole = [
+        shown + report.copying_text(name, head) for shown, head in zip(figures, heads, strict=True)
+    ]
+    return _listed(whole if max(map(len, whole)) <= room else figures, room)
 
 
 def _listed(items: list[str], room: int) -> str:
@@ -129,15 +137,18 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
 def _notes(report: HeadReport) -> Iterator[str]:
     bars = (
         [f"lift {report.min_lift:g}"]
-        if any(report.facts[name].has_chance for name in report.label_names)
+        if any(_group(report, name)[0] for name in report.label_names)
         else []
     )
     bars += [
         f"{name} {bar:g}"
         for name in report.label_names
-        if (bar := report.facts[name].min_label) is not None
+        if (bar := report.facts[report.behaviour_of(name)].min_label) is not None
     ]
     if bars:
         yield f"A label needs its interval's lower end at {', '.join(bars)} or above."
-    if "induction" in report.behaviours:
-        yield "induction is prefix matching alone: whether the head also copies is not tested."
+    if any(facts.suppressing for facts in report.facts.values()):
+        yield (
+            "copies, suppresses: what the head does to the logits of the tokens that it looks at, "
+            "in standard deviations over the vocabulary."
+        )

@@ -72,9 +72,10 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
     ),
     MaskBehaviour(
         name="induction",
-        meaning="the token that followed earlier copies of this one (prefix matching alone)",
+        meaning="the token that followed earlier copies of this one",
         trigger="a prompt in which a token occurs twice with others between, such as 'A B … A'",
         targets=masks.induction,
+        suppressing="prefix_suppression",
     ),
     DistributionBehaviour(
         name="locality",

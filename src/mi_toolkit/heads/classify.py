@@ -18,19 +18,22 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, chosen
 from mi_toolkit.heads.combine import combined
+from mi_toolkit.heads.copying import CopyingMeasurement, copy_queries
+from mi_toolkit.heads.direct_effect import reads_one_norm
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import (
     DEFAULT_MIN_LIFT,
+    clears_bar,
     label_heads,
     label_names,
     scope_of_heads,
 )
 from mi_toolkit.heads.measure import Measurement
-from mi_toolkit.heads.patterns import visit_patterns
-from mi_toolkit.heads.plan import make_plan
+from mi_toolkit.heads.plan import Plan, make_plan
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import summarise
-from mi_toolkit.hooked_model import HookedModel, attention_layers
+from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook, z_hook
+from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import STIMULI
@@ -59,8 +62,8 @@ def classify_heads(
 
     One pass of the model over the prompt, which stops behind the last attention pattern. Each
     layer's patterns are scored as they appear and dropped, so memory holds one layer's at a time.
-    `induction` is prefix matching alone: that a head looks where the next token can be copied from
-    does not show that it copies.
+    A head that matches a prefix is labelled `induction`, or `prefix_suppression` where its direct
+    effect lowers the token that it finds there (see `copying_scores`).
 
     A label is a hypothesis about this prompt: `first_token` above all is a state as much as a
     class, since a head rests on the sink where it has nothing to do.
@@ -149,7 +152,26 @@ class _Run:
             and stimulus not in behaviour.excluded_stimuli
             for behaviour in behaviours
         )
+        self.copying = self._copying(plans)
         self.batch_size = batch_size or self._fitting_batch_size()
+
+    def _copying(self, plans: Mapping[int | None, Plan]) -> dict[str, CopyingMeasurement]:
+        """For each behaviour that asks what a head does with what it sees: the outputs to keep."""
+        windows = {layer: self.facts.windows[layer] for layer in self.layers}
+        found = {}
+        for index, behaviour in enumerate(self.behaviours):
+            if behaviour.facts.suppressing is None or not reads_one_norm(self.model):
+                continue
+            queries = {
+                window: [
+                    copy_queries(self.batch.sequence(sequence), *plan.pairs(index, sequence))
+                    for sequence in range(len(self.batch))
+                ]
+                for window, plan in plans.items()
+            }
+            if any(len(each.positions) for own in queries.values() for each in own):
+                found[behaviour.name] = CopyingMeasurement(self.model, windows, queries)
+        return found
 
     def _fitting_batch_size(self) -> int:
         one = self.n_heads * self.batch.ids.shape[1] ** 2 * torch.float32.itemsize
@@ -163,10 +185,19 @@ class _Run:
         stop = min(start + self.batch_size, len(self.batch))
         shown = min(stop + 1, len(self.batch)) if self.compares else stop
 
-        def score(layer: int, patterns: Tensor) -> None:
-            self.measurements[layer].add(patterns, start, fresh=stop - start)
+        pattern_of = {pattern_hook(layer): layer for layer in self.layers}
+        z_of = {z_hook(layer): layer for layer in self.layers} if self.copying else {}
 
-        visit_patterns(self.model, self.batch.part(start, shown).ids, self.layers, score)
+        def score(name: str, activation: Tensor) -> None:
+            if name in pattern_of:
+                self.measurements[pattern_of[name]].add(activation, start, fresh=stop - start)
+                return
+            for measurement in self.copying.values():
+                measurement.add(z_of[name], activation[: stop - start], start)
+
+        visit_activations(
+            self.model, self.batch.part(start, shown).ids, [*pattern_of, *z_of], score
+        )
 
     def report(self, min_lift: float) -> HeadReport:
         names = tuple(behaviour.name for behaviour in self.behaviours)
@@ -191,14 +222,23 @@ class _Run:
             by_name["ci_high"].get("locality", scope),
             coverage,
         )
+        copying = self._copying_figures(by_name["score"], by_name["ci_low"], min_lift)
+        ends = zip(copying["copying_low"], copying["copying_high"], strict=True)
         most = {name: self._layer_with_most(index) for index, name in enumerate(names)}
         return HeadReport(
             behaviours=names,
             facts=facts,
             **tensors,
+            **copying,
             head_queries=head_queries,
             coverage=coverage,
-            labels=label_heads(by_name["score"], by_name["ci_low"], facts, min_lift=min_lift),
+            labels=label_heads(
+                by_name["score"],
+                by_name["ci_low"],
+                dict(zip(names, ends, strict=True)),
+                facts,
+                min_lift=min_lift,
+            ),
             label_names=label_names(facts),
             scope=scope,
             windows=self.facts.windows,
@@ -216,6 +256,22 @@ class _Run:
             tokens={self.stimulus: self.batch},
             parts={},
         )
+
+    def _copying_figures(
+        self, score: Mapping[str, Tensor], ci_low: Mapping[str, Tensor], min_lift: float
+    ) -> dict[str, Tensor]:
+        """Of the heads that look where a behaviour asks: what they do to what they see there."""
+        facts = {behaviour.name: behaviour.facts for behaviour in self.behaviours}
+        rows = torch.full((3, len(facts), *next(iter(score.values())).shape), math.nan)
+        for index, name in enumerate(facts):
+            if name in self.copying:
+                heads = clears_bar(name, score, ci_low, facts, min_lift=min_lift)
+                figures = self.copying[name].figures(seed=self.seed, heads=heads)
+                for row, ends in zip(
+                    rows, (figures.effect, figures.ci_low, figures.ci_high), strict=True
+                ):
+                    row[index] = ends
+        return dict(zip(("copying", "copying_low", "copying_high"), rows, strict=True))
 
     def _by_layer(self, figures: Mapping[int, Tensor]) -> Tensor:
         """Stack per layer, NaN for layers without attention: `[behaviour layer head]`."""

@@ -27,6 +27,7 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
         return {name: getattr(parts[home], field)[name] for name, home in homes.items()}
 
     score, ci_low, ci_high = rows("score"), rows("ci_low"), rows("ci_high")
+    copying_low, copying_high = rows("copying_low"), rows("copying_high")
     by_name = {
         name: (score[row], ci_low[row], ci_high[row]) for row, name in enumerate(first.behaviours)
     }
@@ -37,6 +38,7 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     labels = label_heads(
         {name: figures[0] for name, figures in by_name.items()},
         {name: figures[1] for name, figures in by_name.items()},
+        {name: (copying_low[row], copying_high[row]) for row, name in enumerate(homes)},
         first.facts,
         min_lift=first.min_lift,
     )
@@ -53,6 +55,9 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
         ci_low=ci_low,
         ci_high=ci_high,
         head_queries=rows("head_queries"),
+        copying=rows("copying"),
+        copying_low=copying_low,
+        copying_high=copying_high,
         coverage=coverage,
         labels=labels,
         scope=scope,

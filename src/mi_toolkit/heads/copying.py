@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads import masks
 from mi_toolkit.heads.direct_effect import (
     EffectiveUnembedding,
     direct_effect,
@@ -29,7 +28,6 @@ from mi_toolkit.heads.direct_effect import (
 )
 from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.tokens import TokenBatch
 
 KEPT_BYTES = 64 * 2**20
 """Head outputs that are kept before they are made into effects.
@@ -67,11 +65,9 @@ class CopyQueries:
 
 
 def copy_queries(
-    ids: Int[Tensor, " position"], *, has_bos: bool, window: int | None
+    ids: Int[Tensor, " position"], query: Int[Tensor, " target"], key: Int[Tensor, " target"]
 ) -> CopyQueries:
-    """What an induction head of that window would copy, query by query."""
-    marked = masks.induction(ids, has_bos) & masks.visible(len(ids), window)
-    query, key = marked.nonzero().unbind(dim=1)
+    """The queries and what each would copy, from the target keys of a sequence."""
     positions, owner = query.unique(return_inverse=True)
     return CopyQueries(positions=positions, ids=ids[key], owner=owner)
 
@@ -95,26 +91,16 @@ class CopyingMeasurement:
     """The head outputs of a pass at the queries that have something to copy, and their effects."""
 
     def __init__(
-        self, model: HookedModel, batch: TokenBatch, windows: Mapping[int, int | None]
+        self,
+        model: HookedModel,
+        windows: Mapping[int, int | None],
+        queries: Mapping[int | None, Sequence[CopyQueries]],
     ) -> None:
-        self.model, self.windows = model, windows
-        self._queries = {
-            window: [
-                copy_queries(
-                    batch.sequence(index), has_bos=bool(batch.has_bos[index]), window=window
-                )
-                for index in range(len(batch))
-            ]
-            for window in dict.fromkeys(windows.values())
-        }
+        """Expect the layers of `windows`, and for each window the queries of each sequence."""
+        self.model, self.windows, self._queries = model, windows, queries
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._effects: dict[tuple[int, int], Tensor] = {}
         self._bytes = 0
-
-    @property
-    def applicable(self) -> bool:
-        """Whether any query has something to copy."""
-        return any(len(q.positions) for each in self._queries.values() for q in each)
 
     def add(
         self, layer: int, z: Float[Tensor, "sequence position head d_head"], start: int
@@ -154,11 +140,21 @@ class CopyingMeasurement:
     def _unembedding(self) -> EffectiveUnembedding:
         return effective_unembedding(self.model)
 
-    def figures(self, *, seed: int) -> CopyingFigures:
-        """Means and intervals of what was added, of every layer of the model."""
-        self.reduce()
+    def figures(
+        self, *, seed: int, heads: Bool[Tensor, "layer head"] | None = None
+    ) -> CopyingFigures:
+        """Means and intervals of what was added, of the given heads or of all.
+
+        Where no head is asked about, and little was added, nothing is computed.
+        """
         shape = (int(self.model.cfg.n_layers), int(self.model.cfg.n_heads))
+        asked = torch.ones(shape, dtype=torch.bool) if heads is None else heads
         effect, low, high = torch.full((3, *shape), torch.nan)
+        if not asked.any():
+            return CopyingFigures(
+                effect=effect, ci_low=low, ci_high=high, n_queries=0, n_sequences=0
+            )
+        self.reduce()
         n_queries = n_sequences = 0
         for window, queries in self._queries.items():
             layers = [layer for layer, own in self.windows.items() if own == window]
@@ -173,6 +169,8 @@ class CopyingMeasurement:
             n_sequences = max(n_sequences, len(units))
             effect[layers] = torch.stack([unit.mean(dim=0) for unit in units]).mean(dim=0)
             low[layers], high[layers] = _interval(units, seed)
+        for figure in (effect, low, high):
+            figure[~asked] = torch.nan
         return CopyingFigures(
             effect=effect, ci_low=low, ci_high=high, n_queries=n_queries, n_sequences=n_sequences
         )

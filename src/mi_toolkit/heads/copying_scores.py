@@ -11,14 +11,17 @@ from einops import einsum, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.heads.copying import CopyingMeasurement
+from mi_toolkit.heads.behaviours import chosen
+from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueries, copy_queries
 from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import repeated_random
+from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
@@ -140,7 +143,9 @@ def copying_scores(
     """
     facts, layers = describe_model(model), attention_layers(model)
     batch = repeated_random(model, seed=seed)
-    measurement = CopyingMeasurement(model, batch, {l: facts.windows[l] for l in layers})
+    windows = {layer: facts.windows[layer] for layer in layers}
+    queries = {window: _induction_queries(batch, window) for window in set(windows.values())}
+    measurement = CopyingMeasurement(model, windows, queries)
     layer_of = {z_hook(layer): layer for layer in layers}
     starts = range(0, len(batch), BATCH)
     for start in track(
@@ -171,6 +176,11 @@ def copying_scores(
             prompts={STIMULUS: batch.digest},
         ),
     )
+
+
+def _induction_queries(batch: TokenBatch, window: int | None) -> list[CopyQueries]:
+    plan = make_plan(batch, chosen(["induction"]), window, STIMULUS)
+    return [copy_queries(ids, *plan.pairs(0, index)) for index, ids in enumerate(batch.ids)]
 
 
 def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "layer head"]:

@@ -116,20 +116,25 @@ class EffectiveUnembedding:
         return self.norm.transposed(columns.T.float()) - self.mean
 
 
+def reads_one_norm(model: HookedModel) -> bool:
+    """Whether nothing but one norm stands between the residual stream and the unembedding."""
+    parts: Any = model
+    return hasattr(parts, "ln_final") and parts.W_U.shape[0] == model.cfg.d_model
+
+
 def effective_unembedding(model: HookedModel) -> EffectiveUnembedding:
     """The model's unembedding with its final norm folded in; its weights are not touched.
 
     Raises:
         UnsupportedModelError: something other than one norm stands before the unembedding.
     """
-    parts: Any = model
-    d_model = model.cfg.d_model
-    unembedding = parts.W_U.detach()
-    if not hasattr(parts, "ln_final") or unembedding.shape[0] != d_model:
+    if not reads_one_norm(model):
         raise UnsupportedModelError(
             f"The direct effect of a head on the logits of {model.cfg.model_name} is not known: "
             "between its residual stream and its unembedding stands something other than one norm."
         )
+    parts: Any = model
+    unembedding = parts.W_U.detach()
     norm = frozen_norm(parts.ln_final, unembedding[:, 0])
     return EffectiveUnembedding(unembedding=unembedding, norm=norm)
 

@@ -7,7 +7,7 @@ checked where they are called, so that a mistake in a function from outside name
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -54,6 +54,13 @@ class BehaviourFacts:
 
     excluded_stimuli: tuple[str, ...] = ()
     """Stimuli on which the figure would mislead, and is not given."""
+
+    suppressing: str | None = None
+    """The label of heads that look at the targets and lower the logits of the tokens there; None
+    where what a head does with what it sees is not asked."""
+
+    needs_copying: bool = False
+    """Whether the label also asks that the head raises those logits."""
 
     @property
     def has_chance(self) -> bool:
@@ -119,6 +126,13 @@ class MaskBehaviour(Behaviour):
     """Whether a query counts as a whole where the key attended most is a target, and not at all
     where it is none; else the attention on the targets counts."""
 
+    suppressing: str | None = None
+    """The label that heads get in place of this one where their direct effect on the logits of the
+    tokens at the targets is below 0 (see `copying_scores`); None where that is not asked."""
+
+    needs_copying: bool = False
+    """Whether the label asks for a direct effect above 0; else any but one below 0 will do."""
+
     home: str = "repeated_random"
     min_label: float | None = None
 
@@ -126,6 +140,13 @@ class MaskBehaviour(Behaviour):
     def kind(self) -> Kind:
         """Measured on target keys."""
         return "mask"
+
+    @property
+    def facts(self) -> BehaviourFacts:
+        """What a report keeps of it."""
+        return replace(
+            super().facts, suppressing=self.suppressing, needs_copying=self.needs_copying
+        )
 
     def marked(
         self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]

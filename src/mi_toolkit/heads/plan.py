@@ -71,6 +71,16 @@ class Plan:
         """How many of the behaviours are mask behaviours."""
         return sum(isinstance(behaviour, MaskBehaviour) for behaviour in self.behaviours)
 
+    def pairs(
+        self, behaviour: int, sequence: int
+    ) -> tuple[Int[Tensor, " target"], Int[Tensor, " target"]]:
+        """Queries and target keys of one mask behaviour in one sequence."""
+        before = self.behaviours[:behaviour]
+        mask = sum(isinstance(each, MaskBehaviour) for each in before)
+        targets, n = self.targets[sequence], int(self.batch.lengths[sequence])
+        own = targets.slots // n == mask
+        return targets.cells[own] // n, targets.cells[own] % n
+
 
 def make_plan(
     batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: int | None, stimulus: str

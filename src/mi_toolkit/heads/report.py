@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
-from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED
+from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED, behaviour_of
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 
@@ -52,6 +53,17 @@ class HeadReport:
 
     head_queries: Int[Tensor, "behaviour layer head"]
     """Queries that each figure rests on."""
+
+    copying: Float[Tensor, "behaviour layer head"]
+    """Direct effect on the logits of the tokens at the behaviour's targets, on this stimulus, in
+    standard deviations over the vocabulary: above 0 the head raises what it looks at. Of heads that
+    clear the behaviour's bar, where it asks for the effect; else NaN (`copying_scores` has all)."""
+
+    copying_low: Float[Tensor, "behaviour layer head"]
+    """Lower end of the 95% interval of `copying`."""
+
+    copying_high: Float[Tensor, "behaviour layer head"]
+    """Upper end of the same."""
 
     coverage: Float[Tensor, "layer head"]
     """Share of the rows that look off the sink enough to count for `locality`; NaN without it."""
@@ -136,7 +148,8 @@ class HeadReport:
             UnknownNameError: the report has no such label.
         """
         if label in self.label_names:
-            marked, strength = self.labels[self.label_names.index(label)], self[label]
+            marked = self.labels[self.label_names.index(label)]
+            strength = self[self.behaviour_of(label)]
         elif label in self.scope_names:
             marked = self.scope == self.scope_names.index(label)
             strength = self["locality"] * (-1 if label == "global" else 1)
@@ -149,6 +162,16 @@ class HeadReport:
         found = [Head(*index) for index in marked.nonzero().tolist()]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
 
+    def behaviour_of(self, label: str) -> str:
+        """The behaviour whose figures a label rests on: for most labels their own name."""
+        return behaviour_of(label, self.facts)
+
+    def meaning(self, label: str) -> str:
+        """What a head with a label looks at, and what it does to it where that is asked."""
+        behaviour = self.behaviour_of(label)
+        meaning = self.facts[behaviour].meaning
+        return meaning if behaviour == label else f"{meaning}, whose logit it lowers"
+
     def strongest(self, behaviour: str) -> Head:
         """The head with the highest figure, labelled or not.
 
@@ -158,8 +181,9 @@ class HeadReport:
         figures = self[behaviour].nan_to_num(-torch.inf)
         return Head(*divmod(int(figures.argmax()), figures.shape[1]))
 
-    def hindrance(self, behaviour: str) -> str | None:
+    def hindrance(self, label: str) -> str | None:
         """Why nothing here could show a behaviour, and what could; None where something did."""
+        behaviour = self.behaviour_of(label)
         if self.applicable[behaviour]:
             return None
         facts, stimulus = self.facts[behaviour], self.stimulus[behaviour]
@@ -211,18 +235,35 @@ class HeadReport:
         return lines
 
     def _label_line(self, name: str, most: int = 6) -> str:
-        hindrance = self.hindrance(name)
+        behaviour, hindrance = self.behaviour_of(name), self.hindrance(name)
         if hindrance is not None:
             return hindrance
-        if self.interval[name] == "too few":
-            return f"too few queries ({self.n_queries[name]}) for an interval"
+        if self.interval[behaviour] == "too few":
+            return f"too few queries ({self.n_queries[behaviour]}) for an interval"
         heads = self.heads(name)
+        if not heads and name != behaviour:
+            return "none"
         if not heads:
             strongest = self.strongest(name)
             return f"none (strongest {strongest} {float(self[name][strongest]):.2f})"
-        shown = ", ".join(f"{head} {float(self[name][head]):.2f}" for head in heads[:most])
+        shown = ", ".join(
+            f"{head} {float(self[behaviour][head]):.2f}{self.copying_text(name, head)}"
+            for head in heads[:most]
+        )
         more = f", and {len(heads) - most} more" if len(heads) > most else ""
         return f"{len(heads)} {'head' if len(heads) == 1 else 'heads'}: {shown}{more}"
+
+    def copying_text(self, label: str, head: Head) -> str:
+        """What a head does to the logits of what it looks at: ` copies +1.9`, or nothing."""
+        row = self.index(self.behaviour_of(label))
+        effect, low, high = (
+            float(figures[row][head])
+            for figures in (self.copying, self.copying_low, self.copying_high)
+        )
+        if math.isnan(effect):
+            return ""
+        verb = "copies" if low > 0 else "suppresses" if high < 0 else "neither copies nor lowers"
+        return f" {verb} {effect:+.1f}"
 
     def _title(self) -> str:
         n_layers, n_heads = self.scope.shape

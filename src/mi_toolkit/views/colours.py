@@ -27,6 +27,7 @@ LABELS = {
     "first_token": "#999999",
     "duplicate_token": "#cc79a7",
     "induction": "#d55e00",
+    "prefix_suppression": "#e69f00",
     "positional": "#009e73",
     "diffuse": "#f0e442",
 }

@@ -36,9 +36,10 @@ class ReportView:
             caption=_reading(self.report),
             body=(
                 f"{_label_table(self.report)}"
-                "<p>A label is a hypothesis, drawn from attention alone: it says where a head "
-                "looks on these texts, not what it does with what it sees. Ablating the head "
-                "tests it.</p>"
+                "<p>A label is a hypothesis: it says where a head looks on these texts, and where "
+                "a figure of copying stands beside it, whether the head raises or lowers the "
+                "tokens that it looks at, in standard deviations over the vocabulary. Ablating the "
+                "head tests it.</p>"
                 f'<h3>Head by head</h3><div class="figures">{"".join(map(map_figure, maps))}</div>'
                 f'<p class="facts">{html.escape(_facts(self.report))}</p>'
             ),
@@ -118,10 +119,11 @@ def _label_table(report: HeadReport) -> str:
     for name in report.label_names:
         heads = report.heads(name)
         carried = _heads_cell(report, name, heads) if heads else html.escape(lines[name])
-        meaning = html.escape(f"{report.facts[name].meaning}; on {report.stimulus[name]}")
+        behaviour = report.behaviour_of(name)
+        meaning = html.escape(f"{report.meaning(name)}; on {report.stimulus[behaviour]}")
         rows.append(
             f"<tr><th>{html.escape(name)}<small>{meaning}</small></th><td>{carried}</td>"
-            f"<td>{_chance(report, name)}</td></tr>"
+            f"<td>{_chance(report, behaviour)}</td></tr>"
         )
     rows.extend(
         f'<tr><th>{name}</th><td colspan="2">{html.escape(lines[name])}</td></tr>'
@@ -133,7 +135,8 @@ def _label_table(report: HeadReport) -> str:
 
 def _heads_cell(report: HeadReport, name: str, heads: list[Head]) -> str:
     entries = [
-        f'<span class="head"><b>{head}</b> {figure_text(report, name, head)}</span>'
+        f'<span class="head"><b>{head}</b> {figure_text(report, report.behaviour_of(name), head)}'
+        f"{html.escape(report.copying_text(name, head))}</span>"
         for head in heads
     ]
     first, rest = "".join(entries[:HEADS_SHOWN]), "".join(entries[HEADS_SHOWN:])
