@@ -107,11 +107,9 @@ def _heads(report: HeadReport, name: str, room: int) -> str:
         return "none"
     if not heads:
         return f"none; highest {figure(report, name, report.strongest(name))}"
-    figures = [figure(report, behaviour, head) for head in heads]
-    whole = [
-        shown + report.copying_text(name, head) for shown, head in zip(figures, heads, strict=True)
-    ]
-    return _listed(whole if max(map(len, whole)) <= room else figures, room)
+    bare = [figure(report, behaviour, head) for head in heads]
+    whole = [bare[i] + report.copying_text(name, head) for i, head in enumerate(heads)]
+    return _listed(whole if max(map(len, whole)) <= room else bare, room)
 
 
 def _listed(items: list[str], room: int) -> str:
