@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mi_toolkit.activations.activations import Activations as Activations
+    from mi_toolkit.activations.record import record as record
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from mi_toolkit.views.report import view_report as view_report
 
 _HOME = {
+    "Activations": "activations.activations",
+    "record": "activations.record",
     "BEHAVIOURS": "heads.behaviours",
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",

@@ -38,8 +38,12 @@ class ReportError(MIToolkitError, ValueError):
     """A saved report that cannot be read, or a question that a report cannot answer."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, shown: Iterable[str] | None = None
+) -> UnknownNameError:
     """The error for `name`, naming what was given, the nearest known names, and all of them.
+
+    `shown` stands in for the list of all where that is long.
 
     >>> raise unknown_name("behaviour", "inducton", ["induction", "locality"])
     Traceback (most recent call last):
@@ -50,4 +54,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     folded = {candidate.casefold(): candidate for candidate in names}
     nearest = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
     guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-    return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {', '.join(names)}.")
+    listed = ", ".join(names if shown is None else shown)
+    return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")

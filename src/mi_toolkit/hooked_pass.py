@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,13 +47,35 @@ def visit_activations(
 
         return show
 
-    ids = ids.to(model.cfg.device)
-    hooks = [(name, showing(name)) for name in dict.fromkeys(names)]
-    stopping = suppress(_LastOneSeen)
-    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=hooks), stopping:
-        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
+    with suppress(_LastOneSeen):
+        _run(model, ids, {name: showing(name) for name in names})
     if waiting:
         raise HookError(_did_not_fire(min(waiting), model))
+
+
+def shapes_that_fire(
+    model: HookedModel, ids: Int[Tensor, "sequence position"], names: Sequence[str]
+) -> dict[str, tuple[int, ...]]:
+    """The shape of each named activation, of those that fire and are one tensor of floats."""
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def noting(name: str) -> HookFunction:
+        def note(activation: Any, hook: Any) -> None:
+            if isinstance(activation, Tensor) and activation.is_floating_point():
+                shapes[name] = tuple(activation.shape)
+
+        return note
+
+    _run(model, ids, {name: noting(name) for name in names})
+    return shapes
+
+
+def _run(
+    model: HookedModel, ids: Int[Tensor, "sequence position"], hooks: Mapping[str, HookFunction]
+) -> None:
+    ids = ids.to(model.cfg.device)
+    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=list(hooks.items())):
+        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
 
 
 def _did_not_fire(name: str, model: HookedModel) -> str:

@@ -114,6 +114,13 @@ def require_hooked_transformer(name: str) -> Any:
     return HookedTransformer
 
 
+def activation_cache(tensors: dict[str, Any], model: HookedModel) -> Any:
+    """TransformerLens' `ActivationCache` of these tensors, which all have a batch axis."""
+    from transformer_lens import ActivationCache
+
+    return ActivationCache(tensors, model, has_batch_dim=True)
+
+
 def _at_rest(model: Any) -> HookedModel:
     """`model` in eval mode and without gradients, as every function here expects it.
 

@@ -1,0 +1,237 @@
+"""Recorded activations: tensors by name, with what each of their positions is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mi_toolkit.activations.errors import ActivationsError
+from mi_toolkit.activations.names import Name, axes_of, fold, is_pattern, resolve
+from mi_toolkit.activations.positions import ChosenPositions
+from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.prompts.tokens import TokenBatch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mi_toolkit.hooked_model import HookedModel
+
+MEGABYTE = 10**6
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Activations(Mapping[str, Tensor]):
+    """Activations of some prompts: a read-only mapping from hook name to tensor, on the CPU.
+
+    A short form with its layer finds one as well: `activations["z", 5]`, `activations["z", -1]`,
+    and `activations["z"]` where only one layer's was recorded.
+    """
+
+    model: str
+    """The model's name."""
+
+    n_layers: int
+    """Layers of the model, recorded or not: what `-1` counts from."""
+
+    tensors: Mapping[str, Tensor]
+    """By hook name, in the order asked for: `[prompt, position, …]`, and for attention patterns
+    `[prompt, head, query, key]`. 0 where a prompt has no such position."""
+
+    batch: TokenBatch
+    """The token ids of the prompts."""
+
+    chosen: ChosenPositions
+    """Which position of its prompt each slot of the position axis (or query axis) holds."""
+
+    texts: tuple[tuple[str, ...], ...]
+    """The text of each token of each prompt, BOS and leading spaces included."""
+
+    def __getitem__(self, name: Name) -> Tensor:
+        """One activation, by hook name or short form."""
+        hooks = self.names(name)
+        if len(hooks) > 1:
+            raise UnknownNameError(
+                f"{name!r} stands for {len(hooks)} of these activations: name one, as in "
+                f"{hooks[0]!r}, or stack them with .stacked({name!r})."
+            )
+        return self.tensors[hooks[0]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return len(self.names(name)) == 1  # type: ignore[arg-type]
+        except (UnknownNameError, TypeError, ValueError):
+            return False
+
+    def get(self, name: Name, default: Any = None) -> Any:
+        """One activation, or `default` where there is none of that name."""
+        return self[name] if name in self else default
+
+    def names(self, name: Name) -> tuple[str, ...]:
+        """The hook names here that a short form, glob or hook name stands for.
+
+        Raises:
+            UnknownNameError: none.
+        """
+        if isinstance(name, str) and name in self.tensors:
+            return (name,)
+        owner = f"these activations of {self.model}"
+        return resolve(name, list(self.tensors), self.n_layers, owner)
+
+    def stacked(self, name: Name) -> Tensor:
+        """All activations that `name` stands for, in one tensor `[layer, prompt, …]`."""
+        return torch.stack([self.tensors[hook] for hook in self.names(name)])
+
+    @cached_property
+    def mask(self) -> Bool[Tensor, "prompt position"]:
+        """Where a prompt has a position: False is padding."""
+        return self.chosen.mask
+
+    @property
+    def positions(self) -> Int[Tensor, "prompt position"]:
+        """Which position of its prompt each slot holds, BOS counted; -1 for padding."""
+        return self.chosen.table
+
+    @property
+    def token_ids(self) -> Int[Tensor, "prompt position"]:
+        """The token at each recorded position; -1 for padding."""
+        ids = self.batch.ids.gather(1, self.positions.clamp_min(0))
+        return ids.masked_fill(~self.mask, -1)
+
+    def rows(self, name: Name) -> Float[Tensor, "row *width"]:
+        """One activation without its padding: a row per recorded token, prompt by prompt.
+
+        What a probe or a sparse autoencoder is trained on. `row_table()` says what each row is.
+        """
+        tensor = self[name]
+        hook = self.names(name)[0]
+        if is_pattern(hook):
+            raise ActivationsError(
+                f"{hook} has a query and a key, no row per token: take self[{hook!r}]."
+            )
+        if self.chosen.single:
+            tensor = tensor.unsqueeze(1)
+        return tensor[self.mask]
+
+    def row_table(self) -> pd.DataFrame:
+        """What each row of `rows` is: prompt, position, token id and text."""
+        from mi_toolkit.activations.tables import token_table
+
+        return token_table(self)
+
+    def axes(self, name: Name) -> dict[str, int]:
+        """The axes of one activation, by name, with their sizes."""
+        tensor, hook = self[name], self.names(name)[0]
+        single = ("query" if is_pattern(hook) else "position") if self.chosen.single else None
+        n_axes = tensor.ndim - 1 + (single is not None)
+        names = ("prompt", *(axis for axis in axes_of(hook, n_axes) if axis != single))
+        return dict(zip(names, tensor.shape, strict=True))
+
+    @property
+    def nbytes(self) -> int:
+        """What the tensors take, in bytes."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+    def to_pandas(self, name: Name) -> pd.DataFrame:
+        """One activation as a table: a row per token, with a column per unit.
+
+        A pattern gives a row per prompt, head, query and key.
+
+        Raises:
+            ActivationsError: it has more than ten million values; a table would be many times
+                its size. Take `rows(name).numpy()`.
+        """
+        from mi_toolkit.activations.tables import activation_table
+
+        return activation_table(self, name)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all to one safetensors file, whole or not at all; `Activations.load` reads it."""
+        from mi_toolkit.activations.activations_file import save_activations
+
+        save_activations(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Activations:
+        """Read what `save` wrote.
+
+        Raises:
+            ActivationsError: no such file, or it holds no activations.
+        """
+        from mi_toolkit.activations.activations_file import load_activations
+
+        return load_activations(path)
+
+    def to_cache(self, model: HookedModel) -> Any:
+        """TransformerLens' `ActivationCache` of these activations, for its own tools.
+
+        Raises:
+            ActivationsError: not all positions were recorded.
+        """
+        from mi_toolkit.activations.caches import to_cache
+
+        return to_cache(self, model)
+
+    @staticmethod
+    def from_cache(cache: Any, model: HookedModel, tokens: Any) -> Activations:
+        """What a TransformerLens `ActivationCache` holds per token.
+
+        Args:
+            cache: what `model.run_with_cache(tokens)` gave.
+            model: the model that ran.
+            tokens: the ids that it ran on (`[position]` or `[prompt, position]`), or a
+                `TokenBatch` where some of them are padding.
+
+        Raises:
+            ActivationsError: the cache holds nothing per token of `tokens`.
+        """
+        from mi_toolkit.activations.caches import from_cache
+
+        return from_cache(cache, model, tokens)
+
+    def __repr__(self) -> str:
+        lengths = self.batch.lengths
+        low, high = int(lengths.min()), int(lengths.max())
+        tokens = f"{low}" if low == high else f"{low} to {high}"
+        prompts = f"{len(self.batch)} prompt{'s' if len(self.batch) > 1 else ''}"
+        lines = [
+            f"Activations of {self.model}: {prompts}, {tokens} tokens, "
+            f"{self.nbytes / MEGABYTE:,.2f} MB"
+        ]
+        groups: dict[str, list[str]] = {}
+        for hook in self.tensors:
+            groups.setdefault(fold(hook), []).append(hook)
+        cells = [self._line(folded, hooks) for folded, hooks in groups.items()]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines += [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in cells
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _line(self, folded: str, hooks: list[str]) -> tuple[str, str, str, str]:
+        """One line of the repr: the same hook of one layer, or of several."""
+        first = self.tensors[hooks[0]]
+        size = sum(self.tensors[hook].nbytes for hook in hooks) / MEGABYTE
+        name = hooks[0]
+        if len(hooks) > 1:
+            layers = [hook.split(".")[1] for hook in hooks]
+            whole = len(hooks) == self.n_layers
+            name = f"{folded} ({'all layers' if whole else ', '.join(layers)})"
+        axes = ", ".join(f"{axis} {size}" for axis, size in self.axes(hooks[0]).items())
+        return name, axes, str(first.dtype).removeprefix("torch."), f"{size:,.2f} MB"
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
