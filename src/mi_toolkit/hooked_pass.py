@@ -53,21 +53,21 @@ def visit_activations(
         raise HookError(_did_not_fire(min(waiting), model))
 
 
-def shapes_that_fire(
+def activations_that_fire(
     model: HookedModel, ids: Int[Tensor, "sequence position"], names: Sequence[str]
-) -> dict[str, tuple[int, ...]]:
-    """The shape of each named activation, of those that fire and are one tensor of floats."""
-    shapes: dict[str, tuple[int, ...]] = {}
+) -> dict[str, Tensor]:
+    """Each named activation, of those that fire and are one tensor of floats."""
+    fired: dict[str, Tensor] = {}
 
     def noting(name: str) -> HookFunction:
         def note(activation: Any, hook: Any) -> None:
             if isinstance(activation, Tensor) and activation.is_floating_point():
-                shapes[name] = tuple(activation.shape)
+                fired[name] = activation.detach().clone()
 
         return note
 
     _run(model, ids, {name: noting(name) for name in names})
-    return shapes
+    return fired
 
 
 def _run(

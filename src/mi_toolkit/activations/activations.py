@@ -77,7 +77,9 @@ class Activations(Mapping[str, Tensor]):
 
     def get(self, name: Name, default: Any = None) -> Any:
         """One activation, or `default` where there is none of that name."""
-        return self[name] if name in self else default
+        if name not in self:
+            return default
+        return self[name]
 
     def names(self, name: Name) -> tuple[str, ...]:
         """The hook names here that a short form, glob or hook name stands for.
@@ -110,7 +112,7 @@ class Activations(Mapping[str, Tensor]):
         ids = self.batch.ids.gather(1, self.positions.clamp_min(0))
         return ids.masked_fill(~self.mask, -1)
 
-    def rows(self, name: Name) -> Float[Tensor, "row *width"]:
+    def rows(self, name: Name) -> Float[Tensor, "row ..."]:
         """One activation without its padding: a row per recorded token, prompt by prompt.
 
         What a probe or a sparse autoencoder is trained on. `row_table()` says what each row is.
@@ -168,7 +170,7 @@ class Activations(Mapping[str, Tensor]):
         """Read what `save` wrote.
 
         Raises:
-            ActivationsError: no such file, or it holds no activations.
+            ReportError: no such file, or it holds no activations.
         """
         from mi_toolkit.activations.activations_file import load_activations
 
@@ -206,10 +208,8 @@ class Activations(Mapping[str, Tensor]):
         low, high = int(lengths.min()), int(lengths.max())
         tokens = f"{low}" if low == high else f"{low} to {high}"
         prompts = f"{len(self.batch)} prompt{'s' if len(self.batch) > 1 else ''}"
-        lines = [
-            f"Activations of {self.model}: {prompts}, {tokens} tokens, "
-            f"{self.nbytes / MEGABYTE:,.2f} MB"
-        ]
+        size = f"{self.nbytes / MEGABYTE:,.2f} MB"
+        lines = [f"Activations of {self.model}: {prompts}, {tokens} tokens, {size}"]
         groups: dict[str, list[str]] = {}
         for hook in self.tensors:
             groups.setdefault(fold(hook), []).append(hook)

@@ -49,7 +49,8 @@ def from_cache(cache: Any, model: HookedModel, tokens: Any) -> Activations:
         batch=batch,
         chosen=choose_positions(None, batch.lengths),
         texts=tuple(
-            token_texts(model.tokenizer, batch.sequence(index).tolist()) for index in range(len(batch))
+            token_texts(model.tokenizer, batch.sequence(index).tolist())
+            for index in range(len(batch))
         ),
     )
 

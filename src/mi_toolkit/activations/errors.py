@@ -11,3 +11,7 @@ class ActivationsError(MIToolkitError, ValueError):
 
 class DtypeError(ActivationsError):
     """A precision that cannot hold what was asked to be kept in it."""
+
+
+class StoreError(ActivationsError):
+    """A folder of activations that cannot be written, continued or read, and why."""

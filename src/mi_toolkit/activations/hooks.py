@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from mi_toolkit.activations.names import (
-    WITHOUT_LAYER,
     Names,
     is_glob,
     is_pattern,
@@ -14,7 +14,7 @@ from mi_toolkit.activations.names import (
 )
 from mi_toolkit.errors import HookError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.hooked_pass import shapes_that_fire
+from mi_toolkit.hooked_pass import activations_that_fire
 
 SWITCHES = {
     "hook_result": "use_attn_result",
@@ -46,8 +46,6 @@ def activation_names(model: HookedModel, names: Names) -> tuple[str, ...]:
             hooks = _per_token(model, [hook for hook in hooks if not _switched_off(model, hook)])
             if not hooks:
                 raise HookError(f"Of the hooks of {owner} that {name!r} matches, none fires.")
-        if name == "ln_final":
-            _check_final_norm(model, hooks[0])
         found |= dict.fromkeys(hooks)
     for hook in found:
         switch = _switched_off(model, hook)
@@ -56,18 +54,6 @@ def activation_names(model: HookedModel, names: Names) -> tuple[str, ...]:
                 f"{hook} of {owner} is switched off: call model.set_{switch}(True) first."
             )
     return tuple(found)
-
-
-def _check_final_norm(model: HookedModel, hook: str) -> None:
-    """Check that `hook` shows what the unembedding reads: a HookedTransformer may have no such."""
-    if hook == WITHOUT_LAYER["ln_final"][0] or model.cfg.normalization_type == "LN":
-        return
-    raise HookError(
-        f"'ln_final' stands for what the unembedding reads, and a HookedTransformer with "
-        f"{model.cfg.normalization_type} has no hook there: ask for {hook}, which fires before "
-        "the norm's weight, or load the model with backend='bridge'."
-    )
-
 
 
 def _switched_off(model: HookedModel, hook: str) -> str | None:
@@ -79,11 +65,13 @@ def _per_token(model: HookedModel, hooks: list[str]) -> tuple[str, ...]:
     """Those of `hooks` that fire with a value per token (or per query and key)."""
     n_sequences, length = 2, 3
     ids = torch.zeros(n_sequences, length, dtype=torch.long)
-    shapes = shapes_that_fire(model, ids, hooks)
+    fired = activations_that_fire(model, ids, hooks)
     return tuple(
         hook
         for hook in hooks
-        if hook in shapes and fits(hook, shapes[hook], n_sequences, length)
+        if hook in fired
+        and fits(hook, tuple(fired[hook].shape), n_sequences, length)
+        and not (hook.endswith("hook_attn_scores") and after_softmax(fired[hook]))
     )
 
 
@@ -98,3 +86,8 @@ def fits(hook: str, shape: tuple[int, ...], n_sequences: int, length: int) -> bo
         return len(shape) == 4 and shape[2:] == (length, length)
     return shape[1] == length
 
+
+def after_softmax(scores: Tensor) -> bool:
+    """Whether attention scores are none: bridges of GPT-Neo and OPT fire the pattern there."""
+    sums = scores.sum(dim=-1)
+    return not (scores < 0).any() and torch.allclose(sums, torch.ones_like(sums), atol=1e-2)

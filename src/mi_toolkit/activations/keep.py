@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.activations.errors import DtypeError
-from mi_toolkit.activations.hooks import fits
+from mi_toolkit.activations.hooks import after_softmax, fits
 from mi_toolkit.activations.names import is_pattern
 from mi_toolkit.activations.positions import ChosenPositions
 from mi_toolkit.errors import HookError
@@ -46,6 +46,11 @@ def visit_rows(
             )
         of = sequence if len(activation) == n_sequences else torch.zeros_like(sequence)
         rows = activation[of, :, position] if is_pattern(name) else activation[of, position]
+        if name.endswith("hook_attn_scores") and after_softmax(rows):
+            raise HookError(
+                f"{name} of {model.cfg.model_name} fires with the pattern, after the softmax: the "
+                "scores before it cannot be had from this bridge. Ask for 'pattern'."
+            )
         take(name, _cast(name, rows, dtype))
 
     visit_activations(model, batch.ids, names, keep)
@@ -54,12 +59,14 @@ def visit_rows(
 def _cast(name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
     cast = rows.to(device="cpu", dtype=dtype)
     if dtype == torch.float16 and rows.dtype != dtype:
-        # Infinite before (a masked attention score) may be infinite after; nothing else may.
-        overflown = cast.isinf() & rows.isfinite().cpu()
+        # A masked attention score is infinite, or the least number that there is: so it may stay.
+        least = torch.finfo(rows.dtype).min
+        overflown = cast.isinf() & (rows.isfinite() & (rows != least)).cpu()
         if overflown.any():
+            largest = float(rows.cpu()[overflown].abs().max())
             raise DtypeError(
-                f"{name} has a value of {float(rows.abs().max()):.3g}, beyond float16's largest "
-                "(65,504): keep it in bfloat16 or float32."
+                f"{name} has a value of {largest:.3g}, beyond float16's largest (65,504): keep it "
+                "in bfloat16 or float32."
             )
     return cast
 

@@ -46,14 +46,13 @@ IN_EVERY_LAYER: Mapping[str, str] = {
 }
 """Short forms that stand for a hook of each block."""
 
-WITHOUT_LAYER: Mapping[str, tuple[str, ...]] = {
-    "embed": ("hook_embed",),
-    "pos_embed": ("hook_pos_embed",),
-    # What the unembedding reads. A bridge's `hook_normalized` is that before weight and bias; a
-    # HookedTransformer, which has no `hook_out`, fires it behind them.
-    "ln_final": ("ln_final.hook_out", "ln_final.hook_normalized"),
+WITHOUT_LAYER: Mapping[str, str] = {
+    "embed": "hook_embed",
+    "pos_embed": "hook_pos_embed",
+    # Before the norm's weight and bias. Behind them only a bridge has a hook: `ln_final.hook_out`.
+    "ln_final": "ln_final.hook_normalized",
 }
-"""Short forms that stand for one hook: the first of these that the model has."""
+"""Short forms that stand for one hook."""
 
 PATTERNS = ("hook_pattern", "hook_attn_scores")
 """Hooks whose activation is `[batch, head, query, key]`; any other's is `[batch, position, …]`."""
@@ -184,7 +183,7 @@ def _matching(
             raise UnknownNameError(f"{form!r} has no layer: leave it out of {(form, layers)!r}.")
         return []
     if form in WITHOUT_LAYER:
-        return [hook for hook in WITHOUT_LAYER[form] if hook in known][:1]
+        form = WITHOUT_LAYER[form]
     if is_glob(form):
         matches = glob(form)
         return [hook for hook in known if matches(hook)]
@@ -230,7 +229,7 @@ def _unknown(name: Name, form: str, known: Collection[str], owner: str) -> Unkno
 def _forms_among(known: Collection[str]) -> list[str]:
     """The short forms that stand for something."""
     folded = {fold(hook) for hook in known}
-    single = [form for form, hooks in WITHOUT_LAYER.items() if any(h in known for h in hooks)]
+    single = [form for form, hook in WITHOUT_LAYER.items() if hook in known]
     return single + [form for form, tail in IN_EVERY_LAYER.items() if f"blocks.*.{tail}" in folded]
 
 

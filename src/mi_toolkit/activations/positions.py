@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError
 
-Positions = Literal["last"] | int | slice | Sequence[int] | Sequence[Sequence[int]] | None
+Positions = str | int | slice | Sequence[int] | Sequence[Sequence[int]] | None
 """None for all; one position (`"last"`, `-1`, `4`); a slice; several positions, the same of every
 sequence; or a list of positions for each sequence."""
 

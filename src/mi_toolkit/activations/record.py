@@ -69,8 +69,9 @@ def record(
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> mi.record(model, ["one two three", "one two"], ["resid_post", ("z", 0)])
-        Activations of toy-gpt2: 2 prompts, 6 to 9 tokens, 0.0 MB
-          blocks.*.hook_resid_post (all layers)  ...
+        Activations of toy-gpt2: 2 prompts, 6 to 9 tokens, 0.05 MB
+          blocks.*.hook_resid_post (all layers)  prompt 2, position 9, d_model 128        float32...
+          blocks.0.attn.hook_z                   prompt 2, position 9, head 4, d_head 32  float32...
     """
     check_dtype(dtype)
     if batch_size < 1:

@@ -34,8 +34,8 @@ def activation_table(activations: Activations, name: Name) -> pd.DataFrame:
     n_values = activations[name].numel()
     if n_values > LARGEST_TABLE:
         raise ActivationsError(
-            f"{name!r} has {n_values:,} values, and a table is for {LARGEST_TABLE:,} at most. Take "
-            "activations.rows(name).numpy() with activations.row_table(), or record fewer positions."
+            f"{name!r} has {n_values:,} values, and a table is for {LARGEST_TABLE:,} at "
+            "most. Take activations.rows(name).numpy() and activations.row_table(), or record less."
         )
     if is_pattern(activations.names(name)[0]):
         return _pattern_table(activations, name)

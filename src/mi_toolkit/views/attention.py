@@ -10,17 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.errors import HookError, PromptError, UnknownNameError
+from mi_toolkit.activations.activations import Activations
+from mi_toolkit.errors import HookError, PromptError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
-from mi_toolkit.hooked_model import HookedModel, attention_layers
+from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.prompts.tokens import Prompt, tokenise
+from mi_toolkit.views.chosen_heads import HeadGrid, HeadName, chosen_heads
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.section import Section
 from mi_toolkit.views.tokens import token_texts, visible
-
-HeadName = Head | tuple[int, int] | str | int
-"""A head by name, or by its number within the layers that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -86,8 +85,8 @@ class AttentionView:
 
 
 def view_attention(
-    model: HookedModel,
-    prompt: Prompt,
+    model: HookedModel | Activations,
+    prompt: Prompt | int | None = None,
     *,
     layer: int | Sequence[int] | None = None,
     heads: Sequence[HeadName] | HeadName | None = None,
@@ -96,8 +95,10 @@ def view_attention(
     """Where heads look on one prompt: patterns of one layer, several, or heads by name.
 
     Args:
-        model: a HookedTransformer or a TransformerBridge; it is left as it was.
-        prompt: one string, or the token ids of one sequence.
+        model: a HookedTransformer or a TransformerBridge, which is left as it was; or recorded
+            activations with patterns, `record(model, prompts, "pattern")`.
+        prompt: one string, or the token ids of one sequence; of recorded activations, the number
+            of a prompt, which may be left out where there is one.
         layer: one layer or several, from zero. May be left out where `heads` are named.
         heads: `["L5H1", (6, 9)]`, `report.heads("induction")`, or numbers within each of the
             layers; None for all of the layers' heads.
@@ -113,7 +114,17 @@ def view_attention(
         >>> mi.view_attention(model, "When Mary and John went to the store", layer=0, heads=[0, 2])
         AttentionView of toy-gpt2: L0H0, L0H2, on 9 tokens
     """
-    chosen = _chosen_heads(model, layer, heads)
+    if isinstance(model, Activations):
+        return _recorded(model, prompt, layer, heads)
+    if prompt is None or isinstance(prompt, int):
+        raise PromptError("Say what the model is to read: a string, or token ids.")
+    grid = HeadGrid(
+        owner=model.cfg.model_name,
+        layers=attention_layers(model),
+        n_layers=model.cfg.n_layers,
+        n_heads=model.cfg.n_heads,
+    )
+    chosen = chosen_heads(grid, layer, heads)
     batch = tokenise(model, prompt, prepend_bos=prepend_bos)
     if len(batch) != 1:
         raise PromptError(
@@ -121,82 +132,56 @@ def view_attention(
             "on one page with Page([...])."
         )
     kept = patterns_of(model, batch.ids, [head.layer for head in chosen])
-    patterns = torch.stack([kept[head.layer][0, head.head] for head in chosen])
-    if not patterns.isfinite().all():
-        raise HookError(f"{model.cfg.model_name} gives attention that is not a number (NaN).")
-    return AttentionView(
-        model=model.cfg.model_name,
-        tokens=token_texts(model.tokenizer, batch.sequence(0).tolist()),
-        heads=chosen,
-        patterns=patterns,
+    return _view(
+        model.cfg.model_name,
+        token_texts(model.tokenizer, batch.sequence(0).tolist()),
+        chosen,
+        [kept[head.layer][0, head.head] for head in chosen],
     )
 
 
-def _chosen_heads(
-    model: HookedModel,
+def _recorded(
+    activations: Activations,
+    prompt: Prompt | int | None,
     layer: int | Sequence[int] | None,
     heads: Sequence[HeadName] | HeadName | None,
-) -> tuple[Head, ...]:
-    layers = None if layer is None else [layer] if isinstance(layer, int) else list(layer)
-    for number in layers or []:
-        _check_layer(model, number)
-    if heads is None:
-        if not layers:
-            raise UnknownNameError(
-                f"Say which heads of {model.cfg.model_name} to show: layer=0, layer=[0, 1] or "
-                "heads=['L0H1']."
-            )
-        return tuple(Head(l, h) for l in layers for h in range(model.cfg.n_heads))
-    chosen: dict[Head, None] = {}
-    for name in _names(heads):
-        chosen |= dict.fromkeys(_heads_called(model, name, layers))
-    if not chosen:
-        raise UnknownNameError("The list of heads is empty: name at least one, or leave it out.")
-    return tuple(chosen)
-
-
-def _names(heads: Sequence[HeadName] | HeadName) -> list[HeadName]:
-    """The heads one by one: `(5, 1)` is one head, and so is a `Head`; `[5, 1]` is two."""
-    if isinstance(heads, int | str):
-        return [heads]
-    names = list(heads)
-    numbers = [name for name in names if isinstance(name, int)]
-    return (
-        [Head(*numbers)] if isinstance(heads, tuple) and len(numbers) == len(names) == 2 else names
+) -> AttentionView:
+    """The view of patterns that were recorded before."""
+    kept = {l: pattern_hook(l) for l in range(activations.n_layers)}
+    kept = {l: hook for l, hook in kept.items() if hook in activations.tensors}
+    if not kept or activations.chosen.single:
+        raise PromptError(
+            "These activations hold no whole pattern: record them with names='pattern' and all "
+            "positions."
+        )
+    n_prompts = len(activations.batch)
+    number = 0 if prompt is None and n_prompts == 1 else prompt
+    if not isinstance(number, int) or not 0 <= number < n_prompts:
+        raise PromptError(
+            f"Say which of the {n_prompts} recorded prompts to show by its number, 0 to "
+            f"{n_prompts - 1}, not {prompt!r}."
+        )
+    tokens = activations.texts[number]
+    if activations.positions[number].tolist()[: len(tokens)] != list(range(len(tokens))):
+        raise PromptError("A view shows all queries: record the patterns with all positions.")
+    grid = HeadGrid(
+        owner=f"the recording of {activations.model}",
+        layers=list(kept),
+        n_layers=activations.n_layers,
+        n_heads=activations[next(iter(kept.values()))].shape[1],
     )
+    chosen = chosen_heads(grid, layer, heads)
+    patterns = [
+        activations[kept[head.layer]][number, head.head, : len(tokens), : len(tokens)]
+        for head in chosen
+    ]
+    return _view(activations.model, tokens, chosen, patterns)
 
 
-def _heads_called(model: HookedModel, name: HeadName, layers: list[int] | None) -> list[Head]:
-    if isinstance(name, int) or (isinstance(name, str) and name.strip().isdecimal()):
-        if layers is None:
-            raise UnknownNameError(
-                f"Head {name} of which layer? Give layer=…, or the head's whole name: 'L0H{name}'."
-            )
-        found = [Head(l, int(name)) for l in layers]
-    else:
-        found = [Head.of(name)]
-        if layers is not None and found[0].layer not in layers:
-            shown = ", ".join(map(str, layers))
-            raise UnknownNameError(
-                f"{found[0]} is not in layer {shown}. Leave layer out: the head's name has it."
-            )
-    for head in found:
-        _check_layer(model, head.layer)
-        if not 0 <= head.head < model.cfg.n_heads:
-            raise UnknownNameError(
-                f"{model.cfg.model_name} has no head {head.head} in layer {head.layer}: its heads "
-                f"are 0 to {model.cfg.n_heads - 1}."
-            )
-    return found
-
-
-def _check_layer(model: HookedModel, layer: int) -> None:
-    known = attention_layers(model)
-    if layer in known:
-        return
-    everywhere = known == list(range(model.cfg.n_layers))
-    layers = f"0 to {known[-1]}" if everywhere else ", ".join(map(str, known))
-    raise UnknownNameError(
-        f"{model.cfg.model_name} has no attention in layer {layer}: its layers"
-        f"{'' if everywhere else ' with attention'} are {layers}."
-    )
+def _view(
+    name: str, tokens: tuple[str, ...], heads: tuple[Head, ...], patterns: Sequence[Tensor]
+) -> AttentionView:
+    stacked = torch.stack(list(patterns)).float()
+    if not stacked.isfinite().all():
+        raise HookError(f"{name} gives attention that is not a number (NaN).")
+    return AttentionView(model=name, tokens=tokens, heads=heads, patterns=stacked)
