@@ -270,7 +270,7 @@ def test_saved_activations_come_back(tmp_path: Path) -> None:
     assert all(torch.equal(back[hook], recorded[hook]) for hook in recorded)
     assert back.texts == recorded.texts
     assert torch.equal(back.positions, recorded.positions)
-    with pytest.raises(ReportError, match="There is no recording of activations"):
+    with pytest.raises(ReportError, match="No recording of activations at"):
         mi.Activations.load(tmp_path / "b.safetensors")
 
 
