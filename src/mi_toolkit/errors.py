@@ -38,6 +38,10 @@ class ReportError(MIToolkitError, ValueError):
     """A saved report that cannot be read, or a question that a report cannot answer."""
 
 
+class ComparisonError(MIToolkitError, ValueError):
+    """Models, lengths or stimuli that cannot be set side by side."""
+
+
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, shown: Iterable[str] | None = None
 ) -> UnknownNameError:

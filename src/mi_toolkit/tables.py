@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,6 +18,16 @@ def head_table(report: HeadReport) -> pd.DataFrame:
     """One row per stimulus, behaviour and head; `home` marks the rows that the labels rest on."""
     parts = report.parts or {next(iter(report.tokens)): report}
     return pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row per record, a column per key, in the order in which keys first appear."""
+    return pd.DataFrame(list(rows))
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables with the same columns, one under the other."""
+    return pd.concat(list(frames), ignore_index=True)
 
 
 def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:

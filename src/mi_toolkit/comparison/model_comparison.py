@@ -1,0 +1,172 @@
+"""`ModelComparison`: several models on the same text, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mi_toolkit.comparison.agreement import Agreement
+from mi_toolkit.comparison.groups import ModelGroup, groups_of, size_classes
+from mi_toolkit.comparison.profile import LabelProfile, profile
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.record_file import load_record, save_record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMAT = "mi_toolkit model comparison 1"
+RECORD = "comparison.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ModelComparison:
+    """Reports of several models on the same text, and how far their predictions agree."""
+
+    models: tuple[str, ...]
+    """Names, in the order in which they were given."""
+
+    facts: Mapping[str, ModelFacts]
+    """Each model's architecture."""
+
+    reports: Mapping[str, HeadReport]
+    """Each model's report on its own tokens of the text."""
+
+    groups: tuple[ModelGroup, ...]
+    """Models of one size and several families, then of one family and several sizes."""
+
+    n_texts: int
+    """Texts that predictions were compared on."""
+
+    agreement: Agreement
+    """Of the next token, for every pair of models."""
+
+    accuracy: Mapping[str, float]
+    """Per model, the share of its token boundaries at which its most probable next token is what
+    the text goes on with, in [0, 1]: a model that often errs agrees with few."""
+
+    def profiles(self, model: str) -> tuple[LabelProfile, ...]:
+        """Counts, shares and depths of one model's labels and scopes."""
+        return profile(self.reports[model])
+
+    @property
+    def has_bos(self) -> dict[str, bool]:
+        """Per model: whether all its sequences began with a BOS, where its tokenizer has one."""
+        return {name: all(r.provenance.bos.values()) for name, r in self.reports.items()}
+
+    def to_pandas(self) -> DataFrame:
+        """One row per model and label, scope or `unclassified`."""
+        from mi_toolkit.tables import table_of
+
+        sizes = size_classes({name: fact.parameters for name, fact in self.facts.items()})
+        return table_of(
+            {
+                "model": name,
+                "family": self.facts[name].family,
+                "parameters": self.facts[name].parameters,
+                "size_class": sizes[name],
+                "n_layers": self.facts[name].n_layers,
+                "n_heads": self.facts[name].n_heads,
+                "has_bos": self.has_bos[name],
+                **shown.row(),
+            }
+            for name in self.models
+            for shown in self.profiles(name)
+        )
+
+    def agreement_table(self) -> DataFrame:
+        """One row per pair of models, with the accuracy of each."""
+        from mi_toolkit.tables import table_of
+
+        a = self.agreement
+        return table_of(
+            {
+                "model": one,
+                "other": other,
+                "positions": int(a.positions[i, j]),
+                "agreement": float(a.share[i, j]),
+                "ci_low": float(a.ci_low[i, j]),
+                "ci_high": float(a.ci_high[i, j]),
+                "chance": float(a.chance[i, j]),
+                "lift": float(a.lift[i, j]),
+                "accuracy": self.accuracy[one],
+                "other_accuracy": self.accuracy[other],
+            }
+            for i, one in enumerate(self.models)
+            for j, other in enumerate(self.models)
+            if i < j
+        )
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the comparison to a folder: a report per model, and one file for the rest."""
+        place = Path(folder)
+        for index, name in enumerate(self.models):
+            self.reports[name].save(place / f"report-{index}.safetensors")
+        tensors = {
+            field.name: getattr(self.agreement, field.name)
+            for field in dataclasses.fields(self.agreement)
+        }
+        save_record(place / RECORD, format=FORMAT, tensors=tensors, record=self._record())
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> ModelComparison:
+        """Read a comparison back.
+
+        Raises:
+            ReportError: no such folder, or it holds no comparison.
+        """
+        place = Path(folder)
+        tensors, record = load_record(place / RECORD, format=FORMAT, kind="model comparison")
+        facts = {name: _facts(kept) for name, kept in record["facts"].items()}
+        names = tuple(record["models"])
+        return ModelComparison(
+            models=names,
+            facts=facts,
+            reports={
+                name: HeadReport.load(place / f"report-{index}.safetensors")
+                for index, name in enumerate(names)
+            },
+            groups=groups_of(facts),
+            n_texts=record["n_texts"],
+            agreement=Agreement(**tensors),
+            accuracy={k: float("nan") if v is None else v for k, v in record["accuracy"].items()},
+        )
+
+    def _record(self) -> dict[str, Any]:
+        facts = {
+            name: {
+                field.name: _plain(getattr(fact, field.name)) for field in dataclasses.fields(fact)
+            }
+            for name, fact in self.facts.items()
+        }
+        accuracy = {k: None if v != v else v for k, v in self.accuracy.items()}
+        return {
+            "models": list(self.models),
+            "facts": facts,
+            "n_texts": self.n_texts,
+            "accuracy": accuracy,
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"ModelComparison of {', '.join(self.models)} on {self.n_texts} texts"]
+        for name in self.models:
+            counts = ", ".join(f"{p.count} {p.label}" for p in self.profiles(name) if p.count)
+            lines.append(f"  {name}: {counts}")
+        apart = ~torch.eye(len(self.models), dtype=torch.bool)
+        share = self.agreement.share[apart]
+        lines.append(f"  next-token agreement {float(share.min()):.2f} to {float(share.max()):.2f}")
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _facts(kept: dict[str, Any]) -> ModelFacts:
+    return ModelFacts(**{**kept, "windows": tuple(kept["windows"])})
