@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations as Activations
     from mi_toolkit.activations.record import record as record
+    from mi_toolkit.comparison.length_sweep import length_sweep as length_sweep
+    from mi_toolkit.comparison.model_comparison import ModelComparison as ModelComparison
+    from mi_toolkit.comparison.models import compare_models as compare_models
+    from mi_toolkit.comparison.stimuli import StimulusComparison as StimulusComparison
+    from mi_toolkit.comparison.stimuli import compare_stimuli as compare_stimuli
+    from mi_toolkit.comparison.sweep import LengthSweep as LengthSweep
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
@@ -29,32 +35,44 @@ if TYPE_CHECKING:
     from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
     from mi_toolkit.views.attention import view_attention as view_attention
+    from mi_toolkit.views.comparison import view_comparison as view_comparison
+    from mi_toolkit.views.comparison import view_stimuli as view_stimuli
+    from mi_toolkit.views.comparison import view_sweep as view_sweep
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.report import view_report as view_report
 
 _HOME = {
     "Activations": "activations.activations",
-    "record": "activations.record",
     "BEHAVIOURS": "heads.behaviours",
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
     "Head": "heads.head",
     "HeadReport": "heads.report",
+    "LengthSweep": "comparison.sweep",
     "MODELS": "models.specs",
     "MaskBehaviour": "heads.kinds",
+    "ModelComparison": "comparison.model_comparison",
     "ModelFacts": "models.facts",
-    "Page": "views.page",
     "ModelSpec": "models.model_spec",
+    "Page": "views.page",
+    "StimulusComparison": "comparison.stimuli",
     "ablating": "interventions.ablation",
     "classify_heads": "heads.classify",
+    "compare_models": "comparison.models",
+    "compare_stimuli": "comparison.stimuli",
     "copying_scores": "heads.copying_scores",
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
+    "length_sweep": "comparison.length_sweep",
     "load_model": "models.loading",
     "mask_behaviour": "heads.decorators",
     "offset": "heads.behaviours",
+    "record": "activations.record",
     "view_attention": "views.attention",
+    "view_comparison": "views.comparison",
     "view_report": "views.report",
+    "view_stimuli": "views.comparison",
+    "view_sweep": "views.comparison",
 }
 
 __all__ = [

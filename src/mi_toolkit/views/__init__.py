@@ -2,6 +2,9 @@
 
 from mi_toolkit.views.attention import AttentionView as AttentionView
 from mi_toolkit.views.attention import view_attention as view_attention
+from mi_toolkit.views.comparison import view_comparison as view_comparison
+from mi_toolkit.views.comparison import view_stimuli as view_stimuli
+from mi_toolkit.views.comparison import view_sweep as view_sweep
 from mi_toolkit.views.page import Page as Page
 from mi_toolkit.views.report import ReportView as ReportView
 from mi_toolkit.views.report import view_report as view_report

@@ -32,6 +32,11 @@ LABELS = {
     "diffuse": "#f0e442",
 }
 OTHER_LABEL = "#000000"
+
+# The same palette, for heads or models told apart in one panel; without the yellow, too faint for
+# a line.
+LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
 SCOPES = {"local": "#0072b2", "global": "#e69f00", "undetermined": NOTHING}
 
 

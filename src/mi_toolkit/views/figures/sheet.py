@@ -10,6 +10,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -48,6 +49,14 @@ def title(figure: Figure, text: str) -> None:
         weight="bold",
         parse_math=False,
     )
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as an SVG document."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "figure.svg"
+        save_figure(figure, path)
+        return path.read_text(encoding="utf-8")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
