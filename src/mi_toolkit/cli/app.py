@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from cyclopts import App, Group
 
 from mi_toolkit.cli.classify import classify
+from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.describe import describe
 from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
+from mi_toolkit.cli.sweep import sweep
 from mi_toolkit.cli.view import view
 
 
@@ -36,7 +38,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (classify, view, models, describe):
+for _command in (classify, view, compare, sweep, models, describe):
     app.command(_command)
 
 

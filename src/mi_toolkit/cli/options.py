@@ -65,6 +65,14 @@ class LoadOptions:
     trust_remote_code: Switch = False
     """Let Python code that comes with the model run on this machine."""
 
+    def check(self, name: str) -> None:
+        """Tell a typo in `name` before the work, or the models, that come before it.
+
+        Raises:
+            MIToolkitError: as `load_model` does for a name.
+        """
+        _check_name(name, self.revision)
+
     def load(self, name: str) -> HookedModel:
         """The model called `name`.
 

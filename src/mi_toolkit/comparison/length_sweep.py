@@ -16,8 +16,9 @@ from pathlib import Path
 from mi_toolkit.comparison.sweep import LengthSweep, report_file
 from mi_toolkit.comparison.texts import of_length
 from mi_toolkit.errors import ComparisonError, ReportError
-from mi_toolkit.heads.behaviours import BEHAVIOURS, chosen
+from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
+from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
@@ -36,7 +37,7 @@ def length_sweep(
     lengths: Sequence[int] = DEFAULT_LENGTHS,
     *,
     text: str | Sequence[str] | None = None,
-    behaviours: Sequence[str] | None = None,
+    behaviours: Sequence[str | Behaviour] | str | None = None,
     n_sequences: int = SEQUENCES,
     min_lift: float = DEFAULT_MIN_LIFT,
     batch_size: int | None = None,
@@ -59,7 +60,8 @@ def length_sweep(
         lengths: in tokens, the BOS not counted: of random tokens both copies together (an odd
             length is one token longer than they are).
         text: your own, in place of the bundled natural passages; it is cut and joined to length.
-        behaviours: names from `BEHAVIOURS`; None for all that show on random tokens or plain text.
+        behaviours: as `classify_heads` takes them; None for the standard ones that show on random
+            tokens or plain text.
         n_sequences: sequences of each stimulus at each length, as far as the text goes.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
         batch_size: sequences to a forward pass; it changes no figure.
@@ -84,10 +86,10 @@ def length_sweep(
     texts = passages() if text is None else [text] if isinstance(text, str) else list(text)
     on_text = "natural" if text is None else OWN_PROMPT
     steps = [
-        _Step(length, stimulus, names)
+        _Step(length, stimulus, shown)
         for length in lengths
         for stimulus in ("repeated_random", on_text)
-        if (names := [n for n in wanted if stimulus not in _excluded(n)])
+        if (shown := [b for b in wanted if stimulus not in b.excluded_stimuli])
     ]
     facts = describe_model(model)
     reports: dict[tuple[str, int], HeadReport] = {}
@@ -98,7 +100,8 @@ def length_sweep(
         path = None if folder is None else Path(folder) / report_file(step.stimulus, step.length)
         fingerprint = {
             "model": (facts.name, facts.revision, facts.dtype, type(model).__name__),
-            "protocol": (tuple(step.behaviours), min_lift, seed, batch.digest),
+            "behaviours": {b.name: b.facts for b in step.behaviours},
+            "protocol": (min_lift, seed, batch.digest),
             "versions": installed_versions(),
         }
         report = None if path is None else _finished(path, fingerprint)
@@ -125,7 +128,7 @@ def length_sweep(
 class _Step:
     length: int
     stimulus: str
-    behaviours: list[str]
+    behaviours: Sequence[Behaviour]
 
 
 def _checked(model: HookedModel, lengths: Sequence[int]) -> tuple[int, ...]:
@@ -141,19 +144,11 @@ def _checked(model: HookedModel, lengths: Sequence[int]) -> tuple[int, ...]:
     return found
 
 
-def _behaviours(names: Sequence[str] | None) -> list[str]:
-    if names is not None:
-        return [behaviour.name for behaviour in chosen(names)]
-    return [
-        name
-        for name, behaviour in BEHAVIOURS.items()
-        if behaviour.home in ("repeated_random", "natural")
-    ]
-
-
-def _excluded(behaviour: str) -> tuple[str, ...]:
-    excluded: tuple[str, ...] = getattr(BEHAVIOURS[behaviour], "excluded_stimuli", ())
-    return excluded
+def _behaviours(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ...]:
+    found = chosen(names)
+    if names is None:
+        found = tuple(b for b in found if b.home in ("repeated_random", "natural"))
+    return found
 
 
 def _batch(
@@ -175,7 +170,8 @@ def _finished(path: Path, fingerprint: dict[str, object]) -> HeadReport | None:
     made = report.provenance
     found = {
         "model": (made.model, made.revision, made.dtype, made.backend),
-        "protocol": (report.behaviours, report.min_lift, made.seed, made.prompts.get(OWN_PROMPT)),
+        "behaviours": dict(report.facts),
+        "protocol": (report.min_lift, made.seed, made.prompts.get(OWN_PROMPT)),
         "versions": dict(made.versions),
     }
     return report if found == fingerprint else None

@@ -12,12 +12,15 @@ import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from mi_toolkit.comparison.agreement import agreement_of, own_accuracy
 from mi_toolkit.comparison.continuations import Continuations, continuations
 from mi_toolkit.comparison.groups import groups_of
 from mi_toolkit.comparison.model_comparison import ModelComparison
 from mi_toolkit.errors import ComparisonError, PromptError
 from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
@@ -27,7 +30,7 @@ from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import natural, passages
-from mi_toolkit.prompts.tokens import tokenise
+from mi_toolkit.prompts.tokens import Prompt, tokenise
 
 AnyModel = str | HookedModel
 Load = Callable[[str], HookedModel]
@@ -35,9 +38,9 @@ Load = Callable[[str], HookedModel]
 
 def compare_models(
     models: Sequence[AnyModel] | Mapping[str, AnyModel],
-    prompt: str | Sequence[str] | None = None,
+    prompt: Prompt | None = None,
     *,
-    behaviours: Sequence[str] | None = None,
+    behaviours: Sequence[str | Behaviour] | str | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
@@ -62,7 +65,7 @@ def compare_models(
         models: names or loaded models; or a mapping from what to call each to either.
         prompt: a text, or several. None: the standard protocol of `classify_heads`, and predictions
             on its natural passages, as many tokens of each as every model reads.
-        behaviours: names from `BEHAVIOURS`; None for all.
+        behaviours: as `classify_heads` takes them; None for the standard ones.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
         prepend_bos: put a BOS before each text; None: wherever a tokenizer has one.
         batch_size: sequences to a forward pass; it changes no figure.
@@ -131,16 +134,15 @@ class _Read:
     said: Sequence[Continuations]
 
 
-def _texts(prompt: str | Sequence[str] | None) -> list[str] | None:
-    if prompt is None or isinstance(prompt, str):
-        return None if prompt is None else [prompt]
-    texts = list(prompt)
-    if not all(isinstance(text, str) for text in texts):
+def _texts(prompt: Prompt | None) -> list[str] | None:
+    if isinstance(prompt, Tensor):
         raise PromptError(
             "Models are compared on text, which each reads through its own tokenizer: give a "
             "string or several. The same token ids mean different text to different models."
         )
-    return texts
+    if prompt is None:
+        return None
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:

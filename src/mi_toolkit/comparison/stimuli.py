@@ -171,4 +171,6 @@ def labelled_heads(report: HeadReport, behaviour: str) -> Bool[Tensor, " head"]:
     """Which heads carry a behaviour's label, layer by layer; of `locality`, which are local."""
     if behaviour == "locality":  # its label is the scope
         return (report.scope == report.scope_names.index("local")).flatten()
+    if behaviour not in report.label_names:
+        return torch.zeros(report.scope.numel(), dtype=torch.bool)
     return report.labels[report.label_names.index(behaviour)].flatten()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import ReportError, unknown_name
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.record_file import load_record, save_record
 
@@ -50,8 +51,26 @@ class LengthSweep:
 
     @property
     def behaviours(self) -> tuple[str, ...]:
-        """All behaviours that were measured on any stimulus."""
-        return tuple(dict.fromkeys(b for r in self.reports.values() for b in r.behaviours))
+        """All that were measured on any stimulus, in the order of the one that has most."""
+        by_stimulus = [self.report(name, self.lengths[0]).behaviours for name in self.stimuli]
+        most = sorted(by_stimulus, key=len, reverse=True)
+        return tuple(dict.fromkeys(name for names in most for name in names))
+
+    @property
+    def min_lift(self) -> float:
+        """The bar that the lift of a mask behaviour had to clear for its label."""
+        return next(iter(self.reports.values())).min_lift
+
+    def facts(self, behaviour: str) -> BehaviourFacts:
+        """What a behaviour is and needs.
+
+        Raises:
+            UnknownNameError: the sweep does not have it.
+        """
+        for report in self.reports.values():
+            if behaviour in report.facts:
+                return report.facts[behaviour]
+        raise unknown_name("behaviour of this sweep", behaviour, self.behaviours)
 
     def report(self, stimulus: str, length: int) -> HeadReport:
         """One report.

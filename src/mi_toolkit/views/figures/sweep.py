@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mi_toolkit.comparison.sweep import LengthSweep
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.head import Head
 from mi_toolkit.views.colours import LINES
 from mi_toolkit.views.figures.sheet import axes_at, title
@@ -27,7 +26,7 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
     A labelled head has a colour, its interval as a band, and a filled dot wherever the label holds;
     all others are grey. 0 is chance for mask behaviours.
     """
-    behaviours = [name for name in BEHAVIOURS if name in sweep.behaviours and _shown(sweep, name)]
+    behaviours = [name for name in sweep.behaviours if _shown(sweep, name)]
     n_stimuli, n_columns = len(sweep.stimuli), min(COLUMNS, max(1, len(behaviours)))
     n_rows = n_stimuli * -(-len(behaviours) // n_columns)
     figure = Figure(
@@ -70,8 +69,8 @@ def _shown(sweep: LengthSweep, behaviour: str) -> bool:
 
 
 def _frame(ax: Axes, sweep: LengthSweep, behaviour: str) -> None:
-    is_mask = isinstance(BEHAVIOURS[behaviour], MaskBehaviour)
-    ax.set_title(f"{behaviour} ({'lift' if is_mask else 'value'})", fontsize=9, loc="left")
+    facts = sweep.facts(behaviour)
+    ax.set_title(f"{behaviour} ({'lift' if facts.has_chance else 'value'})", fontsize=9, loc="left")
     ax.set_xscale("log", base=2)
     ax.set_xlim(sweep.lengths[0] / 1.15, sweep.lengths[-1] * 1.15)
     ax.set_xticks(sweep.lengths, map(str, sweep.lengths), minor=False)
@@ -81,10 +80,9 @@ def _frame(ax: Axes, sweep: LengthSweep, behaviour: str) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("tokens", fontsize=7, labelpad=1)
     ax.axhline(0, color="#444444", linewidth=0.8)
-    bar = BEHAVIOURS[behaviour].min_label
-    if bar is None:
-        bar = next(iter(sweep.reports.values())).min_lift
-    ax.axhline(bar, color="#999999", linewidth=0.8, linestyle=(0, (3, 2)))
+    if facts.carries_label:
+        bar = sweep.min_lift if facts.min_label is None else facts.min_label
+        ax.axhline(bar, color="#999999", linewidth=0.8, linestyle=(0, (3, 2)))
 
 
 def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:

@@ -1,0 +1,153 @@
+"""`mi-toolkit compare`: several models side by side on the same text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    LoadOptions,
+    Several,
+    Switch,
+    at_least_one,
+    between_zero_and_one,
+)
+from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.comparison.model_comparison import ModelComparison
+
+
+def compare(
+    *models: str,
+    prompt: Several[str] = None,
+    behaviours: Several[str] = None,
+    min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    bos: bool | None = None,
+    seed: int = 0,
+    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    png: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Set models side by side: what their heads do on the same text, and what they predict.
+
+    Without a text the standard protocol runs, and predictions are compared on natural text. Models
+    are loaded one at a time.
+
+    Args:
+        models: Names, hub ids, folders or .gguf files, two or more. Texts in quotes may follow:
+            whatever has a space in it, and is no file or folder, is one.
+        prompt: A text, or several; for a single word, which would be taken for a model.
+        behaviours: Only these, one or several, such as previous_token or induction.
+        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
+            the 95% interval has to reach it.
+        bos: Put a beginning-of-sequence token before each text. Without the option: wherever a
+            model's tokenizer has one. It is the same for all models.
+        seed: Of the random stimulus and the intervals.
+        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        output: Folder for the comparison (ModelComparison.load reads it), labels.csv and
+            agreement.csv.
+        html: File for a page of its own.
+        png: File for the picture alone; SVG where the name ends in .svg.
+        json: Write JSON instead of tables, and nothing else, to standard output.
+        load: How the models are loaded.
+    """
+    texts = [*(name for name in models if _is_text(name)), *(prompt or [])]
+    names = [name for name in models if not _is_text(name)]
+    if len(names) < 2:
+        raise UsageError(msg="A comparison takes two models or more: mi-toolkit compare A B.")
+    if bos is not None and not texts:
+        raise UsageError(msg="--bos and --no-bos go with a text of your own.")
+    check_folder(output)
+    check_file(html)
+    check_file(png)
+    for name in names:
+        load.check(name)
+    from mi_toolkit import compare_models
+
+    with third_parties_kept_off_stdout():
+        comparison = compare_models(
+            names,
+            texts or None,
+            behaviours=behaviours,
+            min_lift=min_lift,
+            prepend_bos=bos,
+            batch_size=batch_size,
+            seed=seed,
+            load=load.load,
+        )
+        written = [*_write_folder(comparison, output), *_draw(comparison, html, png)]
+    _show(comparison, written, as_data=json)
+
+
+def _is_text(argument: str) -> bool:
+    return any(character.isspace() for character in argument) and not Path(argument).exists()
+
+
+def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    from mi_toolkit.files import written_whole
+
+    with writing(folder / "comparison.safetensors") as record:
+        comparison.save(folder)
+    written = [record]
+    tables = {"labels.csv": comparison.to_pandas(), "agreement.csv": comparison.agreement_table()}
+    for name, table in tables.items():
+        with writing(folder / name) as path, written_whole(path) as draft:
+            table.to_csv(draft, index=False, float_format="%.6g")
+        written.append(path)
+    return written
+
+
+def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> list[Path]:
+    if html is None and png is None:
+        return []
+    from mi_toolkit import view_comparison
+
+    view, written = view_comparison(comparison), []
+    for path, save in ((html, view.save_html), (png, view.save_png)):
+        if path is not None:
+            with doing(f"Drawing {path}"), writing(path):
+                save(path)
+            written.append(path)
+    return written
+
+
+def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool) -> None:
+    from mi_toolkit.cli.comparison_text import comparison_lines
+
+    if as_data:
+        print(
+            as_json(
+                {
+                    "models": list(comparison.models),
+                    "labels": comparison.to_pandas().to_dict("records"),
+                    "agreement": comparison.agreement_table().to_dict("records"),
+                    "groups": [vars(group) for group in comparison.groups],
+                    "written": [str(path) for path in written],
+                }
+            )
+        )
+        return
+    for line in comparison_lines(comparison, width=width(elsewhere=FOR_READING), emphasise=bold):
+        print(line)
+    if written:
+        print()
+    for path in written:
+        print(f"Wrote {path}")

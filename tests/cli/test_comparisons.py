@@ -1,0 +1,90 @@
+"""`compare` and `sweep`, run in this process: by their output and exit code."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import mi_toolkit as mi
+from mi_toolkit.cli.main import run
+
+TEXT = "When Mary and John went to the store, John gave a drink to Mary and John."
+PAIR = ["compare", "toy-gpt2", "toy-qwen2", TEXT, "--behaviours", "induction"]
+SWEEP = ["sweep", "--lengths", "16", "32", "--behaviours", "induction", "--sequences", "8"]
+
+
+def test_compare_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, picture = tmp_path / "page.html", tmp_path / "picture.svg"
+    files = ["--output", str(tmp_path), "--html", str(page), "--png", str(picture)]
+    assert run([*PAIR, *files]) == 0
+    out = capsys.readouterr().out
+    comparison = mi.ModelComparison.load(tmp_path)
+    assert comparison.models == ("toy-gpt2", "toy-qwen2")
+    assert "differ in architecture alone" in out
+    share, chance = (
+        float(t[0, 1]) for t in (comparison.agreement.share, comparison.agreement.chance)
+    )
+    assert f"{share:.0%}, {chance:.0%}" in out
+    assert set(re.findall(r"Wrote (.+)", out)) == {
+        str(tmp_path / name)
+        for name in (
+            "comparison.safetensors", "labels.csv", "agreement.csv", "page.html", "picture.svg",
+        )
+    }  # fmt: skip
+    assert "<svg" in picture.read_text(encoding="utf-8")
+    assert "data:image/svg+xml" in page.read_text(encoding="utf-8")
+
+
+def test_compare_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*PAIR, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["models"] == ["toy-gpt2", "toy-qwen2"]
+    assert {row["label"] for row in found["labels"]} == {"induction", "unclassified"}
+    assert found["agreement"][0]["positions"] > 10
+
+
+def test_lines_fit_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run([*PAIR[:2], "toy-opt", "toy-pythia", *PAIR[2:]]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
+
+
+def test_sweep_tells_lengths_and_goes_on_from_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run([*SWEEP, "--output", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
+    first = capsys.readouterr().out
+    assert re.search(r"induction\s+L2H0\s+\d\.\d\d\*\s+\d\.\d\d\*", first)
+    assert mi.LengthSweep.load(tmp_path).lengths == (16, 32)
+    monkeypatch.setattr(
+        "mi_toolkit.comparison.length_sweep.classify_heads", lambda *_, **__: pytest.fail("again")
+    )
+    assert run([*SWEEP, "--output", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["labels"][0]["lengths"] == "16 32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["compare", "toy-gpt2", TEXT], 2, "A comparison takes two models or more"),
+        (["compare", "toy-gpt2", "toy-otp"], 2, "Did you mean 'toy-opt'"),
+        (["compare", "toy-gpt2", "toy-opt", "--bos"], 2, "go with a text of your own"),
+        (["sweep", "--lengths", "2"], 1, "Lengths are 4 tokens or more"),
+        (["sweep", "--lengths", "9999"], 1, "does not fit the context"),
+        (["sweep", "one two", "--lengths", "64"], 1, "too few for a sequence of 64"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == code
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert message in error
+    assert re.fullmatch(r"mi-toolkit: [^\n]+\n", error)
