@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,7 +159,7 @@ def _batch(
     return of_length(model, texts, n_tokens=step.length, n_sequences=n_sequences)
 
 
-def _finished(path: Path, fingerprint: dict[str, object]) -> HeadReport | None:
+def _finished(path: Path, fingerprint: Mapping[str, object]) -> HeadReport | None:
     """The report at `path`, if it is of this very measurement."""
     if not path.is_file():
         return None

@@ -65,15 +65,16 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     Equal figures give equal files: neither holds a date or a random id.
     """
     installed = {font.name for font in fontManager.ttflist}
-    settings = {
-        "font.family": [font for font in FONTS if font in installed],
-        "svg.fonttype": "none",
-        "svg.hashsalt": "mi_toolkit",
-    }
     is_svg = Path(path).suffix.casefold() == ".svg"
     with (
         written_whole(path) as draft,
-        mpl.rc_context(settings),
+        mpl.rc_context(
+            {
+                "font.family": [font for font in FONTS if font in installed],
+                "svg.fonttype": "none",
+                "svg.hashsalt": "mi_toolkit",
+            }
+        ),
         warnings.catch_warnings(),
     ):
         # A script that no installed font has is shown as boxes, which says as much.
