@@ -42,7 +42,7 @@ def test_compare_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*PAIR, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["models"] == ["toy-gpt2", "toy-qwen2"]
-    assert {row["label"] for row in found["labels"]} == {"induction", "unclassified"}
+    assert {row["label"] for row in found["labels"]} >= {"induction", "unclassified"}
     assert found["agreement"][0]["positions"] > 10
 
 

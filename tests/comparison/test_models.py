@@ -89,7 +89,7 @@ def test_counts_shares_and_depths_are_those_of_the_labelled_heads() -> None:
 
 
 def test_what_the_text_cannot_show_has_no_share() -> None:
-    (found, _) = profile(made_report({"induction": torch.full((2, 2), torch.nan)}))
+    found, *_ = profile(made_report({"induction": torch.full((2, 2), torch.nan)}))
     assert not found.applicable
     assert math.isnan(found.share)
     assert math.isnan(found.depth_mean)

@@ -68,14 +68,14 @@ def sweep_lines(
 
 def _sweep_rows(sweep: LengthSweep, stimulus: str, label: str, most: int = 6) -> list[list[str]]:
     holds = sweep.holds(label, stimulus)
-    has_figures = label in sweep.report(stimulus, sweep.lengths[0]).behaviours
+    behaviour = sweep.report(stimulus, sweep.lengths[0]).behaviour_of(label)
     found = holds.any(dim=0).nonzero().tolist()
     rows = []
     for layer, head in found[:most]:
         cells = []
         for row, length in enumerate(sweep.lengths):
             report = sweep.report(stimulus, length)
-            figure = f"{float(report[label][layer, head]):z.2f}" if has_figures else ""
+            figure = f"{float(report[behaviour][layer, head]):z.2f}"
             cells.append(figure + ("*" if holds[row, layer, head] else " "))
         rows.append([label, f"L{layer}H{head}", *cells])
     if len(found) > most:

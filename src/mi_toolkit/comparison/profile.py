@@ -76,16 +76,11 @@ class LabelProfile:
 
 def profile(report: HeadReport) -> tuple[LabelProfile, ...]:
     """One profile per label, then per scope, then of the heads without a label."""
-    profiles = [
-        _profile(
-            report,
-            name,
-            report.heads(name),
-            report.stimulus.get(name),
-            applies=_applies(report, name),
-        )
-        for name in report.label_names
-    ]
+    profiles = []
+    for label in report.label_names:
+        behaviour = report.behaviour_of(label)
+        stimulus, applies = report.stimulus[behaviour], report.applicable[behaviour]
+        profiles.append(_profile(report, label, report.heads(label), stimulus, applies=applies))
     if "locality" in report.behaviours:
         stimulus, applies = report.stimulus["locality"], report.applicable["locality"]
         profiles += [
@@ -101,16 +96,12 @@ def attending_layers(report: HeadReport) -> list[int]:
     return report.score.isfinite().any(dim=-1).any(dim=0).nonzero().flatten().tolist()
 
 
-def _applies(report: HeadReport, label: str) -> bool:
-    return report.applicable.get(label, True)
-
-
 def _profile(
     report: HeadReport, label: str, heads: Sequence[Head], stimulus: str | None, *, applies: bool
 ) -> LabelProfile:
     n_layers, n_heads = report.scope.shape
     total = len(attending_layers(report)) * n_heads
-    has_figure = bool(heads) and label in report.behaviours
+    has_figure = bool(heads) and label in report.label_names
     return LabelProfile(
         label=label,
         stimulus=stimulus,
@@ -119,5 +110,5 @@ def _profile(
         share=len(heads) / total if applies and total else float("nan"),
         depths=tuple((head.layer + 0.5) / n_layers for head in heads),
         strongest=heads[0] if heads and label != UNCLASSIFIED else None,
-        figure=float(report[label][heads[0]]) if has_figure else float("nan"),
+        figure=float(report[report.behaviour_of(label)][heads[0]]) if has_figure else float("nan"),
     )

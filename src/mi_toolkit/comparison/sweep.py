@@ -140,10 +140,9 @@ class LengthSweep:
                     }
 
     def _figures_at(self, label: str, stimulus: str, head: Head) -> dict[str, float]:
-        """The figure behind a label at each length, where the label is a behaviour's."""
-        if label not in self.report(stimulus, self.lengths[0]).behaviours:
-            return {}
-        figures = self.figures(label, stimulus)[:, head.layer, head.head].tolist()
+        """The figure behind a label at each length."""
+        behaviour = self.report(stimulus, self.lengths[0]).behaviour_of(label)
+        figures = self.figures(behaviour, stimulus)[:, head.layer, head.head].tolist()
         return {f"at_{n}": figure for n, figure in zip(self.lengths, figures, strict=True)}
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -136,9 +137,11 @@ def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:
 
 def _held(sweep: LengthSweep, behaviour: str, stimulus: str) -> dict[Head, list[bool]]:
     """The heads labelled at any length, the strongest first, and at which lengths."""
-    if behaviour not in sweep.report(stimulus, sweep.lengths[0]).label_names:
-        return {}
-    holds = sweep.holds(behaviour, stimulus)
+    report = sweep.report(stimulus, sweep.lengths[0])
+    labels = [label for label in report.label_names if report.behaviour_of(label) == behaviour]
+    holds = torch.zeros(sweep.figures(behaviour, stimulus).shape, dtype=torch.bool)
+    for label in labels:
+        holds |= sweep.holds(label, stimulus)
     best = sweep.figures(behaviour, stimulus).nan_to_num(-math.inf).amax(dim=0)
     found = [Head(*index) for index in holds.any(dim=0).nonzero().tolist()]
     found.sort(key=lambda head: -float(best[head]))
