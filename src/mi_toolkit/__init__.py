@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from mi_toolkit.models.loading import load_model as load_model
     from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
+    from mi_toolkit.prompts.ioi import ioi_prompts as ioi_prompts
+    from mi_toolkit.prompts.needle import needle as needle
+    from mi_toolkit.prompts.tokens import TokenBatch as TokenBatch
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.comparison import view_comparison as view_comparison
     from mi_toolkit.views.comparison import view_stimuli as view_stimuli
@@ -53,6 +56,8 @@ _HOME = {
     "MaskBehaviour": "heads.kinds",
     "ModelComparison": "comparison.model_comparison",
     "ModelFacts": "models.facts",
+    "Page": "views.page",
+    "TokenBatch": "prompts.tokens",
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
     "StimulusComparison": "comparison.stimuli",
@@ -64,8 +69,10 @@ _HOME = {
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
     "length_sweep": "comparison.length_sweep",
+    "ioi_prompts": "prompts.ioi",
     "load_model": "models.loading",
     "mask_behaviour": "heads.decorators",
+    "needle": "prompts.needle",
     "offset": "heads.behaviours",
     "record": "activations.record",
     "view_attention": "views.attention",

@@ -10,11 +10,17 @@ from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import TOO_FEW
+from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.models.specs import describe_windows
 
 MOST_LINES = 4
 _NONE = "–"
-_STIMULI = {"repeated_random": "random tokens given twice", "natural": "natural text"}
+_STIMULI = {
+    "repeated_random": "random tokens given twice",
+    "natural": "natural text",
+    "ioi": "IOI prompts",
+    "needle": "a needle in a haystack",
+}
 
 
 def report_lines(
@@ -52,6 +58,8 @@ def _group(report: HeadReport, name: str) -> tuple[bool, str]:
 
 def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
     batch = report.tokens[stimulus]
+    if stimulus == WEIGHTS:
+        return f"Lift over chance of what the weights make of {len(batch)} tokens"
     lengths = sorted({int(batch.lengths.min()), int(batch.lengths.max())})
     tokens = f"{' to '.join(map(str, lengths))} tokens"
     if stimulus == OWN_PROMPT:

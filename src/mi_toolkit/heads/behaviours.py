@@ -10,7 +10,9 @@ from mi_toolkit.heads import masks, scores
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
 from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
+from mi_toolkit.heads.ordinals import successor_maps
 from mi_toolkit.heads.registry import BehaviourTable
+from mi_toolkit.heads.token_maps import CircuitBehaviour
 
 AnyBehaviour = MaskBehaviour | DistributionBehaviour
 """The kinds that are measured on attention patterns."""
@@ -109,10 +111,48 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
     ),
 )
 
+_FURTHER: tuple[Behaviour, ...] = (
+    MaskBehaviour(
+        name="name_mover",
+        meaning="from the end of an IOI prompt the indirect object's name, which should follow",
+        trigger="prompts with the roles end and io, such as ioi_prompts(model) makes",
+        targets=masks.end_to_name,
+        roles=("end", "io"),
+        suppressing="negative_name_mover",
+        needs_copying=True,
+        home="ioi",
+    ),
+    MaskBehaviour(
+        name="s_inhibition",
+        meaning="from the end of an IOI prompt the subject's second mention",
+        trigger="prompts with the roles end and s2, such as ioi_prompts(model) makes",
+        targets=masks.end_to_name,
+        roles=("end", "s2"),
+        home="ioi",
+    ),
+    MaskBehaviour(
+        name="retrieval",
+        meaning="most of all the hidden token that is being copied out of a long text",
+        trigger="prompts with the roles needle and answer, such as needle(model) makes",
+        targets=masks.copied_token,
+        roles=("needle", "answer"),
+        top_only=True,
+        home="needle",
+        min_label=0.1,
+    ),
+    CircuitBehaviour(
+        name="successor",
+        meaning="its weights turn an ordinal token (Monday, 3, March) into the next",
+        trigger="no prompt at all, as it reads the weights, and a tokenizer that has days, months, "
+        "numbers or letters as single tokens",
+        maps=successor_maps,
+    ),
+)
+
 STANDARD = tuple(behaviour.name for behaviour in _STANDARD)
 """The behaviours of the standard protocol: what `classify_heads` measures when none is named."""
 
-BEHAVIOURS = BehaviourTable(_STANDARD, families={"offset": offset})
+BEHAVIOURS = BehaviourTable((*_STANDARD, *_FURTHER), families={"offset": offset})
 """Every behaviour by its name: the standard ones, further ones that run when they are named, and
 what users and installed packages add."""
 

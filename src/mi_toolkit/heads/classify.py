@@ -30,13 +30,20 @@ from mi_toolkit.heads.labels import (
 )
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import Plan, make_plan
+from mi_toolkit.heads.protocol import (
+    blank_report,
+    circuit_report,
+    home_stimuli,
+    pattern_behaviours,
+    widened,
+)
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import summarise
+from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.progress import track
-from mi_toolkit.prompts.stimuli import STIMULI
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.provenance import Provenance
 
@@ -70,9 +77,11 @@ def classify_heads(
 
     Args:
         model: a HookedTransformer or a TransformerBridge; it is left as it was.
-        prompt: a string, several, or token ids (one sequence or a batch). None: the standard
-            protocol, 32 sequences of random ids given twice and 64 natural passages, with each
-            behaviour judged on its home stimulus and `report.on(...)` for the other.
+        prompt: a string, several, or token ids (a tensor of one sequence or a batch, or a
+            `TokenBatch`, whose roles some behaviours need). None: the standard protocol, 32
+            sequences of random ids given twice and 64 natural passages, with each behaviour judged
+            on its home stimulus and `report.on(...)` for the other. Behaviours beyond the standard
+            ones bring the home stimulus of each; `successor` is read off the weights.
         behaviours: names from `BEHAVIOURS`, or behaviours themselves; None for those of `STANDARD`.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
         prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
@@ -95,7 +104,8 @@ def classify_heads(
         >>> report["previous_token"].shape
         torch.Size([4, 4])
     """
-    table = tuple(b for b in chosen(behaviours) if isinstance(b, AnyBehaviour))
+    table = chosen(behaviours)
+    patterns = pattern_behaviours(table)
     if batch_size is not None and batch_size < 1:
         raise PromptError(
             f"batch_size is the number of sequences to a pass, 1 or more, not {batch_size}."
@@ -108,17 +118,26 @@ def classify_heads(
                 "prepend_bos goes with a prompt of your own: the standard stimuli begin with a "
                 "BOS wherever the tokenizer has one."
             )
-        stimuli = {name: make(model, seed=seed) for name, make in STIMULI.items()}
+        stimuli = home_stimuli(model, table, seed=seed)
     runs = {
-        name: _Run(model, batch, table, name, batch_size, seed) for name, batch in stimuli.items()
+        name: _Run(model, batch, patterns, name, batch_size, seed)
+        for name, batch in stimuli.items()
+        if patterns
     }
     batches = [(run, start) for run in runs.values() for start in run.starts()]
     for run, start in track(
         batches, total=len(batches), label="classifying heads", unit="batch", show=progress
     ):
         run.measure(start)
-    parts = {name: run.report(min_lift) for name, run in runs.items()}
-    return combined(parts) if prompt is None else parts[OWN_PROMPT]
+    parts = {name: widened(run.report(min_lift), table) for name, run in runs.items()}
+    if prompt is not None:
+        own = stimuli[OWN_PROMPT]
+        blank = blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, seed=seed)
+        return parts.get(OWN_PROMPT, blank)
+    circuits = circuit_report(model, table, min_lift=min_lift, seed=seed)
+    if circuits is not None:
+        parts[WEIGHTS] = widened(circuits, table)
+    return combined(parts)
 
 
 class _Run:

@@ -17,6 +17,8 @@ def mask_behaviour(
     min_label: float | None = None,
     roles: Sequence[str] = (),
     top_only: bool = False,
+    suppressing: str | None = None,
+    needs_copying: bool = False,
 ) -> Callable[[Mask], MaskBehaviour]:
     """Register a behaviour of your own by the keys that a head looks at.
 
@@ -36,6 +38,9 @@ def mask_behaviour(
             keyword arguments (each a `range`); a sequence without them has no target.
         top_only: count a query where the key attended most is a target, as retrieval heads are
             counted, in place of the attention on the targets.
+        suppressing: the label, in place of this one, of heads whose direct effect lowers the
+            logits of the tokens at the targets; None where that is not asked.
+        needs_copying: with `suppressing`: whether the label asks that the head raises them.
 
     Raises:
         BehaviourError: the name is taken or no identifier. A mask of a wrong shape or type, or
@@ -67,6 +72,8 @@ def mask_behaviour(
                 targets=targets,
                 roles=tuple(roles),
                 top_only=top_only,
+                suppressing=suppressing,
+                needs_copying=needs_copying,
             )
         )
 

@@ -56,12 +56,35 @@ def fixed_offset(
     return (key == query - distance) & (query >= distance + has_bos)
 
 
+def end_to_name(
+    ids: Int[Tensor, " position"], has_bos: bool, *, end: range, **name: range
+) -> Bool[Tensor, "position position"]:
+    """From the prompt's `end` to the one other role that is given: a name's position."""
+    query, key = _positions(ids)
+    (where,) = name.values()
+    return _within(query, end) & _within(key, where)
+
+
+def copied_token(
+    ids: Int[Tensor, " position"], has_bos: bool, *, needle: range, answer: range
+) -> Bool[Tensor, "position position"]:
+    """`{k in needle : t[k] = t[q+1]}` for each `q` from which a token of `answer` is predicted."""
+    query, key = _positions(ids)
+    following = ids.roll(-1)
+    predicts = _within(query + 1, answer)
+    return predicts & _within(key, needle) & (ids[None, :] == following[:, None]) & (key <= query)
+
+
 def visible(n_positions: int, window: int | None) -> Bool[Tensor, "query key"]:
     """`K_l(q) = {max(0, q-w+1) … q}`: the keys that a causal layer with this window may see."""
     query = torch.arange(n_positions)[:, None]
     key = torch.arange(n_positions)[None, :]
     causal = key <= query
     return causal if window is None else causal & (key > query - window)
+
+
+def _within(position: Tensor, span: range) -> Tensor:
+    return (position >= span.start) & (position < span.stop)
 
 
 def _positions(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,12 @@ class BehaviourTable(Mapping[str, Behaviour]):
             BehaviourError: the name is taken, reserved, or no identifier.
         """
         name = behaviour.name
-        if not name.isidentifier() or name in RESERVED or self._of_family(name) is not None:
+        suppressing = [b.facts.suppressing for b in self._built_in.values() if b.facts.suppressing]
+        reserved = [*RESERVED, *suppressing]
+        if not name.isidentifier() or name in reserved or self._of_family(name) is not None:
             raise BehaviourError(
                 f"A behaviour cannot be called {name!r}: a name is made of letters, digits and "
-                f"underscores, and not one of {', '.join(RESERVED)} or {self._family_names()}."
+                f"underscores, and not one of {', '.join(reserved)} or {self._family_names()}."
             )
         taken = self._built_in.get(name) or self._registered.get(name)
         if taken is not None and not _same_definition(taken, behaviour):

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+FIGURES = (
+    "score", "null", "lift", "ci_low", "ci_high", "copying", "copying_low", "copying_high",
+)  # fmt: skip
+"""The fields that hold a figure for every behaviour, layer and head; NaN where there is none."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HeadReport:
     """Scores, intervals and labels of every head. Tensors are on the CPU in float32."""
@@ -189,6 +195,8 @@ class HeadReport:
         facts, stimulus = self.facts[behaviour], self.stimulus[behaviour]
         if stimulus in facts.excluded_stimuli:
             return f"not measured on {stimulus}, where it would mislead"
+        if facts.kind == "circuit" and stimulus != facts.home:
+            return f"not measured on {stimulus}: it is read off the {facts.home} (give no prompt)"
         return f"not applicable here: needs {facts.trigger}"
 
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:

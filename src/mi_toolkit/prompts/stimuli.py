@@ -1,4 +1,4 @@
-"""The standard stimuli: random ids repeated, and natural passages.
+"""The standard stimuli, random ids repeated and natural passages, and the table of all.
 
 `repeated_random` shows what a head does where nothing but position and earlier copies can guide
 it; `natural` shows what it does on text. They disagree strongly for some behaviours (on GPT-2 the
@@ -7,17 +7,17 @@ rank correlation is 0.19 for induction and 0.09 for duplicate tokens), so every 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib import resources
 from types import MappingProxyType
 
 import torch
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.ioi import ioi_prompts
+from mi_toolkit.prompts.needle import needle
+from mi_toolkit.prompts.passages import passages as passages
 from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
 
 RANDOM_TOKENS = 64
@@ -98,14 +98,10 @@ def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0
     return from_sequences([[*head, *ids[:room]] for ids in encoded], bos_id)
 
 
-@cache
-def passages() -> tuple[str, ...]:
-    """The bundled natural passages: facts, dialogue, lists and code, written for this project."""
-    lines = resources.files("mi_toolkit.prompts").joinpath("natural.jsonl").read_text("utf-8")
-    return tuple(json.loads(line)["text"] for line in lines.splitlines())
-
+STANDARD_STIMULI = ("repeated_random", "natural")
+"""Those of the standard protocol."""
 
 STIMULI: Mapping[str, Callable[..., TokenBatch]] = MappingProxyType(
-    {"repeated_random": repeated_random, "natural": natural}
+    {"repeated_random": repeated_random, "natural": natural, "ioi": ioi_prompts, "needle": needle}
 )
-"""The standard stimuli by name; each takes a model and a `seed`."""
+"""Every stimulus by its name; each takes a model and a `seed`."""

@@ -19,9 +19,6 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 
-Prompt = str | Sequence[str] | Tensor
-"""A string, several strings, or token ids (one sequence, or a batch of equal length)."""
-
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 CHAT_TURN_END = "<|im_end|>"
 
@@ -81,6 +78,11 @@ class TokenBatch:
         return sha.hexdigest()
 
 
+Prompt = str | Sequence[str] | Tensor | TokenBatch
+"""A string, several strings, or token ids: a tensor of one sequence or of several of equal length,
+or a batch with lengths and roles of its own."""
+
+
 def bos_token_id(tokenizer: Any) -> int | None:
     """The id to put in front of a text, None where the tokenizer has none.
 
@@ -109,7 +111,8 @@ def tokenise(model: HookedModel, prompt: Prompt, *, prepend_bos: bool | None = N
 
     Args:
         model: whose tokenizer, vocabulary and context count.
-        prompt: a string, several strings, or a tensor of ids, which is used as given.
+        prompt: a string, several strings, or a tensor of ids or a batch of them, which is used as
+            given.
         prepend_bos: put a BOS before each string. None: wherever the tokenizer has one.
 
     Raises:
@@ -117,11 +120,19 @@ def tokenise(model: HookedModel, prompt: Prompt, *, prepend_bos: bool | None = N
             vocabulary, a BOS asked for where there is none, or a string without a tokenizer.
     """
     bos_id = bos_token_id(model.tokenizer)
-    if isinstance(prompt, Tensor):
+    if isinstance(prompt, TokenBatch):
+        batch = _from_batch(prompt, prepend_bos)
+    elif isinstance(prompt, Tensor):
         batch = _from_ids(prompt, bos_id, prepend_bos)
     else:
         batch = _from_texts(model, prompt, bos_id, prepend_bos)
     check_fits(model, batch)
+    return batch
+
+
+def _from_batch(batch: TokenBatch, prepend_bos: bool | None) -> TokenBatch:
+    if prepend_bos:
+        raise PromptError("A batch of ids is used as given: prepend_bos goes with strings.")
     return batch
 
 

@@ -1,0 +1,195 @@
+"""What is measured on what: the stimuli that behaviours call for, and one report from each.
+
+Patterns are measured on texts, circuits on weights. Every part of a report has a row for each
+behaviour asked for: one that a part cannot show is "not applicable" there, never left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mi_toolkit.errors import BehaviourError, unknown_name
+from mi_toolkit.heads.behaviours import STANDARD, AnyBehaviour
+from mi_toolkit.heads.circuits import measure_circuits
+from mi_toolkit.heads.intervals import MIN_QUERIES
+from mi_toolkit.heads.kinds import Behaviour
+from mi_toolkit.heads.labels import label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.report import FIGURES, HeadReport
+from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
+from mi_toolkit.heads.token_maps import WEIGHTS, CircuitBehaviour
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI
+from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.provenance import Provenance
+
+BY_PAIRS = "bootstrap over pairs of tokens"
+
+
+def pattern_behaviours(behaviours: Sequence[Behaviour]) -> tuple[AnyBehaviour, ...]:
+    """Those that are measured on attention patterns."""
+    return tuple(behaviour for behaviour in behaviours if isinstance(behaviour, AnyBehaviour))
+
+
+def home_stimuli(
+    model: HookedModel, behaviours: Sequence[Behaviour], *, seed: int
+) -> dict[str, TokenBatch]:
+    """The texts that the behaviours call for, each by its name.
+
+    The two standard ones for any of the standard behaviours, and the home of every other.
+
+    Raises:
+        BehaviourError: a behaviour's home is no stimulus.
+        PromptError: the model cannot be given one of them.
+    """
+    standard = any(behaviour.name in STANDARD for behaviour in behaviours)
+    names = list(STANDARD_STIMULI if standard else ())
+    for behaviour in pattern_behaviours(behaviours):
+        if behaviour.home not in STIMULI:
+            unknown = unknown_name("stimulus", behaviour.home, STIMULI)
+            raise BehaviourError(f"The home of the behaviour {behaviour.name!r}: {unknown}")
+        names.append(behaviour.home)
+    return {name: STIMULI[name](model, seed=seed) for name in STIMULI if name in names}
+
+
+def circuit_report(
+    model: HookedModel, behaviours: Sequence[Behaviour], *, min_lift: float, seed: int
+) -> HeadReport | None:
+    """The figures of the circuit behaviours, measured on the weights; None without any."""
+    circuits = [b for b in behaviours if isinstance(b, CircuitBehaviour)]
+    if not circuits:
+        return None
+    maps = {circuit.name: circuit.maps(model.tokenizer) for circuit in circuits}
+    n_pairs = {name: sum(len(each.pairs) for each in own) for name, own in maps.items()}
+    sources = dict.fromkeys(s for own in maps.values() for each in own for s, _ in each.pairs)
+    measured = [measure_circuits(model, maps[circuit.name], seed=seed) for circuit in circuits]
+    score, null, lift, ci_low, ci_high = (
+        torch.stack(figure) for figure in zip(*measured, strict=True)
+    )
+    pairs = torch.tensor(list(n_pairs.values()))[:, None, None]
+    facts = {circuit.name: circuit.facts for circuit in circuits}
+    return replace(
+        blank_report(
+            model,
+            circuits,
+            WEIGHTS,
+            from_sequences([[id_] for id_ in sources] or [[0]], bos_token_id(model.tokenizer)),
+            min_lift=min_lift,
+            seed=seed,
+        ),
+        score=score,
+        null=null,
+        lift=lift,
+        ci_low=ci_low,
+        ci_high=ci_high,
+        head_queries=torch.where(score.isnan(), 0, pairs),
+        labels=label_heads(
+            dict(zip(facts, score, strict=True)),
+            dict(zip(facts, ci_low, strict=True)),
+            {},  # what circuits write is what they are judged by
+            facts,
+            min_lift=min_lift,
+        ),
+        applicable={name: n > 0 for name, n in n_pairs.items()},
+        interval={
+            name: NOT_APPLICABLE if n == 0 else TOO_FEW if n < MIN_QUERIES else BY_PAIRS
+            for name, n in n_pairs.items()
+        },
+        n_sequences={name: len(own) for name, own in maps.items()},
+        n_queries=n_pairs,
+    )
+
+
+def blank_report(
+    model: HookedModel,
+    behaviours: Sequence[Behaviour],
+    stimulus: str,
+    batch: TokenBatch,
+    *,
+    min_lift: float,
+    seed: int,
+) -> HeadReport:
+    """A report in which nothing was applicable."""
+    described = describe_model(model)
+    facts = {behaviour.name: behaviour.facts for behaviour in behaviours}
+    names = tuple(facts)
+    shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
+    nowhere = torch.full(shape, math.nan)
+    return HeadReport(
+        behaviours=names,
+        facts=facts,
+        **_nothing(len(names), shape),
+        coverage=nowhere,
+        labels=torch.zeros(len(label_names(facts)), *shape, dtype=torch.bool),
+        label_names=label_names(facts),
+        scope=scope_of_heads(nowhere, nowhere, nowhere),
+        windows=described.windows,
+        applicable=dict.fromkeys(names, False),
+        interval=dict.fromkeys(names, NOT_APPLICABLE),
+        n_sequences=dict.fromkeys(names, 0),
+        n_queries=dict.fromkeys(names, 0),
+        stimulus=dict.fromkeys(names, stimulus),
+        min_lift=min_lift,
+        n_kv_heads=described.n_kv_heads,
+        provenance=Provenance(
+            model=described.name,
+            revision=described.revision,
+            backend=type(model).__name__,
+            dtype=described.dtype,
+            seed=seed,
+            bos={stimulus: bool(batch.has_bos.all())},
+            bos_id=batch.bos_id,
+            prompts={stimulus: batch.digest},
+        ),
+        tokens={stimulus: batch},
+        parts={},
+    )
+
+
+def widened(part: HeadReport, behaviours: Sequence[Behaviour]) -> HeadReport:
+    """A part with a row for each of the behaviours, in their order; new ones not applicable."""
+    names = tuple(behaviour.name for behaviour in behaviours)
+    if part.behaviours == names:
+        return part
+    (stimulus,) = part.tokens
+    facts = {behaviour.name: behaviour.facts for behaviour in behaviours}
+    shape = part.scope.shape
+    figures = _nothing(len(names), tuple(shape))
+    for row, name in enumerate(names):
+        if name in part.behaviours:
+            for field, values in figures.items():
+                values[row] = getattr(part, field)[part.index(name)]
+    labels = torch.zeros(len(label_names(facts)), *shape, dtype=torch.bool)
+    for row, name in enumerate(label_names(facts)):
+        if name in part.label_names:
+            labels[row] = part.labels[part.label_names.index(name)]
+
+    def entries(known: Mapping[str, Any], *, absent: Any) -> dict[str, Any]:
+        return {name: known.get(name, absent) for name in names}
+
+    return replace(
+        part,
+        behaviours=names,
+        facts=facts,
+        **figures,
+        labels=labels,
+        label_names=label_names(facts),
+        applicable=entries(part.applicable, absent=False),
+        interval=entries(part.interval, absent=NOT_APPLICABLE),
+        n_sequences=entries(part.n_sequences, absent=0),
+        n_queries=entries(part.n_queries, absent=0),
+        stimulus=dict.fromkeys(names, stimulus),
+    )
+
+
+def _nothing(n_behaviours: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """What a report's figures are where nothing was measured."""
+    figures: dict[str, Any] = {
+        field: torch.full((n_behaviours, *shape), math.nan) for field in FIGURES
+    }
+    return figures | {"head_queries": torch.zeros(n_behaviours, *shape, dtype=torch.long)}

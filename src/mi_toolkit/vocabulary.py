@@ -1,0 +1,33 @@
+"""Words that a tokenizer has as single tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+_BEFORE = "and"
+
+
+def single_token_ids(
+    tokenizer: Any, words: Iterable[str], *, spaced: bool = True
+) -> dict[str, int]:
+    """The id of each word that is a single token, by word; the others are left out.
+
+    Args:
+        tokenizer: the model's.
+        words: what to look up; the order is kept.
+        spaced: as the word stands behind another, with a space in front; else as it stands alone.
+    """
+    found = {}
+    # Encoded behind another word: tokenizers treat a text's beginning in ways of their own.
+    before = encoded(tokenizer, _BEFORE) if spaced else []
+    for word in words:
+        ids = encoded(tokenizer, f"{_BEFORE} {word}" if spaced else word)
+        if len(ids) == len(before) + 1 and ids[:-1] == before:
+            found[word] = ids[-1]
+    return found
+
+
+def encoded(tokenizer: Any, text: str) -> list[int]:
+    """The ids of a text without specials around it."""
+    return list(tokenizer.encode(text, add_special_tokens=False))
