@@ -63,7 +63,10 @@ def classify(
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
         prompts: One text or several, each classified with the others in one report.
         behaviours: Only these, one or several: previous_token, current_token, first_token,
-            duplicate_token, induction, locality, positional, diffuse.
+            duplicate_token, induction, locality, positional, diffuse. Further ones run when they
+            are named, each on prompts of its own: name_mover, s_inhibition (IOI prompts),
+            retrieval (a needle in a haystack), successor (the weights), offset_3 (or any other
+            distance), and those of installed packages.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
         bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the

@@ -70,10 +70,11 @@ def circuit_logits(
     read = frozen_norm(block.ln1, block.attn.W_O.detach()[0, 0])(embedding)
     values = block.attn.W_V.detach().float()
     values = repeat(values, "kv m d -> (kv group) m d", group=model.cfg.n_heads // len(values))
-    return einsum(
+    logits: Tensor = einsum(
         read, values, output_weights(model, layer), directions,
         "token m, head m d, head d out, candidate out -> head token candidate",
     )  # fmt: skip
+    return logits
 
 
 def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, seed: int) -> CircuitFigures:

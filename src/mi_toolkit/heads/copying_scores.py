@@ -16,6 +16,7 @@ from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueries, copy_queri
 from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
+from mi_toolkit.heads.protocol import pattern_behaviours
 from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
@@ -179,7 +180,7 @@ def copying_scores(
 
 
 def _induction_queries(batch: TokenBatch, window: int | None) -> list[CopyQueries]:
-    plan = make_plan(batch, chosen(["induction"]), window, STIMULUS)
+    plan = make_plan(batch, pattern_behaviours(chosen(["induction"])), window, STIMULUS)
     return [copy_queries(ids, *plan.pairs(0, index)) for index, ids in enumerate(batch.ids)]
 
 
