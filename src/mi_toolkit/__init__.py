@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.classify import classify_heads as classify_heads
     from mi_toolkit.heads.copying_scores import CopyingScores as CopyingScores
     from mi_toolkit.heads.copying_scores import copying_scores as copying_scores
+    from mi_toolkit.heads.decorators import circuit_behaviour as circuit_behaviour
     from mi_toolkit.heads.decorators import distribution_behaviour as distribution_behaviour
     from mi_toolkit.heads.decorators import mask_behaviour as mask_behaviour
     from mi_toolkit.heads.head import Head as Head
     from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
     from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
     from mi_toolkit.heads.report import HeadReport as HeadReport
+    from mi_toolkit.heads.token_maps import CircuitBehaviour as CircuitBehaviour
+    from mi_toolkit.heads.token_maps import TokenMap as TokenMap
     from mi_toolkit.interventions.ablation import ablating as ablating
     from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
     from mi_toolkit.prompts.ioi import ioi_prompts as ioi_prompts
-    from mi_toolkit.prompts.needle import needle as needle
+    from mi_toolkit.prompts.needle import needle_prompts as needle_prompts
     from mi_toolkit.prompts.tokens import TokenBatch as TokenBatch
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.comparison import view_comparison as view_comparison
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Activations": "activations.activations",
     "BEHAVIOURS": "heads.behaviours",
+    "CircuitBehaviour": "heads.token_maps",
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
     "Head": "heads.head",
@@ -56,23 +60,24 @@ _HOME = {
     "MaskBehaviour": "heads.kinds",
     "ModelComparison": "comparison.model_comparison",
     "ModelFacts": "models.facts",
-    "Page": "views.page",
-    "TokenBatch": "prompts.tokens",
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
     "StimulusComparison": "comparison.stimuli",
+    "TokenBatch": "prompts.tokens",
+    "TokenMap": "heads.token_maps",
     "ablating": "interventions.ablation",
+    "circuit_behaviour": "heads.decorators",
     "classify_heads": "heads.classify",
     "compare_models": "comparison.models",
     "compare_stimuli": "comparison.stimuli",
     "copying_scores": "heads.copying_scores",
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
-    "length_sweep": "comparison.length_sweep",
     "ioi_prompts": "prompts.ioi",
+    "length_sweep": "comparison.length_sweep",
     "load_model": "models.loading",
     "mask_behaviour": "heads.decorators",
-    "needle": "prompts.needle",
+    "needle_prompts": "prompts.needle",
     "offset": "heads.behaviours",
     "record": "activations.record",
     "view_attention": "views.attention",

@@ -13,7 +13,7 @@ from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.summary import LayerFigures, summarise
-from mi_toolkit.prompts.needle import needle
+from mi_toolkit.prompts.needle import needle_prompts
 from mi_toolkit.prompts.tokens import TokenBatch
 from tests.ideal_patterns import even_pattern, pattern_of_mask, sink_pattern
 from tests.models_here import loaded
@@ -78,7 +78,7 @@ def test_a_sequence_without_the_roles_has_no_target(name: str) -> None:
 @pytest.mark.parametrize("name", ["name_mover", "s_inhibition", "retrieval"])
 def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
     model = loaded("toy-gpt2")
-    batch = needle(model, n_tokens=120) if name == "retrieval" else mi.ioi_prompts(model)
+    batch = needle_prompts(model, n_tokens=120) if name == "retrieval" else mi.ioi_prompts(model)
     n = int(batch.lengths.max())
     perfect = torch.stack([pattern_of_mask(mask) for mask in masks_of(name, batch)])
     heads = [
@@ -93,7 +93,7 @@ def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
 
 
 def test_copy_paste_is_counted_by_the_key_attended_most() -> None:
-    batch = needle(loaded("toy-gpt2"), n_tokens=120)
+    batch = needle_prompts(loaded("toy-gpt2"), n_tokens=120)
     mask = masks_of("retrieval", batch)
     n = mask.shape[-1]
     rest = even_pattern(n).expand(len(batch), n, n)
@@ -106,7 +106,7 @@ def test_copy_paste_is_counted_by_the_key_attended_most() -> None:
 
 
 def test_half_of_the_tokens_copied_are_half_the_score() -> None:
-    batch = needle(loaded("toy-gpt2"), n_tokens=120)
+    batch = needle_prompts(loaded("toy-gpt2"), n_tokens=120)
     mask = masks_of("retrieval", batch)
     for each in mask:
         queries = each.any(dim=-1).nonzero().flatten()

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mi_toolkit.errors import PromptError
-from mi_toolkit.prompts.needle import needle
+from mi_toolkit.prompts.needle import needle_prompts
 from tests.models_here import TOYS, loaded
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_the_answer_is_the_needle_word_for_word_and_ends_the_text(name: str) -> None:
     model = loaded(name)
-    batch = needle(model, n_tokens=300)
+    batch = needle_prompts(model, n_tokens=300)
     assert batch.ids.shape == (16, 300)
     assert (batch.lengths == 300).all()
     assert batch.has_bos.all()
@@ -27,7 +27,7 @@ def test_the_answer_is_the_needle_word_for_word_and_ends_the_text(name: str) -> 
 
 
 def test_the_needle_wanders_from_the_beginning_to_the_end() -> None:
-    starts = needle(loaded("toy-gpt2"), n_tokens=300).roles["needle"][:, 0]
+    starts = needle_prompts(loaded("toy-gpt2"), n_tokens=300).roles["needle"][:, 0]
     assert starts[0] < 20
     assert starts[-1] > 200
     assert (starts.diff() > -20).all()
@@ -35,8 +35,8 @@ def test_the_needle_wanders_from_the_beginning_to_the_end() -> None:
 
 def test_a_seed_decides_words_and_haystack() -> None:
     model = loaded("toy-gpt2")
-    assert needle(model, seed=1).digest == needle(model, seed=1).digest
-    assert needle(model, seed=1).digest != needle(model, seed=2).digest
+    assert needle_prompts(model, seed=1).digest == needle_prompts(model, seed=1).digest
+    assert needle_prompts(model, seed=1).digest != needle_prompts(model, seed=2).digest
 
 
 def test_a_haystack_longer_than_all_passages_begins_them_again(
@@ -44,9 +44,9 @@ def test_a_haystack_longer_than_all_passages_begins_them_again(
 ) -> None:
     model = loaded("toy-gpt2")
     monkeypatch.setattr(model.cfg, "n_ctx", 40_000)
-    assert needle(model, n_tokens=30_000, n_sequences=1).ids.shape == (1, 30_000)
+    assert needle_prompts(model, n_tokens=30_000, n_sequences=1).ids.shape == (1, 30_000)
 
 
 def test_no_room_for_a_haystack_is_told() -> None:
     with pytest.raises(PromptError, match="A needle in a haystack of 30 tokens leaves"):
-        needle(loaded("toy-gpt2"), n_tokens=30)
+        needle_prompts(loaded("toy-gpt2"), n_tokens=30)

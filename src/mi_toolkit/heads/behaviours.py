@@ -133,7 +133,7 @@ _FURTHER: tuple[Behaviour, ...] = (
     MaskBehaviour(
         name="retrieval",
         meaning="most of all the hidden token that is being copied out of a long text",
-        trigger="prompts with the roles needle and answer, such as needle(model) makes",
+        trigger="prompts with the roles needle and answer, such as needle_prompts(model) makes",
         targets=masks.copied_token,
         roles=("needle", "answer"),
         top_only=True,

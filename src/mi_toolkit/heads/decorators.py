@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import DistributionBehaviour, Mask, MaskBehaviour, Terms
+from mi_toolkit.heads.token_maps import CircuitBehaviour, TokenMap
 
 
 def mask_behaviour(
@@ -129,6 +131,37 @@ def distribution_behaviour(
                 pools_queries=pools_queries,
                 compares_sequences=compares_sequences,
                 excluded_stimuli=tuple(excluded_stimuli),
+            )
+        )
+
+    return register
+
+
+def circuit_behaviour(
+    *, name: str, meaning: str, trigger: str, min_label: float | None = None
+) -> Callable[[Callable[[Any], Sequence[TokenMap]]], CircuitBehaviour]:
+    """Register a behaviour of your own by what a head's weights make of tokens.
+
+    Decorates a function from a model's tokenizer to `TokenMap`s: which of a class of tokens should
+    become which. `successor` is one: Monday to Tuesday, among the days. No text is run. A head is
+    scored by how often its output-value circuit raises the target's logit above those of the whole
+    class, against the mean over all permutations of the targets.
+
+    Args:
+        name: as in tables and labels: letters, digits and underscores.
+        meaning: what a head that does it makes of a token, in one line.
+        trigger: what the tokenizer must have, as in "needs …".
+        min_label: the bar for the lower end of the lift's interval; None for the caller's
+            `min_lift`.
+
+    Raises:
+        BehaviourError: the name is taken or no identifier.
+    """
+
+    def register(maps: Callable[[Any], Sequence[TokenMap]]) -> CircuitBehaviour:
+        return BEHAVIOURS.register(
+            CircuitBehaviour(
+                name=name, meaning=meaning, trigger=trigger, min_label=min_label, maps=maps
             )
         )
 

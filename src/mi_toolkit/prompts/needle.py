@@ -35,7 +35,7 @@ _FACT = " The secret words that open the gate are"
 _QUESTION = " Question: which words does the guard want to hear? Answer: they are"
 
 
-def needle(
+def needle_prompts(
     model: HookedModel,
     *,
     n_tokens: int = NEEDLE_TOKENS,

@@ -16,7 +16,7 @@ import torch
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.ioi import ioi_prompts
-from mi_toolkit.prompts.needle import needle
+from mi_toolkit.prompts.needle import needle_prompts
 from mi_toolkit.prompts.passages import passages as passages
 from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
 
@@ -102,6 +102,11 @@ STANDARD_STIMULI = ("repeated_random", "natural")
 """Those of the standard protocol."""
 
 STIMULI: Mapping[str, Callable[..., TokenBatch]] = MappingProxyType(
-    {"repeated_random": repeated_random, "natural": natural, "ioi": ioi_prompts, "needle": needle}
+    {
+        "repeated_random": repeated_random,
+        "natural": natural,
+        "ioi": ioi_prompts,
+        "needle": needle_prompts,
+    }
 )
 """Every stimulus by its name; each takes a model and a `seed`."""
