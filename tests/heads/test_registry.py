@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mi_toolkit as mi
+from mi_toolkit.cli.report_text import report_lines
 from mi_toolkit.errors import BehaviourError, UnknownNameError
 from mi_toolkit.heads.behaviours import BEHAVIOURS, STANDARD, chosen
 from tests.models_here import loaded
@@ -54,6 +55,11 @@ def test_a_distribution_of_ones_own_has_a_value_and_a_label_only_with_a_bar() ->
     assert report.lift.isnan().all()
     assert ((report["peak"] > 0) & (report["peak"] <= 1)).all()
     assert report.heads("peaked")
+    assert dict(report.summary())["peak"].startswith("no label; highest L")
+    body = mi.view_report(report).section().body
+    assert body.count("what the test says") == 2
+    text = list(report_lines(report, width=100, emphasise=str))
+    assert any(line.startswith("peak  ") and "no label; highest" in line for line in text)
 
 
 def test_a_behaviour_need_not_be_in_the_table() -> None:

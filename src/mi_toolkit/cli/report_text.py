@@ -28,8 +28,8 @@ def report_lines(
 ) -> Iterator[str]:
     """The report, at most `width` columns wide; headings go through `emphasise`."""
     yield from columns([[line] for line in _heading(report)], width=width)
-    for is_mask, stimulus in dict.fromkeys(_group(report, name) for name in report.label_names):
-        names = [name for name in report.label_names if _group(report, name) == (is_mask, stimulus)]
+    for is_mask, stimulus in dict.fromkeys(_group(report, name) for name in report.listed):
+        names = [name for name in report.listed if _group(report, name) == (is_mask, stimulus)]
         yield ""
         title = _group_title(report, is_mask=is_mask, stimulus=stimulus)
         yield from map(emphasise, wrapped(title, width))
@@ -65,19 +65,20 @@ def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
     if stimulus == OWN_PROMPT:
         on = f"the prompt ({tokens}" if len(batch) == 1 else f"{len(batch)} prompts ({tokens}"
     else:
-        on = f"{_STIMULI[stimulus]} ({len(batch)} × {tokens}"
+        on = f"{_STIMULI.get(stimulus, stimulus)} ({len(batch)} × {tokens}"
     bos = "BOS first" if report.provenance.bos[stimulus] else "no BOS"
     return f"{'Lift over chance' if is_mask else 'Value'} on {on}, {bos})"
 
 
 def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
-    widest = max(map(len, report.label_names))
+    widest = max(map(len, report.listed))
     room = width - widest - len("  chance  heads  ")
     has_chance = any(_group(report, name)[0] for name in names)
     rows = [["", "chance" if has_chance else "", "heads", "strongest first, with 95% interval"]]
     for name in names:
         behaviour = report.behaviour_of(name)
-        count = str(len(report.heads(name)) or _NONE) if report.applicable[behaviour] else _NONE
+        can_show = report.applicable[behaviour] and name in report.label_names
+        count = str(len(report.heads(name)) or _NONE) if can_show else _NONE
         cells = [f"{name:{widest}}", f"{chance(report, behaviour):>6}", count]
         rows.append([*cells, _heads(report, name, room)])
     return columns(rows, width=width, align="<>>")
@@ -105,12 +106,15 @@ def _heads(report: HeadReport, name: str, room: int) -> str:
     hindrance = report.hindrance(name)
     if hindrance is not None:
         return hindrance
-    behaviour, heads = report.behaviour_of(name), report.heads(name)
+    behaviour = report.behaviour_of(name)
     if report.interval[behaviour] == TOO_FEW:
         return (
             f"too few queries for an interval ({report.n_queries[behaviour]}): a longer prompt "
             f"gives more; highest {figure(report, behaviour, report.strongest(behaviour))}"
         )
+    if name not in report.label_names:
+        return f"no label; highest {figure(report, name, report.strongest(name))}"
+    heads = report.heads(name)
     if not heads and name != behaviour:
         return "none"
     if not heads:
@@ -126,7 +130,7 @@ def _listed(items: list[str], room: int) -> str:
 
 
 def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
-    widest = max(len(UNCLASSIFIED), *map(len, report.label_names), 0)
+    widest = max(len(UNCLASSIFIED), *map(len, report.listed), 0)
     rows = []
     if "locality" in report.behaviours:
         counts = [f"{len(report.heads(scope))} {scope}" for scope in report.scope_names]

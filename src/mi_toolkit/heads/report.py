@@ -168,6 +168,12 @@ class HeadReport:
         found = [Head(*index) for index in marked.nonzero().tolist()]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
 
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """What a listing has a line for: the labels, then values that carry none; no scope."""
+        bare = [name for name in self.behaviours if not self.facts[name].carries_label]
+        return (*self.label_names, *(name for name in bare if name != "locality"))
+
     def behaviour_of(self, label: str) -> str:
         """The behaviour whose figures a label rests on: for most labels their own name."""
         return behaviour_of(label, self.facts)
@@ -234,7 +240,7 @@ class HeadReport:
 
     def summary(self) -> list[tuple[str, str]]:
         """What the report says, label by label, each in one line of text."""
-        lines = [(name, self._label_line(name)) for name in self.label_names]
+        lines = [(name, self._label_line(name)) for name in self.listed]
         scopes = Counter(self.scope_names[index] for index in self.scope.flatten().tolist())
         if "locality" in self.behaviours:
             counts = ", ".join(f"{name} {scopes[name]}" for name in self.scope_names)
@@ -248,6 +254,9 @@ class HeadReport:
             return hindrance
         if self.interval[behaviour] == "too few":
             return f"too few queries ({self.n_queries[behaviour]}) for an interval"
+        if name not in self.label_names:
+            strongest = self.strongest(name)
+            return f"no label; highest {strongest} {float(self[name][strongest]):.2f}"
         heads = self.heads(name)
         if not heads and name != behaviour:
             return "none"

@@ -110,14 +110,14 @@ def _height(report: HeadReport, n_maps: int) -> int:
     """About how tall the page is at a notebook's width: two maps side by side where they fit."""
     n_layers, n_heads = report.scope.shape
     rows = -(-n_maps // max(1, 800 // (n_heads * 34 + 60)))
-    return 420 + 60 * len(report.label_names) + rows * (n_layers * 24 + 110)
+    return 420 + 60 * len(report.listed) + rows * (n_layers * 24 + 110)
 
 
 def _label_table(report: HeadReport) -> str:
     lines = dict(report.summary())
     rows = ["<tr><th>label</th><th>heads</th><th>chance</th></tr>"]
-    for name in report.label_names:
-        heads = report.heads(name)
+    for name in report.listed:
+        heads = report.heads(name) if name in report.label_names else []
         carried = _heads_cell(report, name, heads) if heads else html.escape(lines[name])
         behaviour = report.behaviour_of(name)
         meaning = html.escape(f"{report.meaning(name)}; on {report.stimulus[behaviour]}")
