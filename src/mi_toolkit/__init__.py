@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.token_maps import CircuitBehaviour as CircuitBehaviour
     from mi_toolkit.heads.token_maps import TokenMap as TokenMap
     from mi_toolkit.interventions.ablation import ablating as ablating
+    from mi_toolkit.interventions.inhibition import InhibitionEffects as InhibitionEffects
+    from mi_toolkit.interventions.inhibition import s_inhibition_effects as s_inhibition_effects
     from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
@@ -55,6 +57,7 @@ _HOME = {
     "DistributionBehaviour": "heads.kinds",
     "Head": "heads.head",
     "HeadReport": "heads.report",
+    "InhibitionEffects": "interventions.inhibition",
     "LengthSweep": "comparison.sweep",
     "MODELS": "models.specs",
     "MaskBehaviour": "heads.kinds",
@@ -80,6 +83,7 @@ _HOME = {
     "needle_prompts": "prompts.needle",
     "offset": "heads.behaviours",
     "record": "activations.record",
+    "s_inhibition_effects": "interventions.inhibition",
     "view_attention": "views.attention",
     "view_comparison": "views.comparison",
     "view_report": "views.report",

@@ -31,6 +31,14 @@ LABELS = {
     "positional": "#009e73",
     "diffuse": "#f0e442",
 }
+# Paul Tol's muted palette, for those that are measured when they are named.
+LABELS |= {
+    "name_mover": "#117733",
+    "negative_name_mover": "#882255",
+    "s_inhibition": "#332288",
+    "retrieval": "#44aa99",
+    "successor": "#aa4499",
+}
 OTHER_LABEL = "#000000"
 
 # The same palette, for heads or models told apart in one panel; without the yellow, too faint for
