@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations as Activations
     from mi_toolkit.activations.record import record as record
+    from mi_toolkit.atlas.build import head_atlas as head_atlas
+    from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
+    from mi_toolkit.atlas.headvis import export_headvis as export_headvis
     from mi_toolkit.comparison.length_sweep import length_sweep as length_sweep
     from mi_toolkit.comparison.model_comparison import ModelComparison as ModelComparison
     from mi_toolkit.comparison.models import compare_models as compare_models
@@ -56,6 +59,7 @@ _HOME = {
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
     "Head": "heads.head",
+    "HeadAtlas": "atlas.folder",
     "HeadReport": "heads.report",
     "InhibitionEffects": "interventions.inhibition",
     "LengthSweep": "comparison.sweep",
@@ -76,6 +80,8 @@ _HOME = {
     "copying_scores": "heads.copying_scores",
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
+    "export_headvis": "atlas.headvis",
+    "head_atlas": "atlas.build",
     "ioi_prompts": "prompts.ioi",
     "length_sweep": "comparison.length_sweep",
     "load_model": "models.loading",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from mi_toolkit.files import written_whole
 from mi_toolkit.heads.head import Head
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """Tables with the same columns, one under the other."""
     return pd.concat(list(frames), ignore_index=True)
+
+
+def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table to a Parquet file, whole or not at all; equal tables give equal files."""
+    with written_whole(path) as draft:
+        table.to_parquet(draft, index=False, compression="zstd")
+
+
+def read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table back."""
+    return pd.read_parquet(path)
 
 
 def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:

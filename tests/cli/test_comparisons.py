@@ -1,4 +1,4 @@
-"""`compare` and `sweep`, run in this process: by their output and exit code."""
+"""`compare`, `sweep` and `atlas`, run in this process: by their output and exit code."""
 
 from __future__ import annotations
 
@@ -69,9 +69,24 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert found["labels"][0]["lengths"] == "16 32"
 
 
+def test_atlas_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["atlas", "toy-opt", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"toy-opt\s+previous_token 1, ", out)
+    assert f"Wrote {tmp_path / 'index.html'}" in out
+    assert run(["atlas", "toy-opt", "--output", str(tmp_path), "--json"]) == 0
+    counts = json.loads(capsys.readouterr().out)["models"]["toy-opt"]
+    assert counts["induction"] == len(
+        mi.HeadAtlas.load(tmp_path).report("toy-opt").heads("induction")
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
+        (["atlas", "--output", "x"], 2, "Say which models"),
+        (["atlas", "toy-gpt2"], 2, "--output"),
+        (["atlas", "toy-otp", "--output", "x"], 2, "Did you mean 'toy-opt'"),
         (["compare", "toy-gpt2", TEXT], 2, "A comparison takes two models or more"),
         (["compare", "toy-gpt2", "toy-otp"], 2, "Did you mean 'toy-opt'"),
         (["compare", "toy-gpt2", "toy-opt", "--bos"], 2, "go with a text of your own"),

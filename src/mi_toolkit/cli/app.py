@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Group
 
+from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.describe import describe
@@ -38,7 +39,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (classify, view, compare, sweep, models, describe):
+for _command in (classify, view, compare, sweep, atlas, models, describe):
     app.command(_command)
 
 

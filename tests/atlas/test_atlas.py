@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import mi_toolkit as mi
+from mi_toolkit.atlas import build
+from mi_toolkit.atlas.folder import folder_name
+from mi_toolkit.errors import ComparisonError, ReportError, UnknownNameError
+
+MODELS = ["toy-gpt2", "toy-qwen2"]
+
+
+@pytest.fixture(scope="module")
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> mi.HeadAtlas:
+    return mi.head_atlas(MODELS, tmp_path_factory.mktemp("atlas"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_it_holds_the_standard_report_of_every_model(atlas: mi.HeadAtlas) -> None:
+    alone = mi.classify_heads(mi.load_model("toy-qwen2"))
+    assert atlas.report("toy-qwen2").to_pandas().equals(alone.to_pandas())
+    table = atlas.to_pandas()
+    assert list(table["model"].unique()) == MODELS
+    assert len(table) == sum(len(atlas.report(name).to_pandas()) for name in MODELS)
+
+
+def test_it_is_opened_again(atlas: mi.HeadAtlas) -> None:
+    again = mi.HeadAtlas.load(atlas.folder)
+    assert again.models == tuple(MODELS)
+    assert again.provenance("toy-gpt2")["facts"]["family"] == "GPT-2"
+    assert again.profiles("toy-gpt2")[0].label == "previous_token"
+    with pytest.raises(UnknownNameError, match="No model of this atlas is called 'toy-opt'"):
+        again.report("toy-opt")
+
+
+def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.HeadAtlas) -> None:
+    files = files_of(atlas.folder)
+    index, summary = files["index.html"].decode(), files["summary.md"].decode()
+    for name in MODELS:
+        page = f"models/{name}/index.html"
+        assert f'href="{page}"' in index
+        assert f"]({page})" in summary
+        assert "../../index.html" in files[page].decode()
+        assert f"models/{name}/labels.png" in files
+    assert "http" not in index.replace("http-equiv", "")
+
+
+def test_counts_on_the_index_are_the_reports(atlas: mi.HeadAtlas) -> None:
+    summary = (atlas.folder / "summary.md").read_text(encoding="utf-8")
+    header, row = (
+        [cell.strip() for cell in line.split("|")]
+        for line in summary.splitlines()
+        if line.startswith(("| model", "| [`toy-qwen2`]"))
+    )
+    for label in ("previous_token", "induction", "diffuse"):
+        count = len(atlas.report("toy-qwen2").heads(label))
+        assert row[header.index(f"`{label}`")].startswith(f"{count} (")
+
+
+def test_nothing_in_it_tells_the_machine(atlas: mi.HeadAtlas) -> None:
+    told = [str(Path.home()), str(Path(mi.__file__).parent), str(atlas.folder)]
+    for name, content in files_of(atlas.folder).items():
+        for secret in told:
+            assert secret.encode() not in content, name
+
+
+def test_done_models_are_not_measured_again(
+    atlas: mi.HeadAtlas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = files_of(atlas.folder)
+    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    mi.head_atlas(MODELS, atlas.folder)
+    assert files_of(atlas.folder) == before
+
+
+@pytest.mark.parametrize("spoil", ["protocol", "cut", "gone"])
+def test_another_protocol_or_a_spoilt_file_is_measured_again(
+    spoil: str, atlas: mi.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in files_of(atlas.folder).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    report = tmp_path / "models" / "toy-gpt2" / "report.safetensors"
+    if spoil == "cut":
+        report.write_bytes(report.read_bytes()[:-1])
+    elif spoil == "gone":
+        report.unlink()
+    loaded: list[str] = []
+
+    def load(name: str, **_: object) -> None:
+        loaded.append(name)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "load_model", load)
+    with pytest.raises(KeyboardInterrupt):
+        mi.head_atlas(MODELS, tmp_path, seed=1 if spoil == "protocol" else 0)
+    assert loaded == ["toy-gpt2"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_been_killed(
+    atlas: mi.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = f"import mi_toolkit as mi; mi.head_atlas({MODELS}, {str(tmp_path)!r})"
+    done = tmp_path / "models" / "toy-gpt2" / "provenance.json"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not done.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "atlas.json").exists()
+    with pytest.raises(ReportError, match="No head atlas at"):
+        mi.HeadAtlas.load(tmp_path)
+    # As if it had been killed within a write, too.
+    (tmp_path / "models" / "toy-qwen2").mkdir(exist_ok=True)
+    (tmp_path / "models" / "toy-qwen2" / ".report.safetensors.x1y2").write_bytes(b"half a rep")
+    load, names = build.load_model, []
+    monkeypatch.setattr(
+        build, "load_model", lambda name, **how: (names.append(name), load(name, **how))[1]
+    )
+    mi.head_atlas(MODELS, tmp_path)
+    assert names == ["toy-qwen2"]
+    assert files_of(tmp_path) == files_of(atlas.folder)
+
+
+def test_a_name_that_is_a_path_becomes_one_folder() -> None:
+    assert folder_name("org/name-1.5") == "org--name-1.5"
+    assert folder_name("../../etc") == "etc"
+
+
+@pytest.mark.parametrize(
+    ("models", "error", "message"),
+    [
+        ([], ComparisonError, "one model or more"),
+        (["toy-gpt2", "TOY-GPT2"], ComparisonError, "Two of the models .* models/toy-gpt2"),
+        (["toy-gpt2", "toy-otp"], UnknownNameError, "Did you mean 'toy-opt'"),
+    ],
+)
+def test_models_that_cannot_be_are_errors_before_any_work(
+    models: list[str],
+    error: type[Exception],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(error, match=message):
+        mi.head_atlas(models, tmp_path)
+
+
+def test_an_atlas_of_another_version_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "atlas.json").write_text(json.dumps({"format": "mi_toolkit head atlas 0"}))
+    with pytest.raises(ReportError, match="of another version"):
+        mi.HeadAtlas.load(tmp_path)
