@@ -69,6 +69,7 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert found["labels"][0]["lengths"] == "16 32"
 
 
+@pytest.mark.slow
 def test_atlas_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["atlas", "toy-opt", "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out

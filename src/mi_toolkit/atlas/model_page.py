@@ -47,6 +47,6 @@ def model_page(report: HeadReport) -> Page:
 
 def save_label_map(report: HeadReport, path: str | os.PathLike[str]) -> None:
     """Write the map of a report's labels as a PNG file."""
-    from mi_toolkit.views.figures import label_map, save_figure
+    from mi_toolkit.views.figures import label_picture, save_figure
 
-    save_figure(label_map(report).figure, path)
+    save_figure(label_picture(report), path)

@@ -3,6 +3,7 @@
 from mi_toolkit.views.figures.comparison import comparison_grid as comparison_grid
 from mi_toolkit.views.figures.maps import head_map as head_map
 from mi_toolkit.views.figures.maps import label_map as label_map
+from mi_toolkit.views.figures.maps import label_picture as label_picture
 from mi_toolkit.views.figures.maps import report_grid as report_grid
 from mi_toolkit.views.figures.maps import scope_map as scope_map
 from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid

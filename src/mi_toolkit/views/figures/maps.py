@@ -50,6 +50,14 @@ def label_map(report: HeadReport, ax: Axes | None = None) -> Axes:
     return _drawn(head_maps.label_map(report), ax)
 
 
+def label_picture(report: HeadReport) -> Figure:
+    """The map of labels as a picture of its own."""
+    shown = head_maps.label_map(report)
+    figure = Figure(figsize=_panel_size(shown))
+    _drawn(shown, _panel(figure, shown, 0.0, 0.0))
+    return figure
+
+
 def report_grid(report: HeadReport) -> Figure:
     """All maps of a report as one picture."""
     maps = head_maps.maps_of(report)
