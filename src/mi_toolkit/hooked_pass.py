@@ -74,8 +74,10 @@ def _run(
     model: HookedModel, ids: Int[Tensor, "sequence position"], hooks: Mapping[str, HookFunction]
 ) -> None:
     ids = ids.to(model.cfg.device)
+    # Transformers would keep every layer's keys and values for a next token.
+    uncached = {"use_cache": False} if hasattr(model, "original_model") else {}
     with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=list(hooks.items())):
-        model(ids, return_type=None, attention_mask=torch.ones_like(ids))
+        model(ids, return_type=None, attention_mask=torch.ones_like(ids), **uncached)
 
 
 def _did_not_fire(name: str, model: HookedModel) -> str:

@@ -41,5 +41,9 @@ class Provenance:
     prompts: dict[str, str]
     """Per stimulus: SHA-256 of its token ids."""
 
+    attention: dict[str, str] = field(default_factory=dict)
+    """Per stimulus: how its attention was read, as `whole patterns` or in `blocks of queries`. The
+    figures are the same to 1e-5."""
+
     versions: dict[str, str] = field(default_factory=installed_versions)
     """Installed versions of mi-toolkit, torch, transformers and transformer-lens."""

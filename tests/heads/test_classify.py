@@ -10,18 +10,9 @@ from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import pattern_hook
-from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 from tests.models_here import TOYS, loaded, untouched
+from tests.prompts_made import prompts_with_repeats
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
-
-
-def prompts_with_repeats(vocabulary: int, bos: int, lengths: list[int]) -> TokenBatch:
-    generator = torch.Generator().manual_seed(0)
-    sequences = []
-    for length in lengths:
-        half = torch.randint(bos + 1, vocabulary, (length // 2,), generator=generator).tolist()
-        sequences.append([bos, *half, *half][:length])
-    return from_sequences(sequences, bos)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -48,7 +48,7 @@ def test_a_head_built_to_copy_and_one_built_to_suppress_are_told_apart() -> None
     z = torch.stack([copied @ onto[0], -copied @ onto[1], 0 * copied @ onto[2]], dim=2)
     idle = torch.randn(z[:, :, :1].shape, generator=torch.Generator().manual_seed(0))
     measurement = CopyingMeasurement(model, {1: None}, queries_of(batch))
-    measurement.add(1, torch.cat([z, idle], dim=2), start=0)
+    measurement.add(1, torch.cat([z, idle], dim=2), range(len(z)))
     figures = measurement.figures(seed=0)
     assert figures.ci_low[1, 0] > 1
     assert figures.ci_high[1, 1] < -1
@@ -67,7 +67,7 @@ def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None
     windows = dict.fromkeys(attention_layers(model))
     measurement = CopyingMeasurement(model, windows, queries_of(batch))
     for layer, hook in enumerate(names):
-        measurement.add(layer, seen[hook], start=0)
+        measurement.add(layer, seen[hook], range(len(seen[hook])))
     effect = measurement.figures(seed=0).effect
     norm, unembed = untouched(name).base_model, model.W_U.double()
     gain = effective_unembedding(model).norm.gain.double()
@@ -156,7 +156,7 @@ def test_few_sequences_get_an_interval_over_queries_and_few_queries_none() -> No
     for repeats, has_interval in [(12, True), (3, False)]:
         batch = from_sequences([[*ids, *ids[:repeats]]], None)
         measurement = CopyingMeasurement(model, {0: None}, queries_of(batch))
-        measurement.add(0, z, start=0)
+        measurement.add(0, z, range(len(z)))
         figures = measurement.figures(seed=0)
         assert figures.n_queries == repeats
         assert bool(figures.effect[0].isfinite().all())

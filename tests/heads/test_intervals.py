@@ -5,24 +5,51 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_toolkit.heads.intervals import RESAMPLES, block_length, interval, resample_counts
+from mi_toolkit.heads import intervals
+from mi_toolkit.heads.intervals import (
+    FEW_COLUMNS,
+    RESAMPLES,
+    block_length,
+    interval,
+    quantiles,
+    resampled_sums,
+)
+
+
+def drawn(n: int, block: int) -> torch.Tensor:
+    """How often each unit is in each resample."""
+    return resampled_sums(torch.eye(n), block=block, seed=0)
 
 
 @pytest.mark.parametrize(("n", "block"), [(8, 2), (27, 3), (100, 5), (64, 1)])
 def test_every_resample_draws_as_many_units_as_there_are(n: int, block: int) -> None:
-    counts = resample_counts(n, block, 0)
+    counts = drawn(n, block)
     assert counts.shape == (RESAMPLES, n)
-    assert (counts.sum(dim=1) == n).all()
-    assert (counts >= 0).all()
+    assert counts.sum(dim=1) == pytest.approx(torch.full((RESAMPLES,), float(n)))
+    assert (counts >= -1e-6).all()
+
+
+def test_few_columns_are_drawn_as_many_are() -> None:
+    units = torch.rand(50, FEW_COLUMNS + 1, generator=torch.Generator().manual_seed(0))
+    many = resampled_sums(units, block=4, seed=3)
+    assert torch.allclose(resampled_sums(units[:, :2], block=4, seed=3), many[:, :2], atol=1e-4)
+
+
+def test_quantiles_leave_out_what_is_not_a_number() -> None:
+    values = torch.tensor([[3.0, 1.0], [torch.nan, 2.0], [1.0, 4.0], [2.0, 3.0]])
+    low, middle = quantiles(values, (0.0, 0.5))
+    assert low.tolist() == [1.0, 1.0]
+    assert middle.tolist() == [2.0, 2.5]
+    assert quantiles(torch.full((3, 1), torch.nan), (0.5,))[0].isnan().all()
 
 
 def test_every_unit_is_drawn_equally_often_on_average() -> None:
     # Circular blocks: the units at both ends are in as many blocks as those in the middle.
-    assert resample_counts(20, 4, 0).mean(dim=0) == pytest.approx(torch.ones(20), abs=0.2)
+    assert drawn(20, 4).mean(dim=0) == pytest.approx(torch.ones(20), abs=0.2)
 
 
 def test_blocks_draw_neighbours_together() -> None:
-    counts = resample_counts(40, 5, 0)
+    counts = drawn(40, 5)
     together = torch.corrcoef(counts[:, [10, 11, 25]].T)
     assert together[0, 1] > 0.5
     assert abs(together[0, 2]) < 0.2
@@ -38,7 +65,7 @@ def test_the_same_seed_gives_the_same_interval_and_touches_no_global_generator()
     before = torch.get_rng_state()
     values, ones = torch.linspace(0, 1, 30)[:, None], torch.ones(30, 1)
     first = interval(values, ones, None, block=3, seed=5)
-    resample_counts.cache_clear()
+    intervals._uniform.cache_clear()
     second = interval(values, ones, None, block=3, seed=5)
     assert [float(end) for end in first] == [float(end) for end in second]
     assert torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from mi_toolkit.errors import BehaviourError
-from mi_toolkit.heads import masks, scores
+from mi_toolkit.heads import masks, scores, targets
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
 from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
@@ -44,6 +44,7 @@ def offset(distance: int) -> MaskBehaviour:
         else "the token just before, as previous_token",
         trigger=f"a prompt of {distance + 1} tokens or more behind its BOS, and a window as wide",
         targets=partial(masks.fixed_offset, distance=distance),
+        sparse=partial(targets.at_offset, distance=distance),
     )
 
 
@@ -53,30 +54,35 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         meaning="the token just before",
         trigger="a prompt of two tokens or more",
         targets=masks.previous_token,
+        sparse=partial(targets.at_offset, distance=1),
     ),
     MaskBehaviour(
         name="current_token",
         meaning="the query's own position",
         trigger="a prompt of two tokens or more",
         targets=masks.current_token,
+        sparse=partial(targets.at_offset, distance=0),
     ),
     MaskBehaviour(
         name="first_token",
         meaning="position 0, the attention sink: where a head rests when it has nothing to do",
         trigger="a prompt of two tokens or more",
         targets=masks.first_token,
+        sparse=targets.at_start,
     ),
     MaskBehaviour(
         name="duplicate_token",
         meaning="earlier copies of the same token",
         trigger="a prompt in which a token occurs twice, such as 'Mary and John … Mary'",
         targets=masks.duplicate_token,
+        sparse=targets.at_copies,
     ),
     MaskBehaviour(
         name="induction",
         meaning="the token that followed earlier copies of this one",
         trigger="a prompt in which a token occurs twice with others between, such as 'A B … A'",
         targets=masks.induction,
+        sparse=targets.behind_copies,
         suppressing="prefix_suppression",
     ),
     DistributionBehaviour(
@@ -84,6 +90,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         meaning="how near it looks, the sink apart: 1 near, 0 evenly, below 0 far",
         trigger="a prompt of four tokens or more, and a head that looks off the sink",
         terms=scores.locality_terms,
+        needs=("mass", "distance"),
         first_query=scores.FIRST_LOCALITY_QUERY,
         pools_queries=True,
         min_label=0.5,
@@ -94,6 +101,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         meaning="how much position alone decides where it looks, the sink apart",
         trigger="two prompts or more with different tokens, of three tokens or more",
         terms=scores.positional_terms,
+        needs=("mass", "variation"),
         first_query=scores.FIRST_POSITIONAL_QUERY,
         pools_queries=False,
         compares_sequences=True,
@@ -105,6 +113,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         meaning="how evenly it spreads over all that it may see",
         trigger="a prompt of nine tokens or more",
         terms=scores.diffuse_terms,
+        needs=("entropy",),
         first_query=scores.FIRST_DIFFUSE_QUERY,
         pools_queries=False,
         min_label=0.85,

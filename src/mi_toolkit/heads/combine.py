@@ -45,6 +45,7 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     provenance = replace(
         first.provenance,
         bos={k: v for part in parts.values() for k, v in part.provenance.bos.items()},
+        attention={k: v for part in parts.values() for k, v in part.provenance.attention.items()},
         prompts={k: v for part in parts.values() for k, v in part.provenance.prompts.items()},
     )
     return replace(

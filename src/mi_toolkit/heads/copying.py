@@ -103,14 +103,17 @@ class CopyingMeasurement:
         self._bytes = 0
 
     def add(
-        self, layer: int, z: Float[Tensor, "sequence position head d_head"], start: int
+        self,
+        layer: int,
+        z: Float[Tensor, "sequence position head d_head"],
+        sequences: Sequence[int],
     ) -> None:
-        """Keep a layer's head outputs for consecutive sequences, from the batch' `start` on."""
-        for offset, outputs in enumerate(z):
-            positions = self._queries[self.windows[layer]][start + offset].positions
+        """Keep a layer's head outputs for sequences at these places in the stimulus."""
+        for sequence, outputs in zip(sequences, z, strict=True):
+            positions = self._queries[self.windows[layer]][sequence].positions
             if len(positions):
                 kept = outputs[positions.to(outputs.device)].to("cpu", torch.float32)
-                self._kept[layer, start + offset] = kept
+                self._kept[layer, sequence] = kept
                 self._bytes += kept.nbytes
         if self._bytes > KEPT_BYTES:
             self.reduce()

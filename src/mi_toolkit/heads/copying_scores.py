@@ -155,7 +155,7 @@ def copying_scores(
         part = batch.part(start, min(start + BATCH, len(batch)))
 
         def keep(name: str, z: Tensor, start: int = start) -> None:
-            measurement.add(layer_of[name], z, start)
+            measurement.add(layer_of[name], z, range(start, start + len(z)))
 
         visit_activations(model, part.ids, list(layer_of), keep)
     figures = measurement.figures(seed=seed)

@@ -16,16 +16,18 @@ from torch import Tensor
 
 from mi_toolkit.errors import BehaviourError
 from mi_toolkit.heads import scores
+from mi_toolkit.heads.targets import KeyLists, SparseMask, marked_keys
 
 Mask = Callable[..., Bool[Tensor, "position position"]]
 """`(ids, has_bos)`: from one sequence's ids, and whether position 0 is a BOS, to the target keys of
 each query. A behaviour with roles gets the positions of each as one more keyword argument."""
 
-Terms = Callable[
-    [scores.PatternRows, scores.PatternRows | None],
-    tuple[Float[Tensor, "head query"], Float[Tensor, "head query"]],
-]
+Terms = Callable[..., tuple[Float[Tensor, "*rows query"], Float[Tensor, "*rows query"]]]
 """From the patterns of a sequence and the next to each head's and query's part of a ratio."""
+
+RowNeed = Literal["mass", "distance", "entropy", "variation"]
+"""A figure of a row of attention: its mass off the sink, how far it looks, its entropy, its total
+variation to the next sequence's row."""
 
 Kind = Literal["mask", "distribution", "circuit"]
 
@@ -122,6 +124,9 @@ class MaskBehaviour(Behaviour):
     roles: tuple[str, ...] = ()
     """The roles whose positions `targets` asks for; a sequence without them has no target."""
 
+    sparse: SparseMask | None = None
+    """The same keys as lists, which long sequences need; None where only `targets` knows them."""
+
     top_only: bool = False
     """Whether a query counts as a whole where the key attended most is a target, and not at all
     where it is none; else the attention on the targets counts."""
@@ -147,6 +152,18 @@ class MaskBehaviour(Behaviour):
         return replace(
             super().facts, suppressing=self.suppressing, needs_copying=self.needs_copying
         )
+
+    def keys(
+        self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]
+    ) -> KeyLists:
+        """The target keys of one sequence, as lists.
+
+        Raises:
+            BehaviourError: `targets` gave no square of booleans, or a key in a query's future.
+        """
+        if self.sparse is not None:
+            return self.sparse(ids, has_bos)
+        return marked_keys(self.marked(ids, has_bos, roles))
 
     def marked(
         self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]
@@ -198,6 +215,9 @@ class DistributionBehaviour(Behaviour):
     compares_sequences: bool = False
     """Whether it compares each sequence with the next."""
 
+    needs: tuple[RowNeed, ...] | None = None
+    """What `terms` reads of each row; None for whole patterns."""
+
     home: str = "natural"
     min_label: float | None = None
 
@@ -209,7 +229,7 @@ class DistributionBehaviour(Behaviour):
     def measured(
         self, rows: scores.PatternRows, following: scores.PatternRows | None
     ) -> scores.QueryTerms:
-        """The terms of one sequence, checked.
+        """The terms of one sequence's whole patterns, checked.
 
         Raises:
             BehaviourError: `terms` gave something else than two tensors `[head query]`.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads import masks
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, MaskBehaviour
 from mi_toolkit.heads.intervals import MIN_SEQUENCES
+from mi_toolkit.heads.targets import Targets, visible_keys
 from mi_toolkit.prompts.tokens import TokenBatch
+
+KEPT_TOKENS = 2**16
+"""Tokens whose target keys are kept; those of further sequences are found when they are needed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,20 +43,6 @@ class Eligibility:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Targets:
-    """The target keys of every mask behaviour in one sequence, as indices into its pattern."""
-
-    cells: Int[Tensor, " target"]
-    """`query * length + key`, in the flattened pattern."""
-
-    slots: Int[Tensor, " target"]
-    """`mask_behaviour * length + query`: where the attention on that cell is summed."""
-
-    top_only: Bool[Tensor, " target"]
-    """Whether the cell counts by being the one attended most in its row."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """How one stimulus is measured in the layers of one window."""
 
@@ -63,52 +52,45 @@ class Plan:
     eligibility: tuple[Eligibility, ...]
     """One per behaviour."""
 
-    targets: tuple[Targets, ...]
-    """One per sequence."""
+    _kept: dict[int, Targets] = field(default_factory=dict)
 
     @property
-    def n_masks(self) -> int:
-        """How many of the behaviours are mask behaviours."""
-        return sum(isinstance(behaviour, MaskBehaviour) for behaviour in self.behaviours)
+    def masks(self) -> tuple[MaskBehaviour, ...]:
+        """The mask behaviours, in order."""
+        return tuple(b for b in self.behaviours if isinstance(b, MaskBehaviour))
+
+    def targets(self, sequence: int) -> Targets:
+        """The target keys of the mask behaviours in one sequence."""
+        if sequence not in self._kept:
+            found = _targets(self.batch, sequence, self.masks, self.window)
+            if sequence * self.batch.ids.shape[1] >= KEPT_TOKENS:
+                return found
+            self._kept[sequence] = found
+        return self._kept[sequence]
 
     def pairs(
         self, behaviour: int, sequence: int
     ) -> tuple[Int[Tensor, " target"], Int[Tensor, " target"]]:
         """Queries and target keys of one mask behaviour in one sequence."""
         before = self.behaviours[:behaviour]
-        mask = sum(isinstance(each, MaskBehaviour) for each in before)
-        targets, n = self.targets[sequence], int(self.batch.lengths[sequence])
-        own = targets.slots // n == mask
-        return targets.cells[own] // n, targets.cells[own] % n
+        place = sum(isinstance(each, MaskBehaviour) for each in before)
+        mask, query, key = self.targets(sequence).cells(0, int(self.batch.lengths[sequence]))
+        return query[mask == place], key[mask == place]
 
 
 def make_plan(
     batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: int | None, stimulus: str
 ) -> Plan:
     """Find target keys, eligible queries and chance for layers of one window."""
-    mask_behaviours = [b for b in behaviours if isinstance(b, MaskBehaviour)]
-    queries = torch.zeros(len(mask_behaviours), *batch.ids.shape, dtype=torch.bool)
+    masks = tuple(b for b in behaviours if isinstance(b, MaskBehaviour))
+    queries = torch.zeros(len(masks), *batch.ids.shape, dtype=torch.bool)
     null = torch.zeros(queries.shape)
-    top_only = torch.tensor([b.top_only for b in mask_behaviours], dtype=torch.bool)
-    targets = []
-    for index in range(len(batch)):
-        ids = batch.sequence(index)
-        n, has_bos = len(ids), bool(batch.has_bos[index])
-        roles = batch.roles_of(index)
-        visible = masks.visible(n, window)
-        marked = torch.stack(
-            [visible & behaviour.marked(ids, has_bos, roles) for behaviour in mask_behaviours]
-            or [torch.zeros_like(visible)]
-        )
-        behaviour, query, key = marked.nonzero().unbind(dim=1)
-        targets.append(
-            Targets(
-                cells=query * n + key, slots=behaviour * n + query, top_only=top_only[behaviour]
-            )
-        )
-        if mask_behaviours:
-            queries[:, index, :n] = marked.any(dim=-1)
-            null[:, index, :n] = marked.sum(dim=-1) / visible.sum(dim=-1)
+    plan = Plan(batch=batch, window=window, behaviours=tuple(behaviours), eligibility=())
+    for index in range(len(batch) if masks else 0):
+        n = int(batch.lengths[index])
+        n_keys = plan.targets(index).n_keys
+        queries[:, index, :n] = n_keys > 0
+        null[:, index, :n] = n_keys / visible_keys(n, window)
     masked = zip(queries, null, strict=True)
     eligibility = [
         _mask_eligibility(*next(masked))
@@ -121,7 +103,19 @@ def make_plan(
         window=window,
         behaviours=tuple(behaviours),
         eligibility=tuple(eligibility),
-        targets=tuple(targets),
+        _kept=plan._kept,
+    )
+
+
+def _targets(
+    batch: TokenBatch, sequence: int, masks: Sequence[MaskBehaviour], window: int | None
+) -> Targets:
+    ids, roles = batch.sequence(sequence), batch.roles_of(sequence)
+    has_bos = bool(batch.has_bos[sequence])
+    return Targets(
+        lists=[behaviour.keys(ids, has_bos, roles) for behaviour in masks],
+        length=len(ids),
+        window=window,
     )
 
 

@@ -1,4 +1,4 @@
-"""From unit sums to figures: score, chance, lift and interval of each head in one layer."""
+"""From unit sums to figures: score, chance, lift and interval of each head."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ MIN_PAIRS = MIN_SEQUENCES - 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LayerFigures:
-    """Every behaviour's figures in one layer; NaN where there is nothing to measure."""
+class HeadFigures:
+    """Every behaviour's figures in the layers of one window; NaN where nothing is measured."""
 
-    score: Float[Tensor, "behaviour head"]
-    null: Float[Tensor, "behaviour head"]
-    lift: Float[Tensor, "behaviour head"]
-    ci_low: Float[Tensor, "behaviour head"]
-    ci_high: Float[Tensor, "behaviour head"]
+    score: Float[Tensor, "behaviour layer head"]
+    null: Float[Tensor, "behaviour layer head"]
+    lift: Float[Tensor, "behaviour layer head"]
+    ci_low: Float[Tensor, "behaviour layer head"]
+    ci_high: Float[Tensor, "behaviour layer head"]
 
-    n_queries: Int[Tensor, "behaviour head"]
+    n_queries: Int[Tensor, "behaviour layer head"]
     """Queries that each head was measured on."""
 
     interval: tuple[str, ...]
     """Per behaviour: how the interval was made, or why there is none."""
 
 
-def summarise(measurement: Measurement, *, seed: int) -> LayerFigures:
-    """Figures of one layer from its sums."""
+def summarise(measurement: Measurement, *, seed: int) -> HeadFigures:
+    """Figures of the layers of one window from their sums."""
     behaviours = measurement.plan.behaviours
     rows, kinds = [], []
     for index, behaviour in enumerate(behaviours):
@@ -49,11 +49,9 @@ def summarise(measurement: Measurement, *, seed: int) -> LayerFigures:
         is_mask = isinstance(behaviour, MaskBehaviour)
         below = units.denominator.sum(dim=0)
         score = units.numerator.sum(dim=0) / below
-        null = (
-            units.null.sum() / below
-            if units.null is not None
-            else torch.full_like(score, torch.nan)
-        )
+        null = torch.full_like(score, torch.nan)
+        if units.null is not None:
+            null = (units.null.sum() / below).expand_as(score)
         low, high = _interval(units, eligibility.by_sequence, seed)
         rows.append(
             (
@@ -68,7 +66,7 @@ def summarise(measurement: Measurement, *, seed: int) -> LayerFigures:
         kinds.append(_kind(eligibility.n_queries, eligibility.by_sequence, units.n_queries))
     columns = (torch.stack(column) for column in zip(*rows, strict=True))
     score, null, lifts, low, high, n_queries = columns
-    return LayerFigures(
+    return HeadFigures(
         score=score,
         null=null,
         lift=lifts,
@@ -89,21 +87,34 @@ def _kind(n_queries: int, by_sequence: bool, measured: Tensor) -> str:
 
 def _interval(units: UnitSums, by_sequence: bool, seed: int) -> tuple[Tensor, Tensor]:
     """Intervals, over each head's own eligible units; heads that share these go together."""
-    eligible = units.denominator > 0
-    low = torch.full(eligible.shape[1:], torch.nan)
+    numerator, denominator = units.numerator.flatten(1), units.denominator.flatten(1)
+    low = torch.full(numerator.shape[1:], torch.nan)
     high = low.clone()
-    if len(eligible) == 0:
-        return low, high
-    patterns, group = torch.unique(eligible.T, dim=0, return_inverse=True)
-    for index, chosen in enumerate(patterns):
-        n, heads = int(chosen.sum()), group == index
+    heads = units.numerator.shape[1:]
+    if len(numerator) == 0:
+        return low.view(heads), high.view(heads)
+    eligible = denominator > 0
+    for column, group in _groups(eligible, numerator.shape[1]):
+        chosen = eligible[:, column]
+        n = int(chosen.sum())
         if n < (MIN_PAIRS if by_sequence else MIN_QUERIES):
             continue
-        low[heads], high[heads] = interval(
-            units.numerator[chosen][:, heads],
-            units.denominator[chosen][:, heads],
+        own = slice(None) if denominator.shape[1] == 1 else group
+        low[group], high[group] = interval(
+            numerator[chosen][:, group],
+            denominator[chosen][:, own],
             None if units.null is None else units.null[chosen],
             block=1 if by_sequence else block_length(n),
             seed=seed,
         )
-    return low, high
+    return low.view(heads), high.view(heads)
+
+
+def _groups(eligible: Tensor, n_heads: int) -> list[tuple[int, Tensor]]:
+    """The heads that are measured on the same units, each group with one of its columns."""
+    if eligible.shape[1] == 1:
+        return [(0, torch.arange(n_heads))]
+    groups: dict[bytes, list[int]] = {}
+    for head, column in enumerate(eligible.T.contiguous().numpy()):
+        groups.setdefault(column.tobytes(), []).append(head)
+    return [(heads[0], torch.tensor(heads)) for heads in groups.values()]

@@ -60,12 +60,17 @@ class TokenBatch:
 
     def part(self, start: int, stop: int) -> TokenBatch:
         """Sequences `start` to `stop`, with no more padding than they need."""
-        lengths = self.lengths[start:stop]
+        return self.chosen(range(start, stop))
+
+    def chosen(self, sequences: Sequence[int]) -> TokenBatch:
+        """Some of the sequences, in the order given, with no more padding than they need."""
+        places = list(sequences)
+        lengths = self.lengths[places]
         return TokenBatch(
-            ids=self.ids[start:stop, : int(lengths.max())],
+            ids=self.ids[places, : int(lengths.max())],
             lengths=lengths,
             bos_id=self.bos_id,
-            roles={role: spans[start:stop] for role, spans in self.roles.items()},
+            roles={role: spans[places] for role, spans in self.roles.items()},
         )
 
     @property

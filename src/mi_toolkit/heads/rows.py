@@ -1,0 +1,159 @@
+"""What the distribution scores need to know of a row of attention: a few numbers, not the row.
+
+`PatternRows` reads them off whole patterns. `RowFigures` holds them where the rows were seen block
+by block and are gone. Formulas take either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+BLOCK = 128
+"""Queries that are read together where whole rows are needed."""
+
+MIN_NON_SINK_MASS = 0.05
+"""A row with less attention than this off position 0 says nothing of where a head looks."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """The rows of attention of one or several sequences in one layer."""
+
+    @property
+    def window(self) -> int | None:
+        """The layer's sliding window in keys, the query's own included; None for all of them."""
+        ...
+
+    @property
+    def non_sink_mass(self) -> Float[Tensor, "*rows query"]:
+        """The attention off position 0."""
+        ...
+
+    @property
+    def mean_key(self) -> Float[Tensor, "*rows query"]:
+        """The mean position attended to, over all of the attention."""
+        ...
+
+    @property
+    def own(self) -> Float[Tensor, "*rows query"]:
+        """The attention on the query's own position."""
+        ...
+
+    @property
+    def entropy(self) -> Float[Tensor, "*rows query"]:
+        """In nats."""
+        ...
+
+    def variation(self, following: Rows) -> Float[Tensor, "*rows query"]:
+        """Total variation between these rows and those of the next sequence, the sink apart."""
+        ...
+
+
+def eligible(rows: Rows) -> Bool[Tensor, "*rows query"]:
+    """The rows with enough attention off the sink to say where it goes."""
+    return rows.non_sink_mass >= MIN_NON_SINK_MASS
+
+
+def per_mass(non_sink_mass: Float[Tensor, "*rows query"]) -> Float[Tensor, "*rows query"]:
+    """What scales a row's attention off position 0 to 1; unusable for rows not eligible."""
+    return 1 / non_sink_mass.clamp_min(MIN_NON_SINK_MASS)
+
+
+def query_positions(figures: Float[Tensor, "*rows query"]) -> Float[Tensor, " query"]:
+    """The positions of the queries on the last axis."""
+    return torch.arange(figures.shape[-1], dtype=figures.dtype, device=figures.device)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RowFigures:
+    """The numbers of the rows of several sequences; 0 where nobody asked for them."""
+
+    non_sink_mass: Float[Tensor, "sequence head query"]
+    mean_key: Float[Tensor, "sequence head query"]
+    own: Float[Tensor, "sequence head query"]
+    entropy: Float[Tensor, "sequence head query"]
+
+    to_next: Float[Tensor, "sequence head query"]
+    """Each sequence's total variation to the next."""
+
+    window: int | None
+
+    def variation(self, following: Rows) -> Float[Tensor, "sequence head query"]:
+        """Total variation between each sequence's rows and the next one's."""
+        return self.to_next
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PatternRows:
+    """Whole patterns of one layer, and what several scores need of them."""
+
+    patterns: Float[Tensor, "*heads query key"]
+    """Attention after softmax, without padding."""
+
+    window: int | None
+    """The layer's sliding window in keys, the query's own included; None for all of them."""
+
+    @cached_property
+    def non_sink_mass(self) -> Float[Tensor, "*heads query"]:
+        """The attention off position 0."""
+        return self.patterns[..., 1:].sum(dim=-1)
+
+    @cached_property
+    def mean_key(self) -> Float[Tensor, "*heads query"]:
+        """The mean position attended to, over all of the attention."""
+        return self.patterns @ query_positions(self.patterns)
+
+    @property
+    def own(self) -> Float[Tensor, "*heads query"]:
+        """The attention on the query's own position."""
+        return self.patterns.diagonal(dim1=-2, dim2=-1)
+
+    @cached_property
+    def entropy(self) -> Float[Tensor, "*heads query"]:
+        """In nats."""
+        return torch.cat([row_entropy(block) for _, block in self.causal_blocks()], dim=-1)
+
+    @property
+    def eligible(self) -> Bool[Tensor, "*heads query"]:
+        """The rows with enough attention off the sink to say where it goes."""
+        return eligible(self)
+
+    def variation(self, following: Rows) -> Float[Tensor, "*heads query"]:
+        """Total variation between these rows and the next sequence's; 0 where one has no row."""
+        assert isinstance(following, PatternRows)
+        here, there = per_mass(self.non_sink_mass), per_mass(following.non_sink_mass)
+        found = torch.zeros_like(here)
+        for (queries, block), (_, other) in zip(
+            self.causal_blocks(), following.causal_blocks(), strict=False
+        ):
+            stop = queries.start + min(block.shape[-2], other.shape[-2])
+            rows, keys = slice(0, stop - queries.start), slice(1, stop)
+            both = slice(queries.start, stop)
+            difference = block[..., rows, keys] * here[..., both, None]
+            difference -= other[..., rows, keys] * there[..., both, None]
+            found[..., both] = difference.abs_().sum(dim=-1) / 2
+        return found
+
+    def causal_blocks(self) -> Iterator[tuple[slice, Float[Tensor, "*heads block key"]]]:
+        """The rows in blocks of queries, each without the keys that none of its queries can see.
+
+        Half the work of the whole square, and temporaries of one block.
+        """
+        n_queries = self.patterns.shape[-2]
+        for start in range(0, n_queries, BLOCK):
+            stop = min(start + BLOCK, n_queries)
+            yield slice(start, stop), self.patterns[..., start:stop, :stop]
+
+
+def row_entropy(patterns: Float[Tensor, "*heads query key"]) -> Float[Tensor, "*heads query"]:
+    """Entropy of each row, in nats."""
+    smallest = torch.finfo(patterns.dtype).tiny
+    # A zero's share is 0 · log(tiny) = 0. `torch.special.entr` takes three times as long.
+    return -torch.linalg.vecdot(patterns, patterns.clamp_min(smallest).log_())

@@ -1,0 +1,182 @@
+"""One stimulus on its way through the model: batches in, sums of behaviours out.
+
+Attention is computed in blocks of queries, whose patterns are read and dropped (`blockwise`), so
+that memory grows with the length alone. Where the model's attention cannot be taken over, or
+something wants whole patterns, these are read as the model makes them, one layer's at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mi_toolkit.attention_swap import attention_by, obstacle
+from mi_toolkit.errors import PromptError
+from mi_toolkit.heads.batches import Batch, make_batches
+from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour
+from mi_toolkit.heads.block_figures import BlockReader
+from mi_toolkit.heads.blockwise import attend, blocks_of
+from mi_toolkit.heads.copying import CopyingMeasurement, copy_queries
+from mi_toolkit.heads.direct_effect import reads_one_norm
+from mi_toolkit.heads.measure import Measurement
+from mi_toolkit.heads.plan import Plan, make_plan
+from mi_toolkit.heads.scores import PatternRows
+from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook, z_hook
+from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.memory import available_bytes
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.prompts.tokens import TokenBatch
+
+WHOLE_PATTERNS = "whole patterns"
+BLOCKS_OF_QUERIES = "blocks of queries"
+
+
+class StimulusRun:
+    """What is measured on one stimulus, and how far it is."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        batch: TokenBatch,
+        behaviours: Sequence[AnyBehaviour],
+        stimulus: str,
+        batch_size: int | None,
+    ) -> None:
+        self.model, self.batch, self.stimulus = model, batch, stimulus
+        self.behaviours = tuple(behaviours)
+        self.facts = describe_model(model)
+        self.layers = attention_layers(model)
+        self.n_heads = int(model.cfg.n_heads)
+        self.measurements: dict[int, Measurement] = {}
+        plans: dict[int | None, Plan] = {}
+        for window in dict.fromkeys(self.facts.windows[layer] for layer in self.layers):
+            plans[window] = plan = make_plan(batch, behaviours, window, stimulus)
+            layers = [layer for layer in self.layers if self.facts.windows[layer] == window]
+            measurement = Measurement(plan, layers, self.n_heads)
+            self.measurements |= dict.fromkeys(layers, measurement)
+        measured = [
+            behaviour
+            for behaviour in self.behaviours
+            if isinstance(behaviour, DistributionBehaviour)
+            and stimulus not in behaviour.excluded_stimuli
+        ]
+        self.wants_whole = [b.name for b in measured if b.needs is None]
+        self.path = self._path()
+        self.copying = self._copying(plans)
+        self.batches = make_batches(
+            batch,
+            compares=len(batch) > 1 and any(b.compares_sequences for b in measured),
+            n_heads=self.n_heads,
+            whole_patterns=self.path == WHOLE_PATTERNS,
+            batch_size=batch_size,
+            room=available_bytes(model.cfg.device),
+        )
+
+    def _copying(self, plans: Mapping[int | None, Plan]) -> dict[str, CopyingMeasurement]:
+        """For each behaviour that asks what a head does with what it sees: the outputs to keep."""
+        windows = {layer: self.facts.windows[layer] for layer in self.layers}
+        found = {}
+        for index, behaviour in enumerate(self.behaviours):
+            if behaviour.facts.suppressing is None or not reads_one_norm(self.model):
+                continue
+            queries = {
+                window: [
+                    copy_queries(self.batch.sequence(sequence), *plan.pairs(index, sequence))
+                    for sequence in range(len(self.batch))
+                ]
+                for window, plan in plans.items()
+            }
+            if any(len(each.positions) for own in queries.values() for each in own):
+                found[behaviour.name] = CopyingMeasurement(self.model, windows, queries)
+        return found
+
+    def _path(self) -> str:
+        reason = obstacle(self.model, self.layers)
+        if self.wants_whole:
+            reason = f"{self.wants_whole[0]} is a figure of whole patterns"
+        if reason is None:
+            return BLOCKS_OF_QUERIES
+        longest = int(self.batch.lengths.max())
+        # Scores, mask and softmax beside the patterns.
+        wanted = 4 * self.n_heads * longest**2 * torch.float32.itemsize
+        if wanted > available_bytes(self.model.cfg.device):
+            raise PromptError(
+                f"The patterns of a layer on {longest} tokens need {wanted / 2**30:.0f} GiB, more "
+                f"than is free, and cannot be read in blocks of queries: {reason}. Give a shorter "
+                "prompt."
+            )
+        return WHOLE_PATTERNS
+
+    def measure(self, batch: Batch) -> None:
+        """Run one batch."""
+        if self.path == WHOLE_PATTERNS:
+            self._on_whole_patterns(batch)
+        else:
+            self._in_blocks(batch)
+
+    def _reader(self, layer: int, batch: Batch, n: int) -> BlockReader:
+        plan, shape = self.measurements[layer].plan, (len(batch.sequences), self.n_heads, n)
+        return BlockReader(plan, batch.sequences, batch.n_fresh, shape)
+
+    def _in_blocks(self, batch: Batch) -> None:
+        def attention(
+            layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
+        ) -> Tensor:
+            reader = self._reader(layer, batch, query.shape[-2])
+            z = attend(
+                query,
+                key,
+                value,
+                scale=scale,
+                window=self.facts.windows[layer],
+                show=reader.read,
+                with_entropy="entropy" in reader.needs,
+            )
+            self.measurements[layer].add(layer, reader)
+            return z
+
+        def keep(name: str, z: Tensor) -> None:
+            self._keep_outputs(layer_of[name], batch, z)
+
+        # The pass stops behind the last of them, whether or not anything is kept.
+        layer_of = {z_hook(layer): layer for layer in self.layers}
+        ids = self.batch.chosen(batch.sequences).ids
+        with attention_by(self.model, self.layers, attention):
+            visit_activations(self.model, ids, list(layer_of), keep)
+
+    def _keep_outputs(self, layer: int, batch: Batch, z: Tensor) -> None:
+        for measurement in self.copying.values():
+            measurement.add(layer, z[: batch.n_fresh], batch.sequences[: batch.n_fresh])
+
+    def _on_whole_patterns(self, batch: Batch) -> None:
+        pattern_of = {pattern_hook(layer): layer for layer in self.layers}
+        z_of = {z_hook(layer): layer for layer in self.layers} if self.copying else {}
+
+        def read(name: str, activation: Tensor) -> None:
+            if name in z_of:
+                self._keep_outputs(z_of[name], batch, activation)
+                return
+            layer = pattern_of[name]
+            reader = self._reader(layer, batch, activation.shape[-1])
+            for block in blocks_of(activation):
+                reader.read(block)
+            self.measurements[layer].add(layer, reader)
+            if self.wants_whole:
+                self._read_whole(layer, batch, activation)
+
+        ids = self.batch.chosen(batch.sequences).ids
+        visit_activations(self.model, ids, [*pattern_of, *z_of], read)
+
+    def _read_whole(self, layer: int, batch: Batch, patterns: Tensor) -> None:
+        following: PatternRows | None = None
+        for place in reversed(range(len(batch.sequences))):
+            sequence = batch.sequences[place]
+            n = int(self.batch.lengths[sequence])
+            rows = PatternRows(
+                patterns=patterns[place, :, :n, :n].float(), window=self.facts.windows[layer]
+            )
+            if place < batch.n_fresh:
+                self.measurements[layer].add_whole(layer, sequence, rows, following)
+            following = rows

@@ -1,0 +1,167 @@
+"""Target keys without a square of masks: for each query a run of an ordered pool of keys.
+
+A mask `[query key]` of a long sequence is mostly empty. What each query looks for lies together
+once the keys are put in the right order: the earlier copies of a token are the head of its
+occurrences, in order. So a list of keys and two numbers for each query say it all, and memory
+grows with the length alone.
+
+`Targets` puts the lists of several behaviours together, cuts them to what a window shows, and gives
+the cells of any block of queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+KEPT_CELLS = 2**20
+"""Cells of a sequence that are kept between layers; where there are more they are found anew."""
+
+BLOCK = 256
+"""Queries whose cells are counted together."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class KeyLists:
+    """Each query's target keys, ascending: `pool[first : first + count] + shift`."""
+
+    pool: Int[Tensor, " key"]
+    first: Int[Tensor, " query"]
+    count: Int[Tensor, " query"]
+    shift: int = 0
+
+
+SparseMask = Callable[[Int[Tensor, " position"], bool], KeyLists]
+"""`(ids, has_bos)`: the same keys as a mask of these ids marks, as lists."""
+
+
+def at_offset(ids: Int[Tensor, " position"], has_bos: bool, *, distance: int) -> KeyLists:
+    """`{q-distance}`, behind a BOS for queries whose target is a real token."""
+    position = torch.arange(len(ids))
+    begin = distance + has_bos if distance else 1 + has_bos
+    return KeyLists(
+        pool=position, first=(position - distance).clamp_min(0), count=(position >= begin).long()
+    )
+
+
+def at_start(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
+    """`{0}` for `q >= 1`."""
+    position = torch.arange(len(ids))
+    return KeyLists(pool=position, first=torch.zeros_like(position), count=(position >= 1).long())
+
+
+def at_copies(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
+    """`{k < q : t[k] = t[q]}`, a BOS at 0 left out."""
+    n = len(ids)
+    pool = torch.sort(ids, stable=True).indices
+    _, group, size = torch.unique(ids, return_inverse=True, return_counts=True)
+    first = (size.cumsum(dim=0) - size)[group]
+    count = torch.empty_like(first)
+    count[pool] = torch.arange(n) - first[pool]
+    if has_bos:
+        of_bos = (ids == ids[0]) & (torch.arange(n) > 0)
+        first, count = first + of_bos.long(), count - of_bos.long()
+    return KeyLists(pool=pool, first=first, count=count)
+
+
+def behind_copies(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
+    """`{k+1 : k < q, t[k] = t[q], k+1 < q}`, a BOS at 0 left out."""
+    copies = at_copies(ids, has_bos)
+    twice = torch.zeros(len(ids), dtype=torch.long)
+    twice[1:] = ids[1:] == ids[:-1]  # the copy just before, whose next token is the query
+    return KeyLists(
+        pool=copies.pool,
+        first=copies.first,
+        count=(copies.count - twice).clamp_min(0),
+        shift=1,
+    )
+
+
+def marked_keys(mask: Bool[Tensor, "query key"]) -> KeyLists:
+    """The keys that a square of booleans marks."""
+    count = mask.sum(dim=-1)
+    return KeyLists(pool=mask.nonzero()[:, 1], first=count.cumsum(dim=0) - count, count=count)
+
+
+class Cells(NamedTuple):
+    """Some target keys, with the query and the mask that each belongs to."""
+
+    mask: Int[Tensor, " cell"]
+    query: Int[Tensor, " cell"]
+    key: Int[Tensor, " cell"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Targets:
+    """The target keys of several masks in one sequence, as far as a window shows them."""
+
+    lists: Sequence[KeyLists]
+    """One for each mask."""
+
+    length: int
+    window: int | None
+
+    def cells(self, start: int, stop: int) -> Cells:
+        """The targets of the queries from `start` up to `stop`."""
+        if self._kept is None:
+            return self._found(start, stop)
+        bounds = self._bounds[:, [start, stop]].tolist()
+        parts = [Cells(*(column[first:last] for column in self._kept)) for first, last in bounds]
+        return Cells(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    @cached_property
+    def n_keys(self) -> Int[Tensor, "mask query"]:
+        """How many targets each query has."""
+        counted = torch.zeros(len(self.lists), self.length, dtype=torch.long)
+        for start in range(0, self.length, BLOCK):
+            stop = min(start + BLOCK, self.length)
+            cells = self._found(start, stop)
+            slots = cells.mask * (stop - start) + cells.query - start
+            counted[:, start:stop] = slots.bincount(
+                minlength=len(self.lists) * (stop - start)
+            ).view(len(self.lists), -1)
+        return counted
+
+    @cached_property
+    def _kept(self) -> Cells | None:
+        if int(sum(each.count.sum() for each in self.lists)) > KEPT_CELLS:
+            return None
+        return self._found(0, self.length)
+
+    @cached_property
+    def _bounds(self) -> Int[Tensor, "mask bound"]:
+        assert self._kept is not None
+        slots = self._kept.mask * self.length + self._kept.query
+        at = torch.arange(len(self.lists))[:, None] * self.length + torch.arange(self.length + 1)
+        return torch.searchsorted(slots, at)
+
+    def _found(self, start: int, stop: int) -> Cells:
+        parts = [_expanded(each, index, start, stop) for index, each in enumerate(self.lists)]
+        if not parts:
+            nothing = torch.zeros(0, dtype=torch.long)
+            return Cells(nothing, nothing, nothing)
+        cells = Cells(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        if self.window is None:
+            return cells
+        seen = cells.key > cells.query - self.window
+        return Cells(*(column[seen] for column in cells))
+
+
+def _expanded(keys: KeyLists, mask: int, start: int, stop: int) -> Cells:
+    count, first = keys.count[start:stop], keys.first[start:stop]
+    query = torch.repeat_interleave(torch.arange(start, stop), count)
+    offset = torch.repeat_interleave(first - (count.cumsum(dim=0) - count), count)
+    key = keys.pool[offset + torch.arange(len(query))] + keys.shift
+    return Cells(torch.full_like(query, mask), query, key)
+
+
+def visible_keys(n_positions: int, window: int | None) -> Float[Tensor, " query"]:
+    """`|K(q)|`: how many keys each query may see."""
+    count = torch.arange(1, n_positions + 1, dtype=torch.float32)
+    return count if window is None else count.clamp_max(window)
