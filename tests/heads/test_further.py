@@ -10,9 +10,11 @@ import torch
 import mi_toolkit as mi
 from mi_toolkit.errors import BehaviourError
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.block_figures import BlockReader
+from mi_toolkit.heads.blockwise import blocks_of
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import make_plan
-from mi_toolkit.heads.summary import LayerFigures, summarise
+from mi_toolkit.heads.summary import HeadFigures, summarise
 from mi_toolkit.prompts.needle import needle_prompts
 from mi_toolkit.prompts.tokens import TokenBatch
 from tests.ideal_patterns import even_pattern, pattern_of_mask, sink_pattern
@@ -31,13 +33,14 @@ def targets(name: str, ids: list[int], **roles: range) -> list[list[int]]:
     return named(name).marked(torch.tensor(ids), True, roles).nonzero().tolist()
 
 
-def figures(name: str, batch: TokenBatch, heads: list[torch.Tensor]) -> LayerFigures:
+def figures(name: str, batch: TokenBatch, heads: list[torch.Tensor]) -> HeadFigures:
     """Each head's figures: one pattern per head for every sequence of the batch."""
     plan = make_plan(batch, [named(name)], None, "made")
-    measurement = Measurement(plan, len(heads))
-    for index in range(len(batch)):
-        n = int(batch.lengths[index])
-        measurement.add(torch.stack([head[index, :n, :n] for head in heads])[None], index, 1)
+    measurement, patterns = Measurement(plan, [0], len(heads)), torch.stack(heads, dim=1)
+    reader = BlockReader(plan, range(len(batch)), len(batch), tuple(patterns.shape[:3]))
+    for block in blocks_of(patterns):
+        reader.read(block)
+    measurement.add(0, reader)
     return summarise(measurement, seed=0)
 
 
@@ -87,9 +90,9 @@ def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
         sink_pattern(n).expand(len(batch), n, n),
     ]
     found = figures(name, batch, heads)
-    assert found.lift[0].tolist()[:2] == pytest.approx([1, 0], abs=1e-5)
-    assert float(found.score[0, 2]) == 0
-    assert float(found.ci_low[0, 0]) == pytest.approx(1)
+    assert found.lift[0, 0].tolist()[:2] == pytest.approx([1, 0], abs=1e-5)
+    assert float(found.score[0, 0, 2]) == 0
+    assert float(found.ci_low[0, 0, 0]) == pytest.approx(1)
 
 
 def test_copy_paste_is_counted_by_the_key_attended_most() -> None:
@@ -102,7 +105,7 @@ def test_copy_paste_is_counted_by_the_key_attended_most() -> None:
     # Most of the attention on the sink, and the target second: no copy is counted.
     just_short = 0.5 * sink_pattern(n) + 0.4 * ideal + 0.1 * rest
     found = figures("retrieval", batch, [just_most, just_short])
-    assert found.score[0].tolist() == [1, 0]
+    assert found.score[0, 0].tolist() == [1, 0]
 
 
 def test_half_of_the_tokens_copied_are_half_the_score() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.assemble import assembled
-from mi_toolkit.heads.behaviours import AnyBehaviour, chosen
+from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.combine import combined
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
