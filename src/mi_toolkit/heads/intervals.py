@@ -116,6 +116,6 @@ def quantiles(
         place = (n_valid - 1).clamp_min(0) * share
         below = place.floor().long()
         above = torch.minimum(below + 1, (n_valid - 1).clamp_min(0))
-        ends = (ordered.gather(1, at[:, None])[:, 0] for at in (below, above))
-        found.append(torch.lerp(*ends, (place - below).to(values.dtype)))
+        start, end = (ordered.gather(1, at[:, None])[:, 0] for at in (below, above))
+        found.append(torch.lerp(start, end, (place - below).to(values.dtype)))
     return found

@@ -54,7 +54,7 @@ class Measurement:
             eligibility = plan.eligibility[index]
             takes_part = eligibility.queries.any(dim=-1)
             self._row[index] = takes_part.cumsum(dim=0) - 1
-            shape = (int(takes_part.sum()), *heads)
+            shape: tuple[int, ...] = (int(takes_part.sum()), *heads)
             if not eligibility.by_sequence:
                 shape = (*shape, eligibility.queries.shape[1])
             varies = isinstance(behaviour, DistributionBehaviour)

@@ -156,4 +156,5 @@ def row_entropy(patterns: Float[Tensor, "*heads query key"]) -> Float[Tensor, "*
     """Entropy of each row, in nats."""
     smallest = torch.finfo(patterns.dtype).tiny
     # A zero's share is 0 · log(tiny) = 0. `torch.special.entr` takes three times as long.
-    return -torch.linalg.vecdot(patterns, patterns.clamp_min(smallest).log_())
+    negative: Tensor = torch.linalg.vecdot(patterns, patterns.clamp_min(smallest).log_())
+    return -negative
