@@ -30,7 +30,7 @@ from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import natural, passages
-from mi_toolkit.prompts.tokens import Prompt, tokenise
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 AnyModel = str | HookedModel
 Load = Callable[[str], HookedModel]
@@ -135,7 +135,7 @@ class _Read:
 
 
 def _texts(prompt: Prompt | None) -> list[str] | None:
-    if isinstance(prompt, Tensor):
+    if isinstance(prompt, Tensor | TokenBatch):
         raise PromptError(
             "Models are compared on text, which each reads through its own tokenizer: give a "
             "string or several. The same token ids mean different text to different models."
