@@ -21,13 +21,15 @@ def test_roles_are_where_the_names_are(name: str) -> None:
     for index in range(len(batch)):
         ids, roles = batch.sequence(index), batch.roles_of(index)
         assert all(len(span) == 1 for span in roles.values())
-        io, s1, s2, end = (roles[role].start for role in ("io", "s1", "s2", "end"))
+        io, s1, s2, end, answer = (
+            roles[role].start for role in ("io", "s1", "s2", "end", "answer")
+        )
         named = [place for place, id_ in enumerate(ids.tolist()) if id_ in known]
-        assert named == [*sorted([io, s1]), s2]
-        assert ids[s1] == ids[s2] != ids[io]
+        assert named == [*sorted([io, s1]), s2, answer]
+        assert ids[s1] == ids[s2] != ids[io] == ids[answer]
         assert roles["s1_next"].start == s1 + 1
-        assert end == len(ids) - 1
-        assert model.tokenizer.decode(ids[end:]).strip() == "to"
+        assert answer == end + 1 == len(ids) - 1
+        assert model.tokenizer.decode(ids[end : end + 1]).strip() == "to"
 
 
 def test_half_of_the_prompts_have_the_indirect_object_first() -> None:

@@ -1,9 +1,10 @@
 """Prompts of indirect object identification, and the positions that play a part in them.
 
-"Then, Mary and John went to the store. John gave a drink to": the name that should follow is the
-indirect object, IO, here Mary; John is the subject, first S1, then S2; END is the last token. Half
-of the prompts have the IO's name first (ABBA), half the subject's (BABA), so that no head can find
-the IO by its place. After Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593).
+"Then, Mary and John went to the store. John gave a drink to Mary": the last name is the answer; it
+is the indirect object, first named at IO. John is the subject, first S1, then S2. END is the token
+before the answer, which is predicted there, so that nothing at END has seen it. Half of the prompts
+have the IO's name first (ABBA), half the subject's (BABA), so that no head can find the IO by its
+place. After Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593).
 """
 
 from __future__ import annotations
@@ -43,8 +44,8 @@ GIFTS = "drink book ring letter ball present picture basket".split()
 def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int = 0) -> TokenBatch:
     """Prompts of indirect object identification, each behind a BOS where the tokenizer has one.
 
-    Its roles are single positions: `io`, `s1`, `s1_next` (the token behind S1), `s2` and `end`.
-    The answer, the token at `io`, is not in the prompt's end: it is what should follow.
+    Its roles are single positions: `io`, `s1`, `s1_next` (the token behind S1), `s2`, `end`, and
+    behind it `answer`, the token of `io` again, so that a loss on it can be taken.
 
     Args:
         model: whose tokenizer is used; names are chosen that are single tokens in it.
@@ -58,7 +59,7 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
         >>> import mi_toolkit as mi
         >>> prompts = mi.ioi_prompts(mi.load_model("toy-gpt2"), n_prompts=8)
         >>> sorted(prompts.roles)
-        ['end', 'io', 's1', 's1_next', 's2']
+        ['answer', 'end', 'io', 's1', 's1_next', 's2']
     """
     tokenizer = model.tokenizer
     if tokenizer is None:
@@ -86,7 +87,7 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
             place=_drawn(PLACES, generator),
             gift=_drawn(GIFTS, generator),
         )
-        sequence = [*head, *encoded(tokenizer, text)]
+        sequence = [*head, *encoded(tokenizer, text), ids[io]]
         sequences.append(sequence)
         roles.append(_positions(sequence, io=ids[io], s=ids[s], text=text))
     batch = from_sequences(sequences, bos_id)
@@ -103,12 +104,13 @@ def _drawn(choices: tuple[str, ...] | list[str], generator: torch.Generator) -> 
 def _positions(sequence: list[int], *, io: int, s: int, text: str) -> dict[str, int]:
     at_io = [place for place, id_ in enumerate(sequence) if id_ == io]
     at_s = [place for place, id_ in enumerate(sequence) if id_ == s]
-    if len(at_io) != 1 or len(at_s) != 2:
-        raise PromptError(f"The names in {text!r} are not found once and twice among its tokens.")
+    if len(at_io) != 2 or len(at_s) != 2:
+        raise PromptError(f"The names in {text!r} are not found as single tokens.")
     return {
         "io": at_io[0],
         "s1": at_s[0],
         "s1_next": at_s[0] + 1,
         "s2": at_s[1],
-        "end": len(sequence) - 1,
+        "end": len(sequence) - 2,
+        "answer": len(sequence) - 1,
     }
