@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mi_toolkit.comparison.stimuli import StimulusComparison as StimulusComparison
     from mi_toolkit.comparison.stimuli import compare_stimuli as compare_stimuli
     from mi_toolkit.comparison.sweep import LengthSweep as LengthSweep
+    from mi_toolkit.activations.store.reader import ActivationStore as ActivationStore
+    from mi_toolkit.activations.store.reader import open_activations as open_activations
+    from mi_toolkit.activations.store.writer import record_to_disk as record_to_disk
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
@@ -54,6 +57,10 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Activations": "activations.activations",
+    "ActivationStore": "activations.store.reader",
+    "open_activations": "activations.store.reader",
+    "record": "activations.record",
+    "record_to_disk": "activations.store.writer",
     "BEHAVIOURS": "heads.behaviours",
     "CircuitBehaviour": "heads.token_maps",
     "CopyingScores": "heads.copying_scores",

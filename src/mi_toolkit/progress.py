@@ -10,13 +10,13 @@ Item = TypeVar("Item")
 
 
 def track(
-    items: Iterable[Item], *, total: int, label: str, unit: str, show: bool | None
+    items: Iterable[Item], *, total: int | None, label: str, unit: str, show: bool | None
 ) -> Iterator[Item]:
     """The items, with a bar and a time to go.
 
     Args:
         items: what to pass through.
-        total: how many there are.
+        total: how many there are; None where that is not known.
         label: what is being done.
         unit: what one item is.
         show: None for a bar where somebody looks (a terminal or a notebook), and only once the

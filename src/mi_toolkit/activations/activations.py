@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_toolkit.activations.describe import MEGABYTE, lines_of
 from mi_toolkit.activations.errors import ActivationsError
-from mi_toolkit.activations.names import Name, axes_of, fold, is_pattern, resolve
+from mi_toolkit.activations.names import Name, axes_of, is_pattern, resolve
 from mi_toolkit.activations.positions import ChosenPositions
 from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.prompts.tokens import TokenBatch
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mi_toolkit.hooked_model import HookedModel
-
-MEGABYTE = 10**6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -210,28 +209,9 @@ class Activations(Mapping[str, Tensor]):
         prompts = f"{len(self.batch)} prompt{'s' if len(self.batch) > 1 else ''}"
         size = f"{self.nbytes / MEGABYTE:,.2f} MB"
         lines = [f"Activations of {self.model}: {prompts}, {tokens} tokens, {size}"]
-        groups: dict[str, list[str]] = {}
-        for hook in self.tensors:
-            groups.setdefault(fold(hook), []).append(hook)
-        cells = [self._line(folded, hooks) for folded, hooks in groups.items()]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines += [
-            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            for row in cells
-        ]
-        return "\n".join(line.rstrip() for line in lines)
-
-    def _line(self, folded: str, hooks: list[str]) -> tuple[str, str, str, str]:
-        """One line of the repr: the same hook of one layer, or of several."""
-        first = self.tensors[hooks[0]]
-        size = sum(self.tensors[hook].nbytes for hook in hooks) / MEGABYTE
-        name = hooks[0]
-        if len(hooks) > 1:
-            layers = [hook.split(".")[1] for hook in hooks]
-            whole = len(hooks) == self.n_layers
-            name = f"{folded} ({'all layers' if whole else ', '.join(layers)})"
-        axes = ", ".join(f"{axis} {size}" for axis, size in self.axes(hooks[0]).items())
-        return name, axes, str(first.dtype).removeprefix("torch."), f"{size:,.2f} MB"
+        dtype = next(iter(self.tensors.values())).dtype
+        sizes = {hook: self.axes(hook) for hook in self.tensors}
+        return "\n".join([*lines, *lines_of(sizes, dtype, self.n_layers)])
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,3 +69,8 @@ def _pattern_table(activations: Activations, name: Name) -> pd.DataFrame:
     # A query sees no later key, and no padding.
     seen = (table["key"] <= table["query"]).to_numpy()
     return table.loc[seen].reset_index(drop=True)
+
+
+def index_table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """The index of a store, a row per row."""
+    return pd.DataFrame(dict(columns))

@@ -1,0 +1,201 @@
+"""Documents on their way into the model: sequences of ids, cut and batched the same every time.
+
+1. A document becomes ids, with a BOS in front by the policy; one that is longer than `max_length`
+   is split, cut or refused, as was asked.
+2. Consecutive sequences make a batch: what it holds depends on what comes before, on nothing else.
+3. Each batch knows the place in the stream that it ends at, and a feed can start at such a place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from mi_toolkit.activations.documents import Document, Texts, documents
+from mi_toolkit.activations.errors import StoreError
+from mi_toolkit.errors import PromptError
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, check_fits, from_sequences
+
+Overlong = str
+"""What becomes of a document that is too long: `split`, `truncate` or `error`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feeding:
+    """How documents become sequences."""
+
+    bos: int | None
+    """The id in front of each sequence of a text; None for none."""
+
+    max_length: int
+    """Tokens of the longest sequence, BOS included."""
+
+    overlong: Overlong
+    """What becomes of a longer document."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A place in a stream of documents: all before it has been fed, nothing behind it."""
+
+    documents: int = 0
+    """Documents read."""
+
+    chunks: int = 0
+    """Sequences fed of the last of them."""
+
+    empty: int = 0
+    """Documents without a token among them."""
+
+    overlong: int = 0
+    """Documents among them that were split or cut."""
+
+    digest: str = ""
+    """SHA-256 over the documents read, each chained to those before it."""
+
+
+START = Place()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FedBatch:
+    """Some sequences to run together."""
+
+    batch: TokenBatch
+    """Their ids."""
+
+    document: tuple[int, ...]
+    """The document that each belongs to."""
+
+    chunk: tuple[int, ...]
+    """Which piece of its document each is."""
+
+    place: Place
+    """Where the stream is behind them."""
+
+
+def feeding(
+    model: HookedModel, prepend_bos: bool | None, max_length: int | None, overlong: Overlong
+) -> Feeding:
+    """How documents are fed to `model`.
+
+    Raises:
+        PromptError: the model has no such context, or its tokenizer no BOS.
+    """
+    context = int(model.cfg.n_ctx)
+    bos = bos_token_id(model.tokenizer)
+    if prepend_bos and bos is None:
+        raise PromptError(f"The tokenizer of {model.cfg.model_name} has no BOS token to prepend.")
+    if max_length is not None and not 2 <= max_length <= context:
+        raise PromptError(
+            f"max_length={max_length}: {model.cfg.model_name} takes 2 to {context} tokens."
+        )
+    if overlong not in ("split", "truncate", "error"):
+        raise PromptError(f"overlong={overlong!r}: give 'split', 'truncate' or 'error'.")
+    head = None if prepend_bos is False else bos
+    return Feeding(bos=head, max_length=max_length or context, overlong=overlong)
+
+
+class Feed:
+    """The sequences of a stream of documents, from `start` on."""
+
+    def __init__(
+        self, model: HookedModel, texts: Texts, how: Feeding, field: str, start: Place = START
+    ) -> None:
+        self.model, self.texts, self.how, self.field, self.start = model, texts, how, field, start
+        self.end = start
+        """Where the stream is, once it has been fed: behind the last document."""
+
+    def batches(self, batch_size: int) -> Iterator[FedBatch]:
+        """Consecutive sequences, `batch_size` at a time.
+
+        Raises:
+            PromptError: a document cannot be fed.
+            StoreError: the documents before `start` are not those that were read.
+        """
+        sequences = self._sequences()
+        while taken := list(itertools.islice(sequences, batch_size)):
+            batch = from_sequences([ids for ids, _ in taken], bos_token_id(self.model.tokenizer))
+            check_fits(self.model, batch)
+            yield FedBatch(
+                batch=batch,
+                document=tuple(place.documents - 1 for _, place in taken),
+                chunk=tuple(place.chunks - 1 for _, place in taken),
+                place=taken[-1][1],
+            )
+
+    def _sequences(self) -> Iterator[tuple[list[int], Place]]:
+        place = replace(self.start, documents=0, chunks=0, digest="")
+        for number, document in enumerate(documents(self.texts, self.field), start=1):
+            digest = _chained(place.digest, document)
+            place = replace(place, documents=number, chunks=0, digest=digest)
+            if number < self.start.documents:
+                continue
+            pieces, overlong = self._pieces(document, number - 1)
+            fed = 0
+            if number == self.start.documents:
+                self._check(place)
+                fed = self.start.chunks
+            else:
+                place = replace(
+                    place,
+                    empty=place.empty + (not pieces),
+                    overlong=place.overlong + overlong,
+                )
+            place = replace(place, chunks=fed)
+            self.end = place
+            for chunk, ids in enumerate(pieces[fed:], start=fed + 1):
+                place = replace(place, chunks=chunk)
+                self.end = place
+                yield ids, place
+        if place.documents < self.start.documents:
+            raise StoreError(
+                f"The texts end after {place.documents} documents, but {self.start.documents} were "
+                "recorded: they are not the same texts. An iterator has to start over to resume."
+            )
+
+    def _check(self, place: Place) -> None:
+        if place.digest != self.start.digest:
+            raise StoreError(
+                f"The first {place.documents} documents are not those that were recorded: resume "
+                "with the same texts in the same order (an iterator from its beginning), or record "
+                "to another folder."
+            )
+
+    def _pieces(self, document: Document, number: int) -> tuple[list[list[int]], bool]:
+        """A document's sequences, and whether it was too long for one."""
+        head: list[int] = []
+        if isinstance(document, str):
+            if self.model.tokenizer is None:
+                raise PromptError(
+                    f"{self.model.cfg.model_name} has no tokenizer, so it cannot read text: give "
+                    "token ids."
+                )
+            head = [] if self.how.bos is None else [self.how.bos]
+            ids: list[int] = self.model.tokenizer.encode(
+                document, add_special_tokens=False, verbose=False
+            )
+        else:
+            ids = document
+        room = self.how.max_length - len(head)
+        if len(ids) > room and self.how.overlong == "error":
+            raise PromptError(
+                f"Document {number} has {len(ids) + len(head)} tokens (BOS included), more than "
+                f"{self.how.max_length}: pass overlong='split' or 'truncate'."
+            )
+        starts = range(0, len(ids), room)
+        if self.how.overlong == "truncate":
+            starts = starts[:1]
+        return [[*head, *ids[start : start + room]] for start in starts], len(ids) > room
+
+
+def _chained(digest: str, document: Document) -> str:
+    """The digest of all documents up to this one."""
+    text = document if isinstance(document, str) else ",".join(map(str, document))
+    kind = "text" if isinstance(document, str) else "ids"
+    sha = hashlib.sha256(f"{digest}:{kind}:".encode())
+    sha.update(text.encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()
