@@ -15,9 +15,8 @@ import mi_toolkit as mi
 from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.activations.store.manifest import Manifest
 
-TEXTS = [
-    f"Document {number} says " + "the cat sat on the mat, " * (number % 5) for number in range(20)
-]
+SAYS = "the cat sat on the mat, "
+TEXTS = [f"Document {number} says {SAYS * (number % 5)}" for number in range(20)]
 TEXTS[4] = ""
 OPTIONS = {"names": ["resid_post", ("z", 0)], "batch_size": 2, "shard_size": 60, "max_length": 24}
 

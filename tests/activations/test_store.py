@@ -140,8 +140,8 @@ def test_a_batch_mixes_documents_of_several_shards(store) -> None:
 def test_a_data_loader_reads_every_row_once(store, context: str | None) -> None:
     dataset = store.dataset(("resid_post", 2))
     assert torch.equal(dataset[5], store.read(("resid_post", 2))[5])
-    with pytest.raises(IndexError, match="has 24 rows"):
-        dataset[24]
+    with pytest.raises(IndexError, match="This dataset has"):
+        dataset[len(store)]
     workers = {} if context is None else {"num_workers": 1, "multiprocessing_context": context}
     loader = DataLoader(dataset, batch_size=6, shuffle=True, **workers)
     rows = torch.cat(list(loader))
@@ -222,7 +222,13 @@ def test_a_long_document_keeps_its_number_and_counts_its_chunks(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("what", "count"), [("document", 2), ("document", 9), ("document", 17), ("shard", 2)]
+    ("what", "count"),
+    [
+        pytest.param("document", 2, marks=pytest.mark.slow),
+        ("document", 9),
+        pytest.param("document", 17, marks=pytest.mark.slow),
+        ("shard", 2),
+    ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(what: str, count: int, tmp_path: Path) -> None:
     model = loaded("toy-gpt2")
@@ -259,7 +265,7 @@ def test_a_file_system_that_takes_no_more_ends_with_an_error_and_a_store(tmp_pat
 
 def check_full_disk(folder: Path) -> None:
     model = loaded("toy-gpt2")
-    with pytest.raises(StoreError, match="the disk is full.*are recorded and can be read"):
+    with pytest.raises(StoreError, match=r"the disk is full.*are recorded and can be read"):
         mi.record_to_disk(model, killed.TEXTS, path=folder, **killed.OPTIONS)
     partial = mi.open_activations(folder, verify=True)
     assert len(partial) > 0

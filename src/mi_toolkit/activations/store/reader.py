@@ -262,7 +262,7 @@ class ActivationStore:
         for _ in range(epochs):
             order = every[torch.randperm(len(every), generator=generator)] if shuffle else every
             for chosen in order.split(batch_size):
-                if len(chosen) == batch_size or not drop_last:
+                if len(chosen) == batch_size or (len(chosen) and not drop_last):
                     yield StoredBatch(chosen, self._gather(hook, chosen))
 
     def dataset(
