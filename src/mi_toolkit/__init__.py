@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations as Activations
+    from mi_toolkit.activations.measure import activation_statistics as activation_statistics
     from mi_toolkit.activations.record import record as record
     from mi_toolkit.atlas.build import head_atlas as head_atlas
     from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mi_toolkit.comparison.stimuli import StimulusComparison as StimulusComparison
     from mi_toolkit.comparison.stimuli import compare_stimuli as compare_stimuli
     from mi_toolkit.comparison.sweep import LengthSweep as LengthSweep
+    from mi_toolkit.activations.statistics import ActivationStatistics as ActivationStatistics
     from mi_toolkit.activations.store.reader import ActivationStore as ActivationStore
     from mi_toolkit.activations.store.reader import open_activations as open_activations
     from mi_toolkit.activations.store.writer import record_to_disk as record_to_disk
@@ -54,9 +56,12 @@ if TYPE_CHECKING:
     from mi_toolkit.views.comparison import view_sweep as view_sweep
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.report import view_report as view_report
+    from mi_toolkit.views.statistics import view_statistics as view_statistics
 
 _HOME = {
     "Activations": "activations.activations",
+    "ActivationStatistics": "activations.statistics",
+    "activation_statistics": "activations.measure",
     "ActivationStore": "activations.store.reader",
     "open_activations": "activations.store.reader",
     "record": "activations.record",
@@ -102,6 +107,7 @@ _HOME = {
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",
+    "view_statistics": "views.statistics",
 }
 
 __all__ = [

@@ -10,9 +10,12 @@ import pandas as pd
 
 from mi_toolkit.activations.errors import ActivationsError
 from mi_toolkit.activations.names import Name, is_pattern
+from mi_toolkit.activations.top_examples import PLACES
+from mi_toolkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations
+    from mi_toolkit.activations.statistics import ActivationStatistics
 
 LARGEST_TABLE = 10_000_000
 
@@ -74,3 +77,56 @@ def _pattern_table(activations: Activations, name: Name) -> pd.DataFrame:
 def index_table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """The index of a store, a row per row."""
     return pd.DataFrame(dict(columns))
+
+
+def statistics_table(statistics: ActivationStatistics) -> pd.DataFrame:
+    """A row per unit: its figures, and the token that excites it most."""
+    frames = []
+    for hook, unit in statistics.units.items():
+        moments, shape = unit.moments, unit.moments.mean.shape
+        best = unit.top.context[:, 0, statistics.before].tolist()
+        frames.append(
+            pd.DataFrame(
+                {
+                    "activation": hook,
+                    "unit": [".".join(map(str, index)) for index in np.ndindex(*shape)],
+                    "count": moments.count,
+                    **{
+                        name: getattr(moments, name).flatten().numpy()
+                        for name in ("mean", "std", "rms", "minimum", "maximum", "density")
+                    },
+                    "top_token": [statistics.texts.get(token, "") for token in best],
+                    "top_document": unit.top.place[:, 0, 0].numpy(),
+                }
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def examples_table(
+    statistics: ActivationStatistics, hook: str, unit: int | tuple[int, ...]
+) -> pd.DataFrame:
+    """The top examples of one unit, best first."""
+    figures, before = statistics.units[hook], statistics.before
+    shape = tuple(figures.moments.mean.shape)
+    index = (unit,) if isinstance(unit, int) else tuple(unit)
+    if len(index) != len(shape) or not all(0 <= i < n for i, n in zip(index, shape, strict=True)):
+        raise UnknownNameError(
+            f"{hook} has no unit {unit}: its units have {len(shape)} number(s), each below "
+            f"{' and '.join(map(str, shape))}."
+        )
+    row = int(np.ravel_multi_index(index, shape))
+    values, place, context = (
+        part[row] for part in (figures.top.values, figures.top.place, figures.top.context)
+    )
+    there = (place[:, 0] >= 0).nonzero().squeeze(1)
+    words = [[statistics.texts.get(token, "") for token in ids] for ids in context[there].tolist()]
+    return pd.DataFrame(
+        {
+            "value": values[there].numpy(),
+            **{name: place[there, column].numpy() for column, name in enumerate(PLACES)},
+            "before": ["".join(each[:before]) for each in words],
+            "token": [each[before] for each in words],
+            "after": ["".join(each[before + 1 :]) for each in words],
+        }
+    )

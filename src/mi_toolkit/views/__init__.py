@@ -8,3 +8,5 @@ from mi_toolkit.views.comparison import view_sweep as view_sweep
 from mi_toolkit.views.page import Page as Page
 from mi_toolkit.views.report import ReportView as ReportView
 from mi_toolkit.views.report import view_report as view_report
+from mi_toolkit.views.statistics import StatisticsView as StatisticsView
+from mi_toolkit.views.statistics import view_statistics as view_statistics

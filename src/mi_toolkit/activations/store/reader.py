@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mi_toolkit.activations.store.dataset import ActivationDataset
 
 MAPPED_SHARDS = 256
-INDEX_DTYPES = {
+INDEX_DTYPES: dict[str, type[np.integer[Any]]] = {
     "document": np.int64,
     "chunk": np.int32,
     "position": np.int32,

@@ -8,6 +8,7 @@ library's own (a length, a JSON header, the tensors one behind the other), and i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -44,18 +45,18 @@ def write_shard(path: Path, blocks: Mapping[str, Sequence[Tensor]]) -> tuple[int
     text += b" " * (-len(text) % 8)
     sha, size = hashlib.sha256(), 0
     with path.open("wb") as file:
-        for part in (len(text).to_bytes(8, "little"), text, *_bytes(blocks)):
+        for part in itertools.chain([len(text).to_bytes(8, "little"), text], _bytes(blocks)):
             file.write(part)
             sha.update(part)
             size += len(part)
     return size, sha.hexdigest()
 
 
-def _bytes(blocks: Mapping[str, Sequence[Tensor]]) -> Iterator[memoryview]:
+def _bytes(blocks: Mapping[str, Sequence[Tensor]]) -> Iterator[memoryview | bytes]:
     for parts in blocks.values():
         for part in parts:
             if part.numel():
-                yield memoryview(part.contiguous().flatten().view(torch.uint8).numpy())
+                yield part.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def map_shard(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,173 @@
+"""Statistics of activations over a text collection, of which nothing is stored.
+
+1. Texts are fed as `record_to_disk` feeds them; each batch's rows are seen once and dropped.
+2. Each unit's moments, and the tokens that excite it most, are merged with those until then.
+
+Memory holds one batch, and for each unit a few numbers and its top examples, whatever the texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mi_toolkit.activations.documents import Texts, n_documents
+from mi_toolkit.activations.errors import ActivationsError
+from mi_toolkit.activations.feed import FedBatch, Feed, Overlong, feeding
+from mi_toolkit.activations.hooks import activation_names
+from mi_toolkit.activations.keep import DEFAULT_BATCH_SIZE, visit_rows
+from mi_toolkit.activations.moments import moments_of
+from mi_toolkit.activations.names import Names, is_pattern
+from mi_toolkit.activations.positions import PADDING, ChosenPositions, Positions, choose_positions
+from mi_toolkit.activations.statistics import ActivationStatistics, UnitStatistics
+from mi_toolkit.activations.top_examples import Tokens, context_of, no_examples
+from mi_toolkit.errors import PromptError
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.progress import track
+from mi_toolkit.prompts.token_texts import token_texts
+
+
+def activation_statistics(
+    model: HookedModel,
+    texts: Texts,
+    names: Names,
+    *,
+    top_k: int = 10,
+    before: int = 12,
+    after: int = 4,
+    positions: Positions = None,
+    skip_bos: bool = True,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    max_length: int | None = None,
+    overlong: Overlong = "split",
+    prepend_bos: bool | None = None,
+    field: str = "text",
+    progress: bool | None = None,
+) -> ActivationStatistics:
+    """Mean, variance, norms, extremes and top examples of each unit over a text collection.
+
+    Nothing is stored but the figures: memory does not grow with the texts. What excites a neuron
+    most says what it does at its extreme, not on the many tokens where it is half on: read the
+    density and the mean beside the examples.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        texts: as for `record_to_disk`.
+        names: as for `record`; `"mlp_post"` for the neurons. Not patterns.
+        top_k: examples to keep of each unit.
+        before: tokens of context in front of each.
+        after: tokens of context behind each.
+        positions: as for `record`, but not a list for each document.
+        skip_bos: leave out the BOS, whose activations are unlike any other token's.
+        batch_size: sequences to a pass.
+        max_length: tokens of the longest sequence, BOS included; None: the model's context.
+        overlong: what becomes of a longer document: `"split"`, `"truncate"` or `"error"`.
+        prepend_bos: put a BOS before each text; None: wherever the tokenizer has one.
+        field: where texts come as records, the field with the text.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        UnknownNameError: a name stands for no hook of this model.
+        HookError: a hook did not fire, or is switched off.
+        PromptError: a document cannot be fed, or there is no token at all.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> statistics = mi.activation_statistics(model, ["one two", "three"], "mlp_post")
+        >>> statistics
+        ActivationStatistics of toy-gpt2: 2,048 units of 4 activations, 9 tokens of 2 documents
+        >>> statistics.top(("mlp_post", 2), 7).columns.tolist()
+        ['value', 'document', 'chunk', 'position', 'before', 'token', 'after']
+    """
+    if top_k < 1 or before < 0 or after < 0 or batch_size < 1:
+        raise PromptError("top_k and batch_size are 1 or more, before and after 0 or more.")
+    hooks = activation_names(model, names)
+    patterns = [hook for hook in hooks if is_pattern(hook)]
+    if patterns:
+        raise ActivationsError(f"{patterns[0]} has no units: its rows are as long as the texts.")
+    how = feeding(model, prepend_bos, max_length, overlong)
+    feed = Feed(model, texts, how, field)
+    total = n_documents(texts)
+    measuring = _Measuring(model, hooks, top_k, before, after)
+    for fed in track(
+        feed.batches(batch_size),
+        total=None if total is None else -(-total // batch_size),
+        label="measuring",
+        unit="batch",
+        show=progress,
+    ):
+        measuring.see(fed, _chosen(fed, positions, skip_bos=skip_bos))
+    if not measuring.units:
+        raise PromptError("The texts have no token to measure: they are empty.")
+    return ActivationStatistics(
+        model=model.cfg.model_name,
+        n_layers=int(model.cfg.n_layers),
+        n_documents=feed.end.documents,
+        settings={
+            "top_k": top_k,
+            "before": before,
+            "after": after,
+            "positions": repr(positions),
+            "skip_bos": skip_bos,
+            "bos": how.bos,
+            "max_length": how.max_length,
+            "overlong": how.overlong,
+        },
+        units={hook: measuring.units[hook] for hook in hooks},
+        texts=_texts(model, measuring.units),
+    )
+
+
+def _chosen(fed: FedBatch, positions: Positions, *, skip_bos: bool) -> ChosenPositions:
+    chosen = choose_positions(positions, fed.batch.lengths)
+    if not skip_bos:
+        return chosen
+    is_bos = fed.batch.has_bos[:, None] & (chosen.table == 0)
+    return ChosenPositions(table=chosen.table.masked_fill(is_bos, PADDING), single=False)
+
+
+class _Measuring:
+    """The figures until now."""
+
+    def __init__(
+        self, model: HookedModel, hooks: tuple[str, ...], top_k: int, before: int, after: int
+    ) -> None:
+        self.model, self.hooks, self.top_k = model, hooks, top_k
+        self.before, self.after = before, after
+        self.units: dict[str, UnitStatistics] = {}
+
+    def see(self, fed: FedBatch, chosen: ChosenPositions) -> None:
+        """Run one batch, and merge what it gives."""
+        sequence, position, _ = chosen.cells()
+        document, chunk = torch.tensor(fed.document), torch.tensor(fed.chunk)
+        ids, lengths = fed.batch.ids, fed.batch.lengths
+        tokens = Tokens(
+            place=torch.stack([document[sequence], chunk[sequence], position], dim=1),
+            context=context_of(ids, lengths, sequence, position, self.before, self.after),
+        )
+
+        def take(hook: str, rows: Tensor) -> None:
+            self.units[hook] = self._merged(hook, rows, tokens)
+
+        visit_rows(self.model, fed.batch, self.hooks, chosen, torch.float32, take)
+
+    def _merged(self, hook: str, rows: Tensor, tokens: Tokens) -> UnitStatistics:
+        flat = rows.flatten(start_dim=1)
+        moments, norms = moments_of(rows), moments_of(flat.norm(dim=1))
+        until = self.units.get(hook)
+        if until is None:
+            top = no_examples(flat.shape[1], self.top_k, self.before + 1 + self.after)
+        else:
+            moments, norms = until.moments.merged(moments), until.norms.merged(norms)
+            top = until.top
+        return UnitStatistics(moments=moments, norms=norms, top=top.updated(flat, tokens))
+
+
+def _texts(model: HookedModel, units: Mapping[str, UnitStatistics]) -> dict[int, str]:
+    """The text of each token that stands in a top example."""
+    seen = {int(i) for unit in units.values() for i in unit.top.context.unique() if i >= 0}
+    ids = sorted(seen)
+    return dict(zip(ids, token_texts(model.tokenizer, ids), strict=True))
