@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from mi_toolkit.atlas.build import head_atlas as head_atlas
     from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
     from mi_toolkit.atlas.headvis import export_headvis as export_headvis
+    from mi_toolkit.activations.statistics import ActivationStatistics as ActivationStatistics
+    from mi_toolkit.activations.store.reader import ActivationStore as ActivationStore
+    from mi_toolkit.activations.store.reader import open_activations as open_activations
+    from mi_toolkit.activations.store.writer import record_to_disk as record_to_disk
     from mi_toolkit.comparison.length_sweep import length_sweep as length_sweep
     from mi_toolkit.comparison.model_comparison import ModelComparison as ModelComparison
     from mi_toolkit.comparison.models import compare_models as compare_models
     from mi_toolkit.comparison.stimuli import StimulusComparison as StimulusComparison
     from mi_toolkit.comparison.stimuli import compare_stimuli as compare_stimuli
     from mi_toolkit.comparison.sweep import LengthSweep as LengthSweep
-    from mi_toolkit.activations.statistics import ActivationStatistics as ActivationStatistics
-    from mi_toolkit.activations.store.reader import ActivationStore as ActivationStore
-    from mi_toolkit.activations.store.reader import open_activations as open_activations
-    from mi_toolkit.activations.store.writer import record_to_disk as record_to_disk
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
@@ -64,7 +64,6 @@ _HOME = {
     "activation_statistics": "activations.measure",
     "ActivationStore": "activations.store.reader",
     "open_activations": "activations.store.reader",
-    "record": "activations.record",
     "record_to_disk": "activations.store.writer",
     "BEHAVIOURS": "heads.behaviours",
     "CircuitBehaviour": "heads.token_maps",

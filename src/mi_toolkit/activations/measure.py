@@ -78,7 +78,7 @@ def activation_statistics(
         >>> model = mi.load_model("toy-gpt2")
         >>> statistics = mi.activation_statistics(model, ["one two", "three"], "mlp_post")
         >>> statistics
-        ActivationStatistics of toy-gpt2: 2,048 units of 4 activations, 9 tokens of 2 documents
+        ActivationStatistics of toy-gpt2: 2,048 units of 4 activations, 8 tokens of 2 documents
         >>> statistics.top(("mlp_post", 2), 7).columns.tolist()
         ['value', 'document', 'chunk', 'position', 'before', 'token', 'after']
     """

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from cyclopts import App, Group
 
 from mi_toolkit.cli.atlas import atlas
+from mi_toolkit.cli.activations import info
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.describe import describe
 from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
+from mi_toolkit.cli.record import record
 from mi_toolkit.cli.sweep import sweep
 from mi_toolkit.cli.view import view
 
@@ -40,7 +42,12 @@ app = App(
 )
 
 for _command in (classify, view, compare, sweep, atlas, models, describe):
+for _command in (classify, view, compare, sweep, models, describe, record):
     app.command(_command)
+
+_activations = App(name="activations", help="Look into folders of recorded activations.")
+_activations.command(info)
+app.command(_activations)
 
 
 def command_named_in(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -155,7 +155,8 @@ def _file(folder: Path, path: str) -> File:
 def named(positions: Positions) -> object:
     """The positions as the manifest writes them."""
     if isinstance(positions, slice):
-        return f"{positions.start}:{positions.stop}:{positions.step}"
+        ends = [positions.start, positions.stop, positions.step]
+        return ":".join("" if end is None else str(end) for end in ends)
     if positions is None or isinstance(positions, str | int):
         return positions
     if all(isinstance(position, int) for position in positions):

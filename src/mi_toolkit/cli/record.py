@@ -1,0 +1,119 @@
+"""`mi-toolkit record`: activations of a file of texts, in a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.activations import print_store
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    LoadOptions,
+    ModelName,
+    Switch,
+    at_least_one,
+)
+from mi_toolkit.cli.output import check_folder
+from mi_toolkit.cli.terminal import third_parties_kept_off_stdout
+
+if TYPE_CHECKING:
+    from mi_toolkit.activations.positions import Positions
+
+
+def record(
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    data_file: Path,
+    names: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    output: Path,
+    positions: str | None = None,
+    keep: Literal["float32", "float16", "bfloat16"] = "float32",
+    max_length: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    overlong: Literal["split", "truncate", "error"] = "split",
+    bos: bool | None = None,
+    field: str = "text",
+    batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,
+    shard_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    resume: bool = True,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Record activations of a file of texts in a folder, a row per token.
+
+    A run that was stopped goes on where it stopped when it is called again in the same way. Read
+    the folder with mi_toolkit.open_activations, or with any reader of safetensors and Parquet.
+
+    Args:
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        data_file: Texts: .txt (one per line), .jsonl or .parquet.
+        names: Which activations, one or several: resid_post, z5 (of layer 5), mlp_post,
+            blocks.*.hook_mlp_out (in quotes) or a whole hook name.
+        output: Folder to record into; it is made.
+        positions: Only these of each text: last, a number (-1 is the last), several with commas,
+            or a range such as 1: or -8:. Without it: all.
+        keep: Precision of what is recorded.
+        max_length: Tokens of the longest sequence. Without it: the model's context.
+        overlong: What becomes of a longer text: split into sequences, truncate, or error.
+        bos: Put a beginning-of-sequence token before each text. Without the option: wherever the
+            model's tokenizer has one.
+        field: Where the file has records, the field with the text.
+        batch_size: Sequences to a pass.
+        shard_size: Rows of a file. Without it: as many as take 256 MiB.
+        resume: Go on where an earlier run stopped; --no-resume refuses a folder that has one.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    check_folder(output)
+    if not data_file.is_file():
+        raise UsageError(msg=f"There is no file {data_file}.")
+    if not names:
+        raise UsageError(msg="--names needs at least one name, such as resid_post.")
+    chosen = positions_in(positions)
+    hooked = load.load(model)
+    import torch
+
+    from mi_toolkit import record_to_disk
+
+    with third_parties_kept_off_stdout():
+        store = record_to_disk(
+            hooked,
+            data_file,
+            names,
+            output,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            dtype=getattr(torch, keep),
+            positions=chosen,
+            max_length=max_length,
+            overlong=overlong,
+            prepend_bos=bos,
+            field=field,
+            resume=resume,
+        )
+    print_store(store, as_data=json)
+
+
+def positions_in(text: str | None) -> Positions:
+    """The positions that a command line names.
+
+    >>> positions_in("-8:"), positions_in("0,-1"), positions_in("last")
+    (slice(-8, None, None), [0, -1], 'last')
+    """
+    if text is None or text == "last":
+        return text
+    try:
+        if ":" in text:
+            ends = [int(end) if end else None for end in text.split(":")]
+            if len(ends) <= 3:
+                return slice(*ends)
+            raise ValueError("a range has at most three numbers")
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UsageError(
+            msg=f"--positions {text}: give last, a number, numbers with commas, or a range as 1:9."
+        ) from error
+    return numbers[0] if len(numbers) == 1 else numbers
