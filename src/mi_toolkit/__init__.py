@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations as Activations
     from mi_toolkit.activations.measure import activation_statistics as activation_statistics
     from mi_toolkit.activations.record import record as record
-    from mi_toolkit.atlas.build import head_atlas as head_atlas
-    from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
-    from mi_toolkit.atlas.headvis import export_headvis as export_headvis
     from mi_toolkit.activations.statistics import ActivationStatistics as ActivationStatistics
     from mi_toolkit.activations.store.reader import ActivationStore as ActivationStore
     from mi_toolkit.activations.store.reader import open_activations as open_activations
     from mi_toolkit.activations.store.writer import record_to_disk as record_to_disk
+    from mi_toolkit.atlas.build import head_atlas as head_atlas
+    from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
+    from mi_toolkit.atlas.headvis import export_headvis as export_headvis
     from mi_toolkit.comparison.length_sweep import length_sweep as length_sweep
     from mi_toolkit.comparison.model_comparison import ModelComparison as ModelComparison
     from mi_toolkit.comparison.models import compare_models as compare_models

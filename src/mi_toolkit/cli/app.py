@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from cyclopts import App, Group
 
-from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.activations import info
+from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.describe import describe
@@ -41,8 +41,7 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (classify, view, compare, sweep, atlas, models, describe):
-for _command in (classify, view, compare, sweep, models, describe, record):
+for _command in (classify, view, compare, sweep, atlas, record, models, describe):
     app.command(_command)
 
 _activations = App(name="activations", help="Look into folders of recorded activations.")
