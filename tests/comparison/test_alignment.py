@@ -23,6 +23,8 @@ def test_a_boundary_is_where_a_token_ends_and_no_other_goes_on() -> None:
 
 def test_within_a_character_of_several_tokens_there_is_no_boundary() -> None:
     assert boundaries([(0, 1), (1, 2), (1, 2), (1, 2), (2, 4)]) == {1: 0, 2: 3, 4: 4}
+    # "aéb" whose é is half in the first token and half in the second: nothing ends behind é
+    assert boundaries([(0, 2), (1, 3)]) == {3: 1}
 
 
 def test_a_space_that_belongs_to_the_next_token_leaves_the_boundary_before_it() -> None:

@@ -1,0 +1,32 @@
+"""The atlas that the docs ship."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import mi_toolkit as mi
+from tests.models_here import TOYS, loaded
+
+MOST_BYTES = 3 * 10**6
+
+
+def test_it_is_small_and_whole(repository: Path) -> None:
+    folder = repository / "docs" / "atlas"
+    atlas = mi.HeadAtlas.load(folder)
+    assert atlas.models == (*TOYS, "smollm2-135m-instruct")
+    assert len(atlas.report("smollm2-135m-instruct").heads("previous_token")) > 5
+    assert set(atlas.to_pandas()["model"]) == set(atlas.models)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MOST_BYTES
+    assert not [path for path in files if path.name.startswith(".")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOYS)
+def test_its_labels_are_what_the_library_finds_now(name: str, repository: Path) -> None:
+    kept = mi.HeadAtlas.load(repository / "docs" / "atlas").report(name)
+    now = mi.classify_heads(loaded(name))
+    for label in kept.label_names:
+        assert kept.heads(label) == now.heads(label), label
