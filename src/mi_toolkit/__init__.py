@@ -50,6 +50,17 @@ if TYPE_CHECKING:
     from mi_toolkit.prompts.ioi import ioi_prompts as ioi_prompts
     from mi_toolkit.prompts.needle import needle_prompts as needle_prompts
     from mi_toolkit.prompts.tokens import TokenBatch as TokenBatch
+    from mi_toolkit.sensitivity.fidelity import ScoreFidelity as ScoreFidelity
+    from mi_toolkit.sensitivity.fidelity import score_fidelity as score_fidelity
+    from mi_toolkit.sensitivity.perturb import perturbed as perturbed
+    from mi_toolkit.sensitivity.perturbation_test import PerturbationTest as PerturbationTest
+    from mi_toolkit.sensitivity.perturbation_test import perturbation_test as perturbation_test
+    from mi_toolkit.sensitivity.score import score_weights as score_weights
+    from mi_toolkit.sensitivity.stability import RankingStability as RankingStability
+    from mi_toolkit.sensitivity.stability import ranking_stability as ranking_stability
+    from mi_toolkit.sensitivity.super_weights import SuperWeights as SuperWeights
+    from mi_toolkit.sensitivity.super_weights import find_super_weights as find_super_weights
+    from mi_toolkit.sensitivity.weight_scores import WeightScores as WeightScores
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.comparison import view_comparison as view_comparison
     from mi_toolkit.views.comparison import view_stimuli as view_stimuli
@@ -80,9 +91,14 @@ _HOME = {
     "ModelFacts": "models.facts",
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
+    "PerturbationTest": "sensitivity.perturbation_test",
+    "RankingStability": "sensitivity.stability",
+    "ScoreFidelity": "sensitivity.fidelity",
     "StimulusComparison": "comparison.stimuli",
+    "SuperWeights": "sensitivity.super_weights",
     "TokenBatch": "prompts.tokens",
     "TokenMap": "heads.token_maps",
+    "WeightScores": "sensitivity.weight_scores",
     "ablating": "interventions.ablation",
     "circuit_behaviour": "heads.decorators",
     "classify_heads": "heads.classify",
@@ -92,6 +108,7 @@ _HOME = {
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
     "export_headvis": "atlas.headvis",
+    "find_super_weights": "sensitivity.super_weights",
     "head_atlas": "atlas.build",
     "ioi_prompts": "prompts.ioi",
     "length_sweep": "comparison.length_sweep",
@@ -99,8 +116,13 @@ _HOME = {
     "mask_behaviour": "heads.decorators",
     "needle_prompts": "prompts.needle",
     "offset": "heads.behaviours",
+    "perturbation_test": "sensitivity.perturbation_test",
+    "perturbed": "sensitivity.perturb",
+    "ranking_stability": "sensitivity.stability",
     "record": "activations.record",
     "s_inhibition_effects": "interventions.inhibition",
+    "score_fidelity": "sensitivity.fidelity",
+    "score_weights": "sensitivity.score",
     "view_attention": "views.attention",
     "view_comparison": "views.comparison",
     "view_report": "views.report",

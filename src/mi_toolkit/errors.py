@@ -34,6 +34,10 @@ class HookError(MIToolkitError, RuntimeError):
     """A hook that should have fired did not: the figure it should have measured is not 'none'."""
 
 
+class WeightError(MIToolkitError, ValueError):
+    """Weights that cannot be scored, ranked or perturbed as asked."""
+
+
 class ReportError(MIToolkitError, ValueError):
     """A saved report that cannot be read, or a question that a report cannot answer."""
 

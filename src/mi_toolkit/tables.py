@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -104,3 +104,11 @@ def copying_table(scores: CopyingScores) -> pd.DataFrame:
     for field in ("effect", "ci_low", "ci_high", "eigenvalue_ratio"):
         frame[field] = getattr(scores, field).flatten().numpy()
     return frame
+
+
+def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> pd.DataFrame:
+    """A table of columns; those named in `integers` may have missing values, and stay integers."""
+    made = pd.DataFrame(dict(columns))
+    for name in integers:
+        made[name] = pd.array(list(columns[name]), dtype="Int64")
+    return made

@@ -164,3 +164,31 @@ def _prepared(tokenizer: Any) -> Iterator[Any]:
     own.init_kwargs["add_bos_token"] = asked
     if asked is None:
         del own.init_kwargs["add_bos_token"]
+
+
+def checkpoint_path(model: Any, place: str) -> str | None:
+    """The module of the Hugging Face model that holds `place` of ours; None where none does.
+
+    `blocks.0.attn.o` of GPT-2 is `transformer.h.0.attn.c_proj`. Q, K and V of a fused projection
+    are no modules there: ask for `blocks.0.attn.qkv`.
+    """
+    adapter = getattr(model, "adapter", None) or _adapter_of(model.cfg)
+    try:
+        return str(adapter.translate_transformer_lens_path(place))
+    except ValueError:
+        return None
+
+
+def _adapter_of(cfg: Any) -> Any:
+    """The table of names of a `HookedTransformer`'s architecture: the one that its bridge has."""
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
+
+    sizes = ("d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_vocab")
+    return ArchitectureAdapterFactory.select_architecture_adapter(
+        TransformerBridgeConfig(
+            **{name: getattr(cfg, name) for name in sizes},
+            n_key_value_heads=cfg.n_key_value_heads,
+            architecture=cfg.original_architecture,
+        )
+    )

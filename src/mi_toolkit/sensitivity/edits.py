@@ -1,0 +1,196 @@
+"""Changing single weights and putting them back: what is changed, and to what.
+
+1. The weights are named: a table of `WeightScores.top`, or `(parameter, row, column)`.
+2. Their values are copied, and the new values made from the copies: `EDITS` is the table of ways.
+3. `applied` writes the new values, checks that exactly those weights changed, and writes the copies
+   back whatever happens. Only the touched weights are ever copied.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType, MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_toolkit.errors import UnknownNameError, WeightError, unknown_name
+from mi_toolkit.sensitivity.coordinates import WeightMatrix
+from mi_toolkit.sensitivity.ranking import Ranking
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Edit:
+    """New values for single weights of one parameter."""
+
+    matrix: WeightMatrix
+    rows: Tensor
+    columns: Tensor
+    old: Tensor
+    """The weights as they are, in their own dtype."""
+
+    new: Tensor
+    """What they become."""
+
+    @property
+    def n_not_finite(self) -> int:
+        """New values that are NaN or infinite."""
+        return int((~torch.isfinite(self.new)).sum())
+
+
+def zero(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """0."""
+    return torch.zeros_like(old)
+
+
+def sign_flip(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """−w."""
+    return -old
+
+
+def gaussian(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """Noise relative to the weight: w + scale·|w|·ε, ε standard normal."""
+    noise = torch.randn(old.shape, generator=generator).to(old.device)
+    return (old.float() + scale * old.float().abs() * noise).to(old.dtype)
+
+
+def scaled(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """scale·w."""
+    return old * scale
+
+
+def bit_flip(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """One random bit of the weight's own dtype is flipped; the result may be infinite or NaN."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[old.element_size()]
+    bits = torch.randint(8 * old.element_size(), old.shape, generator=generator)
+    flags = torch.tensor(1, dtype=integer) << bits.to(integer)
+    return (old.contiguous().view(integer) ^ flags.to(old.device)).view(old.dtype)
+
+
+EDITS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = MappingProxyType(
+    {
+        "zero": zero,
+        "sign_flip": sign_flip,
+        "gaussian": gaussian,
+        "bit_flip": bit_flip,
+        "scale": scaled,
+    }
+)
+"""How a weight can be changed: `(old values, scale, generator) -> new values`."""
+
+
+def edits_of(
+    matrices: Sequence[WeightMatrix],
+    weights: Any,
+    kind: str,
+    scale: float,
+    generator: torch.Generator | None,
+) -> list[Edit]:
+    """The edits of a perturbation, one for each parameter touched.
+
+    Raises:
+        UnknownNameError: no such kind, parameter, row or column.
+        WeightError: no weight, or one named twice.
+    """
+    if kind not in EDITS:
+        raise unknown_name("kind of perturbation", kind, EDITS)
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    edits = []
+    for matrix, rows, columns in _grouped(matrices, weights):
+        old = matrix.read(rows, columns).clone()
+        new = EDITS[kind](old, scale, generator)
+        edits.append(Edit(matrix=matrix, rows=rows, columns=columns, old=old, new=new))
+    return edits
+
+
+def _grouped(
+    matrices: Sequence[WeightMatrix], weights: Any
+) -> Iterator[tuple[WeightMatrix, Tensor, Tensor]]:
+    by_name = {matrix.name: matrix for matrix in matrices}
+    places: dict[str, list[tuple[int, int]]] = {}
+    for name, row, column in triples(weights):
+        if name not in by_name:
+            raise unknown_name("parameter", name, by_name)
+        n_rows, n_columns = by_name[name].shape
+        if not (0 <= row < n_rows and 0 <= column < n_columns):
+            raise UnknownNameError(
+                f"{name} has no weight [{row}, {column}]: it is {n_rows} × {n_columns}, [in, out]."
+            )
+        places.setdefault(name, []).append((row, column))
+    if not places:
+        raise WeightError("There is no weight to change: the list is empty.")
+    for name, at in places.items():
+        if len(set(at)) < len(at):
+            raise WeightError(f"A weight of {name} is named twice.")
+        rows, columns = torch.tensor(at).T
+        yield by_name[name], rows, columns
+
+
+def triples(weights: Any) -> list[tuple[str, int, int]]:
+    """Parameter, row and column of each weight, from any way of naming them."""
+    if isinstance(weights, Ranking):
+        return weights.keys()
+    if hasattr(weights, "columns"):
+        if missing := {"parameter", "row", "column"} - set(weights.columns):
+            raise WeightError(f"A table of weights needs a column {min(missing)!r}.")
+        columns = (weights["parameter"], weights["row"], weights["column"])
+        return [(str(name), int(r), int(c)) for name, r, c in zip(*columns, strict=True)]
+    return [(str(name), int(row), int(column)) for name, row, column in weights]
+
+
+@contextmanager
+def applied(edits: Sequence[Edit]) -> Iterator[None]:
+    """Inside, the weights have their new values; after it their old ones, bit for bit.
+
+    Raises:
+        WeightError: a weight did not change, so the perturbation is none.
+    """
+    try:
+        with _interrupt_later():
+            for edit in edits:
+                edit.matrix.write(edit.rows, edit.columns, edit.new)
+        for edit in edits:
+            _check_changed(edit)
+        yield
+    finally:
+        with _interrupt_later():
+            for edit in edits:
+                edit.matrix.write(edit.rows, edit.columns, edit.old)
+
+
+def _check_changed(edit: Edit) -> None:
+    now = edit.matrix.read(edit.rows, edit.columns)
+    same = (_bits(now) == _bits(edit.old)).nonzero().flatten()
+    if len(same):
+        first = int(same[0])
+        raise WeightError(
+            f"{len(same)} of {len(edit.rows)} weights of {edit.matrix.name} did not change, the "
+            f"first at [{int(edit.rows[first])}, {int(edit.columns[first])}], which is "
+            f"{float(edit.old[first]):g}: its new value is the old one."
+        )
+
+
+def _bits(values: Tensor) -> Tensor:
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return values.contiguous().view(integer)
+
+
+@contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Let Ctrl-C wait until the weights are all written: half of them would be neither state."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is ever interrupted
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])

@@ -1,0 +1,192 @@
+"""Exact ranking of scores by matrix, and how alike two rankings are. Pure: it sees no model.
+
+1. A threshold is raised matrix by matrix: only scores that beat it so far are looked at again.
+2. All weights at or above the last threshold are collected, ties at the threshold included, and
+   put in order: by score, then by parameter, row and column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.errors import WeightError
+
+MOST_TIES = 100_000
+"""Weights beyond k that ties may add to a ranking."""
+
+Vector = Float[Tensor, " weight"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranking:
+    """Weights in order, best first."""
+
+    names: tuple[str, ...]
+    """The parameters that `matrix` counts."""
+
+    matrix: Int[Tensor, " weight"]
+    """Which parameter each weight is in."""
+
+    rows: Int[Tensor, " weight"]
+    """Its row there."""
+
+    columns: Int[Tensor, " weight"]
+    """Its column there."""
+
+    scores: Float[Tensor, " weight"]
+    """Its score."""
+
+    ranks: Int[Tensor, " weight"]
+    """From 1; equal scores share the best rank."""
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def keys(self) -> list[tuple[str, int, int]]:
+        """Parameter, row and column of each weight, in order."""
+        columns = (self.matrix.tolist(), self.rows.tolist(), self.columns.tolist())
+        return [(self.names[m], row, column) for m, row, column in zip(*columns, strict=True)]
+
+    def first(self, n: int) -> Ranking:
+        """The first `n`, ties at the end cut."""
+        return _take(self, torch.arange(min(n, len(self))))
+
+
+def ranked(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> Ranking:
+    """The `k` highest scores of all matrices, and all that tie with the k-th.
+
+    Raises:
+        WeightError: k is not between 1 and the number of scores, or ties are too many to list.
+    """
+    total = sum(matrix.numel() for matrix in scores.values())
+    if not 1 <= k <= total:
+        raise WeightError(f"k must be between 1 and the number of weights, {total:,}; it is {k}.")
+    threshold = kth_highest(scores, k)
+    found = [
+        (matrix >= threshold).nonzero(as_tuple=True) for matrix in _bounded(scores, threshold, k)
+    ]
+    lengths = torch.tensor([len(rows) for rows, _ in found])
+    unordered = Ranking(
+        names=tuple(scores),
+        matrix=torch.arange(len(found)).repeat_interleave(lengths),
+        rows=torch.cat([rows for rows, _ in found]),
+        columns=torch.cat([columns for _, columns in found]),
+        scores=torch.cat(
+            [matrix[index] for matrix, index in zip(scores.values(), found, strict=True)]
+        ).float(),
+        ranks=torch.zeros(int(lengths.sum()), dtype=torch.long),
+    )
+    order = unordered.scores.argsort(descending=True, stable=True)
+    return _take(unordered, order, ranks=_ranks(unordered.scores[order]))
+
+
+def kth_highest(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> float:
+    """The k-th highest of all scores."""
+    best = torch.empty(0)
+    for matrix in scores.values():
+        # Once there are k, equals of the last cannot raise the threshold.
+        candidates = matrix.flatten() if len(best) < k else matrix[matrix > best[-1]]
+        best = torch.cat([best, candidates.float()])
+        best = best.topk(min(k, len(best))).values
+    return float(best[-1])
+
+
+def _bounded(scores: Mapping[str, Tensor], threshold: float, k: int) -> Sequence[Tensor]:
+    reached = sum(int((matrix >= threshold).sum()) for matrix in scores.values())
+    if reached > k + MOST_TIES:
+        raise WeightError(
+            f"The score at rank {k:,} is {threshold:g}, which {reached:,} weights reach: too many "
+            "equal ones to list. Ask for fewer."
+        )
+    return list(scores.values())
+
+
+def _ranks(ordered: Tensor) -> Tensor:
+    places = torch.arange(1, len(ordered) + 1)
+    is_new = torch.ones(len(ordered), dtype=torch.bool)
+    is_new[1:] = ordered[1:] != ordered[:-1]
+    return torch.where(is_new, places, 0).cummax(dim=0).values
+
+
+def _take(ranking: Ranking, index: Tensor, ranks: Tensor | None = None) -> Ranking:
+    return Ranking(
+        names=ranking.names,
+        matrix=ranking.matrix[index],
+        rows=ranking.rows[index],
+        columns=ranking.columns[index],
+        scores=ranking.scores[index],
+        ranks=ranking.ranks[index] if ranks is None else ranks,
+    )
+
+
+def concatenated(rankings: Sequence[Ranking]) -> Ranking:
+    """Rankings one behind the other, each with its own ranks."""
+    names = tuple(dict.fromkeys(name for ranking in rankings for name in ranking.names))
+    renumbered = [
+        torch.tensor([names.index(name) for name in ranking.names])[ranking.matrix]
+        for ranking in rankings
+    ]
+    return Ranking(
+        names=names,
+        matrix=torch.cat(renumbered),
+        rows=torch.cat([ranking.rows for ranking in rankings]),
+        columns=torch.cat([ranking.columns for ranking in rankings]),
+        scores=torch.cat([ranking.scores for ranking in rankings]),
+        ranks=torch.cat([ranking.ranks for ranking in rankings]),
+    )
+
+
+def jaccard(a: Sequence[object], b: Sequence[object]) -> float:
+    """Shared members over all members, 0 to 1.
+
+    >>> jaccard("abc", "bcd")
+    0.5
+    """
+    return len(set(a) & set(b)) / len(set(a) | set(b))
+
+
+def rank_biased_overlap(a: Sequence[object], b: Sequence[object], *, p: float = 0.98) -> float:
+    """How alike two rankings are, the first places counting most, 0 to 1.
+
+    The mean overlap of the first d of each, over depths d weighted by p^(d-1), over the depths that
+    both have (Webber et al. 2010, truncated and renormalised: equal rankings score 1).
+
+    >>> rank_biased_overlap("abc", "abc"), rank_biased_overlap("abc", "def")
+    (1.0, 0.0)
+    """
+    depth = min(len(a), len(b))
+    seen_a: set[object] = set()
+    seen_b: set[object] = set()
+    shared, total, weight, weights = 0, 0.0, 1.0, 0.0
+    for d in range(depth):
+        seen_a.add(a[d])
+        seen_b.add(b[d])
+        shared += int(a[d] in seen_b) + int(b[d] in seen_a and b[d] != a[d])
+        total += weight * shared / (d + 1)
+        weights += weight
+        weight *= p
+    return total / weights
+
+
+def spearman(a: Vector, b: Vector) -> float:
+    """Rank correlation, ties at their mean rank; NaN where either side is constant.
+
+    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0, 8.0]))
+    1.0
+    """
+    first, second = (_mean_ranks(values) for values in (a, b))
+    first, second = first - first.mean(), second - second.mean()
+    size = (first.square().sum() * second.square().sum()).sqrt()
+    return float((first * second).sum() / size) if size > 0 else float("nan")
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    _, group, counts = values.unique(return_inverse=True, return_counts=True)
+    last = counts.cumsum(0).double()
+    mean: Tensor = (last - (counts.double() - 1) / 2)[group]
+    return mean

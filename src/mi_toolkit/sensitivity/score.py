@@ -1,0 +1,97 @@
+"""`score_weights`: a number for every weight of a model, from one calibration pass over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from mi_toolkit.errors import WeightError, unknown_name
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.evaluation import loss_batch
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch
+from mi_toolkit.sensitivity.calibration import Calibration, require_finite
+from mi_toolkit.sensitivity.objective import Objective, objective_named
+from mi_toolkit.sensitivity.parameters import weight_matrices
+from mi_toolkit.sensitivity.provenance import provenance_of
+from mi_toolkit.sensitivity.scope import select
+from mi_toolkit.sensitivity.scorers.table import SCORERS
+from mi_toolkit.sensitivity.weight_scores import WeightScores
+
+BATCH_SIZE = 8
+
+
+def score_weights(
+    model: HookedModel,
+    texts: Prompt | TokenBatch | None = None,
+    metric: str = "grad_x_weight",
+    *,
+    objective: str | Objective = "loss",
+    parameters: str | Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    components: str | Iterable[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_length: int | None = None,
+    eval_limit: int | None = None,
+    seed: int = 0,
+    n_probes: int = 32,
+    n_steps: int = 16,
+) -> WeightScores:
+    """A score for every weight: how much the model depends on it, by one of several measures.
+
+    Every token counts the same, padding not at all, and dropout is off: batch size, padding side,
+    the order of the texts and the mode of the model change nothing. The model comes back as it was.
+
+    Args:
+        model: any hooked model, weights raw.
+        texts: texts or ids; None for the scoring half of the bundled passages.
+        metric: a name in `SCORERS`, whose docstrings give formula, source, cost and limits.
+        objective: `loss`, or a function of logits and batch that gives one value per text.
+        parameters: names or patterns such as `*.W_out`; None for every attention and MLP matrix.
+        layers: only these blocks.
+        components: only these: `W_Q`, `attn`, `mlp`, `embeddings`, `biases`, `norms`, …
+        batch_size: texts to a pass. It changes time and memory alone.
+        max_length: tokens of a text, BOS included; None for 128.
+        eval_limit: only the first so many texts.
+        seed: of `random` and of Hutchinson's probes.
+        n_probes: random vectors of `hessian_diag` and `obd_hutchinson`.
+        n_steps: points on the path of `weight_integrated_gradients`.
+
+    Raises:
+        UnknownNameError: no such metric, objective, parameter, layer or component.
+        PromptError: no text, or one with a single token.
+        WeightError: weights that are NaN, or parameters that the metric cannot score.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> scores = mi.score_weights(model, ["The cat sat on the mat."])
+        >>> scores.top(2)[["parameter", "row", "column"]].shape
+        (2, 3)
+    """
+    if metric not in SCORERS:
+        raise unknown_name("weight scorer", metric, SCORERS)
+    if batch_size < 1:
+        raise WeightError(f"batch_size must be 1 or more; it is {batch_size}.")
+    matrices = select(weight_matrices(model), parameters, layers=layers, components=components)
+    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    require_finite(matrices)
+    scored = SCORERS[metric](
+        Calibration(
+            model=model,
+            matrices=matrices,
+            texts=batch,
+            objective=objective_named(objective),
+            batch_size=batch_size,
+            seed=seed,
+            n_probes=n_probes,
+            n_steps=n_steps,
+        )
+    )
+    return WeightScores(
+        metric=metric,
+        places=tuple(matrix.place for matrix in matrices),
+        scores={matrix.name: scored.scores[matrix.name].cpu() for matrix in matrices},
+        standard_error={name: error.cpu() for name, error in scored.standard_error.items()},
+        facts=dict(scored.facts),
+        live={matrix.name: matrix for matrix in matrices},
+        provenance=provenance_of(model, seed=seed, texts={"scoring": batch}),
+    )

@@ -1,0 +1,1 @@
+"""The table of scorers: one signature, one file per group."""

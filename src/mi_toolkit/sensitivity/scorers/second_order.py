@@ -1,0 +1,133 @@
+"""Second order: curvature, real (Hutchinson) or by its usual stand-ins (squared gradients).
+
+A squared gradient is not a Hessian. Each is called what it is.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mi_toolkit.errors import WeightError
+from mi_toolkit.sensitivity.calibration import ByMatrix, Calibration, Scored, weights_of
+from mi_toolkit.sensitivity.coordinates import WeightMatrix
+from mi_toolkit.sensitivity.gradients import differentiable, fold_texts, mean_gradient
+from mi_toolkit.sensitivity.objective import values
+from mi_toolkit.sensitivity.scorers.first_order import add
+
+
+def grad_squared(calibration: Calibration) -> Scored:
+    """g²: the square of the mean gradient. Not the Hessian, and not the Fisher information.
+
+    Units: objective² per weight². Cost: one forward and backward pass. Texts whose gradients cancel
+    leave nothing; at a minimum of the loss it is 0 everywhere.
+    """
+    gradients = mean_gradient(calibration)
+    for gradient in gradients.values():
+        gradient.square_()
+    return Scored(scores=gradients)
+
+
+def fisher(calibration: Calibration) -> Scored:
+    """Mean over texts, weighted by token share, of g_text²: the empirical Fisher diagonal.
+
+    Source: Theis et al. 2018, arXiv:1801.05787. Units: objective² per weight². Cost: a forward and
+    backward pass per text. Equals `grad_squared` on one text. Empirical: it takes the text's own
+    tokens, not ones drawn from the model, so it is no curvature away from a good fit (Kunstner et
+    al. 2019, arXiv:1905.12558), and texts of many tokens average within themselves first.
+    """
+    total: ByMatrix = {}
+
+    def fold(matrix: WeightMatrix, gradient: Tensor, share: float) -> None:
+        add(total, matrix, gradient.square_().mul_(share))
+
+    fold_texts(calibration, fold)
+    return Scored(scores=total)
+
+
+def obd(calibration: Calibration) -> Scored:
+    """½·F·w²: the rise of the objective when the weight becomes 0, at a minimum, by the Fisher F.
+
+    Source: Optimal Brain Damage (LeCun et al. 1989), with F for the Hessian diagonal. Units: those
+    of the objective, if F is the curvature. Cost: as `fisher`. A trained model is at no minimum on
+    your texts, and weights do not act alone.
+    """
+    return _saliency(calibration, fisher(calibration))
+
+
+def obd_hutchinson(calibration: Calibration) -> Scored:
+    """½·h·w² with the Hessian diagonal h estimated by Hutchinson; below 0 where h is.
+
+    Source: Optimal Brain Damage (LeCun et al. 1989). Cost and noise: as `hessian_diag`.
+    """
+    return _saliency(calibration, hessian_diag(calibration))
+
+
+def _saliency(calibration: Calibration, curvature: Scored) -> Scored:
+    for matrix in calibration.matrices:
+        half_square = weights_of(matrix).square().mul_(0.5)
+        for figures in (curvature.scores, curvature.standard_error):
+            if matrix.name in figures:
+                figures[matrix.name].mul_(half_square)
+    return curvature
+
+
+def hessian_diag(calibration: Calibration) -> Scored:
+    """The diagonal of the Hessian: the mean of z·(Hz) over random signs z (Hutchinson).
+
+    Source: Hutchinson 1990; Yao et al. 2021, arXiv:2006.00719. Units: objective per weight². Cost:
+    one double backward pass per probe and batch, for all weights at once, and memory for the graph
+    and four copies of the weights. `standard_error` comes with it: an entry's noise is the size of
+    the rest of its row of H, so small entries need many probes (`n_probes`).
+    """
+    matrices = calibration.matrices
+    if calibration.n_probes < 2:
+        raise WeightError("hessian_diag needs n_probes=2 or more: one has no standard error.")
+    mean: ByMatrix = {m.name: torch.zeros(m.shape) for m in matrices}
+    squares: ByMatrix = {m.name: torch.zeros(m.shape) for m in matrices}
+    with differentiable(calibration.model, matrices), sdpa_kernel(SDPBackend.MATH):
+        for probe in range(calibration.n_probes):
+            signs = [_signs(calibration, matrix, probe, i) for i, matrix in enumerate(matrices)]
+            for matrix, estimate in zip(matrices, _probe(calibration, signs), strict=True):
+                # Welford: the variance without keeping the estimates.
+                step = estimate - mean[matrix.name]
+                mean[matrix.name].add_(step / (probe + 1))
+                squares[matrix.name].add_(step * (estimate - mean[matrix.name]))
+    n = calibration.n_probes
+    for total in squares.values():
+        total.div_(n - 1).sqrt_().div_(n**0.5)
+    return Scored(scores=mean, standard_error=squares)
+
+
+def _signs(calibration: Calibration, matrix: WeightMatrix, probe: int, index: int) -> Tensor:
+    generator = calibration.generator(probe, index)
+    drawn = torch.randint(0, 2, matrix.shape, generator=generator, dtype=torch.float32)
+    return drawn.mul_(2).sub_(1).to(matrix.live[0].parameter.device)
+
+
+def _probe(calibration: Calibration, signs: Sequence[Tensor]) -> list[Tensor]:
+    """z·(Hz) of every matrix for one z, H being of the objective over all texts."""
+    lives = [(live, z) for m, z in zip(calibration.matrices, signs, strict=True) for live in m.live]
+    parameters = [live.parameter for live, _ in lives]
+    products = [torch.zeros_like(z) for z in signs]
+    for batch, share in calibration.batches():
+        value = (values(calibration.model, calibration.objective, batch) * share).sum()
+        with warnings.catch_warnings():
+            # create_graph=True with `grad`, which frees its graph, is what the warning asks for.
+            warnings.filterwarnings("ignore", "Using backward.*create_graph")
+            gradients = torch.autograd.grad(value, parameters, create_graph=True)
+        along = torch.stack(
+            [
+                (live.matrix(gradient).float() * z).sum()
+                for (live, z), gradient in zip(lives, gradients, strict=True)
+            ]
+        ).sum()
+        curved = iter(torch.autograd.grad(along, parameters))
+        for matrix, product in zip(calibration.matrices, products, strict=True):
+            for live in matrix.live:
+                product.add_(live.matrix(next(curved)).float())
+    return [product.mul_(z).cpu() for product, z in zip(products, signs, strict=True)]

@@ -1,0 +1,50 @@
+"""One small model of each family, untrained, as a HookedTransformer where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.models.loading import load_model
+from tests.hub_cache import cut, hub_config, lay_out
+from tests.tiny_models import tiny_tokenizer
+
+FAMILIES = [
+    "gpt2",
+    "EleutherAI/gpt-neo-125M",
+    "EleutherAI/pythia-160m",
+    "facebook/opt-125m",
+    "Qwen/Qwen2.5-0.5B",
+]
+WIDTHS = {
+    ("n_embd", "hidden_size", "word_embed_proj_dim"): 32,
+    ("n_head", "num_heads", "num_attention_heads"): 4,
+    ("intermediate_size", "ffn_dim", "n_inner"): 48,
+    ("vocab_size",): 320,
+}
+
+
+def small_config(name: str) -> dict[str, Any]:
+    """A hub config with two layers of width 32, every other field as it is."""
+    config = cut(hub_config(name), n_layers=2)
+    for fields, size in WIDTHS.items():
+        config |= {field: size for field in fields if config.get(field) is not None}
+    return config
+
+
+def small_hooked(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[HookedModel, Path]:
+    """A HookedTransformer of one family, and the folder with its checkpoint."""
+    pytest.importorskip("transformer_lens").__dict__.get("HookedTransformer") or _skip()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = lay_out(tmp_path, name, small_config(name), tiny_tokenizer())
+    return load_model(name, backend="hooked"), folder
+
+
+def _skip() -> None:
+    pytest.skip("TransformerLens 4 has no HookedTransformer")

@@ -1,0 +1,150 @@
+"""A weight's two coordinates, against Hugging Face's own copy of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.models.loading import load_model
+from mi_toolkit.sensitivity.coordinates import WeightMatrix
+from mi_toolkit.sensitivity.parameters import weight_matrices
+from tests.models_here import TOYS, untouched
+from tests.sensitivity.small_models import FAMILIES, small_hooked
+from tests.tiny_models import tiny_model, tiny_tokenizer
+
+IDS = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
+
+
+def every_index(matrix: WeightMatrix) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in matrix.shape), indexing="ij")
+    return rows.flatten(), columns.flatten()
+
+
+def at(hf_model: Any, matrix: WeightMatrix, rows: Any, columns: Any) -> tuple[Any, Any]:
+    parameter = hf_model.get_parameter(matrix.hf.name)
+    hf_rows, hf_columns = matrix.hf.index(rows, columns)
+    return parameter, (hf_rows,) if hf_columns is None else (hf_rows, hf_columns)
+
+
+def check_every_coordinate(model: Any, hf_model: Any) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    for matrix in weight_matrices(model):
+        rows, columns = every_index(matrix)
+        parameter, index = at(hf_model, matrix, rows, columns)
+        assert torch.equal(matrix.read(rows, columns), parameter.detach()[index]), matrix
+        assert torch.equal(matrix.value().flatten(), matrix.read(rows, columns))
+        counts = seen.setdefault(matrix.hf.name, torch.zeros(parameter.shape))
+        counts[index] += 1
+    # No weight of the checkpoint is in two canonical parameters.
+    assert all(int(counts.max()) == 1 for counts in seen.values())
+    # OPT's first two rows of position embeddings are the only weights that no text runs through.
+    partial = {name for name, counts in seen.items() if int(counts.min()) == 0}
+    assert all("embed_positions" in name for name in partial)
+    zeros = {name for name, weight in hf_model.named_parameters() if not weight.any()}
+    assert {name for name, _ in hf_model.named_parameters()} - set(seen) <= zeros
+
+
+def check_writing(model: Any, hf_model: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        clean = model(IDS)
+    for matrix in weight_matrices(model):
+        rows, columns = (torch.randint(n, (24,), generator=generator) for n in matrix.shape)
+        if matrix.component == "W_E":
+            rows = IDS.flatten()
+        if matrix.component == "W_pos":
+            rows = rows % 12
+        old = matrix.read(rows, columns)
+        new = old + 0.5
+        parameter, index = at(hf_model, matrix, rows, columns)
+        kept = parameter.detach().clone()
+        matrix.write(rows, columns, new)
+        with torch.no_grad():
+            parameter[index] = new
+            ours, theirs = model(IDS), hf_model(IDS).logits
+            parameter.copy_(kept)
+        matrix.write(rows, columns, old)
+        torch.testing.assert_close(ours, theirs, atol=5e-4, rtol=1e-4, msg=matrix.name)
+        if matrix.component != "b_K":  # it shifts all scores of a query alike
+            assert float((ours - clean).abs().max()) > 1e-3, matrix
+    with torch.no_grad():
+        assert torch.equal(model(IDS), clean)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_every_weight_of_a_bridge_is_where_the_hugging_face_model_has_it(name: str) -> None:
+    check_every_coordinate(load_model(name), untouched(name))
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_write_changes_a_bridge_as_it_changes_the_hugging_face_model(name: str) -> None:
+    check_writing(load_model(name), untouched(name))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields"),
+    [
+        ("llama", {}),
+        ("qwen3", {}),
+        ("gemma2", {"query_pre_attn_scalar": 8}),
+        ("gpt_neox", {"tie_word_embeddings": True}),
+        ("bloom", {"n_layer": 4, "n_head": 4}),
+    ],
+)
+def test_a_family_that_is_in_no_table_of_ours_has_its_coordinates(model_type, fields) -> None:
+    pair = [tiny_model(model_type, **fields) for _ in range(2)]
+    model = load_model("tiny", hf_model=pair[0], tokenizer=tiny_tokenizer())
+    for matrix in weight_matrices(model):
+        if matrix.group in ("attn", "mlp"):
+            rows, columns = every_index(matrix)
+            parameter, index = at(pair[1], matrix, rows, columns)
+            assert torch.equal(matrix.read(rows, columns), parameter.detach()[index]), matrix
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_hooked_transformer_has_the_same_coordinates(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, folder = small_hooked(name, tmp_path, monkeypatch)
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    check_every_coordinate(model, hf_model)
+    check_writing(model, hf_model)
+    bridge = load_model(name)
+    names = [(m.name, m.shape, m.hf, m.unit) for m in weight_matrices(bridge)]
+    assert [(m.name, m.shape, m.hf, m.unit) for m in weight_matrices(model)] == names
+
+
+def test_rows_and_columns_belong_to_heads_and_neurons() -> None:
+    matrices = {matrix.name: matrix for matrix in weight_matrices(load_model("toy-qwen2"))}
+    rows, columns = torch.tensor([0, 70, 127]), torch.tensor([0, 33, 63])
+    expected = {"W_Q": [0, 1, 1], "W_K": [0, 1, 1], "W_O": [0, 2, 3], "W_out": [0, 70, 127]}
+    for component, units in expected.items():
+        part = "mlp" if component == "W_out" else "attn"
+        found = matrices[f"blocks.1.{part}.{component}"].units(rows, columns)
+        assert found is not None
+        assert found.tolist() == units, component
+    assert matrices["blocks.1.attn.W_K"].unit == "kv_head"
+    assert matrices["blocks.1.attn.W_Q"].unit == "head"
+    assert matrices["embed.W_E"].units(rows, columns) is None
+
+
+def test_tied_embeddings_are_one_parameter_and_untied_ones_two() -> None:
+    names = [
+        {m.name for m in weight_matrices(load_model(name))} & {"embed.W_E", "unembed.W_U"}
+        for name in ("toy-gpt2", "toy-pythia")
+    ]
+    assert names == [{"embed.W_E"}, {"embed.W_E", "unembed.W_U"}]
+
+
+def test_a_mixture_of_experts_is_refused_by_name() -> None:
+    hf_model = tiny_model("mixtral", num_local_experts=2)
+    model = load_model("tiny-mixtral", hf_model=hf_model, tokenizer=tiny_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"blocks.0.mlp of tiny-mixtral has no matrix"):
+        weight_matrices(model)

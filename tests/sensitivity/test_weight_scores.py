@@ -1,0 +1,117 @@
+"""The tables of scores, and scores on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from mi_toolkit.errors import ReportError, UnknownNameError, WeightError
+from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.models.loading import load_model
+from mi_toolkit.sensitivity.parameters import weight_matrices
+from mi_toolkit.sensitivity.score import score_weights
+from mi_toolkit.sensitivity.weight_scores import WeightScores
+from tests.models_here import loaded
+from tests.sensitivity.test_scorers import TEXTS
+
+
+@pytest.fixture(scope="module")
+def scores() -> WeightScores:
+    return score_weights(loaded("toy-qwen2"), TEXTS, "grad_x_weight")
+
+
+def test_the_top_is_that_of_all_scores_sorted_and_names_head_neuron_and_checkpoint(scores) -> None:
+    table = scores.top(200)
+    flat = torch.cat([score.flatten() for score in scores.scores.values()])
+    expected = flat.sort(descending=True).values[:200]
+    torch.testing.assert_close(torch.tensor(table["score"].tolist()), expected)
+    assert table["rank"].tolist() == list(range(1, 201))
+    matrices = {matrix.name: matrix for matrix in weight_matrices(loaded("toy-qwen2"))}
+    for row in table.itertuples():
+        matrix = matrices[row.parameter]
+        assert row.weight == float(matrix.value()[row.row, row.column])
+        assert row.score == float(scores.scores[row.parameter][row.row, row.column])
+        assert (row.hf_row, row.hf_column) == (row.column, row.row)  # Linear: [out, in]
+        assert row.hf_name == matrix.hf.name
+        unit = {"W_O": row.row // 32, "W_Q": row.column // 32}.get(row.component)
+        neuron = {"W_out": row.row, "W_in": row.column, "W_gate": row.column}.get(row.component)
+        shared = row.column // 32 if row.component in ("W_K", "W_V") else None
+        for ours, theirs in ((row.head, unit), (row.neuron, neuron), (row.kv_head, shared)):
+            assert (None if pd.isna(ours) else ours) == theirs
+
+
+def test_a_top_per_layer_and_per_matrix_ranks_each_by_itself(scores) -> None:
+    by_layer = scores.top(5, per="layer")
+    assert by_layer.groupby("layer").size().tolist() == [5] * 4
+    assert by_layer.groupby("layer")["rank"].max().tolist() == [5] * 4
+    by_matrix = scores.top(3, per="matrix")
+    assert by_matrix.groupby("parameter").size().tolist() == [3] * 28
+    for name, group in by_matrix.groupby("parameter"):
+        assert group["score"].max() == float(scores.scores[name].max())
+    with pytest.raises(UnknownNameError, match="No scope of a ranking is called 'head'"):
+        scores.top(3, per="head")
+
+
+def test_sums_by_head_neuron_and_layer_add_up(scores) -> None:
+    heads, neurons, layers = scores.by_head(), scores.by_neuron(), scores.by_layer()
+    assert (len(heads), len(neurons), len(layers)) == (16, 4 * 384, 28)
+    assert heads["share"].sum() + neurons["share"].sum() == pytest.approx(1)
+    assert layers["share"].sum() == pytest.approx(1)
+    head = heads[heads["name"] == "L1H2"].iloc[0]
+    queries = scores.scores["blocks.1.attn.W_Q"][:, 64:96].sum()
+    # Query heads 2 and 3 share key and value head 1.
+    keys = scores.scores["blocks.1.attn.W_K"][:, 32:64].sum() / 2
+    outputs = scores.scores["blocks.1.attn.W_O"][64:96].sum()
+    assert head["W_Q"] == pytest.approx(float(queries), rel=1e-5)
+    assert head["W_K"] == pytest.approx(float(keys), rel=1e-5)
+    assert head["W_O"] == pytest.approx(float(outputs), rel=1e-5)
+    neuron = neurons[(neurons["layer"] == 2) & (neurons["neuron"] == 17)].iloc[0]
+    into = scores.scores["blocks.2.mlp.W_gate"][:, 17].sum()
+    assert neuron["W_gate"] == pytest.approx(float(into), rel=1e-5)
+    out = scores.scores["blocks.2.mlp.W_out"][17].sum()
+    assert neuron["W_out"] == pytest.approx(float(out), rel=1e-5)
+
+
+def test_tables_say_which_kind_of_head_a_weight_is_in(scores) -> None:
+    report = classify_heads(loaded("toy-qwen2"), "a b c a b c a b c a b c", progress=False)
+    heads = scores.by_head(report)
+    for row in heads.itertuples():
+        assert row.labels == (", ".join(report.labels_of(row.name)) or "unclassified")
+    top = scores.top(50, report=report)
+    assert top["labels"].isna().tolist() == top["head"].isna().tolist()
+
+
+def test_what_was_not_scored_has_no_table() -> None:
+    only_mlp = score_weights(loaded("toy-gpt2"), TEXTS, "magnitude", components="mlp")
+    with pytest.raises(WeightError, match="No matrix of attention was scored"):
+        only_mlp.by_head()
+    only_attention = score_weights(loaded("toy-gpt2"), TEXTS, "magnitude", components="attn")
+    with pytest.raises(WeightError, match="No matrix of an MLP was scored"):
+        only_attention.by_neuron()
+
+
+def test_scores_come_back_from_disk_and_rank_again(scores, tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    scores.save(path)
+    with_model = WeightScores.load(path, loaded("toy-qwen2"))
+    assert with_model.top(30).equals(scores.top(30))
+    alone = WeightScores.load(path)
+    assert alone.provenance == scores.provenance
+    assert alone.places == scores.places
+    assert alone.top(30)["weight"].isna().all()
+    assert alone.ranking(30).keys() == scores.ranking(30).keys()
+    with pytest.raises(ReportError, match="they are the scores of another model"):
+        WeightScores.load(path, loaded("toy-gpt2"))
+    with pytest.raises(ReportError, match="There is no file of weight scores at"):
+        WeightScores.load(tmp_path / "none.safetensors")
+
+
+def test_a_result_says_what_it_is(scores) -> None:
+    assert repr(scores).startswith("WeightScores of toy-qwen2 by grad_x_weight: ")
+    assert repr(scores.places[0]).startswith("MatrixPlace(name='blocks.0.attn.W_Q'")
+    assert repr(weight_matrices(load_model("toy-gpt2"))[0]) == (
+        "embed.W_E [1024, 128] = transformer.wte.weight"
+    )
