@@ -34,7 +34,7 @@ def random_control(
 def _distinct(n: int, count: int, generator: torch.Generator) -> list[int]:
     """`count` different numbers below `n`; a permutation of millions for a few would be a waste."""
     if count > n // 2:
-        return torch.randperm(n, generator=generator)[:count].tolist()  # type: ignore[no-any-return]
+        return torch.randperm(n, generator=generator)[:count].tolist()
     found: dict[int, None] = {}
     while len(found) < count:
         for number in torch.randint(n, (count,), generator=generator).tolist():
