@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -112,3 +113,8 @@ def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ())
     for name in integers:
         made[name] = pd.array(list(columns[name]), dtype="Int64")
     return made
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table from a Parquet file; whole numbers that may be missing stay whole."""
+    return pd.read_parquet(path)

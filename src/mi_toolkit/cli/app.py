@@ -14,6 +14,8 @@ from mi_toolkit.cli.describe import describe
 from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
 from mi_toolkit.cli.record import record
+from mi_toolkit.cli.sensitivity import sensitivity
+from mi_toolkit.cli.super_weights import super_weights
 from mi_toolkit.cli.sweep import sweep
 from mi_toolkit.cli.view import view
 
@@ -41,7 +43,18 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
-for _command in (classify, view, compare, sweep, atlas, record, models, describe):
+for _command in (
+    classify,
+    view,
+    compare,
+    sweep,
+    atlas,
+    record,
+    sensitivity,
+    super_weights,
+    models,
+    describe,
+):
     app.command(_command)
 
 _activations = App(name="activations", help="Look into folders of recorded activations.")

@@ -57,7 +57,8 @@ class LoadOptions:
     """Precision of the weights."""
 
     device: str | None = None
-    """Where to run: cpu, cuda, cuda:1, mps. Without it CUDA if there is one, else the CPU."""
+    """Where to run: cpu, cuda, cuda:1, mps. Without it, or with auto, CUDA if there is one, else
+    the CPU."""
 
     revision: str | None = None
     """Branch, tag or commit on the hub, such as step1000 of a Pythia model."""
@@ -87,7 +88,7 @@ class LoadOptions:
                 name,
                 backend=self.backend,
                 dtype=self.dtype,
-                device=self.device,
+                device=None if self.device == "auto" else self.device,
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )
