@@ -105,7 +105,7 @@ def test_scores_come_back_from_disk_and_rank_again(scores, tmp_path: Path) -> No
     assert alone.ranking(30).keys() == scores.ranking(30).keys()
     with pytest.raises(ReportError, match="they are the scores of another model"):
         WeightScores.load(path, loaded("toy-gpt2"))
-    with pytest.raises(ReportError, match="There is no file of weight scores at"):
+    with pytest.raises(ReportError, match="No weight scores at"):
         WeightScores.load(tmp_path / "none.safetensors")
 
 

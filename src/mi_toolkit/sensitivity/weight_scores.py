@@ -140,7 +140,7 @@ class WeightScores:
         Raises:
             ReportError: no such file, it holds no scores, or they are not of this model.
         """
-        tensors, record = load_record(path, format=FORMAT, kind="file of weight scores")
+        tensors, record = load_record(path, format=FORMAT, kind="weight scores")
         places = tuple(
             MatrixPlace(**place | {"hf": HFPlace(**place["hf"]), "shape": tuple(place["shape"])})
             for place in record["places"]
