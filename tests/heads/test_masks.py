@@ -68,9 +68,15 @@ def test_a_window_counts_the_query_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "behaviour", [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour)], ids=str
+    "behaviour",
+    [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour)],
+    ids=lambda b: b.name,
 )
 @pytest.mark.parametrize("has_bos", [True, False])
 def test_no_target_is_in_the_future(behaviour: MaskBehaviour, has_bos: bool) -> None:
     sequence = torch.randint(0, 5, (40,), generator=torch.Generator().manual_seed(1))
-    assert not (behaviour.targets(sequence, has_bos) & ~masks.visible(40, None)).any()
+    places = {"io": 4, "s2": 9, "end": 30, "needle": 3, "answer": 30}
+    roles = {role: range(place, place + 5) for role, place in places.items()}
+    marked = behaviour.targets(sequence, has_bos, **{name: roles[name] for name in behaviour.roles})
+    assert marked.any()
+    assert not (marked & ~masks.visible(40, None)).any()

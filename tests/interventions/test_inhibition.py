@@ -66,3 +66,17 @@ def test_without_roles_or_name_movers_it_says_what_is_missing() -> None:
     with pytest.raises(PromptError, match="no name mover to measure"):
         s_inhibition_effects(model, ["L1H0"], [])
     assert s_inhibition_effects(model, [], ["L2H0"]).effect.shape == (0,)
+
+
+@pytest.mark.smollm2
+def test_a_trained_head_that_looks_at_the_subject_keeps_name_movers_off_it() -> None:
+    model = loaded("smollm2-135m-instruct")
+    prompts = mi.ioi_prompts(model, n_prompts=24)
+    report = mi.classify_heads(model, prompts, behaviours=["name_mover", "s_inhibition"])
+    assert {(23, 0), (23, 1)} <= set(report.heads("name_mover"))
+    assert (24, 4) in report.heads("negative_name_mover")
+    assert (20, 0) in report.heads("s_inhibition")
+    movers = report.heads("name_mover")
+    found = s_inhibition_effects(model, [(20, 0), (20, 1)], movers, prompts=prompts)
+    assert float(found.ci_low[0]) > 0.1
+    assert abs(float(found.effect[1])) < 0.05

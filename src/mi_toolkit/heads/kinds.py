@@ -163,6 +163,9 @@ class MaskBehaviour(Behaviour):
         """
         if self.sparse is not None:
             return self.sparse(ids, has_bos)
+        if not self._has_roles(roles):
+            none = torch.zeros(len(ids), dtype=torch.long)
+            return KeyLists(pool=none[:0], first=none, count=none)
         return marked_keys(self.marked(ids, has_bos, roles))
 
     def marked(
@@ -174,7 +177,7 @@ class MaskBehaviour(Behaviour):
             BehaviourError: `targets` gave no square of booleans, or a key in a query's future.
         """
         n = len(ids)
-        if not all(roles.get(role) for role in self.roles):
+        if not self._has_roles(roles):
             return torch.zeros(n, n, dtype=torch.bool)
         mask = self.targets(ids, has_bos, **{role: roles[role] for role in self.roles})
         if not isinstance(mask, Tensor):
@@ -197,6 +200,9 @@ class MaskBehaviour(Behaviour):
                 "key <= query alone, or mask.tril(), leaves the future out."
             )
         return mask
+
+    def _has_roles(self, roles: Mapping[str, range]) -> bool:
+        return all(roles.get(role) for role in self.roles)
 
 
 @dataclass(frozen=True, kw_only=True)
