@@ -9,7 +9,10 @@ from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import z_hook
-from mi_toolkit.interventions.ablation import KINDS, ablating, mean_outputs
+from mi_toolkit.interventions.ablation import KINDS, ablating
+from mi_toolkit.interventions.ablation.clean import mean_outputs
+from mi_toolkit.interventions.ablation.context import in_place
+from mi_toolkit.interventions.ablation.target import head_targets
 from mi_toolkit.prompts.tokens import from_sequences
 from tests.models_here import TOYS, loaded, untouched
 
@@ -85,7 +88,8 @@ def test_a_mean_ablated_head_writes_its_mean_over_the_reference() -> None:
     reference = from_sequences([[0, 5, 6, 7], [0, 9, 8]], 0)
     z = [outputs(model, reference.sequence(index)[None], 2)[0, 1:] for index in range(2)]
     mean = torch.cat(z).mean(dim=0)
-    torch.testing.assert_close(mean_outputs(model, [2], reference)[2], mean, atol=1e-5, rtol=1e-4)
+    over_reference = mean_outputs(model, [z_hook(2)], reference)[z_hook(2)]
+    torch.testing.assert_close(over_reference, mean, atol=1e-5, rtol=1e-4)
     with ablating(model, [(2, 3)], "mean", reference):
         ablated = outputs(model, IDS, 2)
     assert torch.allclose(ablated[:, :, 3], mean[3].expand(2, 24, -1), atol=1e-5)
@@ -153,3 +157,37 @@ def test_a_reference_that_does_not_fit_what_runs_is_an_error(how, reference, mes
     model = loaded("toy-gpt2")
     with pytest.raises(PromptError, match=message), ablating(model, [(0, 0)], how, reference):
         model(IDS[:1])
+
+
+@pytest.mark.parametrize("how", ["mean", "resample", "pattern_preserving"])
+def test_what_a_nested_ablation_takes_from_a_reference_is_clean(how: str) -> None:
+    model = loaded("toy-gpt2")
+    other = IDS if how == "pattern_preserving" else IDS.flip(0)
+    with ablating(model, ["L0H0", "L2H1"], how, other):
+        both = model(IDS)
+    # Of 2 × 24 tokens, the outer reference fits no other batch: it must not reach the inner one's.
+    with ablating(model, ["L0H0"], how, other), ablating(model, ["L2H1"], how, other):
+        nested = model(IDS)
+    torch.testing.assert_close(nested, both, atol=1e-5, rtol=1e-4)
+    with ablating(model, ["L0H0"], "resample", other), ablating(model, ["L2H1"], "mean"):
+        model(IDS)
+
+
+@pytest.mark.parametrize("how", KINDS)
+@pytest.mark.parametrize("name", TOYS)
+def test_rows_of_a_batch_with_heads_of_their_own_equal_one_ablation_after_the_other(
+    name: str, how: str
+) -> None:
+    model, ids = loaded(name), IDS[:1]
+    rows = [(Head(1, 0),), (), (Head(1, 3), Head(3, 1)), (Head(0, 2), Head(1, 0))]
+    targets = head_targets(model, rows)
+    reference = from_sequences(IDS[:1].tolist(), 0)
+    if how == "resample":
+        reference = from_sequences(IDS[1:].tolist(), 0)
+    hooks = KINDS[how](model, targets, reference)(targets)
+    with torch.no_grad(), in_place(model, targets, hooks):
+        together = model(ids.expand(len(rows), -1))
+    for row, heads in enumerate(rows):
+        with torch.no_grad(), ablating(model, heads, how, reference):
+            alone = model(ids)[0]
+        torch.testing.assert_close(together[row], alone, atol=2e-5, rtol=1e-5)

@@ -1,0 +1,106 @@
+"""`ablating`: heads ablated while a context lasts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from mi_toolkit.errors import HookError
+from mi_toolkit.hooked_model import HookedModel, HookFunction
+from mi_toolkit.interventions.ablation.clean import is_running_clean
+from mi_toolkit.interventions.ablation.kinds import KINDS, check_kind
+from mi_toolkit.interventions.ablation.target import (
+    HeadName,
+    Hooks,
+    Target,
+    checked_heads,
+    head_targets,
+)
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
+
+
+@contextmanager
+def ablating(
+    model: HookedModel,
+    heads: Iterable[HeadName],
+    how: str = "zero",
+    reference: Prompt | TokenBatch | None = None,
+) -> Iterator[None]:
+    """Inside, the heads' outputs are replaced in every pass; after it, nothing is left behind.
+
+    Contexts nest, and leave no hook when an error ends them. What a kind takes from a reference is
+    the model's without any ablation, where contexts nest too.
+
+    Args:
+        model: the model; its weights are not touched.
+        heads: names such as `L5H1`, `(5, 1)` or `Head(5, 1)`; none changes nothing.
+        how: `zero`; `mean`, the head's mean output over the reference, BOS left out (by default
+            over the bundled natural passages); `resample`, its output at the same position of
+            another sequence: of the reference, or, without one, of the next sequence in the batch;
+            `pattern_preserving`, zero, with every later attention pattern kept as it was in a
+            clean run on the reference, which must be the ids that will run (one sequence serves a
+            batch of copies).
+        reference: text or ids that `mean`, `resample` and `pattern_preserving` take from.
+
+    Raises:
+        UnknownNameError: no such kind, or no such head in this model.
+        PromptError: a reference that the kind needs is missing, or does not fit what ran.
+        HookError: a head's hook did not fire inside, so nothing was ablated.
+
+    Example:
+        >>> import torch
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> ids = torch.tensor([[0, 5, 6, 7]])
+        >>> clean = model(ids)
+        >>> with mi.ablating(model, ["L0H1"]):
+        ...     ablated = model(ids)
+        >>> torch.equal(clean, ablated), torch.equal(clean, model(ids))
+        (False, True)
+    """
+    check_kind(how)
+    chosen = checked_heads(model, heads)
+    if not chosen:
+        yield
+        return
+    targets = head_targets(model, [chosen])
+    if reference is not None and not isinstance(reference, TokenBatch):
+        reference = tokenise(model, reference)
+    with in_place(model, targets, KINDS[how](model, targets, reference)(targets)):
+        yield
+
+
+@contextmanager
+def in_place(model: HookedModel, targets: Iterable[Target], hooks: Hooks) -> Iterator[None]:
+    """The hooks in place inside; every target's must fire there, in a run that is no reference.
+
+    Raises:
+        HookError: a target's hook did not fire inside.
+    """
+    fired: Counter[str] = Counter()
+    counted = [(name, _counted(name, hook, fired)) for name, hook in hooks]
+    with model.hooks(fwd_hooks=counted):
+        yield
+    for target in targets:
+        if not fired[target.hook]:
+            raise HookError(
+                f"{target.hook} of {model.cfg.model_name} did not fire inside ablating(...), so "
+                f"{target} were not ablated. Run the model inside."
+            )
+
+
+def _counted(name: str, hook: HookFunction, fired: Counter[str]) -> HookFunction:
+    replace = hook
+
+    # TransformerLens passes the hook point by keyword, under this very name.
+    def counting(activation: Tensor, hook: Any) -> Tensor | None:
+        if is_running_clean():
+            return None
+        fired[name] += 1
+        return replace(activation)
+
+    return counting
