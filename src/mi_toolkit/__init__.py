@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.token_maps import CircuitBehaviour as CircuitBehaviour
     from mi_toolkit.heads.token_maps import TokenMap as TokenMap
     from mi_toolkit.interventions.ablation import ablating as ablating
+    from mi_toolkit.interventions.confirm import Confirmation as Confirmation
+    from mi_toolkit.interventions.confirm import confirm_each_head as confirm_each_head
+    from mi_toolkit.interventions.confirm import confirm_heads as confirm_heads
     from mi_toolkit.interventions.inhibition import InhibitionEffects as InhibitionEffects
     from mi_toolkit.interventions.inhibition import s_inhibition_effects as s_inhibition_effects
     from mi_toolkit.models.describe import describe_model as describe_model
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.comparison import view_comparison as view_comparison
     from mi_toolkit.views.comparison import view_stimuli as view_stimuli
     from mi_toolkit.views.comparison import view_sweep as view_sweep
+    from mi_toolkit.views.confirmation import view_confirmation as view_confirmation
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.statistics import view_statistics as view_statistics
@@ -80,6 +84,7 @@ _HOME = {
     "CircuitBehaviour": "heads.token_maps",
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
+    "Confirmation": "interventions.confirm",
     "Head": "heads.head",
     "HeadAtlas": "atlas.folder",
     "HeadReport": "heads.report",
@@ -105,6 +110,8 @@ _HOME = {
     "compare_models": "comparison.models",
     "compare_stimuli": "comparison.stimuli",
     "copying_scores": "heads.copying_scores",
+    "confirm_each_head": "interventions.confirm",
+    "confirm_heads": "interventions.confirm",
     "describe_model": "models.describe",
     "distribution_behaviour": "heads.decorators",
     "export_headvis": "atlas.headvis",
@@ -125,6 +132,7 @@ _HOME = {
     "score_weights": "sensitivity.score",
     "view_attention": "views.attention",
     "view_comparison": "views.comparison",
+    "view_confirmation": "views.confirmation",
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",

@@ -15,6 +15,7 @@ from mi_toolkit.heads.head import Head
 if TYPE_CHECKING:
     from mi_toolkit.heads.copying_scores import CopyingScores
     from mi_toolkit.heads.report import HeadReport
+    from mi_toolkit.interventions.confirm.confirmation import Confirmation
 
 
 def head_table(report: HeadReport) -> pd.DataFrame:
@@ -118,3 +119,44 @@ def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ())
 def read_table(path: Path) -> pd.DataFrame:
     """A table from a Parquet file; whole numbers that may be missing stay whole."""
     return pd.read_parquet(path)
+
+
+def confirmation_table(confirmation: Confirmation) -> pd.DataFrame:
+    """One row per trial, and one without figures per label that could not be tested."""
+    tested = [
+        {
+            "label": trial.label,
+            "heads": " ".join(map(str, trial.heads)),
+            "n_heads": len(trial.heads),
+            "stimulus": trial.stimulus,
+            "n_sequences": trial.n_sequences,
+            "n_queries": trial.n_queries,
+            "clean_loss": trial.clean_loss,
+            **{
+                field: getattr(trial.effect, field)
+                for field in ("change", "change_low", "change_high")
+            },
+            "random_mean": float(trial.effect.random.mean()),
+            "random_max": float(trial.effect.random.max()) if len(trial.random_sets) else None,
+            "n_random": len(trial.random_sets),
+            "all_sets": trial.are_all,
+            **{
+                field: getattr(trial.effect, field)
+                for field in ("effect", "effect_low", "effect_high", "percentile", "p")
+            },
+            "q": trial.q,
+            "rank_in_layer": None if trial.rank_in_layer is None else trial.rank_in_layer[0],
+            "interval": trial.effect.interval,
+            "verdict": trial.verdict,
+            "reason": trial.reason,
+        }
+        for trial in confirmation.trials
+    ]
+    untested = [
+        {"label": label, "verdict": "untested", "reason": reason}
+        for label, reason in confirmation.untested.items()
+    ]
+    table = pd.DataFrame([*tested, *untested])
+    table.insert(0, "model", confirmation.provenance.model)
+    table.insert(1, "how", confirmation.how)
+    return table

@@ -10,6 +10,7 @@ from mi_toolkit.cli.activations import info
 from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
+from mi_toolkit.cli.confirm import confirm
 from mi_toolkit.cli.describe import describe
 from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
@@ -45,6 +46,7 @@ app = App(
 
 for _command in (
     classify,
+    confirm,
     view,
     compare,
     sweep,

@@ -16,3 +16,4 @@ head's output carries, not what later heads attend to because of it.
 from mi_toolkit.interventions.ablation.context import ablating as ablating
 from mi_toolkit.interventions.ablation.kinds import KINDS as KINDS
 from mi_toolkit.interventions.ablation.kinds import check_kind as check_kind
+from mi_toolkit.interventions.ablation.target import HeadName as HeadName

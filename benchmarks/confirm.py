@@ -1,0 +1,148 @@
+"""Which induction and previous-token heads ablation bears out, and what it costs to find out.
+
+python benchmarks/confirm.py                                      print the page
+python benchmarks/confirm.py --output docs/confirmed_heads.md     and write it there
+python benchmarks/confirm.py --resume FOLDER                      keep losses, and go on from them
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+import mi_toolkit as mi
+from mi_toolkit.files import written_whole
+from mi_toolkit.interventions.confirm.confirmation import Trial, with_interval
+from mi_toolkit.provenance import installed_versions
+
+MODEL = "smollm2-135m-instruct"
+LABELS = ["induction", "previous_token"]
+
+
+def main() -> None:
+    """Classify, confirm, print, and write where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--labels", nargs="+", default=LABELS)
+    parser.add_argument("--how", default="mean")
+    parser.add_argument("--n-random", type=int, default=100)
+    parser.add_argument("--n-sequences", type=int, default=16)
+    parser.add_argument("--output", type=Path, help="a Markdown file to write")
+    parser.add_argument("--resume", type=Path, help="a folder that keeps losses as they come")
+    options = parser.parse_args()
+    model = mi.load_model(options.model)
+    report = mi.classify_heads(model)
+    asked = {
+        "labels": options.labels,
+        "how": options.how,
+        "n_sequences": options.n_sequences,
+        "resume": options.resume,
+    }
+    start = time.perf_counter()
+    together = mi.confirm_heads(model, report, n_random=options.n_random, **asked)
+    halfway = time.perf_counter()
+    print(together, f"{halfway - start:.0f} s", sep="\n", flush=True)
+    alone = mi.confirm_each_head(model, report, **asked)
+    print(alone, f"{time.perf_counter() - halfway:.0f} s", sep="\n", flush=True)
+    page = render(report, together, alone)
+    if options.output:
+        with written_whole(options.output) as draft:
+            draft.write_text(page, encoding="utf-8")
+    else:
+        print(page)
+
+
+def render(report: mi.HeadReport, together: mi.Confirmation, alone: mi.Confirmation) -> str:
+    """The page."""
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    first = together.trials[0]
+    n_heads = report.scope.numel()
+    return f"""# Confirmed heads
+
+Written by `benchmarks/confirm.py` with {versions}, {torch.get_num_threads()} threads.
+
+Labels of {together.provenance.model}, by `classify_heads` on `repeated_random`, put to the test of
+{together.how} ablation (values from {together.reference}) on {first.n_sequences} sequences of the
+same stimulus, by the loss of the token after each query that the behaviour can use.
+
+## All heads of a label together
+
+Beside {together.n_random} random sets with as many heads in each layer, none of them of the label.
+A percentile cannot be above {100 - 100 / (1 + len(first.effect.random)):.1f} here. A label survives
+where its false discovery rate is at most {together.alpha:g} and its effect's interval is above 0.
+
+{table(SETS, [set_row(trial) for trial in together.trials])}
+
+## Each head alone
+
+Beside every head of the model without the label ({n_heads} heads in all), and its place in its own
+layer. A head may fail where its set survives: heads of one label stand in for each other.
+
+{table(HEADS, [head_row(report, trial) for trial in alone.trials])}
+"""
+
+
+SETS = [
+    "label",
+    "heads",
+    "loss without ablation",
+    "loss change (nats)",
+    "random sets: mean (least to most)",
+    "effect (sd)",
+    "percentile",
+    "verdict",
+]
+HEADS = [
+    "label",
+    "head",
+    "lift",
+    "loss change (nats)",
+    "effect (sd)",
+    "percentile",
+    "in its layer",
+    "verdict",
+]
+
+
+def set_row(trial: Trial) -> list[str]:
+    """One label."""
+    effect, random = trial.effect, trial.effect.random
+    return [
+        trial.label,
+        " ".join(map(str, trial.heads)),
+        f"{trial.clean_loss:.3f}",
+        with_interval(effect.change, effect.change_low, effect.change_high, digits=3),
+        f"{random.mean():+.3f} ({random.min():+.3f} to {random.max():+.3f})",
+        with_interval(effect.effect, effect.effect_low, effect.effect_high, digits=1),
+        f"{effect.percentile:.1f}",
+        f"{trial.verdict}: {trial.reason}",
+    ]
+
+
+def head_row(report: mi.HeadReport, trial: Trial) -> list[str]:
+    """One head."""
+    effect, (head,) = trial.effect, trial.heads
+    rank, of = trial.rank_in_layer or (0, 0)
+    return [
+        trial.label,
+        str(head),
+        f"{float(report[trial.label][head]):.2f}",
+        with_interval(effect.change, effect.change_low, effect.change_high, digits=3),
+        with_interval(effect.effect, effect.effect_low, effect.effect_high, digits=1),
+        f"{effect.percentile:.1f}",
+        f"{rank} of {of}",
+        f"{trial.verdict}: {trial.reason}",
+    ]
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""`mi-toolkit confirm`: whether ablation bears a model's labels out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.layout import columns
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    LoadOptions,
+    ModelName,
+    Several,
+    Switch,
+    at_least_one,
+    between_zero_and_one,
+)
+from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.hooked_model import HookedModel
+    from mi_toolkit.interventions.confirm.claims import Labelled
+    from mi_toolkit.interventions.confirm.confirmation import Confirmation
+
+Count = Annotated[int | None, Parameter(validator=at_least_one)]
+
+
+def confirm(
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    report: Path | None = None,
+    labels: Several[str] = None,
+    heads: Several[str] = None,
+    stimulus: str | None = None,
+    how: Literal["mean", "zero", "resample", "pattern_preserving"] = "mean",
+    per_head: Switch = False,
+    n_random: Count = None,
+    n_sequences: Count = 16,
+    alpha: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.05,
+    seed: int = 0,
+    batch_size: Count = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Ablate the heads of each label: does the loss rise more than without random heads?
+
+    Without --report the model is classified first, by the standard protocol.
+
+    Args:
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        report: A report.safetensors that classify --output wrote for this model.
+        labels: Only these, such as induction.
+        heads: Heads of your own choice (L5H1 L6H9) in the place of a report's, for one of --labels.
+        stimulus: What to measure the loss on: repeated_random, natural, or a text of your own in
+            quotes. Without it: what each label was given on.
+        how: What stands in for the heads' outputs: their mean over natural text, zeros, those of
+            another sequence, or zeros with all later attention kept as it was.
+        per_head: Ablate each labelled head alone, beside single heads of the whole model.
+        n_random: Random sets to a label. Without it 100; with --per-head all other heads.
+        n_sequences: Sequences of the stimulus to run at most.
+        alpha: The false discovery rate up to which a label survives.
+        seed: Of the random sets and the intervals.
+        batch_size: Sets of heads to a pass. It changes memory and time, no figure.
+        output: Folder for confirmation.safetensors (Confirmation.load reads it), confirmation.csv
+            and confirmation.png. An interrupted run is taken up again from there.
+        html: File for a page of its own.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    if heads and (not labels or len(labels) != 1 or report is not None):
+        raise UsageError(msg="--heads goes with one of --labels, and without --report.")
+    check_folder(output)
+    check_file(html)
+    if report is not None:
+        # Read before the model: a wrong file is told at once.
+        from mi_toolkit.heads.report import HeadReport
+
+        labelled: Labelled | None = HeadReport.load(report)
+    else:
+        labelled = {labels[0]: heads} if labels and heads else None
+    hooked = load.load(model)
+    from mi_toolkit import confirm_each_head, confirm_heads
+
+    kept = None if output is None else output / ".losses"
+    with third_parties_kept_off_stdout():
+        options = {
+            "labels": labels,
+            "stimulus": stimulus,
+            "how": how,
+            "n_sequences": n_sequences,
+            "alpha": alpha,
+            "seed": seed,
+            "batch_size": batch_size,
+            "resume": kept,
+        }
+        of_model = _labelled(hooked, labelled, seed)
+        if per_head:
+            found = confirm_each_head(hooked, of_model, n_random=n_random, **options)
+        else:
+            found = confirm_heads(hooked, of_model, n_random=n_random or 100, **options)
+    written = list(_write(found, output, html))
+    if kept is not None:
+        _remove(kept)
+    _show(found, written, as_data=json)
+
+
+def _labelled(model: HookedModel, labelled: Labelled | None, seed: int) -> Labelled:
+    if labelled is not None:
+        return labelled
+    from mi_toolkit import classify_heads
+
+    return classify_heads(model, seed=seed)
+
+
+def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
+    from mi_toolkit import view_confirmation
+    from mi_toolkit.files import written_whole
+
+    view = view_confirmation(found)
+    if folder is not None:
+        with writing(folder / "confirmation.safetensors") as path:
+            found.save(path)
+        yield path
+        with writing(folder / "confirmation.csv") as path, written_whole(path) as draft:
+            found.to_pandas().to_csv(draft, index=False, float_format="%.6g")
+        yield path
+        if found.trials:
+            with doing("Drawing"), writing(folder / "confirmation.png") as path:
+                view.save_png(path)
+            yield path
+    if page is not None:
+        with doing(f"Drawing {page}"), writing(page):
+            view.save_html(page)
+        yield page
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> None:
+    if as_data:
+        from mi_toolkit.interventions.confirm.confirmation_file import record
+
+        print(as_json({**record(found), "written": [str(path) for path in written]}))
+        return
+    from mi_toolkit.interventions.confirm.confirmation import HEADER
+
+    print(bold(f"{found.title()} (values from {found.reference})"))
+    room = width(elsewhere=FOR_READING)
+    for line in columns([HEADER, *found.rows()], width=room):
+        print(line)
+    if written:
+        print()
+    for path in written:
+        print(f"Wrote {path}")

@@ -1,0 +1,165 @@
+"""What is to be confirmed: heads that are said to do something, and the predictions that tell.
+
+The loss that counts is that of the token after each query that the behaviour can use: for
+induction, the queries whose token stood earlier in the sequence, for a previous-token head every
+query that has a previous token (see the masks of the behaviours). Padding has no queries, a BOS
+never is one, and the last token of a sequence has nothing after it.
+
+On `repeated_random` the first half cannot be predicted: queries there add noise to a behaviour
+that all queries can use, and what tells is the second half. On natural text the queries of
+induction include those where the earlier continuation does *not* come back, and where following it
+does harm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mi_toolkit.errors import PromptError, ReportError, unknown_name
+from mi_toolkit.heads.behaviours import BEHAVIOURS, AnyBehaviour
+from mi_toolkit.heads.classify import OWN_PROMPT
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.plan import make_plan
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.interventions.ablation.target import HeadName, checked_heads
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.prompts.stimuli import STIMULI
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
+
+Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
+"""A report, or heads by the behaviour that they are said to have."""
+
+_BEHAVIOUR_OF_LABEL = {"prefix_suppression": "induction"}
+_LOWERS_THE_LOSS = ("prefix_suppression",)
+"""Labels of heads that hold the right prediction back: without them the loss should fall."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Claim:
+    """That some heads do something, and where their loss would tell."""
+
+    label: str
+    heads: tuple[Head, ...]
+    stimulus: str
+    batch: TokenBatch
+    """Sequences with a query that counts."""
+
+    queries: Bool[Tensor, "sequence position"]
+    """Queries whose prediction counts."""
+
+    @property
+    def direction(self) -> int:
+        """1 where ablation is to raise the loss, -1 where to lower it."""
+        return -1 if self.label in _LOWERS_THE_LOSS else 1
+
+
+def claims_of(
+    model: HookedModel,
+    labelled: Labelled,
+    *,
+    labels: Sequence[str] | None,
+    stimulus: str | Prompt | None,
+    n_sequences: int | None,
+    seed: int,
+) -> tuple[list[Claim], dict[str, str]]:
+    """What can be tested, and why the rest cannot.
+
+    Raises:
+        UnknownNameError: no such label, stimulus or head.
+        ReportError: the report is of a model of another shape.
+        PromptError: the prompt does not fit the model.
+    """
+    heads_of = _heads_by_label(model, labelled)
+    for label in labels or ():
+        if label not in heads_of:
+            raise unknown_name("label to confirm", label, heads_of)
+    windows = describe_model(model).windows
+    stimuli: dict[str, TokenBatch] = {}
+    claims, untested = [], {}
+    for label in heads_of if labels is None else dict.fromkeys(labels):
+        heads = heads_of[label]
+        if not heads:
+            untested[label] = "no head carries it"
+            continue
+        behaviour = BEHAVIOURS.resolve(_BEHAVIOUR_OF_LABEL.get(label, label))
+        if not isinstance(behaviour, AnyBehaviour):
+            untested[label] = "it is read off the weights: no prediction is its own"
+            continue
+        name = _stimulus_name(labelled, behaviour.name, stimulus)
+        if name not in stimuli:
+            stimuli[name] = _batch(model, labelled, name, stimulus, seed)
+        batch = stimuli[name]
+        # A query that any of the heads can use counts: the widest window sees the most.
+        seen = [windows[head.layer] for head in heads]
+        window = None if None in seen else max(w for w in seen if w is not None)
+        queries = make_plan(batch, [behaviour], window, name).eligibility[0].queries
+        queries = queries & (torch.arange(queries.shape[1]) < batch.lengths[:, None] - 1)
+        chosen = queries.any(dim=1).nonzero()[:n_sequences, 0]
+        if not len(chosen):
+            untested[label] = _hindrance(behaviour, name)
+            continue
+        part = TokenBatch(ids=batch.ids[chosen], lengths=batch.lengths[chosen], bos_id=batch.bos_id)
+        claims.append(
+            Claim(label=label, heads=heads, stimulus=name, batch=part, queries=queries[chosen])
+        )
+    return claims, untested
+
+
+def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[Head, ...]]:
+    if isinstance(labelled, HeadReport):
+        shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
+        if tuple(labelled.scope.shape) != shape:
+            raise ReportError(
+                f"The report is of {labelled.provenance.model}, with "
+                f"{' × '.join(map(str, labelled.scope.shape))} heads, but "
+                f"{model.cfg.model_name} has {shape[0]} × {shape[1]}."
+            )
+        return {name: tuple(sorted(labelled.heads(name))) for name in labelled.label_names}
+    for label in labelled:
+        if _BEHAVIOUR_OF_LABEL.get(label, label) not in BEHAVIOURS:
+            raise BEHAVIOURS.unknown(label)
+    return {label: checked_heads(model, heads) for label, heads in labelled.items()}
+
+
+def _stimulus_name(labelled: Labelled, behaviour: str, stimulus: str | Prompt | None) -> str:
+    if stimulus is None:
+        if isinstance(labelled, HeadReport):
+            return labelled.stimulus[behaviour]
+        return BEHAVIOURS.resolve(behaviour).home
+    if not isinstance(stimulus, str):
+        return OWN_PROMPT
+    known = [*STIMULI, *(labelled.tokens if isinstance(labelled, HeadReport) else ())]
+    if stimulus in known:
+        return stimulus
+    # One word predicts nothing, so it is a name.
+    if len(stimulus.split()) < 2:
+        raise unknown_name("stimulus", stimulus, dict.fromkeys(known))
+    return OWN_PROMPT
+
+
+def _batch(
+    model: HookedModel,
+    labelled: Labelled,
+    name: str,
+    stimulus: str | Prompt | None,
+    seed: int,
+) -> TokenBatch:
+    if name == OWN_PROMPT and stimulus not in (None, OWN_PROMPT):
+        return tokenise(model, stimulus)
+    if isinstance(labelled, HeadReport) and name in labelled.tokens:
+        return labelled.tokens[name]
+    if name not in STIMULI:
+        raise PromptError(f"{name} is no stimulus of the report, and cannot be made anew.")
+    return STIMULI[name](model, seed=seed)
+
+
+def _hindrance(behaviour: AnyBehaviour, stimulus: str) -> str:
+    if stimulus in behaviour.excluded_stimuli:
+        return f"not measured on {stimulus}, where it would mislead"
+    return f"no prediction on {stimulus} can show it: needs {behaviour.trigger}"

@@ -1,0 +1,170 @@
+"""Losses under many ablations at once: the rows of a batch carry different sets of heads.
+
+1. One sequence at a time, so that nothing is padded. Up to the first ablated layer every row would
+   compute the same: the model runs on one row until then, and is widened to all of them there.
+2. Before the unembedding all but the counted queries are cut away; what follows sees those alone.
+3. Sets are taken in the order of their first layer, so that sets which begin late share a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mi_toolkit.errors import HookError, PromptError
+from mi_toolkit.heads.head import Head
+from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.interventions.ablation.context import in_place
+from mi_toolkit.interventions.ablation.kinds import KINDS
+from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, head_targets
+from mi_toolkit.prompts.tokens import TokenBatch
+
+OF_ONE_SEQUENCE = ("resample", "pattern_preserving")
+"""Kinds that take from another reference for each sequence."""
+
+LOGITS_BUDGET = 256 * 2**20
+MAX_ROWS = 32
+BEFORE_UNEMBEDDING = ("unembed.hook_in", "ln_final.hook_normalized")
+"""Where positions can be cut away, in a TransformerBridge and in a HookedTransformer."""
+
+HeadSet = tuple[Head, ...]
+
+
+class LossRuns:
+    """Sets of heads to ablate on one stimulus, in passes of many sets on one sequence."""
+
+    def __init__(
+        self,
+        model: HookedModel,
+        sets: Sequence[HeadSet],
+        batch: TokenBatch,
+        queries: Bool[Tensor, "sequence position"],
+        *,
+        how: str,
+        reference: TokenBatch | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """Plan the passes.
+
+        Args:
+            model: the model.
+            sets: heads to ablate together; an empty set is the clean run.
+            batch: the stimulus.
+            queries: whose predictions count; every sequence has one.
+            how: the kind of ablation.
+            reference: what `mean` and `resample` take from; None for natural text, and for the
+                batch's next sequence that is long enough.
+            rows: sets to a pass; None for as many as keep the logits in bounds.
+        """
+        self.model, self.sets, self.batch, self.queries = model, tuple(sets), batch, queries
+        self.how, self.reference = how, reference
+        self._shared: Apply | None = None
+        most = int(queries.sum(dim=1).max()) * int(model.cfg.d_vocab) * torch.float32.itemsize
+        self.chunks = self._chunked(rows or max(1, min(MAX_ROWS, LOGITS_BUDGET // most)))
+        self._targets = [head_targets(model, [self.sets[i] for i in c]) for c in self.chunks]
+        ends = queries.sum(dim=1).cumsum(dim=0).tolist()
+        self.places = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+        self.losses = torch.full((len(self.sets), ends[-1]), torch.nan)
+
+    @property
+    def sequence_of_query(self) -> Int[Tensor, " query"]:
+        """Which sequence each counted query is of."""
+        return self.queries.nonzero()[:, 0]
+
+    def run(self, sequence: int) -> Iterator[None]:
+        """Fill in the losses on one sequence, pass by pass."""
+        apply = self._prepared(sequence)
+        for chunk, targets in zip(self.chunks, self._targets, strict=True):
+            losses = self._losses(sequence, len(chunk), targets, apply)
+            self.losses[chunk, self.places[sequence]] = losses
+            yield
+
+    def _chunked(self, rows: int) -> list[list[int]]:
+        """Which sets run together: by their first layer, the clean run with the last of them."""
+        after_all = int(self.model.cfg.n_layers)
+        first = [heads[0].layer if heads else after_all for heads in self.sets]
+        order = sorted(range(len(self.sets)), key=lambda index: first[index])
+        return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+    def _prepared(self, sequence: int) -> Apply:
+        if self._shared is not None:
+            return self._shared
+        needed = head_targets(self.model, [sorted({head for heads in self.sets for head in heads})])
+        if not needed:
+            return lambda _: []
+        if self.how in OF_ONE_SEQUENCE:
+            return KINDS[self.how](self.model, needed, self._reference(sequence))
+        self._shared = KINDS[self.how](self.model, needed, self.reference)
+        return self._shared
+
+    def _reference(self, sequence: int) -> TokenBatch:
+        if self.how == "pattern_preserving":
+            return self.batch.part(sequence, sequence + 1)
+        length = int(self.batch.lengths[sequence])
+        pool = self.batch if self.reference is None else self.reference
+        n = len(pool)
+        # Of the batch itself, every sequence but this one; of a reference, every one.
+        for step in range(1, n + (pool is self.reference)):
+            donor = (sequence + step) % n
+            if int(pool.lengths[donor]) >= length:
+                return pool.part(donor, donor + 1)
+        raise PromptError(
+            "A resample ablation takes a head's output on another sequence, and there is none of "
+            f"{length} tokens or more: pass a longer reference=, or choose another kind."
+        )
+
+    def _losses(
+        self, sequence: int, n_rows: int, targets: Sequence[Target], apply: Apply
+    ) -> Float[Tensor, "row query"]:
+        model, ids = self.model, self.batch.sequence(sequence).to(self.model.cfg.device)[None]
+        positions = self.queries[sequence].nonzero()[:, 0].to(ids.device)
+        start = min((target.layer for target in targets), default=0)
+        hooks: Hooks = [
+            (f"blocks.{start}.hook_resid_pre", _widening(n_rows)),
+            (_before_unembedding(model), _cutting(positions)),
+        ]
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            model.hooks(fwd_hooks=hooks),
+            in_place(model, targets, apply(targets)),
+        ):
+            logits = model(ids, attention_mask=torch.ones_like(ids))
+        if logits.shape[:2] != (n_rows, len(positions)):
+            raise HookError(
+                f"{hooks[0][0]} or {hooks[1][0]} of {model.cfg.model_name} did not fire, so its "
+                f"logits are {list(logits.shape[:2])}, not {[n_rows, len(positions)]}."
+            )
+        following = ids[0, positions + 1]
+        # Row by row: the softmax of all of them would take as much memory as the logits again.
+        rows = [cross_entropy(row.float(), following, reduction="none") for row in logits]
+        return torch.stack(rows).cpu()
+
+
+def _before_unembedding(model: HookedModel) -> str:
+    for name in BEFORE_UNEMBEDDING:
+        if name in model.hook_dict:
+            return name
+    raise HookError(
+        f"{model.cfg.model_name} has no hook before its unembedding: none of "
+        f"{', '.join(BEFORE_UNEMBEDDING)}."
+    )
+
+
+def _widening(n_rows: int) -> Any:
+    def widen(residual: Tensor, hook: Any) -> Tensor:
+        return residual.expand(n_rows, -1, -1).contiguous()
+
+    return widen
+
+
+def _cutting(positions: Tensor) -> Any:
+    def cut(residual: Tensor, hook: Any) -> Tensor:
+        return residual[:, positions]
+
+    return cut
