@@ -178,6 +178,7 @@ def test_a_label_survives_by_rank_interval_and_company(
         stimulus="natural",
         batch=batch,
         queries=torch.ones(1, 2, dtype=torch.bool),
+        direction=1,
     )
     company = [trial_of(100, reached=80) for _ in range(others)]
     # A trial that could never survive takes nothing from the others.

@@ -24,6 +24,7 @@ from mi_toolkit.errors import PromptError, ReportError, unknown_name
 from mi_toolkit.heads.behaviours import BEHAVIOURS, AnyBehaviour
 from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
@@ -34,10 +35,6 @@ from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
 """A report, or heads by the behaviour that they are said to have."""
-
-_BEHAVIOUR_OF_LABEL = {"prefix_suppression": "induction"}
-_LOWERS_THE_LOSS = ("prefix_suppression",)
-"""Labels of heads that hold the right prediction back: without them the loss should fall."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,10 +50,9 @@ class Claim:
     queries: Bool[Tensor, "sequence position"]
     """Queries whose prediction counts."""
 
-    @property
-    def direction(self) -> int:
-        """1 where ablation is to raise the loss, -1 where to lower it."""
-        return -1 if self.label in _LOWERS_THE_LOSS else 1
+    direction: int
+    """1 where ablation should raise the loss; -1 where it should fall, since the label says that
+    the heads hold the right prediction back."""
 
 
 def claims_of(
@@ -79,7 +75,6 @@ def claims_of(
     for label in labels or ():
         if label not in heads_of:
             raise unknown_name("label to confirm", label, heads_of)
-    windows = describe_model(model).windows
     stimuli: dict[str, TokenBatch] = {}
     claims, untested = [], {}
     for label in heads_of if labels is None else dict.fromkeys(labels):
@@ -87,28 +82,49 @@ def claims_of(
         if not heads:
             untested[label] = "no head carries it"
             continue
-        behaviour = BEHAVIOURS.resolve(_BEHAVIOUR_OF_LABEL.get(label, label))
+        behaviour = BEHAVIOURS.resolve(_behaviour_name(labelled, label))
         if not isinstance(behaviour, AnyBehaviour):
             untested[label] = "it is read off the weights: no prediction is its own"
             continue
         name = _stimulus_name(labelled, behaviour.name, stimulus)
         if name not in stimuli:
             stimuli[name] = _batch(model, labelled, name, stimulus, seed)
-        batch = stimuli[name]
-        # A query that any of the heads can use counts: the widest window sees the most.
-        seen = [windows[head.layer] for head in heads]
-        window = None if None in seen else max(w for w in seen if w is not None)
-        queries = make_plan(batch, [behaviour], window, name).eligibility[0].queries
-        queries = queries & (torch.arange(queries.shape[1]) < batch.lengths[:, None] - 1)
+        queries = _counted(model, heads, behaviour, stimuli[name], name)
         chosen = queries.any(dim=1).nonzero()[:n_sequences, 0]
         if not len(chosen):
             untested[label] = _hindrance(behaviour, name)
             continue
-        part = TokenBatch(ids=batch.ids[chosen], lengths=batch.lengths[chosen], bos_id=batch.bos_id)
         claims.append(
-            Claim(label=label, heads=heads, stimulus=name, batch=part, queries=queries[chosen])
+            Claim(
+                label=label,
+                heads=heads,
+                stimulus=name,
+                batch=TokenBatch(
+                    ids=stimuli[name].ids[chosen],
+                    lengths=stimuli[name].lengths[chosen],
+                    bos_id=stimuli[name].bos_id,
+                ),
+                queries=queries[chosen],
+                direction=1 if label == behaviour.name else -1,
+            )
         )
     return claims, untested
+
+
+def _counted(
+    model: HookedModel,
+    heads: Sequence[Head],
+    behaviour: AnyBehaviour,
+    batch: TokenBatch,
+    stimulus: str,
+) -> Bool[Tensor, "sequence position"]:
+    """Queries that one of the heads can use, and that have a token after them."""
+    windows = describe_model(model).windows
+    seen = [windows[head.layer] for head in heads]
+    # The widest window sees the most.
+    window = None if None in seen else max(width for width in seen if width is not None)
+    queries = make_plan(batch, [behaviour], window, stimulus).eligibility[0].queries
+    return queries & (torch.arange(queries.shape[1]) < batch.lengths[:, None] - 1)
 
 
 def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[Head, ...]]:
@@ -122,9 +138,17 @@ def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[H
             )
         return {name: tuple(sorted(labelled.heads(name))) for name in labelled.label_names}
     for label in labelled:
-        if _BEHAVIOUR_OF_LABEL.get(label, label) not in BEHAVIOURS:
-            raise BEHAVIOURS.unknown(label)
+        BEHAVIOURS.resolve(_behaviour_name(labelled, label))
     return {label: checked_heads(model, heads) for label, heads in labelled.items()}
+
+
+def _behaviour_name(labelled: Labelled, label: str) -> str:
+    """The behaviour that a label rests on: its own, unless the label is one of suppressing."""
+    if isinstance(labelled, HeadReport):
+        return behaviour_of(label, labelled.facts)
+    if label in BEHAVIOURS:
+        return label
+    return behaviour_of(label, {name: BEHAVIOURS[name].facts for name in BEHAVIOURS})
 
 
 def _stimulus_name(labelled: Labelled, behaviour: str, stimulus: str | Prompt | None) -> str:
