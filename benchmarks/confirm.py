@@ -15,7 +15,9 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.files import written_whole
+from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.confirm.confirmation import Trial, with_interval
+from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.provenance import installed_versions
 
 MODEL = "smollm2-135m-instruct"
@@ -29,13 +31,16 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=LABELS)
     parser.add_argument("--how", default="mean")
     parser.add_argument("--n-random", type=int, default=100)
-    parser.add_argument("--n-sequences", type=int, default=16)
+    parser.add_argument("--n-sequences", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=24, help="random tokens, given twice")
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     parser.add_argument("--resume", type=Path, help="a folder that keeps losses as they come")
     options = parser.parse_args()
     model = mi.load_model(options.model)
-    report = mi.classify_heads(model)
+    report = kept_report(model, options.resume)
+    batch = repeated_random(model, n_tokens=options.tokens, n_sequences=options.n_sequences)
     asked = {
+        "stimulus": batch.ids,
         "labels": options.labels,
         "how": options.how,
         "n_sequences": options.n_sequences,
@@ -47,7 +52,7 @@ def main() -> None:
     print(together, f"{halfway - start:.0f} s", sep="\n", flush=True)
     alone = mi.confirm_each_head(model, report, **asked)
     print(alone, f"{time.perf_counter() - halfway:.0f} s", sep="\n", flush=True)
-    page = render(report, together, alone)
+    page = render(report, together, alone, options.tokens)
     if options.output:
         with written_whole(options.output) as draft:
             draft.write_text(page, encoding="utf-8")
@@ -55,7 +60,20 @@ def main() -> None:
         print(page)
 
 
-def render(report: mi.HeadReport, together: mi.Confirmation, alone: mi.Confirmation) -> str:
+def kept_report(model: HookedModel, folder: Path | None) -> mi.HeadReport:
+    """The model's report by the standard protocol, from the folder where it is there."""
+    path = None if folder is None else folder / "report.safetensors"
+    if path is not None and path.exists():
+        return mi.HeadReport.load(path)
+    report = mi.classify_heads(model)
+    if path is not None:
+        report.save(path)
+    return report
+
+
+def render(
+    report: mi.HeadReport, together: mi.Confirmation, alone: mi.Confirmation, n_tokens: int
+) -> str:
     """The page."""
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     first = together.trials[0]
@@ -64,9 +82,10 @@ def render(report: mi.HeadReport, together: mi.Confirmation, alone: mi.Confirmat
 
 Written by `benchmarks/confirm.py` with {versions}, {torch.get_num_threads()} threads.
 
-Labels of {together.provenance.model}, by `classify_heads` on `repeated_random`, put to the test of
-{together.how} ablation (values from {together.reference}) on {first.n_sequences} sequences of the
-same stimulus, by the loss of the token after each query that the behaviour can use.
+Labels of {together.provenance.model}, given by `classify_heads` under the standard protocol, put to
+the test of {together.how} ablation (values from {together.reference}) on {first.n_sequences} other
+sequences: a BOS and {n_tokens} random tokens, given twice. What counts is the loss of the token
+after each query that the behaviour can use.
 
 ## All heads of a label together
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -16,9 +18,17 @@ from mi_toolkit.interventions.confirm import Confirmation, confirm_each_head, co
 from mi_toolkit.interventions.confirm.claims import claims_of
 from mi_toolkit.interventions.confirm.losses import LossRuns
 from mi_toolkit.interventions.confirm.measure import measure
+from mi_toolkit.models.loading import load_model
 from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.prompts.tokens import from_sequences
+from tests.hub_cache import cut, hub_config, lay_out
 from tests.models_here import TOYS, loaded
+from tests.tiny_models import tiny_tokenizer
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:
+    HookedTransformer = None
 
 INDUCTION = {name: Head(2, 0) for name in TOYS}
 
@@ -176,6 +186,20 @@ def test_seeds_reproduce_and_another_seed_draws_other_sets() -> None:
     assert len(set(first.trials[0].random_sets)) == 20
 
 
+def test_labels_share_one_mean_over_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    mean = KINDS["mean"]
+
+    def counted(*given):
+        made.append(len(given[1]))
+        return mean(*given)
+
+    monkeypatch.setattr("mi_toolkit.interventions.confirm.losses.KINDS", {"mean": counted})
+    claimed = {"induction": ["L2H0"], "previous_token": ["L0H0"]}
+    confirm_heads(loaded("toy-gpt2"), claimed, n_sequences=2)
+    assert made == [2]
+
+
 def test_rows_to_a_pass_change_no_figure() -> None:
     model = loaded("toy-qwen2")
     claimed = {"induction": ["L1H1", "L2H0"]}
@@ -302,3 +326,27 @@ def test_padding_and_the_last_token_never_count() -> None:
             assert not claim.queries[sequence, n - 1 :].any()
             assert not claim.queries[sequence, 0]
     assert claims[0].queries[1].sum() == claims[0].batch.lengths[1] - 3
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("how", KINDS)
+def test_a_hooked_transformer_gives_the_losses_of_a_bridge(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    name = "EleutherAI/pythia-160m"
+    lay_out(tmp_path, name, cut(hub_config(name), n_layers=3), tiny_tokenizer())
+    ids = torch.randint(1, 250, (2, 16), generator=torch.Generator().manual_seed(1))
+    batch = from_sequences(ids.tolist(), 0)
+    queries = torch.zeros(2, 16, dtype=torch.bool)
+    queries[:, 4:15] = True
+    sets = [(), (Head(1, 3),), (Head(0, 1), Head(2, 5)), (Head(2, 0),)]
+    losses = []
+    for backend in ("bridge", "hooked"):
+        model = load_model(name, backend=backend)
+        average = batch if how == "mean" else None
+        runs = LossRuns(model, sets, batch, queries, how=how, reference=average)
+        measure([runs], resume=None, progress=False)
+        losses.append(runs.losses)
+    torch.testing.assert_close(losses[0], losses[1], atol=1e-3, rtol=1e-4)
+    assert not torch.allclose(losses[0][0], losses[0][1], atol=1e-2)

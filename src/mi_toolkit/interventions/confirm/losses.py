@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class LossRuns:
         """
         self.model, self.sets, self.batch, self.queries = model, tuple(sets), batch, queries
         self.how, self.reference = how, reference
-        self._shared: Apply | None = None
+        self._shared: Callable[[], Apply] = cache(lambda: prepared([self]))
         most = int(queries.sum(dim=1).max()) * int(model.cfg.d_vocab) * torch.float32.itemsize
         self.chunks = self._chunked(rows or max(1, min(MAX_ROWS, LOGITS_BUDGET // most)))
         self._targets = [head_targets(model, [self.sets[i] for i in c]) for c in self.chunks]
@@ -91,16 +92,17 @@ class LossRuns:
         order = sorted(range(len(self.sets)), key=lambda index: first[index])
         return [order[start : start + rows] for start in range(0, len(order), rows)]
 
+    def share(self, prepare: Callable[[], Apply]) -> None:
+        """Take a kind that does not depend on the sequence from `prepare`, as others do."""
+        self._shared = prepare
+
     def _prepared(self, sequence: int) -> Apply:
-        if self._shared is not None:
-            return self._shared
-        needed = head_targets(self.model, [sorted({head for heads in self.sets for head in heads})])
+        if self.how not in OF_ONE_SEQUENCE:
+            return self._shared()
+        needed = needed_by([self])
         if not needed:
             return lambda _: []
-        if self.how in OF_ONE_SEQUENCE:
-            return KINDS[self.how](self.model, needed, self._reference(sequence))
-        self._shared = KINDS[self.how](self.model, needed, self.reference)
-        return self._shared
+        return KINDS[self.how](self.model, needed, self._reference(sequence))
 
     def _reference(self, sequence: int) -> TokenBatch:
         if self.how == "pattern_preserving":
@@ -144,6 +146,18 @@ class LossRuns:
         # Row by row: the softmax of all of them would take as much memory as the logits again.
         rows = [cross_entropy(row.float(), following, reduction="none") for row in logits]
         return torch.stack(rows).cpu()
+
+
+def needed_by(runs: Sequence[LossRuns]) -> list[Target]:
+    """All that the runs ablate, as one set."""
+    heads = {head for run in runs for heads in run.sets for head in heads}
+    return head_targets(runs[0].model, [sorted(heads)])
+
+
+def prepared(runs: Sequence[LossRuns]) -> Apply:
+    """The runs' kind of ablation, prepared once for all of them."""
+    needed = needed_by(runs)
+    return KINDS[runs[0].how](runs[0].model, needed, runs[0].reference) if needed else lambda _: []
 
 
 def _before_unembedding(model: HookedModel) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from mi_toolkit.errors import ReportError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.interventions.confirm.losses import LossRuns
+from mi_toolkit.interventions.confirm.losses import LossRuns, prepared
 from mi_toolkit.progress import track
 from mi_toolkit.record_file import load_record, save_record
 
@@ -25,13 +26,17 @@ def measure(
     """Fill in the losses of every run.
 
     Args:
-        runs: what to run.
+        runs: what to run, with one kind of ablation and one reference.
         resume: a folder that takes each sequence's losses as soon as they are there, and gives
             them back to a later call that asks for the very same; None keeps nothing.
         progress: a progress bar, None where somebody looks.
     """
     folder = None if resume is None else Path(resume)
     checksum = "" if folder is None or not runs else _weights_checksum(runs[0].model)
+    # Lazily: where everything is kept, nothing is prepared.
+    prepare = cache(lambda: prepared(runs))
+    for run in runs:
+        run.share(prepare)
     todo = [(run, folder and folder / f"{_key(run, checksum)}.safetensors") for run in runs]
     total = sum(len(run.chunks) * len(_restored(run, path)) for run, path in todo)
     passes = (None for run, path in todo for _ in _passes(run, path))
