@@ -12,7 +12,7 @@ from mi_toolkit.interventions.confirm.effect import false_discovery_rates
 
 DEFAULT_ALPHA = 0.05
 CLEARLY_COMMON = 0.25
-"""The share of random sets, however few, of which it is enough that they do as much."""
+"""The p above which a label fails even where there are too few random sets to survive."""
 
 
 def judged(trials: list[Trial], claims: list[Claim], alpha: float) -> tuple[Trial, ...]:
