@@ -25,7 +25,7 @@ from mi_toolkit.heads.intervals import (
     MIN_QUERIES,
     MIN_SEQUENCES,
     block_length,
-    resample_counts,
+    resampled_sums,
 )
 from mi_toolkit.heads.summary import BY_QUERY_BLOCKS, BY_SEQUENCE, TOO_FEW
 
@@ -89,10 +89,10 @@ def effect_of(
     change = numerator.sum(dim=1) / denominator.sum()
     bounds = torch.full((2, 2), math.nan)
     if interval != TOO_FEW:
-        n_units = len(denominator)
-        block = 1 if interval == BY_SEQUENCE else block_length(n_units)
-        counts = resample_counts(n_units, block, seed)
-        drawn = (counts @ numerator.T) / (counts @ denominator)[:, None]
+        block = 1 if interval == BY_SEQUENCE else block_length(len(denominator))
+        units = torch.cat([numerator.T, denominator[:, None]], dim=1)
+        sums = resampled_sums(units, block=block, seed=seed)
+        drawn = sums[:, :-1] / sums[:, -1:]
         both = torch.stack([drawn[:, 0], _standing_out(drawn)], dim=1)
         bounds = both.quantile(_TAILS, dim=0)
     observed, random = change[0], change[1:]
