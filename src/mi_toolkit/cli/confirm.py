@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -97,7 +97,7 @@ def confirm(
 
     kept = None if output is None else output / ".losses"
     with third_parties_kept_off_stdout():
-        options = {
+        options: dict[str, Any] = {
             "labels": labels,
             "stimulus": stimulus,
             "how": how,
