@@ -82,7 +82,6 @@ def write_index(atlas: HeadAtlas) -> None:
 
 def summary(entries: Sequence[Entry]) -> str:
     """The atlas as Markdown: the counts, and a picture of each model's labels."""
-    labels = _labels(entries)
     lines = [
         "# Head atlas",
         "",
@@ -90,14 +89,8 @@ def summary(entries: Sequence[Entry]) -> str:
         "",
         f"[The atlas as a page]({INDEX}) has every model's report; [{TABLE}]({TABLE}) all figures.",
         "",
-        f"| model | family | size | {' | '.join(f'`{label}`' for label in labels)} |",
-        f"|---|---|---|{'---:|' * len(labels)}",
+        *_markdown_table(entries),
     ]
-    for entry in entries:
-        shown = {p.label: p for p in profile(entry.report)}
-        cells = " | ".join(_cell(shown.get(label)) for label in labels)
-        link = f"[`{entry.model}`]({entry.folder}/{PAGE})"
-        lines.append(f"| {link} | {entry.facts['family']} | {entry.size} | {cells} |")
     for entry in entries:
         lines += [
             "",
@@ -108,6 +101,20 @@ def summary(entries: Sequence[Entry]) -> str:
             f"![Labels of the heads of {entry.model}]({entry.folder}/{PICTURE})",
         ]
     return "\n".join([*lines, ""])
+
+
+def _markdown_table(entries: Sequence[Entry]) -> list[str]:
+    """Models by labels, the more numerous of them downwards: a page is higher than wide."""
+    labels = _labels(entries)
+    rows = [["", *(f"`{label}`" for label in labels)]]
+    for entry in entries:
+        shown = {p.label: p for p in profile(entry.report)}
+        link = f"[{entry.model}]({entry.folder}/{PAGE})"
+        rows.append([link, *(_cell(shown.get(label)) for label in labels)])
+    if len(labels) > len(entries):
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return [header, "|---|" + "---:|" * (len(rows[0]) - 1), *body]
 
 
 def _count(entries: Sequence[Entry]) -> str:
