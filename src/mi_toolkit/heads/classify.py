@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from mi_toolkit.errors import PromptError
@@ -24,6 +25,7 @@ from mi_toolkit.heads.protocol import (
     widened,
 )
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.resume import Checkpoint
 from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.hooked_model import HookedModel
@@ -44,6 +46,7 @@ def classify_heads(
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> HeadReport:
     """What each attention head attends to, against chance, with an interval and labels.
 
@@ -71,7 +74,9 @@ def classify_heads(
         batch_size: sequences to a forward pass; None: as many as memory has room for, up to where
             more are no quicker. It changes no figure.
         seed: of the random stimulus and the bootstrap.
-        progress: a progress bar; None: where somebody looks and it takes long.
+        progress: a progress bar with the time to go; None: where somebody looks and it takes long.
+        resume: a file for the sums of the batches that are done. After an interruption, the same
+            call goes on from it, to the same figures bit for bit; it stays, and may be deleted.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
@@ -79,6 +84,7 @@ def classify_heads(
         BehaviourError: a behaviour from outside cannot be imported, or its mask is none.
         UnsupportedModelError: no layer has an attention pattern to hook.
         HookError: a pattern's hook did not fire.
+        ReportError: `resume` is the file of another run, or none of a run.
 
     Example:
         >>> import mi_toolkit as mi
@@ -107,11 +113,13 @@ def classify_heads(
         for name, batch in stimuli.items()
         if patterns
     }
-    batches = [(run, batch) for run in runs.values() for batch in run.batches]
-    for run, batch in track(
+    checkpoint = Checkpoint(resume, runs, seed)
+    batches = checkpoint.remaining()
+    for name, batch in track(
         batches, total=len(batches), label="classifying heads", unit="batch", show=progress
     ):
-        run.measure(batch)
+        runs[name].measure(batch)
+        checkpoint.finished(name)
     parts = {name: widened(assembled(run, min_lift, seed), table) for name, run in runs.items()}
     if prompt is not None:
         own = stimuli[OWN_PROMPT]

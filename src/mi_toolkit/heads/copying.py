@@ -101,6 +101,9 @@ class CopyingMeasurement:
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._effects: dict[tuple[int, int], Tensor] = {}
         self._bytes = 0
+        self._taking_part = {
+            window: sum(len(each.positions) > 0 for each in own) for window, own in queries.items()
+        }
 
     def add(
         self,
@@ -118,6 +121,23 @@ class CopyingMeasurement:
         if self._bytes > KEPT_BYTES:
             self.reduce()
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What was added so far, by name."""
+        named = {f"kept.{layer}.{sequence}": z for (layer, sequence), z in self._kept.items()}
+        return named | {
+            f"effect.{layer}.{sequence}": effect
+            for (layer, sequence), effect in self._effects.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` once were."""
+        held = {"kept": self._kept, "effect": self._effects}
+        for name, tensor in tensors.items():
+            kind, layer, sequence = name.split(".")
+            held[kind][int(layer), int(sequence)] = tensor
+        self._bytes = sum(z.nbytes for z in self._kept.values())
+
     def reduce(self) -> None:
         """Make the outputs kept so far into effects, and let them go."""
         unembedding = self._unembedding
@@ -130,12 +150,15 @@ class CopyingMeasurement:
             if (window, sequence) not in directions:
                 queries = self._queries[window][sequence]
                 directions[window, sequence] = queries.directions(unembedding)
-            self._effects[layer, sequence] = direct_effect(
+            effect = direct_effect(
                 z.to(unembedding.covariance.device),
                 weights[layer],
                 directions[window, sequence],
                 unembedding.covariance,
             ).cpu()
+            if self._taking_part[window] >= MIN_SEQUENCES:
+                effect = effect.mean(dim=0, keepdim=True)  # all that its interval asks for
+            self._effects[layer, sequence] = effect
         self._kept.clear()
         self._bytes = 0
 
@@ -168,7 +191,7 @@ class CopyingMeasurement:
                 torch.stack([self._effects[layer, sequence] for layer in layers], dim=1)
                 for sequence in taking_part
             ]
-            n_queries = max(n_queries, sum(map(len, units)))
+            n_queries = max(n_queries, sum(len(queries[i].positions) for i in taking_part))
             n_sequences = max(n_sequences, len(units))
             effect[layers] = torch.stack([unit.mean(dim=0) for unit in units]).mean(dim=0)
             low[layers], high[layers] = _interval(units, seed)

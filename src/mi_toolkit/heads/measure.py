@@ -68,6 +68,11 @@ class Measurement:
             named |= {f"numerator.{index}": numerator, f"denominator.{index}": denominator}
         return named
 
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` once held."""
+        for name, held in self.tensors.items():
+            held.copy_(tensors[name])
+
     def add(self, layer: int, reader: BlockReader) -> None:
         """Take the rows of one layer for the reader's sequences."""
         figures, following = reader.figures, reader.following

@@ -45,6 +45,7 @@ class StimulusRun:
         batch_size: int | None,
     ) -> None:
         self.model, self.batch, self.stimulus = model, batch, stimulus
+        self.batch_size = batch_size
         self.behaviours = tuple(behaviours)
         self.facts = describe_model(model)
         self.layers = attention_layers(model)
@@ -108,6 +109,31 @@ class StimulusRun:
                 "prompt."
             )
         return WHOLE_PATTERNS
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that was summed so far, by name."""
+        return {
+            f"{place}/{name}": tensor
+            for place, part in enumerate(self._parts)
+            for name, tensor in part.tensors.items()
+        }
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what `tensors` once were."""
+        for place, part in enumerate(self._parts):
+            prefix = f"{place}/"
+            part.restore(
+                {
+                    name.removeprefix(prefix): tensor
+                    for name, tensor in tensors.items()
+                    if name.startswith(prefix)
+                }
+            )
+
+    @property
+    def _parts(self) -> list[Measurement | CopyingMeasurement]:
+        return [*dict.fromkeys(self.measurements.values()), *self.copying.values()]
 
     def measure(self, batch: Batch) -> None:
         """Run one batch."""

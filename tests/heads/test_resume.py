@@ -1,0 +1,167 @@
+"""Sweeps that are interrupted: killed for real, gone on with, and equal bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_toolkit.errors import ReportError
+from mi_toolkit.heads import resume, stimulus_run
+from mi_toolkit.heads.batches import Batch, make_batches
+from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.report import FIGURES, HeadReport
+from mi_toolkit.prompts.tokens import from_sequences
+from tests.models_here import loaded
+
+PROMPTS = [
+    f"{name} and Mary went {how} to the store, {name} gave"
+    for name in ("John", "Tom", "Anna", "Paul", "Lisa", "Max")
+    for how in ("out", "home and then back", "by")
+]
+
+SWEEP = """
+import sys
+import torch
+import mi_toolkit as mi
+from tests.heads.test_resume import PROMPTS
+torch.set_num_threads(1)
+mi.classify_heads(mi.load_model("toy-gpt2"), PROMPTS * 4, batch_size=2, resume=sys.argv[1])
+"""
+
+
+def assert_same_bits(here: HeadReport, there: HeadReport) -> None:
+    for name in (*FIGURES, "head_queries", "coverage", "scope"):
+        a, b = getattr(here, name), getattr(there, name)
+        assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9)), name
+    assert torch.equal(here.labels, there.labels)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="the system cannot kill a process so")
+def test_a_killed_sweep_goes_on_and_ends_with_the_same_bits(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sweep.safetensors"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP, str(path)],
+        cwd=repository,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(repository), *sys.path])},
+    )
+    deadline = time.monotonic() + 240
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        measured: list[Batch] = []
+        measure = stimulus_run.StimulusRun.measure
+
+        def counting(run: stimulus_run.StimulusRun, batch: Batch) -> None:
+            measured.append(batch)
+            measure(run, batch)
+
+        monkeypatch.setattr(stimulus_run.StimulusRun, "measure", counting)
+        model, prompts = loaded("toy-gpt2"), PROMPTS * 4
+        resumed = classify_heads(model, prompts, batch_size=2, resume=path)
+        assert 0 < len(measured) < len(prompts) / 2, "it went on, and did not begin anew"
+        whole = classify_heads(model, prompts, batch_size=2)
+        assert_same_bits(resumed, whole)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("behaviours", [None, ["induction", "diffuse"]])
+def test_an_interrupted_sweep_goes_on_where_it_stood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviours: list[str] | None
+) -> None:
+    model, path = loaded("toy-qwen2"), tmp_path / "sweep.safetensors"
+    monkeypatch.setattr(resume, "PAUSE", 0)
+    measure, measured = stimulus_run.StimulusRun.measure, []
+
+    def interrupted(run: stimulus_run.StimulusRun, batch: Batch) -> None:
+        if len(measured) == 3:
+            measure(run, batch)  # what it added is lost: it was not saved
+            raise KeyboardInterrupt
+        measured.append(batch)
+        measure(run, batch)
+
+    asked = {"behaviours": behaviours, "batch_size": 4}
+    with monkeypatch.context() as patched:
+        patched.setattr(stimulus_run.StimulusRun, "measure", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            classify_heads(model, PROMPTS, resume=path, **asked)
+    resumed = classify_heads(model, PROMPTS, resume=path, **asked)
+    assert_same_bits(resumed, classify_heads(model, PROMPTS, **asked))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stimulus_run.StimulusRun, "measure", lambda *_: pytest.fail("measured"))
+        assert_same_bits(classify_heads(model, PROMPTS, resume=path, **asked), resumed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"behaviours": ["induction"]},
+        {"prompt": PROMPTS[:-1]},
+        {"model": "toy-opt"},
+        {"batch_size": 7},
+    ],
+)
+def test_the_file_of_another_run_is_a_clear_error(tmp_path: Path, change: dict) -> None:
+    path = tmp_path / "sweep.safetensors"
+    classify_heads(loaded("toy-gpt2"), PROMPTS[:6], resume=path)
+    asked = {"prompt": PROMPTS[:6], "model": "toy-gpt2"} | change
+    model = loaded(asked.pop("model"))
+    with pytest.raises(ReportError, match="belongs to another run: its model, prompts"):
+        classify_heads(model, resume=path, **asked)
+
+
+def test_a_file_that_holds_no_sweep_is_a_clear_error(tmp_path: Path) -> None:
+    model, path = loaded("toy-gpt2"), tmp_path / "sweep.safetensors"
+    classify_heads(model, PROMPTS[0]).save(path)
+    with pytest.raises(ReportError, match="holds no sweep of this version"):
+        classify_heads(model, PROMPTS[:2], resume=path)
+    path.write_text("nothing of the kind")
+    with pytest.raises(ReportError, match="is no safetensors file, or is damaged"):
+        classify_heads(model, PROMPTS[:2], resume=path)
+
+
+def batches(lengths: list[int], **asked: object) -> list[Batch]:
+    batch = from_sequences([[1] * length for length in lengths], 0)
+    given = {"n_heads": 4, "whole_patterns": False, "batch_size": None, "room": 2**30}
+    return make_batches(batch, **given | asked)
+
+
+def test_sequences_run_sorted_by_length_each_once_with_little_padding() -> None:
+    lengths = [5, 300, 40, 7, 280, 38, 6]
+    cut = batches(lengths, compares=False)
+    assert [batch.sequences for batch in cut] == [(1, 4), (2, 5), (3, 6, 0)]
+    assert all(batch.n_fresh == len(batch.sequences) for batch in cut)
+
+
+def test_sequences_that_are_compared_run_in_order_and_overlap_by_one() -> None:
+    cut = batches([50] * 7, compares=True, batch_size=3)
+    assert [batch.sequences for batch in cut] == [(0, 1, 2, 3), (3, 4, 5, 6), (6,)]
+    assert [batch.n_fresh for batch in cut] == [3, 3, 1]
+
+
+def test_batches_shrink_with_the_room_that_there_is() -> None:
+    whole = {"compares": False, "whole_patterns": True}
+    sizes = [
+        max(len(batch.sequences) for batch in batches([100] * 40, room=room, **whole))
+        for room in (2**20, 2**24, 2**30)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[0] == 1
+    assert sizes[0] < sizes[-1]
