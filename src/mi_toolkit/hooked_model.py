@@ -67,7 +67,8 @@ def attention_layers(model: HookedModel) -> list[int]:
     Raises:
         UnsupportedModelError: no layer has a pattern to hook.
     """
-    layers = [l for l in range(model.cfg.n_layers) if pattern_hook(l) in model.hook_dict]
+    named = model.hook_dict  # a bridge gathers it anew each time
+    layers = [l for l in range(model.cfg.n_layers) if pattern_hook(l) in named]
     if not layers:
         raise UnsupportedModelError(
             f"{model.cfg.model_name} has no attention pattern to hook in any of its "

@@ -12,7 +12,7 @@ the cells of any block of queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -107,13 +107,17 @@ class Targets:
     length: int
     window: int | None
 
+    _blocks: dict[tuple[int, int], Cells] = field(default_factory=dict)
+
     def cells(self, start: int, stop: int) -> Cells:
         """The targets of the queries from `start` up to `stop`."""
-        if self._kept is None:
-            return self._found(start, stop)
-        bounds = self._bounds[:, [start, stop]].tolist()
-        parts = [Cells(*(column[first:last] for column in self._kept)) for first, last in bounds]
-        return Cells(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        if (start, stop) in self._blocks:
+            return self._blocks[start, stop]
+        found = self._found(start, stop)
+        if self._is_small:
+            # Every layer asks for the same blocks.
+            self._blocks[start, stop] = found
+        return found
 
     @cached_property
     def n_keys(self) -> Int[Tensor, "mask query"]:
@@ -129,17 +133,8 @@ class Targets:
         return counted
 
     @cached_property
-    def _kept(self) -> Cells | None:
-        if int(sum(each.count.sum() for each in self.lists)) > KEPT_CELLS:
-            return None
-        return self._found(0, self.length)
-
-    @cached_property
-    def _bounds(self) -> Int[Tensor, "mask bound"]:
-        assert self._kept is not None
-        slots = self._kept.mask * self.length + self._kept.query
-        at = torch.arange(len(self.lists))[:, None] * self.length + torch.arange(self.length + 1)
-        return torch.searchsorted(slots, at)
+    def _is_small(self) -> bool:
+        return int(sum(each.count.sum() for each in self.lists)) <= KEPT_CELLS
 
     def _found(self, start: int, stop: int) -> Cells:
         parts = [_expanded(each, index, start, stop) for index, each in enumerate(self.lists)]
