@@ -20,6 +20,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any
 
 from torch import Tensor, nn
@@ -173,7 +174,7 @@ def _in_wrapped(component: Any, layer: int, attention: Attention) -> Iterator[No
             stack.enter_context(_replaced(wrapped, "_attn", attend))
         # The forward of the plain bridge hands over to the module that it wraps.
         plain = next(c for c in type(component).__mro__ if c.__name__ == "AttentionBridge")
-        forward = plain.forward.__get__(component)
+        forward = MethodType(vars(plain)["forward"], component)
         stack.enter_context(_replaced(component, "forward", forward))
         _attending[id(wrapped)] = (layer, attention)
         stack.callback(_attending.pop, id(wrapped))

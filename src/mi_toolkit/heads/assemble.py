@@ -76,7 +76,7 @@ def _copying_figures(
     ci_low: Mapping[str, Tensor],
     min_lift: float,
     seed: int,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Of the heads that look where a behaviour asks: what they do to what they see there."""
     facts = {behaviour.name: behaviour.facts for behaviour in run.behaviours}
     rows = torch.full((3, len(facts), *next(iter(score.values())).shape), math.nan)
