@@ -35,9 +35,9 @@ from mi_toolkit.provenance import installed_versions
 
 MODEL = "smollm2-135m-instruct"
 DOCUMENTS, TOKENS, BATCH = 200, 64, 8
-CACHED = 32
+CACHED = 16
 """Prompts of the comparison with `run_with_cache`, in one batch there."""
-REPETITIONS = 5
+REPETITIONS = 3
 SELECTIONS = {"one layer": ("resid_post", 0.5), "every layer": ("resid_post", None)}
 ROWS, WIDTH, READ = 100_000, 576, 4096
 

@@ -18,7 +18,7 @@ from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.activations.names import Name, Names, axes_of, resolve
 from mi_toolkit.activations.store.checks import check_checksums, check_files
 from mi_toolkit.activations.store.manifest import Manifest, read_manifest
-from mi_toolkit.activations.store.shard_file import map_shard
+from mi_toolkit.activations.store.mapped import MappedShards
 from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.parquet import read_columns
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from mi_toolkit.activations.store.dataset import ActivationDataset
 
-MAPPED_SHARDS = 256
 INDEX_DTYPES: dict[str, type[np.integer[Any]]] = {
     "document": np.int64,
     "chunk": np.int32,
@@ -83,9 +82,7 @@ class ActivationStore:
         """Where it is."""
         self.manifest = manifest
         """What it holds and rests on."""
-        ends = np.cumsum([shard.rows for shard in manifest.shards], dtype=np.int64)
-        self._starts = np.concatenate([[0], ends])
-        self._mapped: dict[int, dict[str, Tensor]] = {}
+        self._mapped = MappedShards(folder, manifest)
 
     def __len__(self) -> int:
         """Rows: one for each recorded token."""
@@ -196,40 +193,9 @@ class ActivationStore:
         if rows is None or isinstance(rows, slice):
             start, stop, step = (rows or slice(None)).indices(len(self))
             if step == 1:
-                return self._slice(hook, start, max(start, stop))
+                return self._mapped.slice(hook, start, max(start, stop))
             rows = torch.arange(start, stop, step) if (stop - start) * step > 0 else _NO_ROWS
-        return self._gather(hook, rows)
-
-    def _slice(self, hook: str, start: int, stop: int) -> Tensor:
-        parts = [
-            self._shard(number)[hook][max(0, start - first) : stop - first]
-            for number, first in enumerate(self._starts[:-1].tolist())
-            if first < stop and start < self._starts[number + 1]
-        ]
-        return torch.cat(parts) if parts else self._none(hook)
-
-    def _gather(self, hook: str, rows: Int[Tensor, " row"]) -> Tensor:
-        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < len(self)):
-            raise StoreError(f"Rows of this store are 0 to {len(self) - 1}.")
-        values = self._none(hook).new_empty(len(rows), *self.manifest.shapes[hook])
-        shard_of = np.searchsorted(self._starts, rows.numpy(), side="right") - 1
-        for number in np.unique(shard_of):
-            here = torch.from_numpy((shard_of == number).nonzero()[0])
-            within = rows[here] - int(self._starts[number])
-            values[here] = self._shard(int(number))[hook][within]
-        return values
-
-    def _none(self, hook: str) -> Tensor:
-        return torch.empty(0, *self.manifest.shapes[hook], dtype=self.dtype)
-
-    def _shard(self, number: int) -> dict[str, Tensor]:
-        """A shard, mapped: the latest ones stay open."""
-        if number not in self._mapped:
-            while len(self._mapped) >= MAPPED_SHARDS:
-                self._mapped.pop(next(iter(self._mapped)))
-            path = self.folder / self.manifest.shards[number].tensors.path
-            self._mapped[number] = map_shard(path)
-        return self._mapped[number]
+        return self._mapped.gather(hook, rows)
 
     def batches(
         self,
@@ -263,7 +229,7 @@ class ActivationStore:
             order = every[torch.randperm(len(every), generator=generator)] if shuffle else every
             for chosen in order.split(batch_size):
                 if len(chosen) == batch_size or (len(chosen) and not drop_last):
-                    yield StoredBatch(chosen, self._gather(hook, chosen))
+                    yield StoredBatch(chosen, self._mapped.gather(hook, chosen))
 
     def dataset(
         self,
@@ -284,10 +250,6 @@ class ActivationStore:
             StoreError: it names every shard that is not what was written.
         """
         check_checksums(self.manifest, self.folder)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Another process maps the shards for itself."""
-        return {**self.__dict__, "_mapped": {}}
 
     def __repr__(self) -> str:
         place, n_shards = self.manifest.place, len(self.manifest.shards)
