@@ -234,6 +234,8 @@ def test_a_misspelt_name_is_told_with_those_that_packages_add(site: Path) -> Non
 def test_a_package_that_cannot_be_imported_is_named_and_hinders_no_other(site: Path) -> None:
     installed(site, "heads-of-woe", "third_token = heads_of_woe:x", "import torch_of_the_future")
     assert chosen(["induction"])[0].name == "induction"
+    assert BEHAVIOURS.owner("negative_name_mover") == "name_mover"
+    assert BEHAVIOURS.owner("third_token") == "third_token"
     with pytest.raises(
         BehaviourError,
         match=r"third_token = heads_of_woe:x of heads-of-woe could not be imported: "

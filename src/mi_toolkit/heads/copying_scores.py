@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import einsum, repeat
@@ -102,7 +102,8 @@ class CopyingScores:
         """
         tensors, record = load_record(path, format=FORMAT, kind="copying scores")
         provenance = Provenance(**record.pop("provenance"))
-        return CopyingScores(**tensors, **record, provenance=provenance)
+        fields: dict[str, Any] = {**tensors, **record}
+        return CopyingScores(**fields, provenance=provenance)
 
     def __repr__(self) -> str:
         def shown(heads: list[Head]) -> str:

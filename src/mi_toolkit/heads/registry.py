@@ -94,6 +94,15 @@ class BehaviourTable(Mapping[str, Behaviour]):
         except KeyError:
             raise self.unknown(name) from None
 
+    def owner(self, label: str) -> str:
+        """The behaviour that a label rests on: its own name, unless it is one of suppressing.
+
+        Packages that declare behaviours are not imported for it.
+        """
+        here = (*self._built_in.values(), *self._registered.values())
+        owners = [behaviour.name for behaviour in here if behaviour.facts.suppressing == label]
+        return owners[0] if owners else label
+
     def unknown(self, name: str) -> UnknownNameError:
         """The error for a name that is not in the table."""
         return unknown_name("behaviour", name, [*self, self._family_names()])

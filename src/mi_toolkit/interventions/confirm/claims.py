@@ -146,9 +146,7 @@ def _behaviour_name(labelled: Labelled, label: str) -> str:
     """The behaviour that a label rests on: its own, unless the label is one of suppressing."""
     if isinstance(labelled, HeadReport):
         return behaviour_of(label, labelled.facts)
-    if label in BEHAVIOURS:
-        return label
-    return behaviour_of(label, {name: BEHAVIOURS[name].facts for name in BEHAVIOURS})
+    return BEHAVIOURS.owner(label)
 
 
 def _stimulus_name(labelled: Labelled, behaviour: str, stimulus: str | Prompt | None) -> str:
