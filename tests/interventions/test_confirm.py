@@ -259,7 +259,7 @@ def test_saved_and_read_back_it_is_the_same(tmp_path) -> None:
         assert torch.equal(again.trials[0].effect.random, found.trials[0].effect.random)
         assert (again.provenance, again.untested) == (found.provenance, found.untested)
         assert repr(again) == repr(found)
-    with pytest.raises(ReportError, match="There is no confirmation at"):
+    with pytest.raises(ReportError, match="No confirmation at"):
         Confirmation.load(tmp_path / "nothing")
 
 
