@@ -36,7 +36,14 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
     tables = [*tops, "perturbation", "effects", "stability"]
     expected = {f"{name}.{kind}" for name in tables for kind in ("csv", "parquet")}
     expected |= {"scores_grad_x_weight.safetensors", "scores_magnitude.safetensors"}
-    assert {path.name for path in folder.iterdir()} == {*expected, "manifest.json", "summary.json"}
+    expected |= {"manifest.json", "summary.json", "report.html"}
+    assert {path.name for path in folder.iterdir()} == expected
+    page = (folder / "report.html").read_text()
+    assert "Critical weights of toy-gpt2" in page
+    assert page.count("Dose curve of") == 4  # two metrics, two kinds
+    assert "grad_x_weight: layer by component" in page
+    assert "grad_x_weight: heads" in page
+    assert "default-src 'none'" in page
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest) == {"format", "about", "parts"}
     assert set(manifest["about"]) == {
@@ -74,7 +81,7 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     changed = {name for name, time in after.items() if before.get(name) != time}
     made = {"top_weights_grad_x_weight_7.csv", "top_weights_grad_x_weight_7.parquet"}
-    assert changed == {*made, "summary.json", "manifest.json"}
+    assert changed == {*made, "summary.json", "manifest.json", "report.html"}
     assert run([*again, "--no-perturbation", *where, "--layers", "1"]) == 0
     assert "Already done" not in capsys.readouterr().err
     layers = pd.read_parquet(folder / "top_weights_grad_x_weight_7.parquet")["layer"]

@@ -89,7 +89,7 @@ def sensitivity(
         seeds: Of the resampled texts, two or more; they ask for --stability-check. Without it:
             0 1 2 3.
         output: Folder for top_weights_*.csv and .parquet, perturbation.csv, stability.csv,
-            scores_*.safetensors, summary.json and manifest.json.
+            scores_*.safetensors, summary.json, manifest.json and report.html.
         experiment_id: Folder in --output to write to.
         json: Write JSON instead of tables, and nothing else, to standard output.
         verbose: Say on standard error what is being done.
@@ -134,6 +134,10 @@ def sensitivity(
                     hooked, settings, texts=texts, folder=output, perturbing=perturbing
                 )
                 summary.write_text(as_json(_summary(study)), encoding="utf-8")
+                from mi_toolkit.views.sensitivity import view_study
+
+                title = f"Critical weights of {hooked.cfg.model_name}"
+                view_study(study, title).save_html(output / "report.html")
     if verbose and study.reused:
         note(f"Already done: {', '.join(study.reused)}.")
     if json:
