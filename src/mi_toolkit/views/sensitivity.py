@@ -18,7 +18,7 @@ WIDTH, HEIGHT, MARGIN = 460, 240, 52
 BAND, TOP, MATCHED, BOTTOM = "#9ab", "#c0392b", "#2c6fbb", "#7f8c8d"
 _SHOWN = 20
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ def dose_curve(rows: Sequence[Row], metric: str, kind: str) -> str:
         for row in rows
         for spread in [row["random_sd"] if _is_number(row["random_sd"]) else 0.0]
     ]
-    values = [row[name] for row in rows for name in lines.values() if _is_number(row[name])]
+    values: list[float] = [
+        row[name] for row in rows for name in lines.values() if _is_number(row[name])
+    ]
     values += [end for band in bands if band for end in band] + [0.0]
     low, high = min(values), max(values)
     span = (high - low) or 1.0
@@ -96,7 +98,7 @@ def dose_curve(rows: Sequence[Row], metric: str, kind: str) -> str:
     def y(value: float) -> float:
         return HEIGHT - 36 - (HEIGHT - 56) * (value - low) / span
 
-    drawn = [_polygon([(x(i), *map(y, band)) for i, band in enumerate(bands) if band])]
+    drawn = [_polygon([(x(i), y(band[0]), y(band[1])) for i, band in enumerate(bands) if band])]
     for colour, name in lines.items():
         points = [(x(i), y(row[name])) for i, row in enumerate(rows) if _is_number(row[name])]
         dashes = ' stroke-dasharray="2 3"' if name == "bottom" else ""
