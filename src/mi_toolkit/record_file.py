@@ -34,6 +34,22 @@ def save_record(
     metadata = {"format": format, "report": json.dumps(record)}
     with written_whole(path) as draft:
         save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=metadata)
+        _order_metadata(draft)
+
+
+def _order_metadata(path: Path) -> None:
+    """Put the header's metadata in order: safetensors writes it in another one each time.
+
+    So equal results are equal files. The header keeps its length, and the tensors their place.
+    """
+    with path.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(ordered) <= size:
+            opened.seek(8)
+            opened.write(ordered.ljust(size))
 
 
 def load_record(
