@@ -1,35 +1,37 @@
-"""What `classify_heads` finds and what it costs, against a bare forward pass.
+"""What `classify_heads` finds and what it costs, against a bare forward pass and other tools.
 
-Times are ratios of interleaved runs in one process, medians; memory is the peak resident set above
-what the loaded model holds (Linux only).
+Times are ratios of interleaved runs in one process, medians; memory is the peak resident set of a
+process of its own, from its start on (Linux only).
 
-    python benchmarks/heads.py                              print both tables
+    python benchmarks/heads.py                              print all tables
+    python benchmarks/heads.py --peers                      with other tools beside
     python benchmarks/heads.py --output docs/benchmarks.md  and write them there
+    python benchmarks/heads.py --sections cost long --models smollm2-135m-instruct
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from heads_runs import GPT2_SHAPE, Bench, alone, interleaved, ratio, run_alone, runs_at_512
+from heads_runs import without_gradients as bare
 
 import mi_toolkit as mi
 from mi_toolkit.errors import ModelLoadError
 from mi_toolkit.files import written_whole
-from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.provenance import installed_versions
 
-MODELS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2", "smollm2-135m-instruct"]
+SMOLLM2 = "smollm2-135m-instruct"
+MODELS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2", SMOLLM2]
 LABELS = ["previous_token", "current_token", "first_token", "duplicate_token", "induction"]
-REPETITIONS = 9
+REPETITIONS = 7
 TOKENS = 512
+LONG = [2048, 8192]
+DTYPES = ("float32", "bfloat16")
 
 
 def main() -> None:
@@ -37,148 +39,180 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     parser.add_argument("--models", nargs="+", default=MODELS)
-    parser.add_argument("--peak", nargs=2, metavar=("MODEL", "RUN"), help=argparse.SUPPRESS)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--peers", action="store_true", help="other tools beside")
+    parser.add_argument("--repetitions", type=int, default=REPETITIONS)
+    parser.add_argument("--lengths", nargs="+", type=int, default=LONG)
+    parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.peak:
-        name, run = options.peak
-        print(peak_above(RUNS[run](mi.load_model(name))))
+    if options.alone:
+        name, tokens, dtype, run = options.alone
+        run_alone(Bench(name, int(tokens), dtype), run)
         return
-    best, cost = [], []
-    for name in options.models:
-        try:
-            model = mi.load_model(name)
-        except ModelLoadError as error:
-            print(f"{name} left out: {error}")
-            continue
-        best.append(best_heads(name, model))
-        cost.append([*cost_of(name, model), *(peak_in_own_process(name, run) for run in RUNS)])
-        print(best[-1], cost[-1], sep="\n", flush=True)
-    page = render(best, cost)
-    print(page)
+    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
+    parts = [
+        "# Benchmarks",
+        f"Written by `benchmarks/heads.py` with {versions}, {torch.get_num_threads()} threads.",
+    ]
+    for section in options.sections:
+        parts.append(SECTIONS[section](options))
+        print(parts[-1], flush=True)
     if options.output:
         with written_whole(options.output) as draft:
-            draft.write_text(page, encoding="utf-8")
+            draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def best_heads(name: str, model: HookedModel) -> list[str]:
+def found(options: argparse.Namespace) -> str:
     """The strongest head per behaviour on its home stimulus, with its interval, and the scopes."""
-    report = mi.classify_heads(model)
-    cells = [name]
-    for behaviour in LABELS:
-        head = report.strongest(behaviour)
-        row = report.index(behaviour)
-        low, high = (float(ends[row][head]) for ends in (report.ci_low, report.ci_high))
-        count = len(report.heads(behaviour))
-        cells.append(
-            f"{head} {float(report[behaviour][head]):.2f} [{low:.2f}, {high:.2f}] ({count})"
-        )
-    scopes = [len(report.heads(scope)) for scope in ("local", "global", "undetermined")]
-    return [*cells, " / ".join(map(str, scopes))]
-
-
-def random_ids(model: HookedModel) -> torch.Tensor:
-    """One sequence of random ids, as long as the context allows up to `TOKENS`."""
-    length = min(TOKENS, model.cfg.n_ctx)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(model.cfg.d_vocab // 2, (1, length), generator=generator)
-
-
-def forward(model: HookedModel) -> Callable[[], None]:
-    """A bare eager forward pass without the unembedding."""
-    ids, base = random_ids(model), model.original_model.base_model  # type: ignore[attr-defined]
-
-    def run() -> None:
-        with torch.no_grad():
-            base(ids, attention_mask=torch.ones_like(ids))
-
-    return run
-
-
-def classify(model: HookedModel) -> Callable[[], None]:
-    """`classify_heads` with all behaviours on the same ids."""
-    ids = random_ids(model)
-    return lambda: void(mi.classify_heads(model, ids, progress=False))
-
-
-def void(_: object) -> None:
-    """Drop a result."""
-
-
-RUNS = {"forward": forward, "classify": classify}
-
-
-def cost_of(name: str, model: HookedModel) -> list[str]:
-    """Seconds of both runs and the median of their ratios: interleaved, without the first."""
-    runs = {kind: make(model) for kind, make in RUNS.items()}
-    times: dict[str, list[float]] = {kind: [] for kind in runs}
-    for _ in range(REPETITIONS + 1):
-        for kind, run in runs.items():
-            times[kind].append(seconds(run))
-    bare, scored = times["forward"][1:], times["classify"][1:]
-    return [
-        name,
-        str(random_ids(model).shape[1]),
-        f"{statistics.median(bare):.3f}",
-        f"{statistics.median(scored):.3f}",
-        f"{statistics.median(c / b for b, c in zip(bare, scored, strict=True)):.2f}",
-    ]
-
-
-def peak_in_own_process(name: str, run: str) -> str:
-    """`peak_above` of one run in a process that has done nothing but load the model."""
-    command = [sys.executable, __file__, "--peak", name, run]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def seconds(run: Callable[[], None]) -> float:
-    """How long one run takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def peak_above(run: Callable[[], None]) -> str:
-    """Peak resident memory of a run above where it started, in MiB."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-    if not reset.exists():
-        return "not measured"
-
-    def field(name: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1])
-
-    gc.collect()
-    reset.write_text("5")
-    before = field("VmRSS")
-    run()
-    return f"{(field('VmHWM') - before) / 1024:.0f}"
-
-
-def render(best: list[list[str]], cost: list[list[str]]) -> str:
-    """The page."""
-    versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    costs = ["forward s", "classify s", "ratio", "forward MiB", "classify MiB"]
-    return f"""# Benchmarks
-
-Written by `benchmarks/heads.py` with {versions}, {torch.get_num_threads()} threads.
-
-## The strongest head of each behaviour
+    rows = []
+    for name in here(options.models):
+        report = mi.classify_heads(mi.load_model(name), progress=False)
+        cells = [name]
+        for behaviour in LABELS:
+            head, row = report.strongest(behaviour), report.index(behaviour)
+            low, high = (float(ends[row][head]) for ends in (report.ci_low, report.ci_high))
+            count = len(report.heads(behaviour))
+            cells.append(
+                f"{head} {float(report[behaviour][head]):.2f} [{low:.2f}, {high:.2f}] ({count})"
+            )
+        scopes = [len(report.heads(scope)) for scope in ("local", "global", "undetermined")]
+        rows.append([*cells, " / ".join(map(str, scopes))])
+    return f"""## The strongest head of each behaviour
 
 Lift (0 is chance, 1 is perfect) of the strongest head on `repeated_random`, its 95% interval, and
 in parentheses how many heads earn the label. Scopes are from natural text.
 
-{table(["model", *LABELS, "local / global / undetermined"], best)}
+{table(["model", *LABELS, "local / global / undetermined"], rows)}"""
 
-## Cost
 
-`classify_heads` with all behaviours on one sequence, against a bare eager forward of the same ids
-(no unembedding): medians of {REPETITIONS} interleaved runs. Seconds are of the machine that ran it;
-the ratio is what to compare. The bundled models are so small that fixed costs (the tokens' target
-keys, the bootstrap) outweigh their forward pass. Peak memory is in MiB above the loaded model, each
-run in a process of its own.
+def cost(options: argparse.Namespace) -> str:
+    """Ratios to a bare eager forward of an untouched copy."""
+    rows, header = [], []
+    for name in [*here(options.models), GPT2_SHAPE]:
+        bench = Bench(name, TOKENS)
+        times = interleaved(
+            runs_at_512(bench, peers=options.peers and not name.startswith("toy")),
+            options.repetitions,
+        )
+        others = [run for run in times if run != "forward"]
+        header = max(header, others, key=len)
+        forward = statistics.median(times["forward"])
+        rows.append(
+            [
+                name,
+                str(bench.ids.shape[1]),
+                f"{forward:.3f}",
+                *(f"{ratio(times, run, 'forward'):.2f}" for run in others),
+            ]
+        )
+    rows = [[*row, *[""] * (3 + len(header) - len(row))] for row in rows]
+    return f"""## Cost
 
-{table(["model", "tokens", *costs], cost)}
-"""
+One sequence of natural text. `classify_heads` measures all behaviours, intervals included. Each
+run as a ratio to a bare eager forward pass of an untouched Hugging Face copy of the model (no hook,
+no unembedding): medians of {options.repetitions} interleaved rounds. Seconds are of the machine
+that ran it; the ratio is what to compare. A ratio under 1 is possible: attention in blocks leaves
+out what is masked. `{GPT2_SHAPE}` is GPT-2's config with random weights. The bundled models are so
+small that fixed costs outweigh their forward pass.
+
+{table(["model", "tokens", "forward s", *header], rows)}"""
+
+
+def long(options: argparse.Namespace) -> str:
+    """Memory and time at lengths where a layer's patterns would not fit."""
+    rows = []
+    names = [name for name in here(options.models) if not name.startswith("toy")]
+    for name in names:
+        for tokens in options.lengths:
+            bench = Bench(name, tokens)
+            peak = alone(bench, "classify")
+            sdpa = alone(bench, "sdpa")
+            base, ids, model = bench.untouched("sdpa"), bench.twice, bench.model
+            times = interleaved(
+                {
+                    "sdpa": bare(lambda base=base, ids=ids: base(ids, use_cache=False)),
+                    "classify": lambda model=model, ids=ids: mi.classify_heads(
+                        model, ids, progress=False
+                    ),
+                },
+                1 if tokens > 4096 else 3,
+            )
+            rows.append(
+                [
+                    name,
+                    str(tokens),
+                    f"{statistics.median(times['sdpa']):.1f}",
+                    f"{ratio(times, 'classify', 'sdpa'):.2f}",
+                    sdpa.get("MiB", "not measured"),
+                    peak.get("MiB", "not measured"),
+                    peak["induction"],
+                    peak["attention"],
+                ]
+            )
+    columns = ["SDPA s", "ratio", "SDPA MiB", "classify MiB", "best induction head", "read in"]
+    return f"""## Long contexts
+
+Random ids given twice, float32 weights. Times against a bare SDPA forward pass of an untouched
+copy, in turn; peak memory of a whole process, loading included.
+
+{table(["model", "tokens", *columns], rows)}"""
+
+
+def bfloat16(options: argparse.Namespace) -> str:
+    """Whether bfloat16 weights change what a report says."""
+    rows = []
+    for name in here(options.models):
+        full, half = (
+            mi.classify_heads(mi.load_model(name, dtype=dtype), progress=False) for dtype in DTYPES
+        )
+        same = (full.labels == half.labels).all(dim=0)
+        change = (full.lift - half.lift).abs().nan_to_num(0)
+        ids = torch.randint(100, 999, (1, TOKENS))
+        copies = {dtype: Bench(name, TOKENS, dtype).untouched() for dtype in DTYPES}
+        times = interleaved(
+            {
+                dtype: bare(lambda base=base, ids=ids: base(ids, use_cache=False))
+                for dtype, base in copies.items()
+            },
+            3,
+        )
+        rows.append(
+            [
+                name,
+                f"{float(same.float().mean()):.1%}",
+                f"{float(change.max()):.3f}",
+                f"{float((full.score - half.score).abs().nan_to_num(0).max()):.3f}",
+                f"{ratio(times, 'float32', 'bfloat16'):.1f}",
+            ]
+        )
+    columns = ["heads with the same labels", "largest change of lift", "of a score", "speed-up"]
+    return f"""## bfloat16
+
+The standard protocol with bfloat16 weights against float32. Scores accumulate in float32. The
+speed-up is of a bare forward pass, where the processor knows bfloat16.
+
+{table(["model", *columns], rows)}"""
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
+    "found": found,
+    "cost": cost,
+    "long": long,
+    "bfloat16": bfloat16,
+}
+
+
+def here(names: list[str]) -> list[str]:
+    """The models that can be loaded here."""
+    loadable = []
+    for name in names:
+        try:
+            mi.load_model(name)
+        except ModelLoadError as error:
+            print(f"{name} left out: {error}")
+        else:
+            loadable.append(name)
+    return loadable
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
