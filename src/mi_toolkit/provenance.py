@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 
 _PACKAGES = ("mi-toolkit", "torch", "transformers", "transformer-lens")
@@ -10,6 +11,12 @@ _PACKAGES = ("mi-toolkit", "torch", "transformers", "transformer-lens")
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that decide a figure."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Reading four packages' metadata takes as long as a small model's forward pass.
     return {name: metadata.version(name) for name in _PACKAGES}
 
 

@@ -121,10 +121,11 @@ def classify_heads(
         runs[name].measure(batch)
         checkpoint.finished(name)
     parts = {name: widened(assembled(run, min_lift, seed), table) for name, run in runs.items()}
+    if OWN_PROMPT in parts:
+        return parts[OWN_PROMPT]
     if prompt is not None:
         own = stimuli[OWN_PROMPT]
-        blank = blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, seed=seed)
-        return parts.get(OWN_PROMPT, blank)
+        return blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, seed=seed)
     circuits = circuit_report(model, table, min_lift=min_lift, seed=seed)
     if circuits is not None:
         parts[WEIGHTS] = widened(circuits, table)
