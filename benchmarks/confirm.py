@@ -95,6 +95,10 @@ where its false discovery rate is at most {together.alpha:g} and its effect's in
 
 {table(SETS, [set_row(trial) for trial in together.trials])}
 
+What counts for `previous_token` is every query, and in the first half of such a sequence nothing
+can be predicted. A label that fails is not one that is wrong about where the heads look: it says
+that random heads of the same layers matter about as much for these predictions.
+
 ## Each head alone
 
 Beside every head of the model without the label ({n_heads} heads in all), and its place in its own
