@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from mi_toolkit.errors import PromptError, ReportError, UnknownNameError
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.report import FIGURES
 from mi_toolkit.interventions.ablation import KINDS, ablating
 from mi_toolkit.interventions.confirm import Confirmation, confirm_each_head, confirm_heads
 from mi_toolkit.interventions.confirm.claims import claims_of
@@ -301,7 +302,7 @@ def test_a_mistaken_call_says_what_to_do(claimed, options, error, message: str) 
 
 def test_a_report_of_another_model_is_refused() -> None:
     report = classify_heads(loaded("toy-gpt2"), "a b c a b c a b c a b c", behaviours=["induction"])
-    fields = "score null lift ci_low ci_high head_queries coverage labels scope".split()
+    fields = [*FIGURES, "head_queries", "coverage", "labels", "scope"]
     wider = replace(
         report, **{name: getattr(report, name).repeat_interleave(3, dim=-1) for name in fields}
     )
