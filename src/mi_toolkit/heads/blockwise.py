@@ -76,13 +76,20 @@ def attend(
     keys, values = key.float().contiguous(), value.float().contiguous()
     out = torch.empty(n_sequences, n, n_heads, d_head, dtype=value.dtype, device=value.device)
     shape = block_shape(n_sequences, n_kv_heads, group, n, torch.get_num_threads())
+    # Asking the system for new memory at each block would take as long as the products.
+    most = shape.sequences * shape.kv_heads * group * shape.queries * n
+    buffers = query.new_empty(2, most, dtype=torch.float32)
     for queries, heads, sequences in _blocks(shape, n_sequences, n_kv_heads, n):
         first_key = 0 if window is None else max(0, queries.start - window + 1)
         seen = slice(first_key, queries.stop)
         rows = grouped[sequences, heads, :, queries]
-        scores = rows.flatten(2, 3) @ keys[sequences, heads, seen].transpose(-1, -2)
+        rows, seen_keys = rows.flatten(2, 3), keys[sequences, heads, seen]
+        entries = rows[..., 0].numel() * seen_keys.shape[-2]
+        cut = (*rows.shape[:-1], seen_keys.shape[-2])
+        scores, patterns = (buffer[:entries].view(cut) for buffer in buffers)
+        torch.matmul(rows, seen_keys.transpose(-1, -2), out=scores)
         _hide(scores.unflatten(2, (group, -1)), queries.start, first_key, window)
-        patterns = torch.softmax(scores, dim=-1)
+        torch.softmax(scores, dim=-1, out=patterns)
         z = (patterns @ values[sequences, heads, seen]).unflatten(2, (group, -1)).flatten(1, 2)
         head = slice(heads.start * group, heads.stop * group)
         out[sequences, queries, head] = z.transpose(1, 2).to(out.dtype)
