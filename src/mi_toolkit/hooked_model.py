@@ -5,10 +5,12 @@ Every public function takes any object that fits `HookedModel`; none asks which 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from mi_toolkit.errors import UnsupportedModelError
@@ -46,6 +48,10 @@ class HookedModel(Protocol):
     def __call__(self, input: Tensor, **kwargs: Any) -> Any:
         """Run a batch of token ids, `["batch sequence"]`."""
         ...
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SAMPLED = 64
 
 
 def pattern_hook(layer: int) -> str:
@@ -93,3 +99,20 @@ def evaluating(model: HookedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def weights_digest(model: HookedModel) -> str:
+    """SHA-256 that tells one set of weights from another, down to a single bit of a single weight.
+
+    Of each parameter: its shape, the exact sum of its bits as integers (no order of summation
+    changes it, however many threads run), and a sample of its values, which tells the order. It
+    reads every weight once, which takes about as long as copying them.
+    """
+    sha = hashlib.sha256()
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            bits = weight.detach().contiguous().view(_BITS[weight.element_size()]).flatten()
+            sample = bits[:: max(1, len(bits) // _SAMPLED)]
+            told = (list(weight.shape), int(bits.sum(dtype=torch.int64)), sample.tolist())
+            sha.update(repr(told).encode())
+    return sha.hexdigest()

@@ -111,7 +111,7 @@ class Activations(Mapping[str, Tensor]):
         ids = self.batch.ids.gather(1, self.positions.clamp_min(0))
         return ids.masked_fill(~self.mask, -1)
 
-    def rows(self, name: Name) -> Float[Tensor, "row ..."]:
+    def rows(self, name: Name) -> Float[Tensor, " row *unit"]:
         """One activation without its padding: a row per recorded token, prompt by prompt.
 
         What a probe or a sparse autoencoder is trained on. `row_table()` says what each row is.

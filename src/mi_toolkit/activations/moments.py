@@ -23,38 +23,38 @@ class Moments:
     count: int
     """Tokens."""
 
-    mean: Float[Tensor, ...]
+    mean: Float[Tensor, "*unit"]
     """Per unit, in float64; NaN without a token."""
 
-    deviations: Float[Tensor, ...]
+    deviations: Float[Tensor, "*unit"]
     """Sum of squared deviations from the mean, per unit, in float64."""
 
-    minimum: Float[Tensor, ...]
+    minimum: Float[Tensor, "*unit"]
     """The least value; infinite without a token."""
 
-    maximum: Float[Tensor, ...]
+    maximum: Float[Tensor, "*unit"]
     """The largest value; minus infinity without a token."""
 
-    positive: Int[Tensor, ...]
+    positive: Int[Tensor, "*unit"]
     """On how many tokens the unit is above 0."""
 
     @property
-    def variance(self) -> Float[Tensor, ...]:
+    def variance(self) -> Float[Tensor, "*unit"]:
         """Mean squared deviation: of the tokens that were seen, not of a population behind them."""
         return self.deviations / self.count if self.count else self.mean
 
     @property
-    def std(self) -> Float[Tensor, ...]:
+    def std(self) -> Float[Tensor, "*unit"]:
         """The square root of the variance."""
         return self.variance.sqrt()
 
     @property
-    def rms(self) -> Float[Tensor, ...]:
+    def rms(self) -> Float[Tensor, "*unit"]:
         """Root mean square: a unit's L2 norm over the tokens, divided by √count."""
         return (self.mean**2 + self.variance).sqrt()
 
     @property
-    def density(self) -> Float[Tensor, ...]:
+    def density(self) -> Float[Tensor, "*unit"]:
         """The share of tokens on which the unit is above 0: how often a ReLU neuron is on."""
         return self.positive / self.count if self.count else self.mean
 
@@ -75,7 +75,7 @@ class Moments:
         )
 
 
-def moments_of(rows: Float[Tensor, "row ..."]) -> Moments:
+def moments_of(rows: Float[Tensor, " row *unit"]) -> Moments:
     """The moments of some tokens: `rows` has one each."""
     shape, exact = rows.shape[1:], rows.double()
     if not len(rows):

@@ -32,9 +32,9 @@ from mi_toolkit.atlas.folder import (
 from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.atlas.index import write_index
 from mi_toolkit.atlas.model_page import model_page, save_label_map
-from mi_toolkit.atlas.protocol import FORMAT, digest_of, file_digest, protocol_of
+from mi_toolkit.atlas.protocol import FORMAT, digest_of, protocol_of
 from mi_toolkit.errors import ComparisonError
-from mi_toolkit.files import written_whole
+from mi_toolkit.files import file_digest, written_whole
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.models.describe import describe_model

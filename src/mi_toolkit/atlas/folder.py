@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.atlas.protocol import FORMAT, file_digest
+from mi_toolkit.atlas.protocol import FORMAT
 from mi_toolkit.comparison.profile import LabelProfile, profile
 from mi_toolkit.errors import ReportError, unknown_name
+from mi_toolkit.files import file_digest
 from mi_toolkit.heads.report import HeadReport
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mi_toolkit.files import file_digest
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.models.sources import Source, cached_snapshot
 from mi_toolkit.provenance import installed_versions
@@ -33,14 +34,14 @@ def protocol_of(*, min_lift: float, seed: int, load: Mapping[str, Any], headvis:
 
 def digest_of(protocol: Any, source: Source, revision: str | None) -> str | None:
     """SHA-256 over protocol, name and weights; None for weights that are not on this machine."""
-    weights = weights_digest(source, revision)
+    weights = _files_digest(source, revision)
     if weights is None:
         return None
     content = json.dumps({"protocol": protocol, "model": source.name, "weights": weights})
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def weights_digest(source: Source, revision: str | None) -> str | None:
+def _files_digest(source: Source, revision: str | None) -> str | None:
     """The commit of a hub model in the cache, or SHA-256 over the files of a folder."""
     if source.kind == "hub":
         snapshot = cached_snapshot(source.location, revision)
@@ -51,9 +52,3 @@ def weights_digest(source: Source, revision: str | None) -> str | None:
     paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
     listed = "".join(f"{path.name}:{file_digest(path)};" for path in paths)
     return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

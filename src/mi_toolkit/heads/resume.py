@@ -22,7 +22,7 @@ from mi_toolkit.errors import ReportError
 from mi_toolkit.heads.batches import Batch
 from mi_toolkit.heads.behaviours import AnyBehaviour, MaskBehaviour
 from mi_toolkit.heads.stimulus_run import StimulusRun
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_model import weights_digest
 from mi_toolkit.provenance import installed_versions
 from mi_toolkit.record_file import load_record, save_record
 
@@ -30,10 +30,6 @@ FORMAT = "mi_toolkit head sweep 1"
 
 PAUSE = 20
 """How many times as long as saving takes is measured before the next save: 5% of the time."""
-
-_SAMPLE = 4999
-"""Of every so many weights one is looked at to tell models apart; a prime, so that all columns
-are."""
 
 
 class Checkpoint:
@@ -116,12 +112,9 @@ def run_digest(runs: Mapping[str, StimulusRun], seed: int) -> str:
         }
         for name, run in runs.items()
     }
-    sha = hashlib.sha256(
-        json.dumps([described, seed, installed_versions()], sort_keys=True).encode()
-    )
-    for run in list(runs.values())[:1]:
-        _look_at_weights(sha, run.model)
-    return sha.hexdigest()
+    weights = [weights_digest(run.model) for run in list(runs.values())[:1]]
+    told = json.dumps([described, seed, installed_versions(), weights], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _told(behaviour: AnyBehaviour) -> list[str]:
@@ -130,12 +123,6 @@ def _told(behaviour: AnyBehaviour) -> list[str]:
     function = by.func if isinstance(by, partial) else by
     defined = [getattr(function, name, "") for name in ("__module__", "__qualname__")]
     return [behaviour.name, repr(behaviour.facts), *defined]
-
-
-def _look_at_weights(sha: hashlib._Hash, model: HookedModel) -> None:
-    for parameter in model.parameters():  # type: ignore[attr-defined]
-        sampled = parameter.detach().flatten()[::_SAMPLE].float().cpu().numpy()
-        sha.update(sampled.tobytes())
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

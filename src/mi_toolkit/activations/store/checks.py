@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.activations.store.manifest import File, Manifest
-from mi_toolkit.activations.store.shard_file import sha256_of
+from mi_toolkit.files import file_digest
 
 _WAY_OUT = (
     "Bring it back from a copy, or record again to another folder; the other shards are whole "
@@ -43,7 +43,7 @@ def check_checksums(manifest: Manifest, folder: Path) -> None:
         f"{folder / file.path} is damaged: its SHA-256 is {found[:16]}…, and it was written with "
         f"{file.sha256[:16]}…"
         for file in _files(manifest)
-        if (found := sha256_of(folder / file.path)) != file.sha256
+        if (found := file_digest(folder / file.path)) != file.sha256
     ]
     if damaged:
         raise StoreError(f"{'; '.join(damaged)}. {_WAY_OUT}")

@@ -22,9 +22,9 @@ from mi_toolkit.activations.store.manifest import (
     Manifest,
     Shard,
 )
-from mi_toolkit.activations.store.shard_file import sha256_of, write_shard
+from mi_toolkit.activations.store.shard_file import write_shard
 from mi_toolkit.errors import PromptError
-from mi_toolkit.files import written_whole
+from mi_toolkit.files import file_digest, written_whole
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.parquet import write_columns
 from mi_toolkit.prompts.tokens import TokenBatch
@@ -149,7 +149,7 @@ def _index_rows(fed: FedBatch, chosen: ChosenPositions) -> Int[np.ndarray, "colu
 
 def _file(folder: Path, path: str) -> File:
     whole = folder / path
-    return File(path=path, bytes=whole.stat().st_size, sha256=sha256_of(whole))
+    return File(path=path, bytes=whole.stat().st_size, sha256=file_digest(whole))
 
 
 def named(positions: Positions) -> object:

@@ -81,9 +81,3 @@ def map_shard(path: Path) -> dict[str, Tensor]:
 
 def _empty(entry: Mapping[str, Any]) -> Tensor:
     return torch.empty(entry["shape"], dtype=DTYPES[entry["dtype"]])
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-import torch
-
 from mi_toolkit.errors import ReportError
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_model import weights_digest
 from mi_toolkit.interventions.confirm.losses import LossRuns, prepared
 from mi_toolkit.progress import track
 from mi_toolkit.record_file import load_record, save_record
@@ -32,7 +30,7 @@ def measure(
         progress: a progress bar, None where somebody looks.
     """
     folder = None if resume is None else Path(resume)
-    checksum = "" if folder is None or not runs else _weights_checksum(runs[0].model)
+    checksum = "" if folder is None or not runs else weights_digest(runs[0].model)
     # Lazily: where everything is kept, nothing is prepared.
     prepare = cache(lambda: prepared(runs))
     for run in runs:
@@ -79,13 +77,3 @@ def _key(run: LossRuns, checksum: str) -> str:
         "reference": None if run.reference is None else run.reference.digest,
     }
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-
-
-def _weights_checksum(model: HookedModel) -> str:
-    """Tells one checkpoint from another of the same name."""
-    sums = [
-        float(parameter.sum(dtype=torch.float64))
-        for module in model.modules()
-        for parameter in module.parameters(recurse=False)
-    ]
-    return hashlib.sha256(repr((model.cfg.model_name, sums)).encode()).hexdigest()
