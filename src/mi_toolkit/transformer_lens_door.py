@@ -181,14 +181,20 @@ def checkpoint_path(model: Any, place: str) -> str | None:
 
 def _adapter_of(cfg: Any) -> Any:
     """The table of names of a `HookedTransformer`'s architecture: the one that its bridge has."""
+    import transformers
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 
     sizes = ("d_model", "d_head", "n_layers", "n_ctx", "n_heads", "d_vocab")
-    return ArchitectureAdapterFactory.select_architecture_adapter(
+    adapter = ArchitectureAdapterFactory.select_architecture_adapter(
         TransformerBridgeConfig(
             **{name: getattr(cfg, name) for name in sizes},
             n_key_value_heads=cfg.n_key_value_heads,
             architecture=cfg.original_architecture,
         )
     )
+    # transformers 5.14 renamed the unembedding of GPT-NeoX; a bridge's adapter asks its model.
+    tied = getattr(getattr(transformers, cfg.original_architecture), "_tied_weights_keys", None)
+    if "embed_out.weight" in (tied or ()):
+        adapter.components["unembed"].name = "embed_out"
+    return adapter

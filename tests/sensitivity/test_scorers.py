@@ -34,7 +34,9 @@ def ids_of(model: Any, texts: list[str] = TEXTS) -> list[list[int]]:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradient_scores_equal_autograd_per_example_on_the_hugging_face_model(name: str) -> None:
     model, hf_model = loaded(name), untouched(name)
-    metrics = list(expected_scores(hf_model, ids_of(model), "lm_head.weight"))
+    unembedding = hf_model.get_output_embeddings().weight
+    read_by = next(n for n, weight in hf_model.named_parameters() if weight is unembedding)
+    metrics = list(expected_scores(hf_model, ids_of(model), read_by))
     scores = {metric: score_weights(model, TEXTS, metric, batch_size=2) for metric in metrics}
     expected: dict[str, dict[str, Tensor]] = {}
     for place in scores["fisher"].places:
