@@ -20,7 +20,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.output import as_json, check_file, check_folder, say_written, writing
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
@@ -166,7 +166,4 @@ def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None
 
     for line in report_lines(report, width=width(elsewhere=FOR_READING), emphasise=bold):
         print(line)
-    if written:
-        print()
-    for path in written:
-        print(f"Wrote {path}")
+    say_written(written)

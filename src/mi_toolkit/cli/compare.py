@@ -17,11 +17,18 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
-    doing,
     third_parties_kept_off_stdout,
     width,
 )
@@ -102,17 +109,10 @@ def _is_text(argument: str) -> bool:
 def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    from mi_toolkit.files import written_whole
-
     with writing(folder / "comparison.safetensors") as record:
         comparison.save(folder)
-    written = [record]
     tables = {"labels.csv": comparison.to_pandas(), "agreement.csv": comparison.agreement_table()}
-    for name, table in tables.items():
-        with writing(folder / name) as path, written_whole(path) as draft:
-            table.to_csv(draft, index=False, float_format="%.6g")
-        written.append(path)
-    return written
+    return [record, *write_tables(folder, tables)]
 
 
 def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> list[Path]:
@@ -120,13 +120,7 @@ def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> l
         return []
     from mi_toolkit import view_comparison
 
-    view, written = view_comparison(comparison), []
-    for path, save in ((html, view.save_html), (png, view.save_png)):
-        if path is not None:
-            with doing(f"Drawing {path}"), writing(path):
-                save(path)
-            written.append(path)
-    return written
+    return draw(view_comparison(comparison), html, png)
 
 
 def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool) -> None:
@@ -147,7 +141,4 @@ def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool
         return
     for line in comparison_lines(comparison, width=width(elsewhere=FOR_READING), emphasise=bold):
         print(line)
-    if written:
-        print()
-    for path in written:
-        print(f"Wrote {path}")
+    say_written(written)

@@ -20,7 +20,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.output import as_json, check_file, check_folder, say_written, writing
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
@@ -166,7 +166,4 @@ def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> Non
     room = width(elsewhere=FOR_READING)
     for line in columns([HEADER, *found.rows()], width=room):
         print(line)
-    if written:
-        print()
-    for path in written:
-        print(f"Wrote {path}")
+    say_written(written)

@@ -6,12 +6,17 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from mi_toolkit.cli.terminal import doing
 from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.files import written_whole
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class OutputError(MIToolkitError):
@@ -58,6 +63,44 @@ def writing(path: Path) -> Iterator[Path]:
         yield path
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_tables(folder: Path, tables: Mapping[str, DataFrame]) -> list[Path]:
+    """Write each table as CSV under its file name, and say where they are."""
+    written = []
+    for name, table in tables.items():
+        with writing(folder / name) as path, written_whole(path) as draft:
+            table.to_csv(draft, index=False, float_format="%.6g")
+        written.append(path)
+    return written
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A view that keeps itself as a page or a picture."""
+
+    def save_html(self, path: Path) -> None: ...  # noqa: D102
+
+    def save_png(self, path: Path) -> None: ...  # noqa: D102
+
+
+def draw(view: Drawable, html: Path | None, png: Path | None) -> list[Path]:
+    """Write a view's page and picture where they are wanted, and say where they are."""
+    written = []
+    for path, save in ((html, view.save_html), (png, view.save_png)):
+        if path is not None:
+            with doing(f"Drawing {path}"), writing(path):
+                save(path)
+            written.append(path)
+    return written
+
+
+def say_written(paths: Sequence[Path]) -> None:
+    """Tell what was written, a line each, behind an empty one."""
+    if paths:
+        print()
+    for path in paths:
+        print(f"Wrote {path}")
 
 
 def fields_of(record: Any) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, writing
+from mi_toolkit.cli.output import as_json, check_file, check_folder, draw, say_written, write_tables
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
-    doing,
     third_parties_kept_off_stdout,
     width,
 )
@@ -83,21 +82,10 @@ def sweep(
             seed=seed,
             folder=output,
         )
-        written = [*_write_tables(swept, output), *_draw(swept, html, png)]
+        tables = {"heads.csv": swept.to_pandas(), "labels.csv": swept.label_table()}
+        written = [] if output is None else write_tables(output, tables)
+        written += _draw(swept, html, png)
     _show(swept, written, as_data=json)
-
-
-def _write_tables(swept: LengthSweep, folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    from mi_toolkit.files import written_whole
-
-    written = []
-    for name, table in {"heads.csv": swept.to_pandas(), "labels.csv": swept.label_table()}.items():
-        with writing(folder / name) as path, written_whole(path) as draft:
-            table.to_csv(draft, index=False, float_format="%.6g")
-        written.append(path)
-    return written
 
 
 def _draw(swept: LengthSweep, html: Path | None, png: Path | None) -> list[Path]:
@@ -105,13 +93,7 @@ def _draw(swept: LengthSweep, html: Path | None, png: Path | None) -> list[Path]
         return []
     from mi_toolkit import view_sweep
 
-    view, written = view_sweep(swept), []
-    for path, save in ((html, view.save_html), (png, view.save_png)):
-        if path is not None:
-            with doing(f"Drawing {path}"), writing(path):
-                save(path)
-            written.append(path)
-    return written
+    return draw(view_sweep(swept), html, png)
 
 
 def _show(swept: LengthSweep, written: Sequence[Path], *, as_data: bool) -> None:
@@ -132,7 +114,4 @@ def _show(swept: LengthSweep, written: Sequence[Path], *, as_data: bool) -> None
         return
     for line in sweep_lines(swept, width=width(elsewhere=FOR_READING), emphasise=bold):
         print(line)
-    if written:
-        print()
-    for path in written:
-        print(f"Wrote {path}")
+    say_written(written)
