@@ -17,6 +17,7 @@ from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.protocol import pattern_behaviours
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
@@ -167,16 +168,7 @@ def copying_scores(
         eigenvalue_ratio=eigenvalue_ratios(model, layers),
         n_sequences=figures.n_sequences,
         n_queries=figures.n_queries,
-        provenance=Provenance(
-            model=facts.name,
-            revision=facts.revision,
-            backend=type(model).__name__,
-            dtype=facts.dtype,
-            seed=seed,
-            bos={STIMULUS: bool(batch.has_bos.all())},
-            bos_id=batch.bos_id,
-            prompts={STIMULUS: batch.digest},
-        ),
+        provenance=provenance_of(model, {STIMULUS: batch}, seed=seed),
     )
 
 

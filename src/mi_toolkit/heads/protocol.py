@@ -19,6 +19,7 @@ from mi_toolkit.heads.circuits import measure_circuits
 from mi_toolkit.heads.intervals import MIN_QUERIES
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.heads.report import FIGURES, HeadReport
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 from mi_toolkit.heads.token_maps import WEIGHTS, CircuitBehaviour
@@ -26,7 +27,6 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI
 from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
-from mi_toolkit.provenance import Provenance
 
 BY_PAIRS = "bootstrap over pairs of tokens"
 
@@ -136,16 +136,7 @@ def blank_report(
         stimulus=dict.fromkeys(names, stimulus),
         min_lift=min_lift,
         n_kv_heads=described.n_kv_heads,
-        provenance=Provenance(
-            model=described.name,
-            revision=described.revision,
-            backend=type(model).__name__,
-            dtype=described.dtype,
-            seed=seed,
-            bos={stimulus: bool(batch.has_bos.all())},
-            bos_id=batch.bos_id,
-            prompts={stimulus: batch.digest},
-        ),
+        provenance=provenance_of(model, {stimulus: batch}, seed=seed),
         tokens={stimulus: batch},
         parts={},
     )

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation.kinds import check_kind
 from mi_toolkit.interventions.confirm.claims import Claim
 from mi_toolkit.interventions.confirm.confirmation import Trial
 from mi_toolkit.interventions.confirm.effect import effect_of
 from mi_toolkit.interventions.confirm.losses import HeadSet, LossRuns
-from mi_toolkit.models.describe import describe_model
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.provenance import Provenance
 
@@ -115,18 +115,8 @@ class Setting:
 
     def provenance(self, claims: Sequence[Claim]) -> Provenance:
         """Model, stimuli and versions."""
-        facts = describe_model(self.model)
         batches = {claim.stimulus: claim.batch for claim in claims}
-        return Provenance(
-            model=facts.name,
-            revision=facts.revision,
-            backend=type(self.model).__name__,
-            dtype=facts.dtype,
-            seed=self.seed,
-            bos={name: bool(batch.has_bos.all()) for name, batch in batches.items()},
-            bos_id=next((batch.bos_id for batch in batches.values()), None),
-            prompts={name: batch.digest for name, batch in batches.items()},
-        )
+        return provenance_of(self.model, batches, seed=self.seed)
 
 
 def generator(seed: int) -> torch.Generator:
