@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.errors import WeightError
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
@@ -18,7 +19,6 @@ from mi_toolkit.sensitivity.controls import Triple, random_control
 from mi_toolkit.sensitivity.edits import edits_of
 from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.provenance import provenance_of
 from mi_toolkit.sensitivity.ranking import spearman
 from mi_toolkit.sensitivity.weight_scores import WeightScores
 
@@ -151,7 +151,7 @@ def score_fidelity(
         sign_agreement=float((of_weights.sign() == rises.sign()).float().mean())
         if has_sign
         else nan,
-        provenance=provenance_of(model, seed=seed, texts={"held_out": batch}),
+        provenance=provenance_of(model, {"held_out": batch}, seed=seed),
     )
 
 

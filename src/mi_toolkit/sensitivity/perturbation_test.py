@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mi_toolkit.errors import WeightError, unknown_name
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
@@ -25,7 +26,6 @@ from mi_toolkit.sensitivity.controls import (
 from mi_toolkit.sensitivity.edits import EDITS, Edit, edits_of
 from mi_toolkit.sensitivity.evaluation import Quality, qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.provenance import provenance_of
 from mi_toolkit.sensitivity.weight_scores import WeightScores
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def perturbation_test(
             for (kind, dose, group, draw, edits), quality in zip(planned, found, strict=True)
         ),
         scale=scale,
-        provenance=provenance_of(model, seed=seed, texts={"held_out": batch}),
+        provenance=provenance_of(model, {"held_out": batch}, seed=seed),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mi_toolkit.errors import WeightError, unknown_name
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.calibration import Calibration, require_finite
 from mi_toolkit.sensitivity.objective import Objective, objective_named
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.provenance import provenance_of
 from mi_toolkit.sensitivity.scope import select
 from mi_toolkit.sensitivity.scorers.table import SCORERS
 from mi_toolkit.sensitivity.weight_scores import WeightScores
@@ -93,5 +93,5 @@ def score_weights(
         standard_error={name: error.cpu() for name, error in scored.standard_error.items()},
         facts=dict(scored.facts),
         live={matrix.name: matrix for matrix in matrices},
-        provenance=provenance_of(model, seed=seed, texts={"scoring": batch}),
+        provenance=provenance_of(model, {"scoring": batch}, seed=seed),
     )

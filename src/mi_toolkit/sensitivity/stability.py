@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.errors import WeightError
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.sensitivity.controls import Triple
-from mi_toolkit.sensitivity.provenance import provenance_of
 from mi_toolkit.sensitivity.ranking import jaccard, rank_biased_overlap, spearman
 from mi_toolkit.sensitivity.score import score_weights
 from mi_toolkit.sensitivity.weight_scores import WeightScores
@@ -164,7 +164,7 @@ def ranking_stability(
             ]
     return RankingStability(
         agreements=tuple(agreements),
-        provenance=provenance_of(model, seed=seeds[0] if seeds else 0, texts={"scoring": batch}),
+        provenance=provenance_of(model, {"scoring": batch}, seed=seeds[0] if seeds else 0),
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
@@ -26,7 +27,6 @@ from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.edits import edits_of
 from mi_toolkit.sensitivity.evaluation import Quality, qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.provenance import provenance_of
 from mi_toolkit.sensitivity.spikes import candidates_of
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def find_super_weights(
         candidates=tuple(sorted(candidates, key=lambda each: -each.without.loss)),
         none_left=measured[-1],
         min_rise=min_rise,
-        provenance=provenance_of(model, seed=0, texts={"search": looked_at, "held_out": batch}),
+        provenance=provenance_of(model, {"search": looked_at, "held_out": batch}, seed=0),
     )
 
 
