@@ -270,7 +270,7 @@ def test_it_says_what_it_found() -> None:
     assert repr(found).startswith("Labels of toy-gpt2 under mean ablation\n")
     assert "undecided: beyond all 3 random sets; too few to rule out chance" in repr(found)
     assert "not tested: no head carries it" in repr(found)
-    assert "<th>verdict</th>" in found._repr_html_()
+    assert ">verdict</th>" in found._repr_html_()
     table = found.to_pandas().set_index("label")
     assert table.loc["induction", "verdict"] == "undecided"
     assert table.loc["induction", "n_random"] == 3

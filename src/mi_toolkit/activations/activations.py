@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.activations.describe import MEGABYTE, lines_of
+from mi_toolkit.activations.describe import MEGABYTE, rows_of
 from mi_toolkit.activations.errors import ActivationsError
 from mi_toolkit.activations.names import Name, axes_of, is_pattern, resolve
 from mi_toolkit.activations.positions import ChosenPositions
 from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Activations(Mapping[str, Tensor]):
+class Activations(ShownAsTable, Mapping[str, Tensor]):
     """Activations of some prompts: a read-only mapping from hook name to tensor, on the CPU.
 
     A short form with its layer finds one as well: `activations["z", 5]`, `activations["z", -1]`,
@@ -202,16 +203,19 @@ class Activations(Mapping[str, Tensor]):
 
         return from_cache(cache, model, tokens)
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """Each activation with its axes, dtype and size."""
         lengths = self.batch.lengths
         low, high = int(lengths.min()), int(lengths.max())
         tokens = f"{low}" if low == high else f"{low} to {high}"
         prompts = f"{len(self.batch)} prompt{'s' if len(self.batch) > 1 else ''}"
         size = f"{self.nbytes / MEGABYTE:,.2f} MB"
-        lines = [f"Activations of {self.model}: {prompts}, {tokens} tokens, {size}"]
         dtype = next(iter(self.tensors.values())).dtype
         sizes = {hook: self.axes(hook) for hook in self.tensors}
-        return "\n".join([*lines, *lines_of(sizes, dtype, self.n_layers)])
+        return TextTable(
+            title=f"Activations of {self.model}: {prompts}, {tokens} tokens, {size}",
+            rows=rows_of(sizes, dtype, self.n_layers),
+        )
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__

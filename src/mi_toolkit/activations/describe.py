@@ -1,4 +1,4 @@
-"""Lines that say what activations there are: names, axes and sizes."""
+"""What activations there are, in words: names, axes and sizes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mi_toolkit.activations.names import fold
 MEGABYTE = 10**6
 
 
-def lines_of(
+def rows_of(
     sizes: Mapping[str, Mapping[str, int]], dtype: torch.dtype, n_layers: int
-) -> list[str]:
-    """A line for each hook, and one for a hook that several layers have.
+) -> list[tuple[str, str, str, str]]:
+    """A row for each hook, and one for a hook that several layers have.
 
     Args:
         sizes: axes with their sizes, by hook name.
@@ -25,11 +25,11 @@ def lines_of(
     groups: dict[str, list[str]] = {}
     for hook in sizes:
         groups.setdefault(fold(hook), []).append(hook)
-    cells = []
+    rows = []
     for folded, hooks in groups.items():
         axes = sizes[hooks[0]]
         n_bytes = sum(math.prod(sizes[hook].values()) for hook in hooks) * dtype.itemsize
-        cells.append(
+        rows.append(
             (
                 _which(folded, hooks, n_layers),
                 ", ".join(f"{axis} {size:,}" for axis, size in axes.items()),
@@ -37,9 +37,7 @@ def lines_of(
                 f"{n_bytes / MEGABYTE:,.2f} MB",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
-    return ["  " + "  ".join(row).rstrip() for row in padded]
+    return rows
 
 
 def _which(folded: str, hooks: list[str], n_layers: int) -> str:

@@ -13,6 +13,7 @@ from mi_toolkit.activations.errors import ActivationsError
 from mi_toolkit.activations.moments import Moments
 from mi_toolkit.activations.names import Name, resolve
 from mi_toolkit.activations.top_examples import TopExamples
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ class UnitStatistics:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ActivationStatistics:
+class ActivationStatistics(ShownAsTable):
     """Figures of each unit of some activations, over a text collection."""
 
     model: str
@@ -155,13 +156,19 @@ class ActivationStatistics:
 
         return load_statistics(path)
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """How much of what was measured, and of each activation how many units."""
         n_units = sum(unit.moments.mean.numel() for unit in self.units.values())
         n_tokens = next(iter(self.units.values())).moments.count
-        return (
+        title = (
             f"ActivationStatistics of {self.model}: {n_units:,} units of {len(self.units)} "
             f"activations, {n_tokens:,} tokens of {self.n_documents:,} documents"
         )
+        rows = [
+            (hook, f"{' × '.join(map(str, unit.moments.mean.shape))} units")
+            for hook, unit in self.units.items()
+        ]
+        return TextTable(title=title, rows=rows)
 
 
 def _behind(unit: UnitStatistics, n_documents: int) -> UnitStatistics:

@@ -26,6 +26,7 @@ from mi_toolkit.comparison.profile import LabelProfile, profile
 from mi_toolkit.errors import ReportError, unknown_name
 from mi_toolkit.files import file_digest
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,7 +53,7 @@ def folder_name(model: str) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadAtlas:
+class HeadAtlas(ShownAsTable):
     """The standard protocol for several models, on disk: nothing is read before it is asked for."""
 
     folder: Path
@@ -116,7 +117,15 @@ class HeadAtlas:
             )
         return HeadAtlas(Path(folder), tuple(record["models"]))
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """How many heads of each model carry which label."""
+        rows = [
+            (model, ", ".join(f"{p.count} {p.label}" for p in self.profiles(model) if p.count))
+            for model in self.models
+        ]
+        return TextTable(title=repr(self), rows=rows)
+
+    def __repr__(self) -> str:  # without opening a file
         return f"HeadAtlas of {', '.join(self.models)} in {self.folder}"
 
 

@@ -17,6 +17,7 @@ from mi_toolkit.comparison.profile import LabelProfile, profile
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -26,7 +27,7 @@ RECORD = "comparison.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ModelComparison:
+class ModelComparison(ShownAsTable):
     """Reports of several models on the same text, and how far their predictions agree."""
 
     models: tuple[str, ...]
@@ -153,15 +154,25 @@ class ModelComparison:
             "accuracy": accuracy,
         }
 
-    def __repr__(self) -> str:
-        lines = [f"ModelComparison of {', '.join(self.models)} on {self.n_texts} texts"]
-        for name in self.models:
-            counts = ", ".join(f"{p.count} {p.label}" for p in self.profiles(name) if p.count)
-            lines.append(f"  {name}: {counts}")
+    def text_table(self) -> TextTable:
+        """Per model: how many heads carry each label, and how often its prediction is right."""
+        names = list(dict.fromkeys(p.label for m in self.models for p in self.profiles(m)))
+        counts = {m: {p.label: p.count for p in self.profiles(m)} for m in self.models}
+        rows = [
+            (
+                m,
+                *(str(counts[m][name]) if name in counts[m] else "–" for name in names),
+                f"{self.accuracy[m]:.2f}",
+            )
+            for m in self.models
+        ]
         apart = ~torch.eye(len(self.models), dtype=torch.bool)
         share = self.agreement.share[apart]
-        lines.append(f"  next-token agreement {float(share.min()):.2f} to {float(share.max()):.2f}")
-        return "\n".join(lines)
+        title = (
+            f"ModelComparison on {self.n_texts} texts: heads with a label; next tokens agree "
+            f"{float(share.min()):.2f} to {float(share.max()):.2f}"
+        )
+        return TextTable(title=title, header=("model", *names, "accuracy"), rows=rows)
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import ComparisonError
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -51,7 +52,7 @@ class StimulusPair:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StimulusComparison:
+class StimulusComparison(ShownAsTable):
     """Reports of one model on several stimuli, behaviour by behaviour."""
 
     reports: Mapping[str, HeadReport]
@@ -66,16 +67,24 @@ class StimulusComparison:
 
         return table_of(asdict(pair) for pair in self.pairs)
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """Per behaviour and pair of stimuli: rank correlation, and heads labelled on each."""
         model = next(iter(self.reports.values())).provenance.model
-        lines = [f"StimulusComparison of {model} on {', '.join(self.reports)}"]
-        lines += [
-            f"  {pair.behaviour} ({pair.stimulus}, {pair.other}): rank correlation "
-            f"{pair.rank_correlation:.2f}; labelled {pair.labelled} and {pair.other_labelled}, "
-            f"{pair.both} on both"
-            for pair in self.pairs
+        rows = [
+            (
+                p.behaviour,
+                p.stimulus,
+                p.other,
+                f"{p.rank_correlation:.2f}",
+                str(p.labelled),
+                str(p.other_labelled),
+                str(p.both),
+            )
+            for p in self.pairs
         ]
-        return "\n".join(lines)
+        header = ("behaviour", "on", "and on", "rank correlation", "labelled", "and", "on both")
+        title = f"StimulusComparison of {model} on {', '.join(self.reports)}"
+        return TextTable(title=title, header=header, rows=rows)
 
 
 def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusComparison:

@@ -17,6 +17,7 @@ from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,7 +32,7 @@ def report_file(stimulus: str, length: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LengthSweep:
+class LengthSweep(ShownAsTable):
     """One report per stimulus and length."""
 
     model: str
@@ -180,11 +181,16 @@ class LengthSweep:
         reports = {key: HeadReport.load(path) for key, path in paths.items()}
         return LengthSweep(model=record["model"], lengths=lengths, reports=reports)
 
-    def __repr__(self) -> str:
-        lengths = ", ".join(map(str, self.lengths))
-        lines = [f"LengthSweep of {self.model} at {lengths} tokens"]
-        for stimulus in self.stimuli:
-            for label in self.report(stimulus, self.lengths[0]).label_names:
-                counts = self.holds(label, stimulus).flatten(1).sum(dim=1).tolist()
-                lines.append(f"  {label} on {stimulus}: {', '.join(map(str, counts))} heads")
-        return "\n".join(lines)
+    def text_table(self) -> TextTable:
+        """Per stimulus and label: how many heads carry it at each length."""
+        rows = [
+            (stimulus, label, *self._counts(label, stimulus))
+            for stimulus in self.stimuli
+            for label in self.report(stimulus, self.lengths[0]).label_names
+        ]
+        header = ("stimulus", "label", *(f"at {length}" for length in self.lengths))
+        title = f"LengthSweep of {self.model}: heads with a label, by length in tokens"
+        return TextTable(title=title, header=header, rows=rows)
+
+    def _counts(self, label: str, stimulus: str) -> list[str]:
+        return [str(int(held.sum())) for held in self.holds(label, stimulus)]

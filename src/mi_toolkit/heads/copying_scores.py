@@ -26,6 +26,7 @@ from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -36,7 +37,7 @@ STIMULUS = "repeated_random"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CopyingScores:
+class CopyingScores(ShownAsTable):
     """How strongly each head copies what it would find behind an earlier copy of the token."""
 
     effect: Float[Tensor, "layer head"]
@@ -106,15 +107,21 @@ class CopyingScores:
         fields: dict[str, Any] = {**tensors, **record}
         return CopyingScores(**fields, provenance=provenance)
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """The heads that copy most and those that suppress most."""
+
         def shown(heads: list[Head]) -> str:
             return ", ".join(f"{head} {float(self.effect[head]):+.1f}" for head in heads[:6])
 
-        return (
-            f"CopyingScores of {self.provenance.model}: {self.n_queries} queries in "
-            f"{self.n_sequences} random sequences, effects in sd over the vocabulary\n"
-            f"  copying      {shown(self.heads())}\n"
-            f"  suppressing  {shown(self.heads(suppressing=True))}"
+        return TextTable(
+            title=(
+                f"CopyingScores of {self.provenance.model}: {self.n_queries} queries in "
+                f"{self.n_sequences} random sequences, effects in sd over the vocabulary"
+            ),
+            rows=[
+                ("copying", shown(self.heads())),
+                ("suppressing", shown(self.heads(suppressing=True))),
+            ],
         )
 
 

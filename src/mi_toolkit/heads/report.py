@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
-import math
 import os
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +15,10 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED, behaviour_of
+from mi_toolkit.heads.report_text import copying_text, summary_of
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,7 +31,7 @@ FIGURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadReport:
+class HeadReport(ShownAsTable):
     """Scores, intervals and labels of every head. Tensors are on the CPU in float32."""
 
     behaviours: tuple[str, ...]
@@ -240,67 +239,20 @@ class HeadReport:
 
     def summary(self) -> list[tuple[str, str]]:
         """What the report says, label by label, each in one line of text."""
-        lines = [(name, self._label_line(name)) for name in self.listed]
-        scopes = Counter(self.scope_names[index] for index in self.scope.flatten().tolist())
-        if "locality" in self.behaviours:
-            counts = ", ".join(f"{name} {scopes[name]}" for name in self.scope_names)
-            lines.append(("scope", counts))
-        lines.append((UNCLASSIFIED, f"{len(self.heads(UNCLASSIFIED))} heads"))
-        return lines
-
-    def _label_line(self, name: str, most: int = 6) -> str:
-        behaviour, hindrance = self.behaviour_of(name), self.hindrance(name)
-        if hindrance is not None:
-            return hindrance
-        if self.interval[behaviour] == "too few":
-            return f"too few queries ({self.n_queries[behaviour]}) for an interval"
-        if name not in self.label_names:
-            strongest = self.strongest(name)
-            return f"no label; highest {strongest} {float(self[name][strongest]):.2f}"
-        heads = self.heads(name)
-        if not heads and name != behaviour:
-            return "none"
-        if not heads:
-            strongest = self.strongest(name)
-            return f"none (strongest {strongest} {float(self[name][strongest]):.2f})"
-        shown = ", ".join(
-            f"{head} {float(self[behaviour][head]):.2f}{self.copying_text(name, head)}"
-            for head in heads[:most]
-        )
-        more = f", and {len(heads) - most} more" if len(heads) > most else ""
-        return f"{len(heads)} {'head' if len(heads) == 1 else 'heads'}: {shown}{more}"
+        return summary_of(self)
 
     def copying_text(self, label: str, head: Head) -> str:
         """What a head does to the logits of what it looks at: ` copies +1.9`, or nothing."""
-        row = self.index(self.behaviour_of(label))
-        effect, low, high = (
-            float(figures[row][head])
-            for figures in (self.copying, self.copying_low, self.copying_high)
-        )
-        if math.isnan(effect):
-            return ""
-        verb = "copies" if low > 0 else "suppresses" if high < 0 else "neither copies nor lowers"
-        return f" {verb} {effect:+.1f}"
+        return copying_text(self, label, head)
 
-    def _title(self) -> str:
+    def text_table(self) -> TextTable:
+        """The summary, under what was measured."""
         n_layers, n_heads = self.scope.shape
-        return (
+        title = (
             f"HeadReport of {self.provenance.model}: {n_layers} layers × {n_heads} heads, "
             f"measured on {' and '.join(self.tokens)}"
         )
-
-    def __repr__(self) -> str:
-        lines = self.summary()
-        width = max(len(name) for name, _ in lines)
-        return "\n".join([self._title(), *(f"  {name:{width}}  {text}" for name, text in lines)])
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f'<tr><th style="text-align:left">{html.escape(name)}</th>'
-            f'<td style="text-align:left">{html.escape(text)}</td></tr>'
-            for name, text in self.summary()
-        )
-        return f"<p>{html.escape(self._title())}</p><table>{rows}</table>"
+        return TextTable(title=title, rows=self.summary())
 
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as plain values that JSON can hold."""

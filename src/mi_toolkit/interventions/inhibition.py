@@ -26,12 +26,13 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation import HeadName, ablating
 from mi_toolkit.prompts.ioi import ioi_prompts
 from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 ROLES = ("end", "io", "s1", "s2")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InhibitionEffects:
+class InhibitionEffects(ShownAsTable):
     """What each head's ablation costs the name movers behind it of their preference for the IO."""
 
     heads: tuple[Head, ...]
@@ -57,17 +58,19 @@ class InhibitionEffects:
     n_prompts: int
     """Prompts that the effects rest on."""
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """Each head's effect with its interval."""
         rows = zip(self.heads, self.effect, self.ci_low, self.ci_high, self.clean, strict=True)
-        lines = [
-            f"  {head!s:8}{effect:+.3f} [{low:+.3f}, {high:+.3f}] of {clean:+.3f}"
-            if not clean.isnan()
-            else f"  {head!s:8}no name mover stands behind it"
-            for head, effect, low, high, clean in rows
-        ]
         movers = ", ".join(map(str, self.name_movers))
-        title = f"InhibitionEffects on the preference of {movers}, {self.n_prompts} prompts"
-        return "\n".join([title, *lines])
+        return TextTable(
+            title=f"InhibitionEffects on the preference of {movers}, {self.n_prompts} prompts",
+            rows=[
+                (str(head), f"{effect:+.3f} [{low:+.3f}, {high:+.3f}] of {clean:+.3f}")
+                if not clean.isnan()
+                else (str(head), "no name mover stands behind it")
+                for head, effect, low, high, clean in rows
+            ],
+        )
 
 
 def s_inhibition_effects(

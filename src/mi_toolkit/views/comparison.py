@@ -6,7 +6,7 @@ from mi_toolkit.comparison.model_comparison import ModelComparison
 from mi_toolkit.comparison.stimuli import StimulusComparison
 from mi_toolkit.comparison.sweep import LengthSweep
 from mi_toolkit.views.head_maps import signed
-from mi_toolkit.views.picture import PictureView, html_table
+from mi_toolkit.views.picture import PictureView, wide_table
 
 MISSING = "\N{EN DASH}"
 
@@ -45,7 +45,7 @@ def view_sweep(sweep: LengthSweep) -> PictureView:
         ),
         draw=lambda: sweep_grid(sweep),
         body="<h3>Which labels hold at which length</h3>"
-        + html_table(["stimulus", "label", "head", "holds at (tokens)"], rows),
+        + wide_table(["stimulus", "label", "head", "holds at (tokens)"], rows),
     )
 
 
@@ -71,7 +71,7 @@ def view_stimuli(comparison: StimulusComparison) -> PictureView:
             "is the agreement of the labels beyond chance."
         ),
         draw=lambda: stimulus_grid(comparison),
-        body=html_table(["behaviour", "stimuli", "rank correlation", "labelled", "kappa"], rows),
+        body=wide_table(["behaviour", "stimuli", "rank correlation", "labelled", "kappa"], rows),
     )
 
 
@@ -92,13 +92,13 @@ def _models_table(comparison: ModelComparison) -> str:
         for name, facts in comparison.facts.items()
     ]
     header = ["model", "family", "parameters", "layers × heads", "positions", "BOS"]
-    return "<h3>The models</h3>" + html_table(header, rows)
+    return "<h3>The models</h3>" + wide_table(header, rows)
 
 
 def _groups(comparison: ModelComparison) -> str:
     if not comparison.groups:
         return ""
     rows = [[group.varies, group.shared, ", ".join(group.models)] for group in comparison.groups]
-    return "<h3>What can be set against what</h3>" + html_table(
+    return "<h3>What can be set against what</h3>" + wide_table(
         ["differ in", "share", "models"], rows
     )

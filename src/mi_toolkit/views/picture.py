@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mi_toolkit.shown import html_table
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.section import Section
 
@@ -67,10 +68,6 @@ class PictureView:
         return Page([self])._repr_html_()
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as HTML, of plain text."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+def wide_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text that scrolls within its page where it is wider."""
+    return f'<div class="wide">{html_table(header, rows)}</div>'

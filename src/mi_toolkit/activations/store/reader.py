@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mi_toolkit.activations.describe import MEGABYTE, lines_of
+from mi_toolkit.activations.describe import MEGABYTE, rows_of
 from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.activations.names import Name, Names, axes_of, resolve
 from mi_toolkit.activations.store.checks import check_checksums, check_files
@@ -21,6 +21,7 @@ from mi_toolkit.activations.store.manifest import Manifest, read_manifest
 from mi_toolkit.activations.store.mapped import MappedShards
 from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.parquet import read_columns
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ def open_activations(path: str | os.PathLike[str], *, verify: bool = False) -> A
     return store
 
 
-class ActivationStore:
+class ActivationStore(ShownAsTable):
     """Activations on disk: rows of tokens, by hook name, in the order of the documents.
 
     `store[name]` is one activation, mapped; `read` takes rows, documents or positions out of it;
@@ -251,7 +252,8 @@ class ActivationStore:
         """
         check_checksums(self.manifest, self.folder)
 
-    def __repr__(self) -> str:
+    def text_table(self) -> TextTable:
+        """Each activation with its axes, dtype and size."""
         place, n_shards = self.manifest.place, len(self.manifest.shards)
         notes = [f"{place.empty:,} empty"] if place.empty else []
         if place.overlong:
@@ -260,7 +262,7 @@ class ActivationStore:
         documents = f"{place.documents:,} document{'' if place.documents == 1 else 's'}"
         noted = f" ({', '.join(notes)})" if notes else ""
         unfinished = "" if self.complete else ", not complete"
-        head = (
+        title = (
             f"ActivationStore of {self.manifest.model['name']}: {len(self):,} rows of "
             f"{documents}{noted}, {n_shards} shard{'' if n_shards == 1 else 's'}, "
             f"{self.nbytes / MEGABYTE:,.2f} MB{unfinished}"
@@ -272,7 +274,7 @@ class ActivationStore:
             }
             for hook, shape in self.manifest.shapes.items()
         }
-        return "\n".join([head, *lines_of(sizes, self.dtype, self.manifest.n_layers)])
+        return TextTable(title=title, rows=rows_of(sizes, self.dtype, self.manifest.n_layers))
 
 
 _NO_ROWS = torch.empty(0, dtype=torch.long)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.interventions.confirm.effect import Effect
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -68,7 +68,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Confirmation:
+class Confirmation(ShownAsTable):
     """Labels put to the test of ablation."""
 
     trials: tuple[Trial, ...]
@@ -150,22 +150,9 @@ class Confirmation:
             *([name, "–", "", "", "", f"not tested: {why}"] for name, why in self.untested.items()),
         ]
 
-    def __repr__(self) -> str:
-        cells = [list(HEADER), *self.rows()]
-        widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-        lines = [
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in cells
-        ]
-        return "\n  ".join([self.title(), *lines])
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in HEADER)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows()
-        )
-        return f"<p>{html.escape(self.title())}</p><table><tr>{head}</tr>{body}</table>"
+    def text_table(self) -> TextTable:
+        """The trials in words."""
+        return TextTable(title=self.title(), header=HEADER, rows=self.rows())
 
 
 HEADER = ("label", "ablated", "loss change (nats)", "effect (sd)", "percentile", "verdict")

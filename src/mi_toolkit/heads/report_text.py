@@ -1,0 +1,62 @@
+"""A head report in words, label by label."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import UNCLASSIFIED
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.report import HeadReport
+
+MOST_HEADS = 6
+
+
+def summary_of(report: HeadReport) -> list[tuple[str, str]]:
+    """What the report says of each label, of scopes and of the rest, each in one line."""
+    lines = [(name, _label_line(report, name)) for name in report.listed]
+    scopes = Counter(report.scope_names[index] for index in report.scope.flatten().tolist())
+    if "locality" in report.behaviours:
+        counts = ", ".join(f"{name} {scopes[name]}" for name in report.scope_names)
+        lines.append(("scope", counts))
+    lines.append((UNCLASSIFIED, f"{len(report.heads(UNCLASSIFIED))} heads"))
+    return lines
+
+
+def copying_text(report: HeadReport, label: str, head: Head) -> str:
+    """What a head does to the logits of what it looks at: ` copies +1.9`, or nothing."""
+    row = report.index(report.behaviour_of(label))
+    effect, low, high = (
+        float(figures[row][head])
+        for figures in (report.copying, report.copying_low, report.copying_high)
+    )
+    if math.isnan(effect):
+        return ""
+    verb = "copies" if low > 0 else "suppresses" if high < 0 else "neither copies nor lowers"
+    return f" {verb} {effect:+.1f}"
+
+
+def _label_line(report: HeadReport, name: str) -> str:
+    behaviour, hindrance = report.behaviour_of(name), report.hindrance(name)
+    if hindrance is not None:
+        return hindrance
+    if report.interval[behaviour] == "too few":
+        return f"too few queries ({report.n_queries[behaviour]}) for an interval"
+    if name not in report.label_names:
+        strongest = report.strongest(name)
+        return f"no label; highest {strongest} {float(report[name][strongest]):.2f}"
+    heads = report.heads(name)
+    if not heads and name != behaviour:
+        return "none"
+    if not heads:
+        strongest = report.strongest(name)
+        return f"none (strongest {strongest} {float(report[name][strongest]):.2f})"
+    shown = ", ".join(
+        f"{head} {float(report[behaviour][head]):.2f}{copying_text(report, name, head)}"
+        for head in heads[:MOST_HEADS]
+    )
+    more = f", and {len(heads) - MOST_HEADS} more" if len(heads) > MOST_HEADS else ""
+    return f"{len(heads)} {'head' if len(heads) == 1 else 'heads'}: {shown}{more}"
