@@ -155,24 +155,21 @@ class ModelComparison(ShownAsTable):
         }
 
     def text_table(self) -> TextTable:
-        """Per model: how many heads carry each label, and how often its prediction is right."""
-        names = list(dict.fromkeys(p.label for m in self.models for p in self.profiles(m)))
+        """Per label and scope: how many heads of each model carry it; and how often each is right.
+
+        A dash stands where a model was not asked.
+        """
         counts = {m: {p.label: p.count for p in self.profiles(m)} for m in self.models}
-        rows = [
-            (
-                m,
-                *(str(counts[m][name]) if name in counts[m] else "–" for name in names),
-                f"{self.accuracy[m]:.2f}",
-            )
-            for m in self.models
-        ]
+        labels = dict.fromkeys(label for each in counts.values() for label in each)
+        rows = [(label, *(str(counts[m].get(label, "–")) for m in self.models)) for label in labels]
+        rows.append(("right next tokens", *(f"{self.accuracy[m]:.2f}" for m in self.models)))
         apart = ~torch.eye(len(self.models), dtype=torch.bool)
         share = self.agreement.share[apart]
         title = (
-            f"ModelComparison on {self.n_texts} texts: heads with a label; next tokens agree "
+            f"ModelComparison on {self.n_texts} texts: heads with each label; next tokens agree "
             f"{float(share.min()):.2f} to {float(share.max()):.2f}"
         )
-        return TextTable(title=title, header=("model", *names, "accuracy"), rows=rows)
+        return TextTable(title=title, header=("", *self.models), rows=rows)
 
 
 def _plain(value: Any) -> Any:
