@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mi_toolkit.atlas.build import head_atlas as head_atlas
     from mi_toolkit.atlas.folder import HeadAtlas as HeadAtlas
     from mi_toolkit.atlas.headvis import export_headvis as export_headvis
+    from mi_toolkit.attribution.attribute import attribute as attribute
+    from mi_toolkit.attribution.attribution import Attribution as Attribution
     from mi_toolkit.comparison.length_sweep import length_sweep as length_sweep
     from mi_toolkit.comparison.model_comparison import ModelComparison as ModelComparison
     from mi_toolkit.comparison.models import compare_models as compare_models
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from mi_toolkit.sensitivity.super_weights import find_super_weights as find_super_weights
     from mi_toolkit.sensitivity.weight_scores import WeightScores as WeightScores
     from mi_toolkit.views.attention import view_attention as view_attention
+    from mi_toolkit.views.attribution import view_attribution as view_attribution
     from mi_toolkit.views.comparison import view_comparison as view_comparison
     from mi_toolkit.views.comparison import view_stimuli as view_stimuli
     from mi_toolkit.views.comparison import view_sweep as view_sweep
@@ -80,6 +83,8 @@ _HOME = {
     "ActivationStore": "activations.store.reader",
     "open_activations": "activations.store.reader",
     "record_to_disk": "activations.store.writer",
+    "Attribution": "attribution.attribution",
+    "attribute": "attribution.attribute",
     "BEHAVIOURS": "heads.behaviours",
     "CircuitBehaviour": "heads.token_maps",
     "CopyingScores": "heads.copying_scores",
@@ -131,6 +136,7 @@ _HOME = {
     "score_fidelity": "sensitivity.fidelity",
     "score_weights": "sensitivity.score",
     "view_attention": "views.attention",
+    "view_attribution": "views.attribution",
     "view_comparison": "views.comparison",
     "view_confirmation": "views.confirmation",
     "view_report": "views.report",

@@ -8,6 +8,7 @@ from cyclopts import App, Group
 
 from mi_toolkit.cli.activations import info
 from mi_toolkit.cli.atlas import atlas
+from mi_toolkit.cli.attribute import attribute
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.confirm import confirm
@@ -47,6 +48,7 @@ app = App(
 for _command in (
     classify,
     confirm,
+    attribute,
     view,
     compare,
     sweep,

@@ -1,5 +1,6 @@
 """Pictures by matplotlib, whose only door this is: for papers and slides."""
 
+from mi_toolkit.views.figures.attribution import attribution_figure as attribution_figure
 from mi_toolkit.views.figures.comparison import comparison_grid as comparison_grid
 from mi_toolkit.views.figures.confirmation import confirmation_figure as confirmation_figure
 from mi_toolkit.views.figures.maps import head_map as head_map

@@ -1,0 +1,157 @@
+"""`attribute`: which tokens of a prompt the model's next token rests on."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.baselines import baseline_embedding
+from mi_toolkit.attribution.completeness import completeness_error
+from mi_toolkit.attribution.embeddings import embeddings_of
+from mi_toolkit.attribution.methods import METHODS
+from mi_toolkit.attribution.objectives import TokenTarget, objective_of, target_ids
+from mi_toolkit.attribution.question import Question
+from mi_toolkit.errors import PromptError, unknown_name
+from mi_toolkit.heads.provenance import provenance_of
+from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.predictions import predictions
+from mi_toolkit.prompts.token_texts import token_texts
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
+
+TOKENS_PER_PASS = 1024
+
+
+def attribute(
+    model: HookedModel,
+    prompt: Prompt,
+    target: TokenTarget | None = None,
+    method: str = "integrated_gradients",
+    *,
+    objective: str = "logit",
+    baseline: int | str | None = None,
+    steps: int | None = None,
+    max_steps: int = 1024,
+    tolerance: float = 0.01,
+    prepend_bos: bool | None = None,
+    batch_size: int | None = None,
+    progress: bool | None = None,
+) -> Attribution:
+    """A score for each token of a prompt: what the prediction behind it rests on.
+
+    The same call gives the same scores. Methods disagree, and none is the truth: `METHODS` says
+    what each measures, and each one's docstring when it misleads.
+
+    Args:
+        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        prompt: one text, or the ids of one.
+        target: the next token to explain: its id, or its exact text (" Paris" is not "Paris"); two
+            of them for a contrast, why this and not that; None for the most probable one.
+        method: `integrated_gradients`, `input_x_gradient`, `gradient_norm`, `occlusion` or
+            `attention_rollout`.
+        objective: what is explained of the target: its `logit`, or its `log_prob`, which also moves
+            with every other token's logit. Of a contrast both are the same.
+        baseline: what stands for no information: `zero` (the default), the `mean` embedding of the
+            vocabulary, `bos`, `eos`, `pad`, `unk`, or any token by its id or exact text. For
+            methods that have one.
+        steps: points of the integral, exactly; None to double them from 32 until the scores add up.
+        max_steps: where doubling ends, whether or not they do.
+        tolerance: the completeness error at which doubling may end before.
+        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        batch_size: prompts to a pass; None for about 1,024 tokens. It changes memory and time, and
+            scores by rounding only.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        PromptError: more than one sequence, or a target that is not one token.
+        UnknownNameError: no such method or objective.
+        HookError: the model does not run on the embeddings that it is given.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> prompt = "When Mary and John went to the store, John gave a drink to"
+        >>> why = mi.attribute(model, prompt, (" Mary", " John"))
+        >>> why.is_complete, len(why.scores) == len(why.tokens)
+        (True, True)
+    """
+    if method not in METHODS:
+        raise unknown_name("method of attribution", method, METHODS)
+    _check_numbers(steps, max_steps, batch_size)
+    chosen = METHODS[method]
+    if baseline is not None and not chosen.has_baseline:
+        raise PromptError(f"{method} has no baseline: leave baseline out.")
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    ids = _one_sequence(batch)
+    # Inside, gradients are on even where the caller's code has them off.
+    with evaluating(model), torch.inference_mode(mode=False), torch.enable_grad():
+        logits = _last_logits(model, ids)
+        tokens = target_ids(model, target, logits)
+        embeddings = embeddings_of(model, ids)
+        question = Question(
+            model=model,
+            ids=ids,
+            objective=objective_of(objective, tokens),
+            embeddings=embeddings,
+            baseline=baseline_embedding(
+                model, "zero" if baseline is None else baseline, embeddings
+            ),
+            steps=steps,
+            max_steps=max_steps,
+            tolerance=tolerance,
+            batch_size=batch_size or max(1, TOKENS_PER_PASS // len(ids)),
+            progress=progress,
+        )
+        answer = chosen.run(question)
+        with torch.no_grad():
+            ends = torch.stack([question.embeddings, question.baseline])
+            value, without = question.values(ends).double().tolist()
+    scores = answer.scores.cpu()
+    return Attribution(
+        method=method,
+        objective=objective,
+        target=predictions(model.tokenizer, logits, torch.tensor(tokens)),
+        ids=ids,
+        tokens=token_texts(model.tokenizer, ids.tolist()),
+        scores=scores.float(),
+        value=value,
+        baseline=_named(model, baseline) if chosen.has_baseline else None,
+        baseline_value=without if chosen.has_baseline else math.nan,
+        completeness_error=completeness_error(scores, value, without)
+        if chosen.has_baseline
+        else math.nan,
+        tolerance=tolerance,
+        steps=answer.steps,
+        provenance=provenance_of(model, {"prompt": batch}, seed=0),
+    )
+
+
+def _check_numbers(steps: int | None, max_steps: int, batch_size: int | None) -> None:
+    for name, number in (("steps", steps), ("max_steps", max_steps), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise PromptError(f"{name}={number}: it has to be 1 or more.")
+
+
+def _one_sequence(batch: TokenBatch) -> Int[Tensor, " position"]:
+    if len(batch) != 1:
+        raise PromptError(
+            f"Tokens are attributed to in one prompt at a time; {len(batch)} were given."
+        )
+    return batch.sequence(0)
+
+
+def _last_logits(model: HookedModel, ids: Int[Tensor, " position"]) -> Float[Tensor, " vocabulary"]:
+    rows = ids[None].to(model.cfg.device)
+    with torch.no_grad():
+        logits: Tensor = model(rows, return_type="logits", attention_mask=torch.ones_like(rows))
+    return logits[0, -1].float().cpu()
+
+
+def _named(model: HookedModel, baseline: int | str | None) -> str:
+    """The baseline in words; a token's id as its text, which says more."""
+    if isinstance(baseline, int):
+        return repr(token_texts(model.tokenizer, [baseline])[0])
+    return "zero" if baseline is None else baseline

@@ -1,0 +1,160 @@
+"""`Attribution`: a score for each token of a prompt, and what the scores explain."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.predictions import Prediction
+from mi_toolkit.provenance import Provenance
+from mi_toolkit.record_file import load_record, save_record
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMAT = "mi_toolkit attribution 1"
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Attribution:
+    """Scores of a prompt's tokens for one prediction, and how far they add up."""
+
+    method: str
+    """The method, by its name in `METHODS`."""
+
+    objective: str
+    """What F is of the target: its `logit`, or its `log_prob` in nats."""
+
+    target: tuple[Prediction, ...]
+    """The token that is explained, as the model rates it behind the prompt; of a contrast both: F
+    is the first one's figure less the second one's."""
+
+    ids: Int[Tensor, " position"]
+    """The prompt."""
+
+    tokens: tuple[str, ...]
+    """Its tokens as text."""
+
+    scores: Float[Tensor, " position"]
+    """A score for each token, in the unit of F; of `attention_rollout` a share. Of a method with a
+    baseline, above 0 the token speaks for the target and below 0 against it."""
+
+    value: float
+    """F on the prompt."""
+
+    baseline: str | None
+    """What stands for no information; None where the method needs nothing for it."""
+
+    baseline_value: float
+    """F with every token replaced by the baseline; NaN without one."""
+
+    completeness_error: float
+    """|Σ scores − (value − baseline_value)| / |value − baseline_value|. Of `integrated_gradients`
+    the error of the integral; of others with a baseline, how far from linear F is. NaN without."""
+
+    tolerance: float
+    """The completeness error that integrated gradients had to reach."""
+
+    steps: int | None
+    """Points of the integral; None where there is none."""
+
+    provenance: Provenance
+    """Model, prompt and versions."""
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether scores below 0 can be: those of a method with a baseline."""
+        return self.baseline is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the scores add up, to the tolerance."""
+        return self.completeness_error <= self.tolerance
+
+    def top(self, k: int = _SHOWN) -> list[tuple[int, str, float]]:
+        """The tokens with the largest scores by size: position, text and score."""
+        order = self.scores.abs().sort(descending=True, stable=True).indices[:k].tolist()
+        return [(place, self.tokens[place], float(self.scores[place])) for place in order]
+
+    def title(self) -> str:
+        """What is explained, in one line."""
+        return f"What {self.target_text()} rests on in {self.provenance.model}"
+
+    def target_text(self) -> str:
+        """The target in words: `' Mary'`, or `' Mary' rather than ' John'`."""
+        return " rather than ".join(repr(token.text) for token in self.target)
+
+    def sum_text(self) -> str:
+        """Whether the scores add up, in one sentence; empty where they are not meant to."""
+        if not self.is_signed:
+            return ""
+        total, whole = float(self.scores.double().sum()), self.value - self.baseline_value
+        adds = f"The scores add up to {total:+.3f} of {whole:+.3f}, error {_percent(self)}"
+        if self.steps is None:
+            return f"{adds}."
+        steps = f"{self.steps:,} steps"
+        if self.is_complete:
+            return f"{adds} with {steps}."
+        return (
+            f"{adds} with {steps}: NOT within {self.tolerance:.0%}. Do not trust single scores; "
+            "raise max_steps, or take another baseline."
+        )
+
+    def to_pandas(self) -> DataFrame:
+        """One row per token: position, id, text, score."""
+        from mi_toolkit.tables import table_of
+
+        rows = zip(self.ids.tolist(), self.tokens, self.scores.tolist(), strict=True)
+        return table_of(
+            {"position": place, "id": token, "token": text, "score": score}
+            for place, (token, text, score) in enumerate(rows)
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What is not a tensor, as plain values that JSON can hold."""
+        kept = ("method", "objective", "value", "baseline", "baseline_value", "completeness_error")
+        return {
+            **{name: getattr(self, name) for name in (*kept, "tolerance", "steps")},
+            "target": [asdict(token) for token in self.target],
+            "tokens": list(self.tokens),
+            "provenance": asdict(self.provenance),
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to one safetensors file, with its record as JSON in the header."""
+        tensors = {"ids": self.ids, "scores": self.scores}
+        save_record(path, format=FORMAT, tensors=tensors, record=self.record())
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Attribution:
+        """Read one back.
+
+        Raises:
+            ReportError: no such file, or it holds no attribution.
+        """
+        tensors, stored = load_record(path, format=FORMAT, kind="attribution")
+        return Attribution(
+            ids=tensors["ids"],
+            scores=tensors["scores"],
+            target=tuple(Prediction(**token) for token in stored.pop("target")),
+            tokens=tuple(stored.pop("tokens")),
+            provenance=Provenance(**stored.pop("provenance")),
+            **stored,
+        )
+
+    def __repr__(self) -> str:
+        lines = [f"{self.title()}, by {self.method}"]
+        lines += [f"  {score:+8.3f}  {text!r} at {place}" for place, text, score in self.top()]
+        if len(self.tokens) > _SHOWN:
+            lines.append(f"  and {len(self.tokens) - _SHOWN} more")
+        return "\n".join([*lines, *filter(None, [self.sum_text()])])
+
+
+def _percent(found: Attribution) -> str:
+    error = found.completeness_error
+    return f"{error:.2%}" if error < 10 else f"{error:.3g} times"

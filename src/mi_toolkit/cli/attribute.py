@@ -1,0 +1,159 @@
+"""`mi-toolkit attribute`: which tokens of a prompt the next token rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.layout import columns, wrapped
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    LoadOptions,
+    ModelName,
+    Switch,
+    at_least_one,
+)
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
+from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
+
+if TYPE_CHECKING:
+    from mi_toolkit.attribution.attribution import Attribution
+
+Count = Annotated[int | None, Parameter(validator=at_least_one)]
+BAR = 24
+
+
+def attribute(
+    prompt: str = DEFAULT_PROMPT,
+    /,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    target: str | None = None,
+    against: str | None = None,
+    method: Literal[
+        "integrated_gradients",
+        "input_x_gradient",
+        "gradient_norm",
+        "occlusion",
+        "attention_rollout",
+    ] = "integrated_gradients",
+    objective: Literal["logit", "log_prob"] = "logit",
+    baseline: str | None = None,
+    steps: Count = None,
+    max_steps: Annotated[int, Parameter(validator=at_least_one)] = 1024,
+    bos: bool | None = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Score each token of a prompt: how much does the next token rest on it?
+
+    Args:
+        prompt: The text, in quotes.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        target: The next token to explain, exactly, in quotes: " Paris" is not "Paris". Or its id,
+            as id:42. Without it: the most probable one.
+        against: Explain why the target rather than this token.
+        method: What to score by. Methods disagree: docs/attribution.md says when each misleads.
+        objective: What is explained of the target: its logit, or its log-probability.
+        baseline: What stands for no information: zero (the default), mean, bos, eos, pad, unk, or
+            a token, as for --target.
+        steps: Points of the integral. Without it as many as it takes for the scores to add up.
+        max_steps: Where that ends.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
+            model's tokenizer has one.
+        output: Folder for attribution.safetensors (Attribution.load reads it), attribution.csv and
+            attribution.png.
+        html: File for a page of its own.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    if against is not None and target is None:
+        raise UsageError(msg="--against goes with a --target.")
+    check_folder(output)
+    check_file(html)
+    this, that, no_information = map(_token, (target, against, baseline))
+    hooked = load.load(model)
+    import mi_toolkit
+
+    with third_parties_kept_off_stdout():
+        found = mi_toolkit.attribute(
+            hooked,
+            prompt,
+            this if this is None or that is None else (this, that),
+            method,
+            objective=objective,
+            baseline=no_information,
+            steps=steps,
+            max_steps=max_steps,
+            prepend_bos=bos,
+        )
+        written = _write(found, output, html)
+    if json:
+        print(as_json(_as_data(found, written)))
+    else:
+        _show(found, written)
+
+
+def _token(given: str | None) -> int | str | None:
+    if given is None or not given.startswith("id:"):
+        return given
+    try:
+        return int(given.removeprefix("id:"))
+    except ValueError:
+        raise UsageError(msg=f"{given!r} is no token id: write it as id:42.") from None
+
+
+def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[Path]:
+    from mi_toolkit import view_attribution
+
+    written: list[Path] = []
+    if folder is not None:
+        with writing(folder / "attribution.safetensors") as path:
+            found.save(path)
+        written = [path, *write_tables(folder, {"attribution.csv": found.to_pandas()})]
+    picture = None if folder is None else folder / "attribution.png"
+    return [*written, *draw(view_attribution(found), page, picture)]
+
+
+def _as_data(found: Attribution, written: Sequence[Path]) -> dict[str, object]:
+    return {
+        **found.record(),
+        "ids": found.ids.tolist(),
+        "scores": found.scores.tolist(),
+        "is_complete": found.is_complete,
+        "written": [str(path) for path in written],
+    }
+
+
+def _show(found: Attribution, written: Sequence[Path]) -> None:
+    print(bold(f"{found.title()}, by {found.method}"))
+    for token in found.target:
+        print(f"{token.text!r}: {token.probability:.2%}, rank {token.rank:,}")
+    largest = float(found.scores.abs().max()) or 1.0
+    rows = [
+        [str(place), repr(text), f"{score:+.3f}", "▇" * round(BAR * abs(score) / largest)]
+        for place, (text, score) in enumerate(zip(found.tokens, found.scores.tolist(), strict=True))
+    ]
+    room = width(elsewhere=FOR_READING)
+    print()
+    for line in columns([["", "token", "score", ""], *rows], width=room, align="><>"):
+        print(line)
+    if found.sum_text():
+        print("", *wrapped(found.sum_text(), room), sep="\n")
+    say_written(written)

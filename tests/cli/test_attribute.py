@@ -1,0 +1,82 @@
+"""`mi-toolkit attribute`: its table, its files, and the mistakes that it tells."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mi_toolkit import Attribution
+from mi_toolkit.cli import options
+from mi_toolkit.cli.main import run
+
+
+def test_attribute_prints_a_line_for_each_token(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["attribute", "--target", " Mary", "--against", " John"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("What ' Mary' rather than ' John' rests on in toy-gpt2, by integrated_")
+    assert re.search(r"^' Mary': \d+\.\d\d%, rank \d+$", out, re.M)
+    assert len(re.findall(r"^ ?\d+  '", out, re.M)) == 15
+    assert re.search(r"^ 2  ' Mary' +[+-]\d\.\d{3}  ▇", out, re.M)
+    assert re.search(r"^The scores add up to .* error 0\.\d\d% with \d+ steps\.$", out, re.M)
+
+
+def test_attribute_writes_a_folder_and_a_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, page = tmp_path / "out", tmp_path / "page.html"
+    asked = ["The cat sat on the", "--model", "toy-qwen2", "--method", "occlusion"]
+    asked += ["--target", "id:40", "--baseline", "mean", "--objective", "log_prob"]
+    assert run(["attribute", *asked, "--output", str(folder), "--html", str(page), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["method"], record["baseline"], record["objective"]) == (
+        "occlusion",
+        "mean",
+        "log_prob",
+    )
+    assert record["target"][0]["token"] == 40
+    assert record["written"] == [
+        str(folder / "attribution.safetensors"),
+        str(folder / "attribution.csv"),
+        str(page),
+        str(folder / "attribution.png"),
+    ]
+    found = Attribution.load(folder / "attribution.safetensors")
+    assert found.scores.tolist() == pytest.approx(record["scores"])
+    assert "occlusion" in page.read_text(encoding="utf-8")
+
+
+def test_a_method_without_a_baseline_has_no_sum(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["attribute", "The cat", "--method", "attention_rollout", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["completeness_error"] is None
+    assert record["baseline"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--against", " John"], 2, "--against goes with a --target"),
+        (["--target", "id:x"], 2, "'id:x' is no token id: write it as id:42"),
+        (["--method", "gradients"], 2, "--method"),
+        (["--steps", "0"], 2, "--steps.* Must be 1 or more"),
+        (["--html", "."], 1, "is a folder"),
+    ],
+)
+def test_a_mistake_is_told_before_a_model_is_loaded(
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(options.LoadOptions, "load", lambda *_: pytest.fail("a model was loaded"))
+    assert run(["attribute", *arguments]) == code
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_target_without_its_space_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["attribute", "--target", "store"]) == 1
+    assert "' store' is one" in capsys.readouterr().err
