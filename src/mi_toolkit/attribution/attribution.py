@@ -12,6 +12,7 @@ from torch import Tensor
 from mi_toolkit.predictions import Prediction
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -21,7 +22,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution:
+class Attribution(ShownAsTable):
     """Scores of a prompt's tokens for one prediction, and how far they add up."""
 
     method: str
@@ -147,12 +148,13 @@ class Attribution:
             **stored,
         )
 
-    def __repr__(self) -> str:
-        lines = [f"{self.title()}, by {self.method}"]
-        lines += [f"  {score:+8.3f}  {text!r} at {place}" for place, text, score in self.top()]
+    def text_table(self) -> TextTable:
+        """The tokens with the largest scores, in words."""
+        rows = [[f"{score:+.3f}", f"{text!r} at {place}"] for place, text, score in self.top()]
         if len(self.tokens) > _SHOWN:
-            lines.append(f"  and {len(self.tokens) - _SHOWN} more")
-        return "\n".join([*lines, *filter(None, [self.sum_text()])])
+            rows.append(["", f"and {len(self.tokens) - _SHOWN} more"])
+        title = " ".join(filter(None, [f"{self.title()}, by {self.method}.", self.sum_text()]))
+        return TextTable(title=title, rows=rows)
 
 
 def _percent(found: Attribution) -> str:
