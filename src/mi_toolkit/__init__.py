@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from mi_toolkit.sensitivity.super_weights import SuperWeights as SuperWeights
     from mi_toolkit.sensitivity.super_weights import find_super_weights as find_super_weights
     from mi_toolkit.sensitivity.weight_scores import WeightScores as WeightScores
+    from mi_toolkit.verification.verification import Verification as Verification
+    from mi_toolkit.verification.verify import verify_model as verify_model
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.attribution import view_attribution as view_attribution
     from mi_toolkit.views.comparison import view_comparison as view_comparison
@@ -75,6 +77,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.statistics import view_statistics as view_statistics
+    from mi_toolkit.views.verification import view_verification as view_verification
 
 _HOME = {
     "Activations": "activations.activations",
@@ -108,6 +111,7 @@ _HOME = {
     "SuperWeights": "sensitivity.super_weights",
     "TokenBatch": "prompts.tokens",
     "TokenMap": "heads.token_maps",
+    "Verification": "verification.verification",
     "WeightScores": "sensitivity.weight_scores",
     "ablating": "interventions.ablation",
     "circuit_behaviour": "heads.decorators",
@@ -135,6 +139,7 @@ _HOME = {
     "s_inhibition_effects": "interventions.inhibition",
     "score_fidelity": "sensitivity.fidelity",
     "score_weights": "sensitivity.score",
+    "verify_model": "verification.verify",
     "view_attention": "views.attention",
     "view_attribution": "views.attribution",
     "view_comparison": "views.comparison",
@@ -143,6 +148,7 @@ _HOME = {
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",
     "view_statistics": "views.statistics",
+    "view_verification": "views.verification",
 }
 
 __all__ = [

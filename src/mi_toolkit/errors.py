@@ -46,6 +46,10 @@ class ComparisonError(MIToolkitError, ValueError):
     """Models, lengths or stimuli that cannot be set side by side."""
 
 
+class VerificationError(MIToolkitError):
+    """A model that failed a check."""
+
+
 def unknown_name(
     kind: str, name: str, known: Iterable[str], *, shown: Iterable[str] | None = None
 ) -> UnknownNameError:

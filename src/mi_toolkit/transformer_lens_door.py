@@ -121,6 +121,13 @@ def activation_cache(tensors: dict[str, Any], model: HookedModel) -> Any:
     return ActivationCache(tensors, model, has_batch_dim=True)
 
 
+def key_value_cache(model: HookedModel, n_rows: int) -> Any:
+    """An empty cache of keys and values for a `HookedTransformer` that runs as many rows."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, n_rows)
+
+
 def _at_rest(model: Any) -> HookedModel:
     """`model` in eval mode and without gradients, as every function here expects it.
 

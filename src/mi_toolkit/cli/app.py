@@ -19,6 +19,7 @@ from mi_toolkit.cli.record import record
 from mi_toolkit.cli.sensitivity import sensitivity
 from mi_toolkit.cli.super_weights import super_weights
 from mi_toolkit.cli.sweep import sweep
+from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.view import view
 
 
@@ -58,6 +59,7 @@ for _command in (
     super_weights,
     models,
     describe,
+    verify,
 ):
     app.command(_command)
 

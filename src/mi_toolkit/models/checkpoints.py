@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def causal_architecture(config: Any) -> str | None:
     return None if encoder else causal
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """What became of the tensors of a checkpoint; buffers do not count."""
+
+    missing: tuple[str, ...]
+    """Tensors of the model that the checkpoint does not have: transformers makes them up."""
+
+    mismatched: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """Name, size in the checkpoint and size in the model of those that do not fit: made up too."""
+
+    unused: tuple[str, ...]
+    """Tensors of the checkpoint that the model has no place for."""
+
+
 def load_weights(
     source: Source,
     config: Any,
@@ -89,6 +104,32 @@ def load_weights(
 
     Raises:
         ModelLoadError: a weight file is missing or damaged, or does not fit the config.
+    """
+    model, loading = read_weights(
+        source,
+        config,
+        dtype=dtype,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+    )
+    _check_complete(source, loading)
+    return model.to(device)
+
+
+def read_weights(
+    source: Source,
+    config: Any,
+    *,
+    dtype: torch.dtype,
+    revision: str | None,
+    attn_implementation: str,
+    trust_remote_code: bool,
+) -> tuple[Any, Loading]:
+    """The Hugging Face model of `source`, on the CPU, and what became of the tensors.
+
+    Raises:
+        ModelLoadError: a weight file is missing or damaged.
     """
     with explained(source), quiet_transformers(source, revision):
         try:
@@ -107,8 +148,18 @@ def load_weights(
         except SafetensorError as error:
             raise _damaged(source, revision, error) from error
     model, report = loaded
-    _check_complete(source, report)
-    return model.to(device)
+    return model, Loading(
+        missing=_but_buffers(report["missing_keys"]),
+        mismatched=tuple(
+            (name, tuple(stored), tuple(wanted))
+            for name, stored, wanted in sorted(report["mismatched_keys"])
+        ),
+        unused=_but_buffers(report["unexpected_keys"]),
+    )
+
+
+def _but_buffers(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if not _BUFFERS.search(name)))
 
 
 def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: bool) -> Any:
@@ -153,31 +204,28 @@ def _gguf(source: Source) -> dict[str, str]:
     return {"gguf_file": source.gguf_file} if source.gguf_file else {}
 
 
-def _check_complete(source: Source, report: dict[str, Any]) -> None:
+def _check_complete(source: Source, loading: Loading) -> None:
     """Raise unless every tensor of the model came from the checkpoint, in the right size."""
-    if report["mismatched_keys"]:
-        name, stored, wanted = sorted(report["mismatched_keys"])[0]
+    if loading.mismatched:
+        name, stored, wanted = loading.mismatched[0]
         raise ModelLoadError(
             f"The weights of {source.name} do not fit its config: {name} is {list(stored)} in the "
-            f"file and {list(wanted)} by config.json"
-            f"{_and_more(len(report['mismatched_keys']) - 1)}."
+            f"file and {list(wanted)} by config.json{_and_more(len(loading.mismatched) - 1)}."
         )
-    missing = sorted(key for key in report["missing_keys"] if not _BUFFERS.search(key))
-    if missing:
+    if loading.missing:
         raise ModelLoadError(
-            f"The weights of {source.name} are incomplete: {missing[0]} is missing"
-            f"{_and_more(len(missing) - 1)}. Download or save the model again; is config.json "
-            "that of these weights?"
+            f"The weights of {source.name} are incomplete: {loading.missing[0]} is missing"
+            f"{_and_more(len(loading.missing) - 1)}. Download or save the model again; is "
+            "config.json that of these weights?"
         )
-    unexpected = sorted(key for key in report["unexpected_keys"] if not _BUFFERS.search(key))
-    in_layers = [key for key in unexpected if _LAYER.search(key)]
+    in_layers = [key for key in loading.unused if _LAYER.search(key)]
     if in_layers:
         raise ModelLoadError(
             f"The weight files of {source.name} hold more than its config describes: "
             f"{in_layers[0]}{_and_more(len(in_layers) - 1)}. Is config.json that of these weights?"
         )
-    if unexpected:  # a value head of reinforcement learning, say: no part of the language model
-        logger.info("%s: left unused: %s", source.name, ", ".join(unexpected))
+    if loading.unused:  # a value head of reinforcement learning, say: no part of the language model
+        logger.info("%s: left unused: %s", source.name, ", ".join(loading.unused))
 
 
 def _and_more(others: int) -> str:

@@ -18,10 +18,10 @@ from mi_toolkit.models.registry import family_of
 
 _ALIBI = frozenset({"bloom", "mpt"})
 _PARALLEL = frozenset({"gptj", "codegen", "phi", "cohere", "cohere2"})
-_QKV_BIAS = re.compile(
+QKV_BIAS = re.compile(
     r"\b(q|k|v|qkv|q_proj|k_proj|v_proj|qkv_proj|c_attn|query_key_value|Wqkv)\.bias$"
 )
-_QK_NORM = re.compile(r"\b(q_norm|k_norm|q_layernorm|k_layernorm)\.")
+QK_NORM = re.compile(r"\b(q_norm|k_norm|q_layernorm|k_layernorm)\.")
 _GATE = re.compile(r"\b(gate_proj|gate_up_proj|gate)\.weight$")
 _LEARNED = re.compile(r"\b(wpe|embed_positions|position_embeddings|pos_embed)\.weight$")
 
@@ -64,8 +64,8 @@ def describe_model(model: Any) -> ModelFacts:
         parallel_attention_mlp=_parallel(config),
         normalisation=_normalisation(hf_model),
         windows=attention_windows(config),
-        qkv_bias=any(_QKV_BIAS.search(name) for name in weights),
-        qk_norm=any(_QK_NORM.search(name) for name in weights),
+        qkv_bias=any(QKV_BIAS.search(name) for name in weights),
+        qk_norm=any(QK_NORM.search(name) for name in weights),
         tied_embeddings=bool(config.tie_word_embeddings),
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),

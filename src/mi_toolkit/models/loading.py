@@ -73,7 +73,7 @@ def load_model(
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
-    torch_dtype = _dtype(dtype)
+    torch_dtype = dtype_named(dtype)
     if hf_model is not None:
         return _load_given(
             os.fspath(name),
@@ -186,7 +186,12 @@ def _commit(source: Source, revision: str | None) -> str | None:
     return snapshot.name if snapshot else None
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def dtype_named(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype of that name; a dtype is taken as it is.
+
+    Raises:
+        UnknownNameError: weights are never loaded in it.
+    """
     if isinstance(dtype, torch.dtype):
         return dtype
     try:

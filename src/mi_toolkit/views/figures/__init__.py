@@ -13,3 +13,4 @@ from mi_toolkit.views.figures.sheet import as_svg as as_svg
 from mi_toolkit.views.figures.sheet import save_figure as save_figure
 from mi_toolkit.views.figures.stimuli import stimulus_grid as stimulus_grid
 from mi_toolkit.views.figures.sweep import sweep_grid as sweep_grid
+from mi_toolkit.views.figures.verification import verification_figure as verification_figure

@@ -1,0 +1,26 @@
+"""How far rounding alone may part two runs of one model, by the dtype of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
+LOGITS: Mapping[str, float] = MappingProxyType({"float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2})
+"""Of logits, as a share of the largest logit by size (of 1, where it is smaller)."""
+
+ATTENTION: Mapping[str, float] = MappingProxyType(
+    {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+)
+"""Of a single attention weight."""
+
+ROW_SUMS: Mapping[str, float] = MappingProxyType(
+    {"float32": 1e-5, "float16": 5e-3, "bfloat16": 2e-2}
+)
+"""Of the sum of a row of attention."""
+
+
+def logit_floor(dtype: str, logits: Tensor) -> float:
+    """The largest difference between logits that rounding explains."""
+    return LOGITS[dtype] * max(1.0, float(logits.abs().max()))

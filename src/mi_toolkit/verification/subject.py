@@ -1,0 +1,78 @@
+"""What every check is given: the hooked model, the reference beside it, and something to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.models.checkpoints import Loading
+from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.prompts.passages import passages
+from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, check_fits, from_sequences
+from mi_toolkit.verification.completions import Completion
+
+SHIFT = 7
+_SHORTEST, _LONGEST_WINDOW, _BEYOND = 48, 512, 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """One model to check."""
+
+    model: HookedModel
+    """The model, hooked."""
+
+    reference: Any
+    """The same checkpoint as transformers runs it, read a second time, wrapped by nothing."""
+
+    loading: Loading
+    """What became of the checkpoint's tensors."""
+
+    facts: ModelFacts
+    """What the model says it is."""
+
+    batch: TokenBatch
+    """One sequence of natural text, longer than the model's windows, if they are not huge."""
+
+    completions: tuple[Completion, ...]
+    """What the model goes on with behind the prompts."""
+
+    @property
+    def ids(self) -> Int[Tensor, "1 position"]:
+        """The text, where the model is."""
+        return self.batch.ids.to(self.model.cfg.device)
+
+    def logits(self, **options: Any) -> Float[Tensor, "position vocabulary"]:
+        """The hooked model's logits on the text, on the CPU in float32."""
+        ids = self.ids
+        if hasattr(self.model, "original_model"):
+            options["use_cache"] = False
+        with evaluating(self.model), torch.no_grad():
+            found: Tensor = self.model(
+                ids, return_type="logits", attention_mask=torch.ones_like(ids), **options
+            )
+        return found[0].float().cpu()
+
+    def reference_logits(self, **options: Any) -> Float[Tensor, "position vocabulary"]:
+        """The reference's logits on the text, on the CPU in float32."""
+        with torch.no_grad():
+            found: Tensor = self.reference(self.ids, use_cache=False, **options).logits
+        return found[0].float().cpu()
+
+
+def text_for(model: HookedModel, facts: ModelFacts) -> TokenBatch:
+    """Natural text behind a BOS, long enough to reach beyond the model's sliding windows."""
+    windows = [window for window in facts.windows if window and window <= _LONGEST_WINDOW]
+    length = max([_SHORTEST, *(window + _BEYOND for window in windows)])
+    length = min(length, int(model.cfg.n_ctx) - SHIFT)
+    bos = bos_token_id(model.tokenizer)
+    text = model.tokenizer.encode("\n".join(passages()), add_special_tokens=False)
+    ids = [*([] if bos is None else [bos]), *text][:length]
+    batch = from_sequences([ids], bos)
+    check_fits(model, batch)
+    return batch

@@ -1,0 +1,149 @@
+"""`verify_model`: whether a model loads whole, computes what it should, and makes sense."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mi_toolkit.errors import ModelLoadError, PromptError
+from mi_toolkit.heads.provenance import provenance_of
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.models.checkpoints import Loading, load_config, read_weights
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.models.loading import dtype_named, load_model
+from mi_toolkit.models.sources import find_source
+from mi_toolkit.progress import track
+from mi_toolkit.verification.checks import CHECKS
+from mi_toolkit.verification.completions import PROMPTS, complete
+from mi_toolkit.verification.outcome import not_applicable
+from mi_toolkit.verification.subject import Subject, text_for
+from mi_toolkit.verification.verification import Verification
+from mi_toolkit.verification.weights import left_over_in_gguf, weights_outcome
+
+
+def verify_model(
+    name: str | os.PathLike[str],
+    *,
+    model: HookedModel | None = None,
+    backend: str = "auto",
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    max_new_tokens: int = 20,
+    progress: bool | None = None,
+) -> Verification:
+    """Check a model against its checkpoint as transformers alone runs it, and let it speak.
+
+    The checkpoint is read twice and held in memory twice. Weights that do not load whole end the
+    checks: nothing else is then worth measuring.
+
+    Args:
+        name: as `load_model` takes it.
+        model: the model of that name where it is loaded already; it is left as it was.
+        backend: as `load_model` takes it, as are the next four.
+        dtype: the precision; limits depend on it.
+        device: where to run.
+        revision: of the hub repo.
+        trust_remote_code: let the repo's own Python code run.
+        max_new_tokens: the length of each completion.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        ModelLoadError: the model does not load, for another reason than its weights.
+        UnknownNameError: nothing is called so.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> found = mi.verify_model("toy-pythia")
+        >>> found.passed, found.outcomes["positions_shifted"].verdict
+        (True, 'passed')
+    """
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens={max_new_tokens}: it has to be 1 or more.")
+    reference, loading = _reference(
+        name,
+        dtype=dtype if model is None else describe_model(model).dtype,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+    )
+    if model is None:
+        try:
+            model = load_model(
+                name,
+                backend=backend,
+                device=device,
+                dtype=dtype,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+            )
+        except ModelLoadError:
+            if weights_outcome(loading).verdict == "passed":
+                raise
+            return _weights_alone(name, loading)
+    return _checked(model, reference.to(model.cfg.device), loading, max_new_tokens, progress)
+
+
+def _reference(
+    name: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> tuple[Any, Loading]:
+    """The model as transformers alone reads it, and what became of the tensors."""
+    source = find_source(name, revision=revision)
+    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    model, loading = read_weights(
+        source,
+        config,
+        dtype=dtype_named(dtype),
+        revision=revision,
+        attn_implementation="eager",
+        trust_remote_code=trust_remote_code,
+    )
+    if source.gguf_file is not None:
+        more = left_over_in_gguf(Path(source.location) / source.gguf_file, model)
+        loading = replace(loading, unused=loading.unused + more)
+    return model.eval().requires_grad_(requires_grad=False), loading
+
+
+def _checked(
+    model: HookedModel,
+    reference: Any,
+    loading: Loading,
+    max_new_tokens: int,
+    progress: bool | None,
+) -> Verification:
+    facts = describe_model(model)
+    subject = Subject(
+        model=model,
+        reference=reference,
+        loading=loading,
+        facts=facts,
+        batch=text_for(model, facts),
+        completions=tuple(complete(model, prompt, max_new_tokens) for prompt in PROMPTS),
+    )
+    label = f"checking {facts.name}"
+    named = track(CHECKS.items(), total=len(CHECKS), label=label, unit="check", show=progress)
+    return Verification(
+        model=facts.name,
+        outcomes={check: run(subject) for check, run in named},
+        completions=subject.completions,
+        provenance=provenance_of(model, {"text": subject.batch}, seed=0),
+    )
+
+
+def _weights_alone(name: str | os.PathLike[str], loading: Loading) -> Verification:
+    """The verdict on weights that make no model: nothing else can be measured."""
+    skipped = not_applicable("Not run: the weights did not load whole.")
+    return Verification(
+        model=find_source(name).name,
+        outcomes=dict.fromkeys(CHECKS, skipped) | {"weights": weights_outcome(loading)},
+        completions=(),
+        provenance=None,
+    )
