@@ -13,6 +13,7 @@ from mi_toolkit.comparison.model_comparison import ModelComparison
 from mi_toolkit.comparison.profile import LabelProfile
 from mi_toolkit.views.colours import LINES, SEQUENTIAL, UNMEASURED, ink_on
 from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
+from mi_toolkit.views.figures.style import in_house_style, line, soft_ink
 
 CELL, ROW = 0.78, 0.32
 TOP, CAPTION = 1.5, 0.3
@@ -21,6 +22,7 @@ SPREAD = 0.22
 """How far apart heads of one depth stand in a row, in rows."""
 
 
+@in_house_style
 def comparison_grid(comparison: ModelComparison) -> Figure:
     """Shares and depths per label, one row per model, and the agreement of each pair."""
     models, n_models = comparison.models, len(comparison.models)
@@ -117,7 +119,7 @@ def _draw_depths(ax: Axes, column: Sequence[LabelProfile | None]) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
     for y, shown in enumerate(column):
-        ax.axhline(y, color="#eeeeee", linewidth=0.8, zorder=0)
+        ax.axhline(y, color=line(), linewidth=0.8, zorder=0)
         if shown is None or not shown.count:
             continue
         low, middle, high = shown.depth_quartiles
@@ -156,4 +158,4 @@ def _draw_agreement(ax: Axes, comparison: ModelComparison) -> None:
 def _say(figure: Figure, x: float, y: float, text: str) -> None:
     """A line of explanation with its upper left corner at `x`, `y`, in inches."""
     across, down = figure.get_figwidth(), figure.get_figheight()
-    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color="#555555", va="top")
+    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color=soft_ink(), va="top")

@@ -9,12 +9,14 @@ from matplotlib.figure import Figure
 from mi_toolkit.interventions.confirm.confirmation import Confirmation, Trial
 from mi_toolkit.views.colours import VERDICTS
 from mi_toolkit.views.figures.sheet import axes_at, title
+from mi_toolkit.views.figures.style import in_house_style, soft_ink
 
 ROW, TOP, BETWEEN, FOOT = 0.3, 0.85, 0.62, 0.1
 LEFT, WIDTH, RIGHT = 1.2, 4.4, 4.6
 BAND = (0.025, 0.975)
 
 
+@in_house_style
 def confirmation_figure(confirmation: Confirmation) -> Figure:
     """What ablation changed, label by label: the labelled heads' change among the random ones.
 
@@ -47,7 +49,7 @@ def confirmation_figure(confirmation: Confirmation) -> Figure:
 
 
 def _draw(ax: Axes, trials: tuple[Trial, ...]) -> None:
-    ax.axvline(0, color="#999999", linewidth=0.8)
+    ax.axvline(0, color=soft_ink(), linewidth=0.8)
     for row, trial in enumerate(trials):
         _draw_trial(ax, row, trial)
     names = [

@@ -14,6 +14,7 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.views import head_maps
 from mi_toolkit.views.colours import FRAME, ink_on
 from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
+from mi_toolkit.views.figures.style import in_house_style, paper_colour
 from mi_toolkit.views.head_maps import Cell, HeadMap, Scale
 
 CELL_WIDTH, CELL_HEIGHT = 0.34, 0.24
@@ -21,6 +22,7 @@ TOP, BOTTOM, RIGHT = 0.45, 0.5, 1.25
 MAP_COLUMNS = 3
 
 
+@in_house_style
 def head_map(report: HeadReport, behaviour: str, ax: Axes | None = None) -> Axes:
     """One behaviour, head by head: layers downwards, heads across, labelled heads framed.
 
@@ -40,16 +42,19 @@ def head_map(report: HeadReport, behaviour: str, ax: Axes | None = None) -> Axes
     return _drawn(head_maps.behaviour_map(report, behaviour), ax)
 
 
+@in_house_style
 def scope_map(report: HeadReport, ax: Axes | None = None) -> Axes:
     """Which heads look near and which far, with each layer's declared window at its number."""
     return _drawn(head_maps.scope_map(report), ax)
 
 
+@in_house_style
 def label_map(report: HeadReport, ax: Axes | None = None) -> Axes:
     """Every head's labels at once, a strip of colour for each; unclassified heads stay grey."""
     return _drawn(head_maps.label_map(report), ax)
 
 
+@in_house_style
 def label_picture(report: HeadReport) -> Figure:
     """The map of labels as a picture of its own."""
     shown = head_maps.label_map(report)
@@ -58,6 +63,7 @@ def label_picture(report: HeadReport) -> Figure:
     return figure
 
 
+@in_house_style
 def report_grid(report: HeadReport) -> Figure:
     """All maps of a report as one picture."""
     maps = head_maps.maps_of(report)
@@ -98,7 +104,7 @@ def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
             transform=ax.transAxes,
             ha="center",
             va="center",
-            backgroundcolor="white",
+            backgroundcolor=paper_colour(),
         )
     return ax
 
@@ -108,7 +114,7 @@ def _draw_figures(ax: Axes, values: Float[Tensor, "layer head"], scale: Scale) -
         values.numpy(),
         cmap=colour_map(scale.stops),
         norm=Normalize(scale.low, 1),
-        edgecolors="white",
+        edgecolors=paper_colour(),
         linewidth=0.5,
     )
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1.02, 0, 0.35 / values.shape[1], 1)))
@@ -129,7 +135,8 @@ def _draw_strips(ax: Axes, shown: HeadMap) -> None:
     ]
     ax.add_collection(PatchCollection(strips, match_original=True))
     grid = [Rectangle((cell.head.head, cell.head.layer), 1, 1) for cell in shown.cells]
-    ax.add_collection(PatchCollection(grid, facecolor="none", edgecolor="white", linewidth=0.5))
+    between = {"facecolor": "none", "edgecolor": paper_colour(), "linewidth": 0.5}
+    ax.add_collection(PatchCollection(grid, **between))
     ax.legend(
         handles=[Patch(facecolor=colour, label=name) for name, colour in shown.legend.items()],
         loc="upper left",
@@ -151,7 +158,7 @@ def _mark(ax: Axes, cell: Cell) -> None:
                 1,
                 1,
                 facecolor=cell.colours[0],
-                edgecolor="white",
+                edgecolor=paper_colour(),
                 hatch="///",
                 linewidth=0.5,
             )

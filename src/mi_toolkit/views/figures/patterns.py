@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from mi_toolkit.views.colours import SEQUENTIAL, UNMEASURED
-from mi_toolkit.views.figures.sheet import axes_at, colour_map
+from mi_toolkit.views.figures.sheet import axes_at, colour_map, new_axes
+from mi_toolkit.views.figures.style import in_house_style
 
 MAX_TICKS = 40
 
 
+@in_house_style
 def pattern_grid(
     patterns: Float[Tensor, "head query key"], labels: Sequence[str], names: Sequence[str]
 ) -> Figure:
@@ -30,21 +33,13 @@ def pattern_grid(
     margin = 0.4 + 0.062 * max(len(label) for label in labels)
     cell, foot = side + 0.4, margin + 0.1
     figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
-    shades = colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
-    future = ~np.tri(n_tokens, dtype=bool)
     places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
     ticks = [labels[place] for place in places]
     for index, name in enumerate(names):
         row, column = divmod(index, n_columns)
         panel = axes_at(figure, margin + column * cell, 0.3 + row * cell, side, side)
-        picture = panel.imshow(
-            np.ma.array(patterns[index].numpy(), mask=future),
-            cmap=shades,
-            vmin=0,
-            vmax=1,
-            aspect="auto",
-        )
-        panel.set_title(name, fontsize=9)
+        picture = _drawn(panel, patterns[index])
+        panel.set_title(name, fontsize=9, loc="center")
         at_foot, at_left = index + n_columns >= n_heads, column == 0
         panel.set_xticks(
             places, ticks if at_foot else [], rotation=90, fontsize=7, **_as_written(at_foot)
@@ -59,6 +54,43 @@ def pattern_grid(
         fontsize=8,
     )
     return figure
+
+
+@in_house_style
+def pattern_map(
+    pattern: Float[Tensor, "query key"],
+    tokens: Sequence[str],
+    name: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One attention pattern: queries downwards, keys across, 0 white to 1 dark.
+
+    Args:
+        pattern: attention from each query to each key, in [0, 1].
+        tokens: the text of each.
+        name: the title, such as the head's.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+    """
+    n_tokens = len(tokens)
+    if ax is None:
+        side = min(max(0.17 * n_tokens, 1.6), 5.0)
+        margin = 0.3 + 0.062 * max(map(len, tokens))
+        ax = new_axes(side, side, left=margin, bottom=margin)
+    _drawn(ax, pattern)
+    places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
+    shown = [tokens[place] for place in places]
+    ax.set_xticks(places, shown, rotation=90, fontsize=7, parse_math=False)
+    ax.set_yticks(places, shown, fontsize=7, parse_math=False)
+    ax.set_title(name, parse_math=False)
+    return ax
+
+
+def _drawn(ax: Axes, pattern: Float[Tensor, "query key"]) -> Any:
+    shades = colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
+    future = ~np.tri(len(pattern), dtype=bool)
+    ax.spines[:].set_visible(True)
+    shown = np.ma.array(pattern.numpy(), mask=future)
+    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto")
 
 
 def _bar(figure: Figure, picture: Any, y: float, height: float) -> None:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -22,6 +23,12 @@ from mi_toolkit.files import written_whole
 
 DOTS_PER_INCH = 160
 
+VECTORS = {".svg": "svg", ".pdf": "pdf"}
+UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+LEFT, RIGHT, TOP, BOTTOM = 0.65, 0.25, 0.4, 0.55
+"""Around the axes of a figure of one panel, in inches."""
+
 FONTS = (
     "DejaVu Sans|Noto Sans CJK SC|Noto Sans CJK JP|Microsoft YaHei|PingFang SC|Hiragino Sans GB|"
     "Arial Unicode MS"
@@ -32,6 +39,20 @@ def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> 
     """Axes with their upper left corner at `x`, `y`; all in inches from the figure's own."""
     across, down = figure.get_figwidth(), figure.get_figheight()
     return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
+
+
+def new_axes(
+    width: float,
+    height: float,
+    *,
+    left: float = LEFT,
+    right: float = RIGHT,
+    top: float = TOP,
+    bottom: float = BOTTOM,
+) -> Axes:
+    """Axes of a size, in inches, on a figure of their own with room for their labels."""
+    figure = Figure(figsize=(left + width + right, top + height + bottom))
+    return axes_at(figure, left, top, width, height)
 
 
 def colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
@@ -60,12 +81,13 @@ def as_svg(figure: Figure) -> str:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure, whole or not at all: a PNG file, or SVG where the name ends in `.svg`.
+    """Write a figure, whole or not at all: PNG, or SVG or PDF by the name's ending.
 
+    The paper is the figure's own: light, or dark where it was drawn in `house_style("dark")`.
     Equal figures give equal files: neither holds a date or a random id.
     """
     installed = {font.name for font in fontManager.ttflist}
-    is_svg = Path(path).suffix.casefold() == ".svg"
+    kind = VECTORS.get(Path(path).suffix.casefold(), "png")
     with (
         written_whole(path) as draft,
         mpl.rc_context(
@@ -81,8 +103,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(
             draft,
-            format="svg" if is_svg else "png",
+            format=kind,
             dpi=DOTS_PER_INCH,
-            facecolor="white",
-            metadata={"Date": None} if is_svg else None,
+            facecolor=figure.get_facecolor(),
+            metadata=UNDATED.get(kind),
         )

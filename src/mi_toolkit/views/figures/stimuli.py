@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from mi_toolkit.comparison.stimuli import StimulusComparison, StimulusPair, labelled_heads
 from mi_toolkit.views.colours import LINES
 from mi_toolkit.views.figures.sheet import axes_at, title
+from mi_toolkit.views.figures.style import in_house_style, line
 
 SIDE, GAP_ACROSS, GAP_DOWN = 1.9, 0.75, 0.95
 LEFT, TOP, COLUMNS = 0.65, 0.95, 4
@@ -19,6 +20,7 @@ KINDS = {
 }
 
 
+@in_house_style
 def stimulus_grid(comparison: StimulusComparison) -> Figure:
     """One panel per behaviour and pair of stimuli, one mark per head, by whether it is labelled."""
     pairs = comparison.pairs
@@ -55,9 +57,9 @@ def stimulus_grid(comparison: StimulusComparison) -> Figure:
 def _draw(ax: Axes, comparison: StimulusComparison, pair: StimulusPair) -> None:
     one, other = comparison.reports[pair.stimulus], comparison.reports[pair.other]
     across, down = one[pair.behaviour].flatten(), other[pair.behaviour].flatten()
-    ax.axline((0, 0), slope=1, color="#cccccc", linewidth=0.8)
-    ax.axhline(0, color="#e2e2e2", linewidth=0.8)
-    ax.axvline(0, color="#e2e2e2", linewidth=0.8)
+    ax.axline((0, 0), slope=1, color=line(), linewidth=0.8)
+    ax.axhline(0, color=line(), linewidth=0.8)
+    ax.axvline(0, color=line(), linewidth=0.8)
     first, second = (labelled_heads(report, pair.behaviour) for report in (one, other))
     for (here, there), (_, colour, mark) in reversed(KINDS.items()):
         chosen = (first == here) & (second == there)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from mi_toolkit.comparison.sweep import LengthSweep
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.views.colours import LINES
-from mi_toolkit.views.figures.sheet import axes_at, title
+from mi_toolkit.views.figures.sheet import axes_at, new_axes, title
+from mi_toolkit.views.figures.style import in_house_style, paper_colour, soft_ink
 
 WIDTH, HEIGHT = 2.35, 1.75
 GAP_ACROSS, GAP_DOWN = 0.5, 0.75
@@ -21,6 +24,7 @@ NAMED_HEADS = 5
 """Labelled heads of a panel that are drawn in colour, the strongest first."""
 
 
+@in_house_style
 def sweep_grid(sweep: LengthSweep) -> Figure:
     """All behaviours of a sweep, the stimuli one below the other, length along each panel.
 
@@ -43,7 +47,7 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
         "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; "
         "filled: labelled at that length; grey: heads never labelled",
         fontsize=8,
-        color="#555555",
+        color=soft_ink(),
     )
     for index, behaviour in enumerate(behaviours):
         block, column = divmod(index, n_columns)
@@ -59,6 +63,33 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
             else:
                 _say(ax, "not measured here:\nit would mislead")
     return figure
+
+
+@in_house_style
+def length_curve(
+    sweep: LengthSweep, behaviour: str, stimulus: str | None = None, ax: Axes | None = None
+) -> Axes:
+    """One panel of a sweep: each head's figure for one behaviour, by length, on one stimulus.
+
+    Args:
+        sweep: of `length_sweep`.
+        behaviour: one of the sweep's.
+        stimulus: one of the sweep's; None for the first on which the behaviour was measured.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+
+    Raises:
+        UnknownNameError: the sweep does not have the behaviour, or not on that stimulus.
+    """
+    sweep.facts(behaviour)
+    if stimulus is None:
+        stimulus = next(name for name in sweep.stimuli if sweep.measured(behaviour, name))
+    sweep.report(stimulus, sweep.lengths[0]).index(behaviour)
+    if ax is None:
+        ax = new_axes(WIDTH, HEIGHT)
+    _frame(ax, sweep, behaviour)
+    ax.set_ylabel(stimulus)
+    _draw(ax, sweep, behaviour, stimulus)
+    return ax
 
 
 def _shown(sweep: LengthSweep, behaviour: str) -> bool:
@@ -80,9 +111,10 @@ def _frame(ax: Axes, sweep: LengthSweep, behaviour: str) -> None:
     ax.tick_params(labelsize=7, length=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("tokens", fontsize=7, labelpad=1)
-    ax.axhline(0, color="#444444", linewidth=0.8)
-    if facts.carries_label:
+    ax.axhline(0, color=soft_ink(), linewidth=0.8)
+    if facts.carries_label or behaviour == "locality":
         bar = sweep.min_lift if facts.min_label is None else facts.min_label
+        bar = LOCAL_FROM if behaviour == "locality" else bar
         ax.axhline(bar, color="#999999", linewidth=0.8, linestyle=(0, (3, 2)))
 
 
@@ -136,12 +168,22 @@ def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:
 
 
 def _held(sweep: LengthSweep, behaviour: str, stimulus: str) -> dict[Head, list[bool]]:
-    """The heads labelled at any length, the strongest first, and at which lengths."""
+    """The heads labelled (or local) at any length, the strongest first, and at which lengths."""
     report = sweep.report(stimulus, sweep.lengths[0])
+    if behaviour == "locality":
+        local = report.scope_names.index("local")
+        at_length = [sweep.report(stimulus, length).scope == local for length in sweep.lengths]
+        return _strongest_first(sweep, behaviour, stimulus, torch.stack(at_length))
     labels = [label for label in report.label_names if report.behaviour_of(label) == behaviour]
     holds = torch.zeros(sweep.figures(behaviour, stimulus).shape, dtype=torch.bool)
     for label in labels:
         holds |= sweep.holds(label, stimulus)
+    return _strongest_first(sweep, behaviour, stimulus, holds)
+
+
+def _strongest_first(
+    sweep: LengthSweep, behaviour: str, stimulus: str, holds: Bool[Tensor, "length layer head"]
+) -> dict[Head, list[bool]]:
     best = sweep.figures(behaviour, stimulus).nan_to_num(-math.inf).amax(dim=0)
     found = [Head(*index) for index in holds.any(dim=0).nonzero().tolist()]
     found.sort(key=lambda head: -float(best[head]))
@@ -162,6 +204,6 @@ def _say(ax: Axes, text: str) -> None:
         ha="center",
         va="center",
         fontsize=8,
-        color="#777777",
-        backgroundcolor="white",
+        color=soft_ink(),
+        backgroundcolor=paper_colour(),
     )
