@@ -8,7 +8,7 @@ FAST    = not hub and not slow and not browser and not smollm2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test check format lint types contracts docs tests tests-tl3 fix clean
+.PHONY: demo test check format lint types contracts docs site tests tests-tl3 fix clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -32,6 +32,12 @@ contracts: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	.venv/bin/python tools/check_links.py site
+
+# The docs as they are published: the notebooks, run for it, with their outputs.
+site: .venv/.installed-dev
+	.venv/bin/python tools/run_notebooks.py build/notebooks
+	DOCS_NOTEBOOKS=build/notebooks $(MAKE) docs
 
 # The fast suite on the oldest releases that we support, TransformerLens 3.9 among them.
 tests-tl3: .venv-tl3/.installed

@@ -85,8 +85,9 @@ def paper_colour() -> str:
 
 
 @cache
-def _style(paper: str) -> dict[str, Any]:
+def _style(paper: str) -> Any:  # matplotlib spells out every key, release by release
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
     with resources.as_file(resources.files(__package__) / f"{paper}.mplstyle") as path:
-        return dict(mpl.rc_params_from_file(str(path), use_default_template=False))
+        style: Any = mpl.rc_params_from_file(str(path), use_default_template=False)
+    return dict(style)

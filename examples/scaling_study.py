@@ -1,0 +1,37 @@
+"""Do the shares of heads with each label change with size, within one family?
+
+Runs offline on two bundled models; name the sizes of a family to ask the question itself:
+
+    python examples/scaling_study.py
+    python examples/scaling_study.py EleutherAI/pythia-{70m,160m,410m,1b}
+
+Writes `scaling.csv`, a row per model and label, and `scaling.pdf`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import mi_toolkit as mi
+from mi_toolkit.views import figures
+
+BUNDLED = ["toy-pythia", "toy-gpt2"]
+BEHAVIOURS = ["previous_token", "duplicate_token", "induction", "first_token"]
+
+
+def main(names: list[str]) -> None:
+    """Classify the heads of each model, which are held in memory one at a time."""
+    comparison = mi.compare_models(names, behaviours=BEHAVIOURS)
+    table = comparison.to_pandas().sort_values(["parameters", "label"])
+    table.to_csv("scaling.csv", index=False)
+    figures.save_figure(figures.scaling_figure(comparison).figure, "scaling.pdf")
+    for group in comparison.groups:
+        print(f"{group.shared}: {group.varies} varies over {', '.join(group.models)}")
+    for row in table.itertuples():
+        if row.count:
+            print(f"{row.model:24} {row.label:16} {row.count:4} heads, {row.share:.1%}")
+    print("Wrote scaling.csv and scaling.pdf")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or BUNDLED)

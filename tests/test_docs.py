@@ -1,0 +1,119 @@
+"""The docs: what is generated for them, what they quote, and that their example runs."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+from check_links import broken_links
+from mi_toolkit.models.specs import MODELS
+from pages.families import FACTS, facts, filled, relatives
+from pages.notebooks import notebook_files
+from pages.quoted import quoted, table
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+def made_notebook(*outputs: object) -> object:
+    nbformat = pytest.importorskip("nbformat")
+    cells = [
+        nbformat.v4.new_markdown_cell("# A question?"),
+        nbformat.v4.new_code_cell("1 + 1", outputs=list(outputs)),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def output(data: dict[str, str]) -> object:
+    import nbformat
+
+    return nbformat.v4.new_output("display_data", data=data)
+
+
+@pytest.mark.parametrize("family", sorted({spec.family for spec in MODELS.values()}))
+def test_a_family_s_page_states_each_fact_of_each_of_its_models(family: str) -> None:
+    shown = facts(family)
+    specs = [spec for spec in MODELS.values() if spec.family == family]
+    assert all(f"`{spec.name}`" in shown and f"{spec.d_vocab:,}" in shown for spec in specs)
+    assert shown.count("\n| ") == len(FACTS) + 1
+    page = (DOCS / f"families/{family.casefold()}.md").read_text(encoding="utf-8")
+    assert "<!--" not in filled(page)
+    assert specs[0].name in page
+    assert "`" in relatives(family)
+
+
+def test_a_page_quotes_the_table_under_a_heading() -> None:
+    page = "# A\n\n## Cost\n\nWords.\n\n| a |\n| - |\n| 1 |\n\n## Else\n\n| b |\n"
+    assert table("Cost", page) == "| a |\n| - |\n| 1 |"
+    with pytest.raises(ValueError, match="no table under a heading 'Gain'"):
+        table("Gain", page)
+    peers = quoted((DOCS / "peers.md").read_text(encoding="utf-8"))
+    assert "| smollm2-135m-instruct |" in peers
+
+
+def test_a_notebook_s_outputs_become_text_files_and_frames() -> None:
+    notebook = made_notebook()
+    nbformat = pytest.importorskip("nbformat")
+    framed = (
+        '<iframe data-mi-toolkit sandbox="allow-scripts" title="mi_toolkit view" '
+        'style="width:100%;height:99px;border:0" srcdoc="&lt;p&gt;a &quot;b&quot;&lt;/p&gt;">'
+        "</iframe><script>1</script>"
+    )
+    notebook.cells[1].outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%|#####"),
+        nbformat.v4.new_output("stream", name="stdout", text="said"),
+        output({"image/png": base64.b64encode(b"png").decode(), "text/plain": "<Figure>"}),
+        output({"text/html": framed, "text/plain": "View"}),
+        output({"text/html": "<style>x</style>\n<table>\n\n<tr></tr></table>", "text/plain": "t"}),
+        output({"text/plain": "2"}),
+    ]
+    made = {file.path: file.content for file in notebook_files(notebook, "01_it")}
+    page = made.pop("notebooks/01_it.md")
+    assert isinstance(page, str)
+    assert "```python\n1 + 1\n```" in page
+    assert "50%" not in page
+    assert "```text\nsaid\n```" in page
+    assert "```text\n2\n```" in page
+    assert '<div class="output"><table> <tr></tr></table></div>' in page
+    assert "srcdoc" not in page
+    (picture,) = [name for name in made if name.endswith(".png")]
+    assert made[picture] == b"png"
+    assert f"({Path(picture).name})" in page
+    (view,) = [name for name in made if name.endswith(".html")]
+    assert made[view] == '<p>a "b"</p>'
+    assert f'src="../{Path(view).name}"' in page
+
+
+def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="sub/">ok</a><a href="sub/#here">ok</a><a href="sub/#gone">no</a>'
+        '<img src="gone.png"><a href="https://example.org/x">out</a><a href="#top" id="top">ok</a>'
+    )
+    (tmp_path / "sub/index.html").write_text('<h1 id="here"></h1><a href="../index.html">ok</a>')
+    assert broken_links(tmp_path) == ["index.html: sub/#gone", "index.html: gone.png"]
+
+
+def test_every_page_is_in_the_navigation_and_every_figure_comes_from_code() -> None:
+    configured = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert not [page for page in pages if f" {page}\n" not in configured]
+    drawn = [path for path in DOCS.rglob("*.png") if "atlas" not in path.parts]
+    assert [path.relative_to(DOCS).as_posix() for path in drawn] == ["pictures/readme.png"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_example_of_the_home_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "index.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    assert len([line for line in example.splitlines() if line.strip()]) <= 20
+    names: dict[str, object] = {}
+    exec(compile(example, "index.md", "exec"), names)  # noqa: S102 our own page
+    report = names["report"]
+    assert [str(head) for head in report.heads("induction")] == ["L2H0"]  # type: ignore[attr-defined]
+    assert (tmp_path / "store").is_dir()

@@ -1,0 +1,1 @@
+"""What the docs generate when they are built: `docs_hooks.py` puts it among the written pages."""
