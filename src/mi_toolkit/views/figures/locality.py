@@ -17,6 +17,7 @@ from mi_toolkit.views.figures.style import in_house_style, ink, line, soft_ink
 
 UNDETERMINED = "#999999"
 BIN = 0.1
+Counts = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 @in_house_style
@@ -69,12 +70,12 @@ def _colour(name: str, colour: str) -> str:
 def _stack(
     ax: Axes,
     values: Sequence[float],
-    edges: np.ndarray[tuple[int], np.dtype[np.float64]],
-    base: np.ndarray[tuple[int], np.dtype[np.float64]],
+    edges: Counts,
+    base: Counts,
     colour: str,
     *,
     hatched: bool,
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+) -> Counts:
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
     ax.bar(
         edges[:-1],
@@ -87,7 +88,8 @@ def _stack(
         edgecolor="white",
         linewidth=0,
     )
-    return base + counts
+    stacked: Counts = base + counts
+    return stacked
 
 
 def _handles(report: HeadReport) -> list[Patch]:

@@ -135,8 +135,8 @@ def _draw_strips(ax: Axes, shown: HeadMap) -> None:
     ]
     ax.add_collection(PatchCollection(strips, match_original=True))
     grid = [Rectangle((cell.head.head, cell.head.layer), 1, 1) for cell in shown.cells]
-    between = {"facecolor": "none", "edgecolor": paper_colour(), "linewidth": 0.5}
-    ax.add_collection(PatchCollection(grid, **between))
+    between = PatchCollection(grid, facecolor="none", edgecolor=paper_colour(), linewidth=0.5)
+    ax.add_collection(between)
     ax.legend(
         handles=[Patch(facecolor=colour, label=name) for name, colour in shown.legend.items()],
         loc="upper left",
