@@ -32,6 +32,9 @@ class PatternBlock:
     first_query: int
     first_key: int
 
+    sums_to_one: bool = False
+    """Whether each row sums to 1 as exactly as float32 can."""
+
     entropy: Float[Tensor, "sequence head query"] | None = None
     """Of each row, where it fell out of the softmax."""
 
@@ -47,32 +50,61 @@ class BlockReader:
         sequences: the places in the plan of the sequences shown.
         n_fresh: how many of them are measured; one more may be shown to compare the last with.
         shape: sequences shown, heads and queries.
+        device: where the patterns are.
     """
 
     def __init__(
-        self, plan: Plan, sequences: Sequence[int], n_fresh: int, shape: tuple[int, int, int]
+        self,
+        plan: Plan,
+        sequences: Sequence[int],
+        n_fresh: int,
+        shape: tuple[int, int, int],
+        device: torch.device | str = "cpu",
     ) -> None:
         self.plan, self.sequences, self.n_fresh = plan, sequences, n_fresh
         self.needs = needs_of(plan)
-        self.top_only = torch.tensor([mask.top_only for mask in plan.masks], dtype=torch.bool)
-        self.attended = torch.zeros(len(plan.masks), *shape)
-        self._figures = {
-            name: torch.zeros(shape)
-            for name in ("non_sink_mass", "mean_key", "own", "entropy", "to_next")
-        }
+        self._masks = plan.masks
+        self._targets = [plan.targets(sequence) for sequence in sequences]
+        n_sequences, n_heads, n = shape
+        # One row of queries for each mask; behind them each query's own attention, and the sink's.
+        self._gathered = torch.zeros(
+            n_sequences, n_heads, (len(self._masks) + 2) * n, device=device
+        )
+        self._total = torch.ones(shape, device=device)
+        self._mean_key, self._entropy, self._to_next = torch.zeros(3, *shape, device=device)
+        self._position = torch.arange(n, dtype=torch.float32, device=device)
         self._last: tuple[tuple[int, int, int], Tensor] | None = None
+
+    @property
+    def attended(self) -> Float[Tensor, "mask sequence head query"]:
+        """The attention on each mask's target keys."""
+        return self._row_figures[:-2]
 
     @property
     def figures(self) -> RowFigures:
         """What the distribution scores need, once every block was read."""
-        kept = {name: figure[: self.n_fresh] for name, figure in self._figures.items()}
-        return RowFigures(**kept, window=self.plan.window)
+        return self._figures(0)
 
     @property
     def following(self) -> RowFigures:
         """The same of each sequence's next one; behind the last, nothing that counts."""
+        return self._figures(-1)
+
+    @property
+    def _row_figures(self) -> Float[Tensor, "row sequence head query"]:
+        return self._gathered.unflatten(-1, (-1, len(self._position))).movedim(2, 0).cpu()
+
+    def _figures(self, turn: int) -> RowFigures:
+        own, sink = self._row_figures[-2:]
+        figures = {
+            "non_sink_mass": self._total.cpu() - sink,
+            "mean_key": self._mean_key.cpu(),
+            "own": own,
+            "entropy": self._entropy.cpu(),
+            "to_next": self._to_next.cpu(),
+        }
         turned = {
-            name: figure.roll(-1, dims=0)[: self.n_fresh] for name, figure in self._figures.items()
+            name: figure.roll(turn, dims=0)[: self.n_fresh] for name, figure in figures.items()
         }
         return RowFigures(**turned, window=self.plan.window)
 
@@ -84,54 +116,44 @@ class BlockReader:
             slice(block.first_head, block.first_head + n_heads),
             slice(block.first_query, block.first_query + n_queries),
         )
-        for index in range(n_sequences if len(self.plan.masks) else 0):
-            place = block.first_sequence + index
-            self.attended[(slice(None), place, *at[1:])] = self._attended(
-                self.sequences[place], block, index
-            )
-        kept = self._figures
-        if self.needs & {"mass", "distance", "variation"}:
-            sink = block.patterns[..., 0] if block.first_key == 0 else 0
-            kept["non_sink_mass"][at] = (block.patterns.sum(dim=-1) - sink).cpu()
+        for index in range(n_sequences):
+            self._gather(block, index, at[1])
+        if not block.sums_to_one:
+            self._total[at] = block.patterns.sum(dim=-1)
         if "distance" in self.needs:
-            kept["mean_key"][at] = mean_key(block).cpu()
-            kept["own"][at] = own_attention(block).cpu()
+            stop = block.first_key + block.patterns.shape[-1]
+            self._mean_key[at] = block.patterns @ self._position[block.first_key : stop]
         if "entropy" in self.needs:
             entropy = row_entropy(block.patterns) if block.entropy is None else block.entropy
-            kept["entropy"][at] = entropy.cpu()
+            self._entropy[at] = entropy
         if "variation" in self.needs:
-            self._compare(block, kept["non_sink_mass"][at], at)
+            self._compare(block, at)
 
-    def _attended(
-        self, sequence: int, block: PatternBlock, index: int
-    ) -> Float[Tensor, "mask head query"]:
-        _, n_heads, n_queries, n_keys = block.patterns.shape
-        patterns, n_masks = block.patterns[index], len(self.plan.masks)
-        targets = self.plan.targets(sequence)
-        stop = min(block.first_query + n_queries, targets.length)
-        summed = patterns.new_zeros(n_heads, n_masks * n_queries)
-        if block.first_query < stop:
-            mask, query, key = targets.cells(block.first_query, stop)
-            row, column = query - block.first_query, key - block.first_key
-            cells = (row * n_keys + column).to(patterns.device)
-            picked = patterns.reshape(n_heads, -1).index_select(1, cells)
-            if self.top_only.any():
-                only = self.top_only[mask]
-                picked[:, only] = top_share(patterns)[:, row[only], column[only]]
-            summed.index_add_(1, (mask * n_queries + row).to(patterns.device), picked)
-        return summed.view(n_heads, n_masks, n_queries).transpose(0, 1).cpu()
+    def _gather(self, block: PatternBlock, index: int, heads: slice) -> None:
+        """Add up the attention on the target keys of one of the block's sequences."""
+        patterns, place = block.patterns[index], block.first_sequence + index
+        n_queries, n_keys = patterns.shape[1:]
+        cells, slots = self._targets[place].gathered(
+            block.first_query, n_queries, block.first_key, n_keys, len(self._position)
+        )
+        cells, slots = cells.to(patterns.device), slots.to(patterns.device)
+        picked = patterns.flatten(1).index_select(1, cells)
+        for mask in [i for i, each in enumerate(self._masks) if each.top_only]:
+            only = slots // len(self._position) == mask
+            picked[:, only] = top_share(patterns).flatten(1)[:, cells[only]]
+        self._gathered[place, heads].index_add_(1, slots, picked)
 
-    def _compare(self, block: PatternBlock, mass: Tensor, at: tuple[slice, slice, slice]) -> None:
-        rows = block.patterns * per_mass(mass).to(block.patterns.device)[..., None]
+    def _compare(self, block: PatternBlock, at: tuple[slice, slice, slice]) -> None:
+        rows = block.patterns * per_mass(non_sink_mass(block))[..., None]
         if block.first_key == 0:
             rows[..., 0] = 0
-        to_next = self._figures["to_next"]
+        to_next = self._to_next
         place = (block.first_head, block.first_query, block.first_sequence)
         if self._last is not None and self._last[0] == place:
-            to_next[(at[0].start - 1, *at[1:])] = half_distance(self._last[1], rows[0]).cpu()
+            to_next[(at[0].start - 1, *at[1:])] = half_distance(self._last[1], rows[0])
         if len(rows) > 1:
             earlier = (slice(at[0].start, at[0].stop - 1), *at[1:])
-            to_next[earlier] = half_distance(rows[:-1], rows[1:]).cpu()
+            to_next[earlier] = half_distance(rows[:-1], rows[1:])
         self._last = ((*place[:2], at[0].stop), rows[-1].clone())
 
 
@@ -145,18 +167,10 @@ def needs_of(plan: Plan) -> set[RowNeed]:
     }
 
 
-def mean_key(block: PatternBlock) -> Float[Tensor, "sequence head query"]:
-    """The mean position that each row attends to."""
-    n_keys, patterns = block.patterns.shape[-1], block.patterns
-    first = block.first_key
-    keys = torch.arange(first, first + n_keys, dtype=patterns.dtype, device=patterns.device)
-    return patterns @ keys
-
-
-def own_attention(block: PatternBlock) -> Float[Tensor, "sequence head query"]:
-    """The attention of each row on its own position."""
-    offset = block.first_query - block.first_key
-    return block.patterns.diagonal(offset=offset, dim1=-2, dim2=-1)
+def non_sink_mass(block: PatternBlock) -> Float[Tensor, "sequence head query"]:
+    """The attention of each row off position 0."""
+    sink = block.patterns[..., 0] * (block.first_key == 0)
+    return (1 if block.sums_to_one else block.patterns.sum(dim=-1)) - sink
 
 
 def half_distance(

@@ -142,15 +142,16 @@ class StimulusRun:
         else:
             self._in_blocks(batch)
 
-    def _reader(self, layer: int, batch: Batch, n: int) -> BlockReader:
-        plan, shape = self.measurements[layer].plan, (len(batch.sequences), self.n_heads, n)
-        return BlockReader(plan, batch.sequences, batch.n_fresh, shape)
+    def _reader(self, layer: int, batch: Batch, shown: Tensor) -> BlockReader:
+        shape = (len(batch.sequences), self.n_heads, shown.shape[-2])
+        plan = self.measurements[layer].plan
+        return BlockReader(plan, batch.sequences, batch.n_fresh, shape, shown.device)
 
     def _in_blocks(self, batch: Batch) -> None:
         def attention(
             layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
         ) -> Tensor:
-            reader = self._reader(layer, batch, query.shape[-2])
+            reader = self._reader(layer, batch, query)
             z = attend(
                 query,
                 key,
@@ -185,7 +186,7 @@ class StimulusRun:
                 self._keep_outputs(z_of[name], batch, activation)
                 return
             layer = pattern_of[name]
-            reader = self._reader(layer, batch, activation.shape[-1])
+            reader = self._reader(layer, batch, activation)
             for block in blocks_of(activation):
                 reader.read(block)
             self.measurements[layer].add(layer, reader)

@@ -97,6 +97,16 @@ class Cells(NamedTuple):
     key: Int[Tensor, " cell"]
 
 
+class Gather(NamedTuple):
+    """Some cells of a block of patterns, and the slots that they are added to."""
+
+    cell: Int[Tensor, " cell"]
+    """Places in the block `[query key]`, read row by row."""
+
+    slot: Int[Tensor, " cell"]
+    """Places in `[row query]`, read row by row."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
     """The target keys of several masks in one sequence, as far as a window shows them."""
@@ -107,16 +117,32 @@ class Targets:
     length: int
     window: int | None
 
-    _blocks: dict[tuple[int, int], Cells] = field(default_factory=dict)
+    _kept: dict[tuple[int, ...], Gather] = field(default_factory=dict)
 
-    def cells(self, start: int, stop: int) -> Cells:
-        """The targets of the queries from `start` up to `stop`."""
-        if (start, stop) in self._blocks:
-            return self._blocks[start, stop]
-        found = self._found(start, stop)
+    def gathered(
+        self, first_query: int, n_queries: int, first_key: int, n_keys: int, n_slots: int
+    ) -> Gather:
+        """What to gather from a block of patterns, and where it belongs.
+
+        A slot is a query in a row of `n_slots`: one row for each mask, then one for the query's
+        own attention, and one for the attention on position 0.
+        """
+        block = (first_query, n_queries, first_key, n_keys, n_slots)
+        if block in self._kept:
+            return self._kept[block]
+        mask, query, key = self.cells(first_query, min(first_query + n_queries, self.length))
+        every = torch.arange(first_query, first_query + n_queries)
+        at_sink = every if first_key == 0 else every[:0]
+        own, sink = torch.full_like(every, len(self.lists)), torch.full_like(at_sink, 1)
+        mask = torch.cat([mask, own, sink + len(self.lists)])
+        query = torch.cat([query, every, at_sink])
+        key = torch.cat([key, every, torch.zeros_like(at_sink)])
+        found = Gather(
+            cell=(query - first_query) * n_keys + key - first_key, slot=mask * n_slots + query
+        )
         if self._is_small:
             # Every layer asks for the same blocks.
-            self._blocks[start, stop] = found
+            self._kept[block] = found
         return found
 
     @cached_property
@@ -125,7 +151,7 @@ class Targets:
         counted = torch.zeros(len(self.lists), self.length, dtype=torch.long)
         for start in range(0, self.length, BLOCK):
             stop = min(start + BLOCK, self.length)
-            cells = self._found(start, stop)
+            cells = self.cells(start, stop)
             slots = cells.mask * (stop - start) + cells.query - start
             counted[:, start:stop] = slots.bincount(
                 minlength=len(self.lists) * (stop - start)
@@ -136,7 +162,9 @@ class Targets:
     def _is_small(self) -> bool:
         return int(sum(each.count.sum() for each in self.lists)) <= KEPT_CELLS
 
-    def _found(self, start: int, stop: int) -> Cells:
+    def cells(self, start: int, stop: int) -> Cells:
+        """The targets of the queries from `start` up to `stop`; none where there are none."""
+        stop = max(start, stop)
         parts = [_expanded(each, index, start, stop) for index, each in enumerate(self.lists)]
         if not parts:
             nothing = torch.zeros(0, dtype=torch.long)
