@@ -17,7 +17,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from heads_runs import GPT2_SHAPE, Bench, alone, interleaved, ratio, run_alone, runs_at_512
+from heads_runs import (
+    GPT2_SHAPE,
+    Bench,
+    alone,
+    interleaved,
+    ratio,
+    run_alone,
+    runs_at_512,
+    runs_at_length,
+)
 from heads_runs import without_gradients as bare
 
 import mi_toolkit as mi
@@ -31,6 +40,7 @@ LABELS = ["previous_token", "current_token", "first_token", "duplicate_token", "
 REPETITIONS = 7
 TOKENS = 512
 LONG = [2048, 8192]
+PROMPTS = [100, 1000]
 DTYPES = ("float32", "bfloat16")
 
 
@@ -127,16 +137,7 @@ def long(options: argparse.Namespace) -> str:
             bench = Bench(name, tokens)
             peak = alone(bench, "classify")
             sdpa = alone(bench, "sdpa")
-            base, ids, model = bench.untouched("sdpa"), bench.twice, bench.model
-            times = interleaved(
-                {
-                    "sdpa": bare(lambda base=base, ids=ids: base(ids, use_cache=False)),
-                    "classify": lambda model=model, ids=ids: mi.classify_heads(
-                        model, ids, progress=False
-                    ),
-                },
-                1 if tokens > 4096 else 3,
-            )
+            times = interleaved(runs_at_length(bench), 1 if tokens > 4096 else 3)
             rows.append(
                 [
                     name,
@@ -194,11 +195,28 @@ speed-up is of a bare forward pass, where the processor knows bfloat16.
 {table(["model", *columns], rows)}"""
 
 
+def sweep(options: argparse.Namespace) -> str:
+    """Memory of a sweep over many prompts."""
+    rows = []
+    for name in [name for name in here(options.models) if name.startswith("toy")][:1]:
+        for prompts in PROMPTS:
+            told = alone(Bench(name, prompts), "sweep")
+            rows.append([name, str(prompts), told["seconds"], told["MiB"], told["sums"]])
+    return f"""## Many prompts
+
+`classify_heads(model, prompts, resume=FILE)` on parts of passages of 10 to 80 tokens, all standard
+behaviours, each sweep in a process of its own: peak memory of the process, loading included, and
+the file that an interrupted sweep goes on from.
+
+{table(["model", "prompts", "processor s", "peak MiB", "file MiB"], rows)}"""
+
+
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "found": found,
     "cost": cost,
     "long": long,
     "bfloat16": bfloat16,
+    "sweep": sweep,
 }
 
 

@@ -6,10 +6,12 @@ import gc
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,21 @@ def runs_at_512(bench: Bench, *, peers: bool) -> dict[str, Run]:
     return runs
 
 
+def runs_at_length(bench: Bench) -> dict[str, Run]:
+    """A bare SDPA forward and `classify_heads`, on random ids given twice."""
+    model, ids, base = bench.model, bench.twice, bench.untouched("sdpa")
+    return {
+        "sdpa": without_gradients(lambda: base(ids, use_cache=False)),
+        "classify": lambda: mi.classify_heads(model, ids, progress=False),
+    }
+
+
+def parts_of_passages() -> Iterator[str]:
+    """Bundled passages again and again, each time cut at another length."""
+    for number, passage in enumerate(cycle(passages())):
+        yield passage[number % 7 :][: 40 + 7 * (number % 31)]
+
+
 def hooked(model: HookedModel) -> Any:
     """A model with the methods that our Protocol does not ask for."""
     return model
@@ -146,10 +163,10 @@ def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
 
 
 def seconds(run: Run) -> float:
-    """How long one run takes."""
-    start = time.perf_counter()
+    """Processor time of one run, which other work on the machine disturbs less than the clock."""
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def alone(bench: Bench, run: str) -> dict[str, str]:
@@ -171,6 +188,15 @@ def run_alone(bench: Bench, run: str) -> None:
     elif run == "forward":
         base, ids = bench.untouched(), torch.randint(100, 999, (1, bench.tokens))
         without_gradients(lambda: base(ids, use_cache=False))()
+    elif run == "sweep":
+        prompts = list(islice(parts_of_passages(), bench.tokens))
+        with tempfile.TemporaryDirectory() as folder:
+            sums = Path(folder, "sums.safetensors")
+            taken = seconds(
+                lambda: mi.classify_heads(bench.model, prompts, progress=False, resume=sums)
+            )
+            print(f"= seconds: {taken:.1f}")
+            print(f"= sums: {sums.stat().st_size / 2**20:.1f}")
     else:
         report = mi.classify_heads(bench.model, bench.twice, progress=False)
         best = report.strongest("induction")

@@ -10,7 +10,9 @@ import pytest
 
 from mi_toolkit.cli import options
 from mi_toolkit.cli.main import main, run
+from mi_toolkit.heads.batches import Batch
 from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.specs import MODELS
 
@@ -27,6 +29,7 @@ TOY = ["--model", "toy-gpt2"]
         (["classify", "x", "--behaviours", "inducton"], "Did you mean 'induction'"),
         (["classify", "--behaviours", "induction", "a text"], "Put the prompt before the options"),
         (["classify", "x", "--behaviours"], "--behaviours needs at least one name"),
+        (["classify", "--data-file", "no.txt"], "There is no file no.txt"),
         (["classify", "--bos"], "--bos and --no-bos go with a PROMPT"),
         (["classify", "x", "--min-lift", "2"], "--min-lift.* Must be between 0 and 1"),
         (["classify", "x", "--min-lift", "high"], "--min-lift.* unable to convert"),
@@ -198,3 +201,32 @@ def test_every_other_option_of_classify_is_read(capsys: pytest.CaptureFixture[st
     assert record["provenance"]["seed"] == 7
     assert record["provenance"]["dtype"] == "bfloat16"
     assert record["behaviours"]["previous_token"]["n_sequences"] == 2
+
+
+def test_a_file_of_prompts_is_swept_and_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts, sums = tmp_path / "texts.txt", tmp_path / "made" / "sums.safetensors"
+    texts.write_text(
+        "\n".join(f"one two three, {n} one two\n" for n in range(12)), encoding="utf-8"
+    )
+    asked = ["classify", *TOY, "--data-file", str(texts), "--batch-size", "2", "--json"]
+    assert run(asked) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert whole["behaviours"]["previous_token"]["n_sequences"] == 12
+    monkeypatch.setattr("mi_toolkit.heads.resume.PAUSE", 0)
+    measure, measured = StimulusRun.measure, []
+
+    def interrupted(stimulus_run: StimulusRun, batch: Batch) -> None:
+        measured.append(batch)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        measure(stimulus_run, batch)
+
+    monkeypatch.setattr(StimulusRun, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run([*asked, "--resume", str(sums)])
+    assert run([*asked, "--resume", str(sums)]) == 0
+    assert len(measured) == 4 + 3, "six batches, three of them done before"
+    resumed = json.loads(capsys.readouterr().out)
+    assert resumed == whole

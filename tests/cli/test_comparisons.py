@@ -1,4 +1,4 @@
-"""`compare`, `sweep` and `atlas`, run in this process: by their output and exit code."""
+"""`compare`, `sweep`, `stimuli` and `atlas`, run in this process: by their output and exit code."""
 
 from __future__ import annotations
 
@@ -67,6 +67,25 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert run([*SWEEP, "--output", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["labels"][0]["lengths"] == "16 32"
+
+
+def test_stimuli_tells_where_labels_hold_and_draws_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["stimuli", TEXT, "--behaviours", "induction", "--model", "toy-gpt2"]
+    picture = tmp_path / "picture.svg"
+    assert run([*asked, "--output", str(tmp_path), "--png", str(picture)]) == 0
+    out = capsys.readouterr().out
+    assert "toy-gpt2: repeated_random against natural" in out
+    assert "toy-gpt2: repeated_random against prompt" in out
+    assert set(re.findall(r"Wrote (.+)", out)) == {str(tmp_path / "stimuli.csv"), str(picture)}
+    assert "rank correlation" in picture.read_text(encoding="utf-8")
+    assert run([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    reports = [mi.classify_heads(mi.load_model("toy-gpt2"), t) for t in (None, TEXT)]
+    pair = mi.compare_stimuli({**reports[0].parts, "prompt": reports[1]}).pairs
+    wanted = [each.rank_correlation for each in pair if each.behaviour == "induction"]
+    assert [row["rank_correlation"] for row in found["pairs"]] == pytest.approx(wanted, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -74,6 +74,26 @@ def test_blocks_give_the_outputs_patterns_and_entropies_of_whole_attention(
     assert torch.allclose(entropy, torch.special.entr(patterns).sum(dim=-1), atol=1e-5)
 
 
+def test_entropy_is_right_where_a_query_s_own_share_is_too_small_to_tell() -> None:
+    query, key, value = drawn(40, 4, 4)
+    scores = (query @ key.mT * 30).masked_fill(~visible(40, None), -torch.inf)
+    patterns = scores.double().softmax(dim=-1)
+    assert patterns.diagonal(dim1=-2, dim2=-1).min() < blockwise.LEAST_SHARE
+    entropy: list[Tensor | None] = []
+    attend(
+        query,
+        key,
+        value,
+        scale=30.0,
+        window=None,
+        show=lambda block: entropy.append(block.entropy),
+        with_entropy=True,
+    )
+    wanted = torch.special.entr(patterns).sum(dim=-1).float()
+    assert len(entropy) == 1
+    assert torch.allclose(entropy[0], wanted, atol=2e-3)  # of scores up to 1,000
+
+
 def test_whole_patterns_are_cut_into_blocks_without_a_gap(cut: None) -> None:
     patterns = torch.rand(3, 4, 30, 30).tril()
     seen = torch.zeros_like(patterns)

@@ -17,6 +17,7 @@ from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
 from mi_toolkit.cli.record import record
 from mi_toolkit.cli.sensitivity import sensitivity
+from mi_toolkit.cli.stimuli import stimuli
 from mi_toolkit.cli.super_weights import super_weights
 from mi_toolkit.cli.sweep import sweep
 from mi_toolkit.cli.verify import verify
@@ -53,6 +54,7 @@ for _command in (
     view,
     compare,
     sweep,
+    stimuli,
     atlas,
     record,
     sensitivity,

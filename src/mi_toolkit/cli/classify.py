@@ -49,6 +49,9 @@ def classify(
     bos: bool | None = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    data_file: Path | None = None,
+    field: str = "text",
+    resume: Path | None = None,
     output: Path | None = None,
     html: Path | None = None,
     json: Switch = False,
@@ -73,18 +76,25 @@ def classify(
             model's tokenizer has one.
         seed: Of the random stimulus and the intervals.
         batch_size: Sequences to a pass. It changes memory and time, no figure.
+        data_file: More prompts, hundreds or thousands: .txt (one per line, empty ones left out),
+            .jsonl or .parquet.
+        field: Where that file has records, the field with the text.
+        resume: File for what is measured so far. A run that was interrupted goes on from it when
+            it is called again in the same way, and ends with the same figures.
         output: Folder for report.safetensors (HeadReport.load reads it) and heads.csv.
         html: File for a page of its own: the report, and patterns of the labelled heads.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the model is loaded.
     """
-    if bos is not None and not prompts:
+    texts = [*prompts, *_texts_of(data_file, field)]
+    if bos is not None and not texts:
         raise UsageError(
             msg="--bos and --no-bos go with a PROMPT: the standard stimuli begin with a "
             "beginning-of-sequence token wherever the tokenizer has one."
         )
     check_folder(output)
     check_file(html)
+    check_file(resume)
     _check_behaviours(behaviours)
     hooked = load.load(model)
     from mi_toolkit import classify_heads
@@ -92,21 +102,39 @@ def classify(
     with third_parties_kept_off_stdout():
         report = classify_heads(
             hooked,
-            list(prompts) or None,
+            texts or None,
             behaviours=behaviours,
             min_lift=min_lift,
             prepend_bos=bos,
             batch_size=batch_size,
             seed=seed,
+            resume=resume,
         )
     written = [*_write_folder(report, output)]
     if html is not None:
         with doing(f"Drawing {html}"), third_parties_kept_off_stdout():
-            page = _page(hooked, report, prompts[0] if prompts else DEFAULT_PROMPT, bos)
+            page = _page(hooked, report, texts[0] if texts else DEFAULT_PROMPT, bos)
             with writing(html):
                 page.save_html(html)
         written.append(html)
     _show(report, written, as_data=json)
+
+
+def _texts_of(file: Path | None, field: str) -> list[str]:
+    if file is None:
+        return []
+    if not file.is_file():
+        raise UsageError(msg=f"There is no file {file}.")
+    from mi_toolkit.activations.documents import documents
+
+    texts = []
+    for number, document in enumerate(documents(file, field)):
+        if not isinstance(document, str):
+            raise UsageError(msg=f"Document {number} of {file} is token ids; --data-file is text.")
+        texts += [document] * bool(document.strip())
+    if not texts:
+        raise UsageError(msg=f"There is no text in {file}.")
+    return texts
 
 
 def _check_behaviours(names: Sequence[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""A `ModelComparison` and a `LengthSweep` as lines of text."""
+"""A `ModelComparison`, a `LengthSweep` and a `StimulusComparison` as lines of text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from mi_toolkit.cli.layout import columns, human_count, wrapped
 from mi_toolkit.comparison.model_comparison import ModelComparison
 from mi_toolkit.comparison.profile import LabelProfile
+from mi_toolkit.comparison.stimuli import StimulusComparison
 from mi_toolkit.comparison.sweep import LengthSweep
 from mi_toolkit.heads.classify import OWN_PROMPT
 
@@ -64,6 +65,37 @@ def sweep_lines(
         "Lift over the chance of that length (0 chance, 1 perfect), or a value; * the label holds.",
         width,
     )
+
+
+def stimulus_lines(
+    compared: StimulusComparison, *, width: int, emphasise: Callable[[str], str]
+) -> Iterator[str]:
+    """How far ranks and labels agree from one stimulus to another, behaviour by behaviour."""
+    for one, other in dict.fromkeys((pair.stimulus, pair.other) for pair in compared.pairs):
+        yield from map(emphasise, wrapped(f"{compared.model}: {one} against {other}", width))
+        rows = [["behaviour", "rank correlation", "labelled", "there", "both", "kappa"]]
+        rows += [
+            [
+                pair.behaviour,
+                _signed(pair.rank_correlation),
+                *(str(count) for count in (pair.labelled, pair.other_labelled, pair.both)),
+                _signed(pair.kappa),
+            ]
+            for pair in compared.pairs
+            if (pair.stimulus, pair.other) == (one, other)
+        ]
+        yield from _in_columns(rows, width)
+        yield ""
+    yield from wrapped(
+        "Labelled: heads with the label on the first, there: on the second. Most heads do nothing "
+        "of a kind, and their order is noise, which pulls a rank correlation towards 0. Kappa: "
+        "agreement of the labels beyond chance.",
+        width,
+    )
+
+
+def _signed(figure: float) -> str:
+    return _NONE if figure != figure else f"{figure:+.2f}"
 
 
 def _sweep_rows(sweep: LengthSweep, stimulus: str, label: str, most: int = 6) -> list[list[str]]:

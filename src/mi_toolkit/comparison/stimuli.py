@@ -61,6 +61,11 @@ class StimulusComparison(ShownAsTable):
     pairs: tuple[StimulusPair, ...]
     """One per behaviour and pair of stimuli that could both show it."""
 
+    @property
+    def model(self) -> str:
+        """Whose heads they are."""
+        return next(iter(self.reports.values())).provenance.model
+
     def to_pandas(self) -> DataFrame:
         """One row per behaviour and pair of stimuli."""
         from mi_toolkit.tables import table_of
@@ -69,7 +74,6 @@ class StimulusComparison(ShownAsTable):
 
     def text_table(self) -> TextTable:
         """Per behaviour and pair of stimuli: rank correlation, and heads labelled on each."""
-        model = next(iter(self.reports.values())).provenance.model
         rows = [
             (
                 p.behaviour,
@@ -83,7 +87,7 @@ class StimulusComparison(ShownAsTable):
             for p in self.pairs
         ]
         header = ("behaviour", "on", "and on", "rank correlation", "labelled", "and", "on both")
-        title = f"StimulusComparison of {model} on {', '.join(self.reports)}"
+        title = f"StimulusComparison of {self.model} on {', '.join(self.reports)}"
         return TextTable(title=title, header=header, rows=rows)
 
 

@@ -1,8 +1,10 @@
 """Which sequences run together: as many as memory has room for, with little padding.
 
-Batches change no figure. Where sequences are compared with the next one, they run in the caller's
-order, and each batch shows the first sequence of the next batch once more; otherwise they run
-sorted by length, longest first, so that what does not fit shows at once.
+Batches change no figure. Where sequences are compared with the next one (`positional`), they run in
+the caller's order, and each batch shows the first sequence of the next batch once more: sorted by
+length, most would have to run a second time, as the next of another, since rows of attention are
+not kept. Prompts given in order of length run with the least padding. Otherwise they run sorted by
+length, longest first, so that what does not fit shows at once.
 """
 
 from __future__ import annotations

@@ -63,13 +63,11 @@ class BlockReader:
     ) -> None:
         self.plan, self.sequences, self.n_fresh = plan, sequences, n_fresh
         self.needs = needs_of(plan)
-        self._masks = plan.masks
+        self._top_only = [i for i, mask in enumerate(plan.masks) if mask.top_only]
         self._targets = [plan.targets(sequence) for sequence in sequences]
         n_sequences, n_heads, n = shape
         # One row of queries for each mask; behind them each query's own attention, and the sink's.
-        self._gathered = torch.zeros(
-            n_sequences, n_heads, (len(self._masks) + 2) * n, device=device
-        )
+        self._gathered = torch.zeros(n_sequences, n_heads, (len(plan.masks) + 2) * n, device=device)
         self._total = torch.ones(shape, device=device)
         self._mean_key, self._entropy, self._to_next = torch.zeros(3, *shape, device=device)
         self._position = torch.arange(n, dtype=torch.float32, device=device)
@@ -92,7 +90,9 @@ class BlockReader:
 
     @property
     def _row_figures(self) -> Float[Tensor, "row sequence head query"]:
-        return self._gathered.unflatten(-1, (-1, len(self._position))).movedim(2, 0).cpu()
+        n_sequences, n_heads, _ = self._gathered.shape
+        rows = self._gathered.view(n_sequences, n_heads, -1, len(self._position))
+        return rows.movedim(2, 0).cpu()
 
     def _figures(self, turn: int) -> RowFigures:
         own, sink = self._row_figures[-2:]
@@ -138,7 +138,7 @@ class BlockReader:
         )
         cells, slots = cells.to(patterns.device), slots.to(patterns.device)
         picked = patterns.flatten(1).index_select(1, cells)
-        for mask in [i for i, each in enumerate(self._masks) if each.top_only]:
+        for mask in self._top_only:
             only = slots // len(self._position) == mask
             picked[:, only] = top_share(patterns).flatten(1)[:, cells[only]]
         self._gathered[place, heads].index_add_(1, slots, picked)

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from mi_toolkit.heads.block_figures import PatternBlock
 
-CACHED = 3 * 2**17
-"""Entries of a block that stay in one core's cache, with their scores beside them."""
+CACHED = 9 * 2**17
+"""Entries of a block for one core: more would wait for memory, fewer for Python between them."""
 
 MOST_QUERIES = 128
 """Queries to a block at most: under causal attention, larger ones compute more that is masked."""
 
-FEWEST_QUERIES = 32
+FEWEST_QUERIES = 48
 """Queries to a block at least: smaller ones spend their time between the products."""
 
 LEAST_SHARE = 1e-30
@@ -94,23 +94,22 @@ def attend(
         entries = math.prod(cut)
         scores, patterns = (buffer[:entries].view(cut) for buffer in buffers)
         torch.matmul(rows, seen_keys, out=scores)
-        by_head = (len(rows), (heads.stop - heads.start) * group, queries.stop - queries.start, -1)
-        _hide(scores.view(by_head), ahead, queries.start, first_key, window)
-        torch.softmax(scores, dim=-1, out=patterns)
-        z = patterns @ values[sequences, heads, seen]
         head = slice(heads.start * group, heads.stop * group)
-        out[sequences, queries, head] = z.view(by_head).transpose(1, 2).to(out.dtype)
+        by_head = (len(rows), head.stop - head.start, queries.stop - queries.start, -1)
+        scores_by_head, patterns_by_head = scores.view(by_head), patterns.view(by_head)
+        _hide(scores_by_head, ahead, queries.start, first_key, window)
+        torch.softmax(scores, dim=-1, out=patterns)
+        z = (patterns @ values[sequences, heads, seen]).view(by_head)
+        out[sequences, queries, head] = z.transpose(1, 2).to(out.dtype)
         show(
             PatternBlock(
-                patterns=patterns.view(by_head),
+                patterns=patterns_by_head,
                 first_sequence=sequences.start,
                 first_head=head.start,
                 first_query=queries.start,
                 first_key=first_key,
                 sums_to_one=True,
-                entropy=_entropy(scores.view(by_head), patterns.view(by_head))
-                if with_entropy
-                else None,
+                entropy=_entropy(scores_by_head, patterns_by_head) if with_entropy else None,
             )
         )
     return out

@@ -53,7 +53,6 @@ def view_stimuli(comparison: StimulusComparison) -> PictureView:
     """Stimuli against each other: each head on one by the same head on the other."""
     from mi_toolkit.views.figures import stimulus_grid
 
-    model = next(iter(comparison.reports.values())).provenance.model
     rows = [
         [
             pair.behaviour,
@@ -65,7 +64,7 @@ def view_stimuli(comparison: StimulusComparison) -> PictureView:
         for pair in comparison.pairs
     ]
     return PictureView(
-        title=f"Heads of {model} from one stimulus to another",
+        title=f"Heads of {comparison.model} from one stimulus to another",
         caption=(
             "A mark per head: its lift, or value, on one stimulus by the same on the other. Kappa "
             "is the agreement of the labels beyond chance."

@@ -32,8 +32,7 @@ def stimulus_grid(comparison: StimulusComparison) -> Figure:
             TOP + n_rows * (SIDE + GAP_DOWN) + 0.1,
         )
     )
-    model = next(iter(comparison.reports.values())).provenance.model
-    title(figure, f"Heads of {model} from one stimulus to another")
+    title(figure, f"Heads of {comparison.model} from one stimulus to another")
     for index, pair in enumerate(pairs):
         row, column = divmod(index, n_columns)
         x, y = LEFT + column * (SIDE + GAP_ACROSS), TOP + row * (SIDE + GAP_DOWN)
