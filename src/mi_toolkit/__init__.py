@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mi_toolkit.comparison.stimuli import StimulusComparison as StimulusComparison
     from mi_toolkit.comparison.stimuli import compare_stimuli as compare_stimuli
     from mi_toolkit.comparison.sweep import LengthSweep as LengthSweep
+    from mi_toolkit.generation import GeneratedSequence as GeneratedSequence
+    from mi_toolkit.generation import Generation as Generation
+    from mi_toolkit.generation import generate as generate
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
     from mi_toolkit.models.loading import load_model as load_model
     from mi_toolkit.models.model_spec import ModelSpec as ModelSpec
     from mi_toolkit.models.specs import MODELS as MODELS
+    from mi_toolkit.pipeline import Pipeline as Pipeline
+    from mi_toolkit.pipeline import trace_pipeline as trace_pipeline
     from mi_toolkit.prompts.ioi import ioi_prompts as ioi_prompts
     from mi_toolkit.prompts.needle import needle_prompts as needle_prompts
     from mi_toolkit.prompts.tokens import TokenBatch as TokenBatch
@@ -74,7 +79,9 @@ if TYPE_CHECKING:
     from mi_toolkit.views.comparison import view_stimuli as view_stimuli
     from mi_toolkit.views.comparison import view_sweep as view_sweep
     from mi_toolkit.views.confirmation import view_confirmation as view_confirmation
+    from mi_toolkit.views.generation import view_generation as view_generation
     from mi_toolkit.views.page import Page as Page
+    from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.statistics import view_statistics as view_statistics
     from mi_toolkit.views.verification import view_verification as view_verification
@@ -93,6 +100,8 @@ _HOME = {
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
     "Confirmation": "interventions.confirm",
+    "GeneratedSequence": "generation",
+    "Generation": "generation",
     "Head": "heads.head",
     "HeadAtlas": "atlas.folder",
     "HeadReport": "heads.report",
@@ -105,6 +114,7 @@ _HOME = {
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
     "PerturbationTest": "sensitivity.perturbation_test",
+    "Pipeline": "pipeline",
     "RankingStability": "sensitivity.stability",
     "ScoreFidelity": "sensitivity.fidelity",
     "StimulusComparison": "comparison.stimuli",
@@ -125,6 +135,7 @@ _HOME = {
     "distribution_behaviour": "heads.decorators",
     "export_headvis": "atlas.headvis",
     "find_super_weights": "sensitivity.super_weights",
+    "generate": "generation",
     "head_atlas": "atlas.build",
     "ioi_prompts": "prompts.ioi",
     "length_sweep": "comparison.length_sweep",
@@ -139,11 +150,14 @@ _HOME = {
     "s_inhibition_effects": "interventions.inhibition",
     "score_fidelity": "sensitivity.fidelity",
     "score_weights": "sensitivity.score",
+    "trace_pipeline": "pipeline",
     "verify_model": "verification.verify",
     "view_attention": "views.attention",
     "view_attribution": "views.attribution",
     "view_comparison": "views.comparison",
     "view_confirmation": "views.confirmation",
+    "view_generation": "views.generation",
+    "view_pipeline": "views.pipeline",
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",

@@ -30,6 +30,10 @@ class UnsupportedModelError(ModelLoadError):
     """A model that loads but whose attention cannot be hooked."""
 
 
+class GenerationError(MIToolkitError, ValueError):
+    """Generation that cannot be run as asked: no beams, no tokens, more than the context holds."""
+
+
 class HookError(MIToolkitError, RuntimeError):
     """A hook that should have fired did not: the figure it should have measured is not 'none'."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import HookError
@@ -15,6 +16,30 @@ from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating
 
 Visitor = Callable[[str, Tensor], None]
 """`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
+
+_positions_before: ContextVar[int | None] = ContextVar("_positions_before", default=None)
+
+
+@contextmanager
+def continuing() -> Iterator[Callable[[int], None]]:
+    """Inside, text is generated; what is given sets how many positions a cache holds by now."""
+
+    def hold(positions: int) -> None:
+        _positions_before.set(positions)
+
+    token = _positions_before.set(0)
+    try:
+        yield hold
+    finally:
+        _positions_before.reset(token)
+
+
+def positions_before() -> int | None:
+    """The positions before the first that a hook sees; None unless text is being generated.
+
+    With a cache of keys and values a hook sees the prompt once, and then one position at a time.
+    """
+    return _positions_before.get()
 
 
 class _LastOneSeen(Exception):
@@ -53,6 +78,33 @@ def visit_activations(
         raise HookError(_did_not_fire(min(waiting), model))
 
 
+def logits_and_activations(
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    names: Sequence[str],
+    visit: Visitor,
+) -> Float[Tensor, "sequence position vocabulary"]:
+    """As `visit_activations`, but to the end: the model's logits.
+
+    Raises:
+        HookError: a hook did not fire.
+    """
+    waiting = set(names)
+
+    def showing(name: str) -> HookFunction:
+        def show(activation: Tensor, hook: Any) -> None:
+            waiting.discard(name)
+            visit(name, activation.detach())
+
+        return show
+
+    hooks = {name: showing(name) for name in names}
+    logits: Tensor = _run(model, ids, hooks, return_type="logits")
+    if waiting:
+        raise HookError(_did_not_fire(min(waiting), model))
+    return logits
+
+
 def activations_that_fire(
     model: HookedModel, ids: Int[Tensor, "sequence position"], names: Sequence[str]
 ) -> dict[str, Tensor]:
@@ -71,13 +123,16 @@ def activations_that_fire(
 
 
 def _run(
-    model: HookedModel, ids: Int[Tensor, "sequence position"], hooks: Mapping[str, HookFunction]
-) -> None:
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    hooks: Mapping[str, HookFunction],
+    return_type: str | None = None,
+) -> Any:
     ids = ids.to(model.cfg.device)
     # Transformers would keep every layer's keys and values for a next token.
     uncached = {"use_cache": False} if hasattr(model, "original_model") else {}
     with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=list(hooks.items())):
-        model(ids, return_type=None, attention_mask=torch.ones_like(ids), **uncached)
+        return model(ids, return_type=return_type, attention_mask=torch.ones_like(ids), **uncached)
 
 
 def _did_not_fire(name: str, model: HookedModel) -> str:

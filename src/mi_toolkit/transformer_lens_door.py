@@ -16,6 +16,9 @@ from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 
@@ -119,6 +122,31 @@ def activation_cache(tensors: dict[str, Any], model: HookedModel) -> Any:
     from transformer_lens import ActivationCache
 
     return ActivationCache(tensors, model, has_batch_dim=True)
+
+
+def lens_logits(
+    model: HookedModel, residual: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch vocabulary"]:
+    """What the model would predict if these were its last residual stream: the logit lens.
+
+    TransformerLens' own readout, in 4.x; what it does, a final norm and the unembedding, in 3.9.
+
+    Raises:
+        UnsupportedModelError: the model makes its logits in another way.
+    """
+    try:
+        from transformer_lens.tools.analysis.logit_lens import logit_readout
+    except ImportError:
+        modules: Any = model
+        logits: Tensor = modules.unembed(modules.ln_final(residual))
+        return logits
+    try:
+        readout: Tensor = logit_readout(model, residual).values
+    except (ValueError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            f"TransformerLens has no logit lens for {model.cfg.model_name}: {error}"
+        ) from error
+    return readout
 
 
 def key_value_cache(model: HookedModel, n_rows: int) -> Any:

@@ -13,6 +13,7 @@ from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare
 from mi_toolkit.cli.confirm import confirm
 from mi_toolkit.cli.describe import describe
+from mi_toolkit.cli.generate import generate
 from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
 from mi_toolkit.cli.record import record
@@ -20,6 +21,7 @@ from mi_toolkit.cli.sensitivity import sensitivity
 from mi_toolkit.cli.stimuli import stimuli
 from mi_toolkit.cli.super_weights import super_weights
 from mi_toolkit.cli.sweep import sweep
+from mi_toolkit.cli.trace import trace
 from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.view import view
 
@@ -52,6 +54,8 @@ for _command in (
     confirm,
     attribute,
     view,
+    generate,
+    trace,
     compare,
     sweep,
     stimuli,

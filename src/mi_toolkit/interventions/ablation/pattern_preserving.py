@@ -15,6 +15,7 @@ from torch import Tensor
 from mi_toolkit.errors import HookError, PromptError
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, z_hook
+from mi_toolkit.hooked_pass import positions_before
 from mi_toolkit.interventions.ablation.clean import running_clean
 from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target
 from mi_toolkit.prompts.tokens import TokenBatch
@@ -65,11 +66,12 @@ def _frozen(
     pattern: Tensor, seen: dict[str, Tensor], mask: Tensor | None, layer: int
 ) -> HookFunction:
     def freeze(z: Float[Tensor, "batch position head d_head"]) -> Tensor:
-        if len(pattern) not in (1, len(z)) or pattern.shape[-1] != z.shape[1]:
+        length = (positions_before() or 0) + z.shape[1]
+        if len(pattern) not in (1, len(z)) or pattern.shape[-1] != length:
             raise PromptError(
                 "A pattern-preserving ablation keeps the patterns of its reference, of "
-                f"{pattern.shape[0]} × {pattern.shape[-1]} tokens, but {z.shape[0]} × {z.shape[1]} "
-                "ran: pass the ids that run as reference=."
+                f"{pattern.shape[0]} × {pattern.shape[-1]} tokens, but {z.shape[0]} × {length} "
+                "ran: pass the ids that run as reference=. Generated text outgrows any."
             )
         if "v" not in seen:
             raise HookError(f"blocks.{layer}.attn.hook_v did not fire before {z_hook(layer)}.")

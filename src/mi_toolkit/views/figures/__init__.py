@@ -4,6 +4,7 @@ from mi_toolkit.views.figures.attribution import attribution_figure as attributi
 from mi_toolkit.views.figures.comparison import comparison_grid as comparison_grid
 from mi_toolkit.views.figures.confirmation import confirmation_figure as confirmation_figure
 from mi_toolkit.views.figures.depth import labels_by_depth as labels_by_depth
+from mi_toolkit.views.figures.generation import generation_figure as generation_figure
 from mi_toolkit.views.figures.locality import locality_histogram as locality_histogram
 from mi_toolkit.views.figures.maps import head_map as head_map
 from mi_toolkit.views.figures.maps import label_map as label_map
@@ -12,6 +13,7 @@ from mi_toolkit.views.figures.maps import report_grid as report_grid
 from mi_toolkit.views.figures.maps import scope_map as scope_map
 from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid
 from mi_toolkit.views.figures.patterns import pattern_map as pattern_map
+from mi_toolkit.views.figures.pipeline import pipeline_figure as pipeline_figure
 from mi_toolkit.views.figures.scaling import scaling_figure as scaling_figure
 from mi_toolkit.views.figures.sheet import as_svg as as_svg
 from mi_toolkit.views.figures.sheet import save_figure as save_figure

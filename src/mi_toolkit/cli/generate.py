@@ -1,0 +1,163 @@
+"""`mi-toolkit generate`: what a model goes on with, with beams, and under ablation."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.layout import columns
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    LoadOptions,
+    ModelName,
+    Several,
+    Switch,
+    at_least_one,
+)
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.generation.generation import Generation
+    from mi_toolkit.hooked_model import HookedModel
+
+Count = Annotated[int, Parameter(validator=at_least_one)]
+
+
+def generate(
+    prompt: str = DEFAULT_PROMPT,
+    /,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    max_new_tokens: Count = 20,
+    num_beams: Count = 1,
+    length_penalty: float = 1.0,
+    early_stopping: Switch = False,
+    top_k: Count = 5,
+    ablate: Several[str] = None,
+    how: Literal["zero", "mean"] = "zero",
+    bos: bool | None = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Go on with a prompt, by greedy or beam search; with --ablate, without some of its heads.
+
+    Args:
+        prompt: The text, in quotes. Without it: one with repeated names.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        max_new_tokens: Tokens to write at most.
+        num_beams: Sequences to follow side by side; 1 is greedy search.
+        length_penalty: Sequences are ordered by their log-probability over their length to this
+            power.
+        early_stopping: Stop at as many ended sequences as there are beams.
+        top_k: Alternatives to show in each token's place.
+        ablate: Heads whose output is replaced while it writes (L5H1 6.9).
+        how: What stands in for their output: zeros, or their mean over natural text.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
+            model's tokenizer has one.
+        output: Folder for generation.safetensors (Generation.load reads it), tokens.csv,
+            alternatives.csv, beams.csv and generation.png.
+        html: File for a page of its own.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    check_folder(output)
+    check_file(html)
+    hooked = load.load(model)
+    from mi_toolkit import generate as run
+
+    with third_parties_kept_off_stdout(), _ablating(hooked, ablate, how):
+        found = run(
+            hooked,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            top_k=top_k,
+            prepend_bos=bos,
+        )
+    _show(found, _written(found, output, html), as_data=json)
+
+
+def _ablating(
+    model: HookedModel, heads: list[str] | None, how: str
+) -> AbstractContextManager[None]:
+    if not heads:
+        return nullcontext()
+    from mi_toolkit import ablating
+
+    return ablating(model, heads, how)
+
+
+def _written(found: Generation, folder: Path | None, page: Path | None) -> list[Path]:
+    from mi_toolkit import view_generation
+
+    written = []
+    if folder is not None:
+        with writing(folder / "generation.safetensors") as path:
+            found.save(path)
+        tables = {
+            f"{rows}.csv": found.to_pandas(rows) for rows in ("tokens", "alternatives", "beams")
+        }
+        written = [path, *write_tables(folder, tables)]
+    png = None if folder is None else folder / "generation.png"
+    return [*written, *draw(view_generation(found), page, png)]
+
+
+def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
+    if as_data:
+        from mi_toolkit.generation.generation_file import record
+        from mi_toolkit.generation.rows import ROWS
+
+        rows = {name: list(of(found)) for name, of in ROWS.items()}
+        print(as_json({**record(found), **rows, "written": [str(path) for path in written]}))
+        return
+    from mi_toolkit.generation.generation import HEADER
+
+    print(bold(found.text_table().title))
+    room = width(elsewhere=FOR_READING)
+    for line in columns([HEADER, *found.rows()], width=room, align=">>><"):
+        print(line)
+    print()
+    for line in columns(_best(found), width=room, align="><>"):
+        print(line)
+    say_written(written)
+
+
+def _best(found: Generation) -> list[list[str]]:
+    """The best sequence token by token: probability, and what else was probable."""
+    import math
+
+    best = found.sequences[0]
+    rows = [["step", "token", "probability", "most probable"]]
+    for step, token in enumerate(found.tokens(best.ids)):
+        choices = zip(
+            found.tokens(best.alternative_ids[step]),
+            best.alternative_log_probs[step].tolist(),
+            strict=True,
+        )
+        listed = "  ".join(f"{text!r} {math.exp(log_prob):.1%}" for text, log_prob in choices)
+        share = f"{math.exp(float(best.log_probs[step])):.1%}"
+        rows.append([str(step), repr(token), share, listed])
+    return rows

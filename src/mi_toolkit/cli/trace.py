@@ -1,0 +1,180 @@
+"""`mi-toolkit trace`: a prompt's way through a model, stage by stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.layout import columns
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    LoadOptions,
+    ModelName,
+    Switch,
+    at_least_one,
+)
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.heads.report import HeadReport
+    from mi_toolkit.pipeline.pipeline import Pipeline
+
+Count = Annotated[int, Parameter(validator=at_least_one)]
+
+STAGES = ("tokens", "attention", "mlp", "output", "lens")
+
+
+def trace(
+    prompt: str = DEFAULT_PROMPT,
+    /,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    report: Path | None = None,
+    top_k: Count = 5,
+    n_neurons: Count = 5,
+    bos: bool | None = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Follow a prompt through a model: tokens, embedding, attention, MLP, output, logit lens.
+
+    Args:
+        prompt: The text, in quotes. Without it: one with repeated names.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        report: A report.safetensors that classify --output wrote for this model, to take the heads'
+            labels from. Without it they are labelled on the prompt.
+        top_k: Predictions to keep at every position.
+        n_neurons: Most active neurons to keep of every layer.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
+            model's tokenizer has one.
+        output: Folder for pipeline.safetensors (Pipeline.load reads it), a CSV file to each stage
+            and pipeline.png.
+        html: File for a page of its own.
+        json: Write JSON instead of tables, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    check_folder(output)
+    check_file(html)
+    labelled: HeadReport | None = None
+    if report is not None:
+        # Read before the model: a wrong file is told at once.
+        from mi_toolkit.heads.report import HeadReport
+
+        labelled = HeadReport.load(report)
+    hooked = load.load(model)
+    from mi_toolkit import trace_pipeline
+
+    with doing("Tracing"), third_parties_kept_off_stdout():
+        traced = trace_pipeline(
+            hooked, prompt, report=labelled, top_k=top_k, n_neurons=n_neurons, prepend_bos=bos
+        )
+    _show(traced, _written(traced, output, html), as_data=json)
+
+
+def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[Path]:
+    from mi_toolkit import view_pipeline
+
+    written = []
+    if folder is not None:
+        with writing(folder / "pipeline.safetensors") as path:
+            traced.save(path)
+        tables = {f"{stage}.csv": traced.to_pandas(stage) for stage in STAGES}
+        written = [path, *write_tables(folder, tables)]
+    png = None if folder is None else folder / "pipeline.png"
+    return [*written, *draw(view_pipeline(traced), page, png)]
+
+
+def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
+    if as_data:
+        from mi_toolkit.pipeline.pipeline_file import record
+        from mi_toolkit.pipeline.rows import ROWS
+
+        rows = {f"{stage}_rows": list(ROWS[stage](traced)) for stage in STAGES}
+        print(as_json({**record(traced), **rows, "written": [str(path) for path in written]}))
+        return
+    room = width(elsewhere=FOR_READING)
+    print(bold(f"Pipeline of {traced.title()}"))
+    for line in columns([list(line) for line in traced.summary()], width=room):
+        print(line)
+    for title, rows_shown, align in (
+        ("Embedding", _embedding(traced), "><><"),
+        ("Labelled heads", _heads(traced), "<"),
+        ("Most active neurons", _neurons(traced), ">"),
+        ("Behind the prompt, by layer", _lens(traced), "<>>"),
+    ):
+        print()
+        print(bold(title))
+        for line in columns(rows_shown, width=room, align=align[: len(rows_shown[0]) - 1]):
+            print(line)
+    say_written(written)
+
+
+def _embedding(traced: Pipeline) -> list[list[str]]:
+    from mi_toolkit.pipeline.rows import token_rows
+
+    rows = [["position", "token", "norm", "nearest tokens (cosine)"]]
+    for row in token_rows(traced):
+        norm = f"{row['input_norm']:.2f}"
+        rows.append([str(row["position"]), repr(row["token"]), norm, row["nearest"]])
+    return rows
+
+
+def _heads(traced: Pipeline) -> list[list[str]]:
+    found = [[str(head), ", ".join(labels)] for head, labels in traced.attention.labels]
+    if not found:
+        return [["none", f"on {traced.attention.labelled_on}: a few tokens are few queries"]]
+    return [["head", f"labels, on {traced.attention.labelled_on}"], *found]
+
+
+def _neurons(traced: Pipeline) -> list[list[str]]:
+    stage, rows = traced.mlp, [["layer", "neuron, activation, token"]]
+    for row, layer in enumerate(stage.layers):
+        found = zip(
+            stage.neurons[row].tolist(),
+            stage.activations[row].tolist(),
+            stage.positions[row].tolist(),
+            strict=True,
+        )
+        told = [
+            f"N{neuron} {value:+.2f} at {traced.tokens.texts[position]!r}"
+            for neuron, value, position in found
+        ]
+        rows.append([str(layer), "  ".join(told)])
+    return rows
+
+
+def _lens(traced: Pipeline) -> list[list[str]]:
+    from mi_toolkit.pipeline.rows import lens_of
+
+    lens = lens_of(traced)
+    rows = [["behind", "rank of the final", "KL (nats)", "would predict"]]
+    for entry, name in enumerate(lens.names):
+        ids, log_probs = lens.top_ids[entry, -1].tolist(), lens.top_log_probs[entry, -1].exp()
+        told = [
+            f"{traced.texts[token]!r} {share:.1%}"
+            for token, share in zip(ids, log_probs.tolist(), strict=True)
+        ]
+        rank = str(int(lens.final_ranks[entry, -1]))
+        rows.append([name, rank, f"{float(lens.divergences[entry, -1]):.2f}", "  ".join(told)])
+    return rows

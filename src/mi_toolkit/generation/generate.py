@@ -1,0 +1,213 @@
+"""`generate`: greedy and beam search that keep hooks active."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import zip_longest
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mi_toolkit.errors import GenerationError, PromptError
+from mi_toolkit.generation.beam_tree import BeamTree, Step, beam_tree
+from mi_toolkit.generation.decoding import Decoding, decode
+from mi_toolkit.generation.generation import GeneratedSequence, Generation
+from mi_toolkit.heads.provenance import provenance_of
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.token_texts import token_texts
+from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
+
+
+def generate(
+    model: HookedModel,
+    prompt: Prompt,
+    *,
+    max_new_tokens: int = 20,
+    num_beams: int = 1,
+    length_penalty: float = 1.0,
+    early_stopping: bool = False,
+    eos_ids: Sequence[int] | None = None,
+    top_k: int = 5,
+    prepend_bos: bool | None = None,
+    use_cache: bool = True,
+) -> Generation:
+    """What the model goes on with behind a prompt, by greedy or beam search.
+
+    Hooks that are active stay active: inside `ablating(...)` it is the ablated model that writes.
+    Sequences and scores are those of Hugging Face's `generate` without sampling, whose own code
+    decodes. A model's own defaults for sampling and penalties play no part; its end-of-sequence
+    tokens do.
+
+    With the cache a hook sees the whole prompt once and then one position at a time. What it does
+    must not depend on where in the sequence it is; `use_cache=False` runs every sequence whole at
+    every step, and shows it all. Zero and mean ablation and `resample` from a reference are the
+    same either way; `pattern_preserving`, which keeps the patterns of given ids, cannot generate.
+
+    Args:
+        model: the model; it comes back as it was.
+        prompt: one text, or the ids of one sequence.
+        max_new_tokens: tokens to write at most; prompt and these must fit the context.
+        num_beams: sequences to follow side by side; 1 is greedy search.
+        length_penalty: sequences are ordered by their log-probability over their length to this
+            power. 0 prefers short ones; above 0, as the sum is negative, long ones gain.
+        early_stopping: stop at `num_beams` sequences that ended. False goes on while a running
+            beam's score stands above the worst of these.
+        eos_ids: tokens that end a sequence; None for the model's own, `()` for none.
+        top_k: alternatives to keep of each token.
+        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        use_cache: keep keys and values of earlier positions from step to step. It changes time,
+            and figures by rounding only.
+
+    Raises:
+        PromptError: not one prompt, an empty one, one beyond the context, or impossible ids.
+        GenerationError: numbers that make no search, or more tokens than the context holds.
+        UnsupportedModelError: Hugging Face cannot generate with the model.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> mi.generate(model, "Mary and John went to", max_new_tokens=4).text
+        ' the beach, John'
+    """
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    how = Decoding(
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        length_penalty=float(length_penalty),
+        early_stopping=early_stopping,
+        eos_ids=_eos_ids(model) if eos_ids is None else tuple(int(each) for each in eos_ids),
+        use_cache=use_cache,
+    )
+    _check(model, batch, how, top_k)
+    hooks = _hooked(model)
+    found, scores, steps = decode(model, batch.ids, how, n_choices=top_k)
+    tree = beam_tree(steps, num_beams=num_beams, eos_ids=how.eos_ids)
+    sequences = tuple(
+        _sequence(model, _until_end(ids, how.eos_ids), score, tree, steps, how, top_k)
+        for ids, score in zip_longest(found, scores or [])
+    )
+    return Generation(
+        prompt=prompt if isinstance(prompt, str) else _text(model, batch.ids[0]),
+        prompt_ids=batch.ids[0],
+        sequences=sequences,
+        tree=tree,
+        texts=_texts(model, [batch.ids, tree.ids, *(each.alternative_ids for each in sequences)]),
+        hooks=hooks,
+        provenance=provenance_of(model, {"prompt": batch}, seed=0),
+        **vars(how),
+    )
+
+
+def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> None:
+    """Check the numbers before anything runs.
+
+    Raises:
+        PromptError: more than one prompt.
+        GenerationError: numbers that make no search, or more tokens than the context holds.
+    """
+    if len(batch) != 1:
+        raise PromptError(f"{len(batch)} prompts were given: generate takes one at a time.")
+    counts = {"max_new_tokens": how.max_new_tokens, "num_beams": how.num_beams, "top_k": top_k}
+    for name, count in counts.items():
+        if count < 1:
+            raise GenerationError(f"{name}={count}: it must be 1 or more.")
+    name, context, vocabulary = model.cfg.model_name, model.cfg.n_ctx, int(model.cfg.d_vocab)
+    length = int(batch.lengths[0])
+    if length + how.max_new_tokens > context:
+        room = context - length
+        raise GenerationError(
+            f"max_new_tokens={how.max_new_tokens} behind a prompt of {length} tokens is more than "
+            f"the context of {name} holds, {context}: "
+            + (f"ask for {room} at most." if room else "shorten the prompt.")
+        )
+    if top_k > vocabulary:
+        raise GenerationError(f"top_k={top_k}: the vocabulary of {name} has {vocabulary} tokens.")
+    most = vocabulary // max(2, 1 + len(how.eos_ids))
+    if how.num_beams > most:
+        raise GenerationError(
+            f"num_beams={how.num_beams}: a vocabulary of {vocabulary} tokens feeds at most {most}."
+        )
+    for each in how.eos_ids:
+        if not 0 <= each < vocabulary:
+            raise GenerationError(f"eos_ids: {each} is no token of {name}, 0 to {vocabulary - 1}.")
+
+
+def _eos_ids(model: HookedModel) -> tuple[int, ...]:
+    """The model's own end-of-sequence tokens: of its generation, else of its tokenizer."""
+    configured = getattr(getattr(model, "original_model", None), "generation_config", None)
+    found = getattr(configured, "eos_token_id", None)
+    if found is None and model.tokenizer is not None:
+        found = model.tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (int(found),)
+
+
+def _hooked(model: HookedModel) -> tuple[str, ...]:
+    """The hook points that have a caller's hook now, each under one name.
+
+    Permanent hooks are left out: bridges of some families (OPT) have ones of their own.
+    """
+    points = {
+        id(point): name
+        for name, point in model.hook_dict.items()
+        if not all(hook.is_permanent for hook in point.fwd_hooks)
+    }
+    return tuple(sorted(points.values()))
+
+
+def _until_end(ids: Int[Tensor, " token"], eos_ids: Sequence[int]) -> list[int]:
+    """The ids up to the first that ends the sequence; behind it there is padding."""
+    every = ids.tolist()
+    ends = [index for index, each in enumerate(every) if each in eos_ids]
+    return every[: ends[0] + 1] if ends else every
+
+
+def _sequence(
+    model: HookedModel,
+    ids: list[int],
+    score: float | None,
+    tree: BeamTree,
+    steps: Sequence[Step],
+    how: Decoding,
+    top_k: int,
+) -> GeneratedSequence:
+    leaf = tree.find(ids)
+    log_probs = tree.log_probs[tree.path(leaf)]
+    if score is None:
+        score = float(log_probs.sum()) / len(ids) ** how.length_penalty
+    looked = [(step, _row(step, ids[:index])) for index, step in enumerate(steps[: len(ids)])]
+    return GeneratedSequence(
+        ids=torch.tensor(ids),
+        text=_text(model, torch.tensor(ids)),
+        log_probs=log_probs,
+        score=score,
+        ended=bool(tree.ended[leaf]),
+        leaf=leaf,
+        alternative_ids=torch.stack([step.top_ids[row, :top_k] for step, row in looked]),
+        alternative_log_probs=torch.stack(
+            [step.top_log_probs[row, :top_k] for step, row in looked]
+        ),
+    )
+
+
+def _row(step: Step, before: list[int]) -> int:
+    """The row of a step that ran the beam of these tokens."""
+    return step.new_ids.tolist().index(before)
+
+
+def _text(model: HookedModel, ids: Int[Tensor, " token"]) -> str:
+    """The text of ids without special tokens; the ids themselves where there is no tokenizer."""
+    if model.tokenizer is None:
+        return " ".join(map(str, ids.tolist()))
+    text: str = model.tokenizer.decode(
+        ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def _texts(model: HookedModel, ids: Sequence[Tensor]) -> dict[int, str]:
+    """The text of every token among these, by id."""
+    every = sorted({token for each in ids for token in each.flatten().tolist()})
+    return dict(zip(every, token_texts(model.tokenizer, every), strict=True))

@@ -1,0 +1,53 @@
+"""A `HookedTransformer` writes what Hugging Face writes with the same weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+
+from mi_toolkit.generation import generate
+from mi_toolkit.interventions.ablation import ablating
+from mi_toolkit.models.loading import load_model
+from tests.generation.reference import argmax_loop
+from tests.generation.test_generate import of_hugging_face, scores, written
+from tests.hub_cache import cut, hub_config, lay_out
+from tests.tiny_models import tiny_tokenizer
+
+try:
+    from transformer_lens import HookedTransformer
+except ImportError:
+    HookedTransformer = None
+
+IDS = torch.randint(2, 300, (9,), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("name", ["gpt2", "EleutherAI/gpt-neo-125M", "EleutherAI/pythia-160m"])
+def test_a_hooked_transformer_searches_as_hugging_face_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = lay_out(tmp_path, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
+    model = load_model(name, backend="hooked")
+    hf_model = AutoModelForCausalLM.from_pretrained(
+        snapshot, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    for beams in (1, 3):
+        found = generate(model, IDS, max_new_tokens=6, num_beams=beams, eos_ids=())
+        uncached = generate(
+            model, IDS, max_new_tokens=6, num_beams=beams, eos_ids=(), use_cache=False
+        )
+        ids, given = of_hugging_face(hf_model, IDS, 6, beams, eos_token_id=None)
+        assert written(found) == written(uncached) == ids
+        torch.testing.assert_close(scores(found), scores(uncached), atol=1e-5, rtol=1e-5)
+        if given is not None:
+            torch.testing.assert_close(scores(found), given, atol=1e-4, rtol=1e-4)
+    with ablating(model, ["L0H1", "L1H2"]):
+        ablated = generate(model, IDS, max_new_tokens=5, eos_ids=())
+        looped = argmax_loop(model, IDS, 5)
+    assert written(ablated) == [looped]
