@@ -1,19 +1,20 @@
 """What scoring every weight costs, against a bare forward and backward pass over the same batches.
 
-Scoring is `score_weights` by grad×weight over all attention and MLP matrices, and the exact global
-top 500 of it. Times are ratios of interleaved runs in one process, medians; memory is the peak
-resident set above what the loaded model holds, each run in a process of its own (Linux only).
+python benchmarks/sensitivity.py                                          a bundled model
+python benchmarks/sensitivity.py --model smollm2-135m-instruct            100 short texts
 
-    python benchmarks/sensitivity.py --model smollm2-135m-instruct --texts 100
+Scoring is `score_weights` by grad×weight over all attention and MLP matrices, and the exact global
+top 500 of it. Runs are interleaved in one process, the first of each on a few texts and not
+counted; figures are medians, times as ratios. Memory is the peak resident set of each run above
+what the loaded model holds (Linux only). Then twenty random controls at k=100, in evaluations.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,14 @@ import mi_toolkit as mi
 from mi_toolkit.prompts.evaluation import evaluation_passages, loss_batch
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import installed_versions
+from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.objective import loss, shares, values
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.scope import select
 
 BATCH_SIZE = 8
 TOP = 500
+CONTROL_TEXTS = 8
 
 
 def main() -> None:
@@ -40,33 +43,49 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=100)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--peak", choices=RUNS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     model = mi.load_model(options.model)
-    texts = (evaluation_passages() * 2)[: options.texts]
-    batch = loss_batch(model, list(texts), max_length=options.tokens)
-    if options.peak:
-        print(f"peak {peak_above(lambda: RUNS[options.peak](model, batch)):.0f}")
-        return
-    times: dict[str, list[float]] = {name: [] for name in RUNS}
-    for _ in range(options.repetitions + 1):
-        for name, run in RUNS.items():
-            start = time.perf_counter()
-            run(model, batch)
-            times[name].append(time.perf_counter() - start)
-    bare, scored = times["bare"][1:], times["scored"][1:]
-    ratio = statistics.median(s / b for b, s in zip(bare, scored, strict=True))
+    batch = loss_batch(
+        model, list(evaluation_passages()[: options.texts]), max_length=options.tokens
+    )
+    matrices = select(weight_matrices(model))
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    n_weights = sum(matrix.size for matrix in select(weight_matrices(model)))
     print(f"{versions}, {torch.get_num_threads()} threads")
-    print(f"{options.model}: {n_weights:,} weights, {len(batch)} texts of {options.tokens} tokens")
-    print(f"bare {statistics.median(bare):.2f} s, scored {statistics.median(scored):.2f} s")
-    print(f"ratio {ratio:.2f}")
-    for name in RUNS:
-        own = [sys.executable, __file__, "--model", options.model, "--texts", str(options.texts)]
-        own += ["--tokens", str(options.tokens), "--peak", name]
-        done = subprocess.run(own, capture_output=True, text=True, check=True)
-        print(f"{name}: {done.stdout.splitlines()[-1]} MiB above the loaded model")
+    n_weights, n_tokens = sum(matrix.size for matrix in matrices), int(batch.lengths.sum())
+    print(f"{options.model}: {n_weights:,} weights, {len(batch)} texts, {n_tokens:,} tokens")
+    largest = max(matrix.size for matrix in matrices) * 4 / 2**20
+    print(f"gradients {n_weights * 4 / 2**20:.0f} MiB, largest matrix {largest:.1f} MiB")
+    for run in RUNS.values():
+        run(model, batch.part(0, BATCH_SIZE))
+    times: dict[str, list[float]] = {name: [] for name in RUNS}
+    peaks: dict[str, list[float]] = {name: [] for name in RUNS}
+    before = resident()
+    for _ in range(options.repetitions):
+        for name, run in RUNS.items():
+            seconds, peak = measured(lambda run=run: run(model, batch))
+            times[name].append(seconds)
+            peaks[name].append(peak - before)
+            print(f"{name}: {seconds:.1f} s, {peak - before:.0f} MiB", flush=True)
+    ratio = statistics.median(s / b for b, s in zip(times["bare"], times["scored"], strict=True))
+    extra = statistics.median(s - b for b, s in zip(peaks["bare"], peaks["scored"], strict=True))
+    print(f"scored / bare: {ratio:.3f}; peak memory {extra:+.0f} MiB of the bare pass'")
+    controls(model, batch.part(0, CONTROL_TEXTS))
+
+
+def controls(model: Any, batch: TokenBatch) -> None:
+    """Twenty random controls at k=100, against bare evaluations of the same texts."""
+    scores = mi.score_weights(model, batch, "magnitude")
+    start = time.perf_counter()
+    for _ in range(2):
+        qualities(model, batch, [], batch_size=BATCH_SIZE, progress=False)
+    one = (time.perf_counter() - start) / 2
+    start = time.perf_counter()
+    mi.perturbation_test(model, scores, batch, k=[100], controls=["random"], progress=False)
+    took = time.perf_counter() - start
+    print(
+        f"unchanged model, top and 20 random controls at k=100: {took / one:.1f} evaluations of "
+        f"{one:.2f} s each"
+    )
 
 
 def bare(model: Any, batch: TokenBatch) -> None:
@@ -92,19 +111,25 @@ def scored(model: Any, batch: TokenBatch) -> None:
 RUNS: dict[str, Callable[[Any, TokenBatch], None]] = {"bare": bare, "scored": scored}
 
 
-def peak_above(run: Callable[[], None]) -> float:
-    """Peak resident memory of a run above where it started, in MiB."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def field(name: str) -> int:
-        line = next(line for line in status.read_text().splitlines() if line.startswith(name))
-        return int(line.split()[1])
-
-    gc.collect()
-    reset.write_text("5")
-    before = field("VmRSS")
+def measured(run: Callable[[], None]) -> tuple[float, float]:
+    """Seconds and peak resident MiB of a run."""
+    resident()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    start = time.perf_counter()
     run()
-    return (field("VmHWM") - before) / 1024
+    return time.perf_counter() - start, _status("VmHWM")
+
+
+def resident() -> float:
+    """Resident MiB, after what is free has gone back to the system."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _status("VmRSS")
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -60,15 +60,18 @@ if TYPE_CHECKING:
     from mi_toolkit.prompts.ioi import ioi_prompts as ioi_prompts
     from mi_toolkit.prompts.needle import needle_prompts as needle_prompts
     from mi_toolkit.prompts.tokens import TokenBatch as TokenBatch
+    from mi_toolkit.sensitivity.blockwise import score_blockwise as score_blockwise
+    from mi_toolkit.sensitivity.dose_curve import PerturbationTest as PerturbationTest
     from mi_toolkit.sensitivity.fidelity import ScoreFidelity as ScoreFidelity
     from mi_toolkit.sensitivity.fidelity import score_fidelity as score_fidelity
     from mi_toolkit.sensitivity.perturb import perturbed as perturbed
-    from mi_toolkit.sensitivity.perturbation_test import PerturbationTest as PerturbationTest
     from mi_toolkit.sensitivity.perturbation_test import perturbation_test as perturbation_test
+    from mi_toolkit.sensitivity.run_comparison import RunComparison as RunComparison
+    from mi_toolkit.sensitivity.run_comparison import compare_runs as compare_runs
     from mi_toolkit.sensitivity.score import score_weights as score_weights
     from mi_toolkit.sensitivity.stability import RankingStability as RankingStability
     from mi_toolkit.sensitivity.stability import ranking_stability as ranking_stability
-    from mi_toolkit.sensitivity.super_weights import SuperWeights as SuperWeights
+    from mi_toolkit.sensitivity.super_weight import SuperWeights as SuperWeights
     from mi_toolkit.sensitivity.super_weights import find_super_weights as find_super_weights
     from mi_toolkit.sensitivity.weight_scores import WeightScores as WeightScores
     from mi_toolkit.verification.verification import Verification as Verification
@@ -83,6 +86,8 @@ if TYPE_CHECKING:
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
     from mi_toolkit.views.report import view_report as view_report
+    from mi_toolkit.views.run_comparison import view_runs as view_runs
+    from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity
     from mi_toolkit.views.statistics import view_statistics as view_statistics
     from mi_toolkit.views.verification import view_verification as view_verification
 
@@ -113,12 +118,13 @@ _HOME = {
     "ModelFacts": "models.facts",
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
-    "PerturbationTest": "sensitivity.perturbation_test",
     "Pipeline": "pipeline",
+    "PerturbationTest": "sensitivity.dose_curve",
+    "RunComparison": "sensitivity.run_comparison",
     "RankingStability": "sensitivity.stability",
     "ScoreFidelity": "sensitivity.fidelity",
     "StimulusComparison": "comparison.stimuli",
-    "SuperWeights": "sensitivity.super_weights",
+    "SuperWeights": "sensitivity.super_weight",
     "TokenBatch": "prompts.tokens",
     "TokenMap": "heads.token_maps",
     "Verification": "verification.verification",
@@ -126,6 +132,7 @@ _HOME = {
     "ablating": "interventions.ablation",
     "circuit_behaviour": "heads.decorators",
     "classify_heads": "heads.classify",
+    "compare_runs": "sensitivity.run_comparison",
     "compare_models": "comparison.models",
     "compare_stimuli": "comparison.stimuli",
     "copying_scores": "heads.copying_scores",
@@ -149,6 +156,7 @@ _HOME = {
     "record": "activations.record",
     "s_inhibition_effects": "interventions.inhibition",
     "score_fidelity": "sensitivity.fidelity",
+    "score_blockwise": "sensitivity.blockwise",
     "score_weights": "sensitivity.score",
     "trace_pipeline": "pipeline",
     "verify_model": "verification.verify",
@@ -161,6 +169,8 @@ _HOME = {
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",
+    "view_fidelity": "views.sensitivity_pictures",
+    "view_runs": "views.run_comparison",
     "view_statistics": "views.statistics",
     "view_verification": "views.verification",
 }

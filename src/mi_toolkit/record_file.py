@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,26 @@ def save_record(
         format: what the file holds and its version, such as `mi_toolkit head report 1`.
         tensors: by name.
         record: plain values that JSON can hold.
+
+    Raises:
+        OSError: it cannot be written: the disk is full, say.
     """
     metadata = {"format": format, "report": json.dumps(record)}
     with written_whole(path) as draft:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, draft, metadata=metadata)
+        try:
+            plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(plain, draft, metadata=metadata)
+        except SafetensorError as error:
+            raise _of_the_system(error) from error
         _order_metadata(draft)
+
+
+def _of_the_system(error: SafetensorError) -> OSError:
+    """What the operating system said, which safetensors puts into words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _order_metadata(path: Path) -> None:
@@ -79,3 +95,17 @@ def load_record(
             f"({metadata.get('format', 'no format named')}; wanted {format!r})."
         )
     return tensors, json.loads(metadata["report"])
+
+
+def load_tensor(path: str | os.PathLike[str], name: str) -> Tensor:
+    """Read one tensor of a record, and leave the others on the disk.
+
+    Raises:
+        ReportError: no such file, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            tensor: Tensor = stored.get_tensor(name)
+            return tensor
+    except (OSError, SafetensorError) as error:
+        raise ReportError(f"{path} cannot be read: {error}.") from error

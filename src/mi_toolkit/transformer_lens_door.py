@@ -60,13 +60,19 @@ def bridge(
             location if "/" in location else f"./{location}",
             hf_model=hf_model,
             tokenizer=own_tokenizer,
-            device=str(parameter.device),
+            # TransformerLens reads off by itself where a model is that is spread over devices.
+            device=None if _is_spread(hf_model) else str(parameter.device),
             dtype=parameter.dtype,
         )
     # Booting switches to eager attention in 4.x and leaves it as it was in 3.x.
     hf_model.set_attn_implementation(attn_implementation)
     model.cfg.model_name = name
     return _at_rest(model)
+
+
+def _is_spread(hf_model: Any) -> bool:
+    places = getattr(hf_model, "hf_device_map", None) or {}
+    return len(set(map(str, places.values()))) > 1
 
 
 def hooked_transformer(name: str, *, hf_model: Any, tokenizer: Any) -> HookedModel:

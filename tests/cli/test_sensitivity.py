@@ -23,9 +23,9 @@ TWO = ["--metric", "grad_x_weight", "magnitude", "--topk", "5", "20"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("runs")
     tested = ["--perturb", "zero", "sign_flip", "--controls", "random", "--random-draws", "2"]
-    stable = ["--seeds", "1", "2"]
+    stable = ["--seeds", "1", "2", "--fidelity", "10"]
     where = ["--output", str(made), "--experiment-id", "first"]
-    assert run(["sensitivity", *SMALL, *TWO, *tested, *stable, *where]) == 0
+    assert run(["sensitivity", *SMALL, *TWO, *tested, *stable, *where, "--save-plots"]) == 0
     return made / "first"
 
 
@@ -33,16 +33,21 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
     folder: Path,
 ) -> None:
     tops = [f"top_weights_{m}_{k}" for m in ("grad_x_weight", "magnitude") for k in (5, 20)]
-    tables = [*tops, "perturbation", "effects", "stability"]
+    tables = [*tops, "perturbation", "effects", "fidelity", "trust", "stability"]
     expected = {f"{name}.{kind}" for name in tables for kind in ("csv", "parquet")}
     expected |= {"scores_grad_x_weight.safetensors", "scores_magnitude.safetensors"}
     expected |= {"manifest.json", "summary.json", "report.html"}
+    for metric in ("grad_x_weight", "magnitude"):
+        expected |= {f"{name}_{metric}.png" for name in ("fidelity", "layers", "heads")}
+        expected |= {f"dose_curve_{metric}_{kind}.png" for kind in ("zero", "sign_flip")}
     assert {path.name for path in folder.iterdir()} == expected
     page = (folder / "report.html").read_text()
     assert "Critical weights of toy-gpt2" in page
     assert page.count("Dose curve of") == 4  # two metrics, two kinds
     assert "grad_x_weight: layer by component" in page
     assert "grad_x_weight: heads" in page
+    assert page.count(": how far to trust it</h2>") == 2
+    assert page.count("data:image/svg+xml") == 2
     assert "default-src 'none'" in page
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest) == {"format", "about", "parts"}
@@ -51,6 +56,7 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
         "revision",
         "backend",
         "dtype",
+        "n_layers",
         "n_parameters",
         "texts",
         "versions",
@@ -91,7 +97,16 @@ def test_what_is_done_is_not_done_again_and_what_changed_is(
 def test_scope_ratios_and_scale_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     scope = ["--layers", "0", "2", "--components", "W_O", "--per", "layer", "--topk", "3"]
     tested = ["--perturb", "scale", "--perturb-scale", "0.5", "--perturbation-ratios", "0.001"]
-    fewer = ["--controls", "bottom", "--fast-perturbation", "--batch-size", "2", "--json"]
+    fewer = [
+        "--controls",
+        "bottom",
+        "--fidelity",
+        "0",
+        "--fast-perturbation",
+        "--batch-size",
+        "2",
+        "--json",
+    ]
     device = ["--device", "auto", "--dtype", "float32"]
     assert run(["sensitivity", *SMALL, *scope, *tested, *fewer, *device]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -110,7 +125,7 @@ def test_fast_perturbation_takes_fewer_texts_for_the_baseline_too(tmp_path: Path
     data = ["--data-file", TEXT, "--max-length", "12", "--topk", "2", "--metric", "magnitude"]
     counts = []
     for name, fast in (("slow", []), ("fast", ["--fast-perturbation"])):
-        where = ["--output", str(tmp_path / name), "--controls", "random"]
+        where = ["--output", str(tmp_path / name), "--controls", "random", "--fidelity", "0"]
         assert run(["sensitivity", *data, *where, *fast, "--random-draws", "7"]) == 0
         table = pd.read_parquet(tmp_path / name / "perturbation.parquet")
         assert table["n_tokens"].nunique() == 1
@@ -124,8 +139,8 @@ def test_super_weights_prints_and_writes(
     looked = ["super-weights", "toy-gpt2", *SMALL[:4], "--min-spike", "2"]
     assert run([*looked, "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "not confirmed: perplexity" in out
-    assert len(pd.read_csv(tmp_path / "super_weights.csv")) == out.count("confirmed: perplexity")
+    assert "not confirmed: " in out
+    assert len(pd.read_csv(tmp_path / "super_weights.csv")) == out.count("confirmed: ")
     assert run([*looked[:-1], "1000"]) == 0
     assert "No write of any MLP stands out" in capsys.readouterr().out
 
@@ -139,7 +154,10 @@ def test_super_weights_prints_and_writes(
         (["--topk", "0"], 2, "--topk must be 1 or more"),
         (["--perturbation-ratios", "1.5"], 2, "are shares: above 0, up to 1"),
         (["--seeds", "1"], 2, "--seeds needs two or more different numbers"),
-        (["--experiment-id", "a"], 2, "--experiment-id names a folder in --output"),
+        (["--experiment-id", "a"], 2, "--experiment-id goes with --output"),
+        (["--save-plots"], 2, "--save-plots goes with --output"),
+        (["--fidelity", "5"], 2, "Must be 0, or 10 or more"),
+        (["--device", "cpu", "--device-map", "auto"], 1, "device_map= spreads a model"),
         (["--data-file", "/no/such/file"], 1, "/no/such/file cannot be read: No such file"),
         (["--model", "toy-gtp2"], 2, "Did you mean 'toy-gpt2'"),
         (["--layers", "9"], 2, "No layer is called '9'"),
@@ -164,6 +182,9 @@ def test_an_output_that_cannot_be_written_and_a_file_of_one_text_are_told(
     assert "is a file, so there can be no folder" in capsys.readouterr().err
     assert run(["sensitivity", "--data-file", str(tmp_path / "file")]) == 1
     assert "holds 1 texts, one to a line" in capsys.readouterr().err
+    (tmp_path / "image").write_bytes(bytes([255, 216, 255]))
+    assert run(["sensitivity", "--data-file", str(tmp_path / "image")]) == 1
+    assert "image cannot be read: it is no text in UTF-8" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("{}")
     assert run(["sensitivity", *SMALL, "--output", str(tmp_path)]) == 1
-    assert "is of no run of this kind. Choose another folder" in capsys.readouterr().err
+    assert "is of no sensitivity run. Choose another folder" in capsys.readouterr().err

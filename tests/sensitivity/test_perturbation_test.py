@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,13 +16,13 @@ from mi_toolkit.errors import UnknownNameError, WeightError
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.sensitivity.controls import bottom, magnitude_matched, random_control
-from mi_toolkit.sensitivity.edits import edits_of
+from mi_toolkit.sensitivity.edits import Edit, planned
 from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.perturb import perturbed
 from mi_toolkit.sensitivity.perturbation_test import perturbation_test
 from mi_toolkit.sensitivity.score import score_weights
-from tests.models_here import loaded, untouched
+from tests.models_here import TOYS, loaded, untouched
 from tests.sensitivity.test_scorers import TEXTS, ids_of
 from tests.sensitivity.toy_text import TOY_TEXT
 
@@ -26,7 +30,7 @@ from tests.sensitivity.toy_text import TOY_TEXT
 def test_quality_equals_hugging_faces_text_by_text_whatever_the_batch() -> None:
     model, hf_model = loaded("toy-pythia"), untouched("toy-pythia")
     weights = [("blocks.1.attn.W_V", 3, 40), ("blocks.2.mlp.W_out", 100, 3)]
-    edits = edits_of(weight_matrices(model), weights, "scale", 30.0, None)
+    edits = planned(weight_matrices(model), weights, "scale", scale=30.0)
     found = [
         qualities(model, loss_batch(model, TEXTS), [edits, edits], batch_size=size)
         for size in (1, 3)
@@ -95,17 +99,105 @@ def test_matched_weights_are_the_nearest_by_size() -> None:
         magnitude_matched([("m", 0, 0), ("m", 0, 1), ("m", 0, 2), ("m", 1, 0)], weights)
 
 
-@pytest.mark.parametrize("name", ["toy-gpt2", "toy-gpt-neo"])
-def test_the_top_thousand_hurt_more_than_random_and_matched_weights(name: str) -> None:
+HELD_OUT = TOY_TEXT[24:]
+
+
+def top_thousand(name: str, metric: str) -> tuple[Any, Any]:
+    """The dose of 1,000 on text like that of training, and the scores; the model comes back."""
     model: Any = load_model(name)
     before = [parameter.clone() for parameter in model.parameters()]
-    scores = score_weights(model, TOY_TEXT[:24], batch_size=24)
-    test = perturbation_test(model, scores, TOY_TEXT[24:], k=[1000], batch_size=24, progress=False)
+    scores = score_weights(model, TOY_TEXT[:24], metric, batch_size=24)
+    test = perturbation_test(model, scores, HELD_OUT, k=[1000], batch_size=24, progress=False)
+    assert all(map(torch.equal, before, model.parameters()))
     (row,) = test.summary().itertuples()
+    return row, scores
+
+
+def assert_hurts_most(row: Any) -> None:
     assert row.top > row.random_mean + 5 * row.random_sd
     assert row.top > row.magnitude_matched
     assert row.top > row.bottom
     assert row.p == pytest.approx(1 / 21)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_the_top_thousand_by_signed_score_hurt_more_than_random_and_matched_ones(name: str) -> None:
+    assert_hurts_most(top_thousand(name, "signed_grad_x_weight")[0])
+
+
+@pytest.mark.parametrize("name", [name for name in TOYS if name != "toy-qwen2"])
+def test_the_top_thousand_hurt_more_than_random_and_matched_weights(name: str) -> None:
+    assert_hurts_most(top_thousand(name, "grad_x_weight")[0])
+
+
+def test_a_top_thousand_that_does_not_hurt_is_two_halves_that_cancel() -> None:
+    row, scores = top_thousand("toy-qwen2", "grad_x_weight")
+    bar = row.random_mean + 5 * row.random_sd
+    assert row.top < bar
+    # By the sign of the score, half of them push the loss up and half down: without either half the
+    # model is far off, and without both the two errors undo each other.
+    model = loaded("toy-qwen2")
+    signed = score_weights(model, TOY_TEXT[:24], "signed_grad_x_weight", batch_size=24)
+    top = scores.ranking(1000).first(1000).keys()
+    predicted = {at: float(signed.scores[at[0]][at[1], at[2]]) for at in top}
+    halves_of_it = [
+        [at for at, change in predicted.items() if change > 0],
+        [at for at, change in predicted.items() if change < 0],
+    ]
+    assert all(400 < len(half) < 600 for half in halves_of_it)
+    batch = loss_batch(model, HELD_OUT)
+    changes = [planned(weight_matrices(model), half) for half in halves_of_it]
+    baseline, alone = qualities(model, batch, changes, batch_size=24)
+    assert all(quality.loss - baseline.loss > 5 * bar for quality in alone)
+
+
+def counted(model: Any, seen: Callable[[], None]) -> Any:
+    """Call `seen` at each forward pass."""
+    return model.embed.register_forward_pre_hook(lambda *_: seen())
+
+
+def test_twenty_random_controls_cost_twenty_evaluations_and_one_backup_at_a_time() -> None:
+    model: Any = loaded("toy-gpt2")
+    scores = score_weights(model, TEXTS)
+    backed_up: list[int] = []
+
+    def seen() -> None:
+        edits = [each for each in gc.get_objects() if type(each) is Edit]
+        backed_up.append(sum(len(edit.old) for edit in edits))
+
+    handle = counted(model, seen)
+    try:
+        perturbation_test(model, scores, TEXTS, k=[100], controls=["random"], progress=False)
+        assert len(backed_up) == 1 + 1 + 20  # unchanged, top, random
+        assert backed_up == [0] + [100] * 21
+        backed_up.clear()
+        doses = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
+        perturbation_test(model, scores, TEXTS, k=doses, controls=[], progress=False)
+        assert backed_up == [0, *doses]
+    finally:
+        handle.remove()
+
+
+def test_ctrl_c_in_the_middle_of_a_test_restores_every_bit() -> None:
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    model: Any = load_model("toy-opt")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    scores = score_weights(model, TEXTS)
+    changed: list[bool] = []
+
+    def seen() -> None:
+        changed.append(not all(map(torch.equal, before, model.parameters())))
+        if len(changed) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    handle = counted(model, seen)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            perturbation_test(model, scores, TEXTS, k=[100], progress=False)
+    finally:
+        handle.remove()
+        signal.signal(signal.SIGINT, handler)
+    assert changed == [False, True, True, True, True]
     assert all(map(torch.equal, before, model.parameters()))
 
 

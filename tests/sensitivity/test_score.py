@@ -24,21 +24,21 @@ DATA_METRICS = [name for name in SCORERS if name not in ("random", "magnitude")]
 
 
 def assert_equal(ours: Any, theirs: Any, share: float = 1e-5) -> None:
+    """Every score is the same, up to a share of the largest of its matrix."""
     for name, score in ours.scores.items():
         atol = share * float(score.abs().max())
-        torch.testing.assert_close(score, theirs.scores[name], atol=atol, rtol=1e-3, msg=name)
+        torch.testing.assert_close(score, theirs.scores[name], atol=atol, rtol=0, msg=name)
 
 
 @pytest.mark.parametrize("metric", DATA_METRICS)
-def test_batch_size_padding_side_and_text_order_change_no_score(metric: str) -> None:
-    model = load_model("toy-pythia")
+@pytest.mark.parametrize("name", ["toy-pythia", "toy-qwen2"])
+def test_batch_size_padding_side_and_text_order_change_no_score(name: str, metric: str) -> None:
+    model = load_model(name)
     one_by_one = score_weights(model, TEXTS, metric, batch_size=1, **FEW)
-    # Sums in another order, of terms a hundred times as large, in the Hessian.
-    share = 1e-4 if "hess" in metric or "hutch" in metric else 1e-5
-    assert_equal(one_by_one, score_weights(model, TEXTS, metric, batch_size=3, **FEW), share)
-    assert_equal(one_by_one, score_weights(model, TEXTS[::-1], metric, batch_size=2, **FEW), share)
+    assert_equal(one_by_one, score_weights(model, TEXTS, metric, batch_size=3, **FEW))
+    assert_equal(one_by_one, score_weights(model, TEXTS[::-1], metric, batch_size=2, **FEW))
     model.tokenizer.padding_side = "left"
-    assert_equal(one_by_one, score_weights(model, TEXTS, metric, batch_size=3, **FEW), share)
+    assert_equal(one_by_one, score_weights(model, TEXTS, metric, batch_size=3, **FEW))
 
 
 @pytest.mark.parametrize("metric", SCORERS)

@@ -10,7 +10,8 @@ import torch
 
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.super_weights import SCALES, find_super_weights
+from mi_toolkit.sensitivity.super_weight import SCALES
+from mi_toolkit.sensitivity.super_weights import find_super_weights
 from tests.models_here import loaded, untouched
 from tests.sensitivity.toy_text import TOY_TEXT
 
@@ -55,7 +56,10 @@ def test_a_planted_super_weight_ranks_first_and_is_confirmed(name: str) -> None:
     assert first.is_confirmed
     assert (first.value, first.write, first.found_in_round) == (25.0, 200.0, 1)
     assert first.spike > 10
+    assert first.without is not None
     assert first.without.loss > found.baseline.loss + 1
+    assert first.screened_rise > 1
+    assert first.input_spike > 3
     at = untouched(name).get_parameter(first.hf_name)
     assert at.shape[0] > first.hf_row
     assert at.shape[1] > first.hf_column
@@ -76,8 +80,17 @@ def test_a_write_that_stands_out_and_does_not_matter_is_not_confirmed() -> None:
     assert found.confirmed == ()
     assert all(each.sweep == () for each in found.candidates)
     assert found.to_pandas()["loss_at_0"].isna().all()
-    losses = [each.without.loss for each in found.candidates]
+    without = [each.without for each in found.candidates]
+    losses = [quality.loss for quality in without if quality is not None]
     assert losses == sorted(losses, reverse=True)
+    # Who was screened out stands behind, with nothing measured on the held-out text.
+    assert without == [*without[: len(losses)], *[None] * (len(without) - len(losses))]
+    screened = [each.screened_rise for each in found.candidates[len(losses) :]]
+    assert all(rise < 0.1 for rise in screened)
+    assert screened == sorted(screened, reverse=True)
+    for each in found.candidates:
+        assert each.is_confirmed is False
+        assert each.restored is None
 
 
 def test_a_model_without_outstanding_writes_has_none() -> None:

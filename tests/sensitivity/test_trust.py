@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from mi_toolkit.errors import UnknownNameError, WeightError
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.fidelity import score_fidelity
+from mi_toolkit.sensitivity.intervals import mean_over_pairs
 from mi_toolkit.sensitivity.perturb import perturbed
 from mi_toolkit.sensitivity.ranking import jaccard, rank_biased_overlap
 from mi_toolkit.sensitivity.score import score_weights
@@ -65,9 +67,10 @@ def test_stability_compares_rankings_over_resampled_texts_and_over_metrics() -> 
     # The weights' sizes do not depend on the texts.
     sizes = by_name["data", ("magnitude", "magnitude"), 10]
     assert (sizes.jaccard, sizes.n_pairs) == ((1, 1, 1), 3)
-    assert sizes.spearman[0] == pytest.approx(1)
+    assert sizes.spearman == (pytest.approx(1), pytest.approx(1), pytest.approx(1))
     data = by_name["data", ("grad_x_weight", "grad_x_weight"), 100]
-    assert 0.1 < data.jaccard[1] <= data.jaccard[0] <= data.jaccard[2] < 1
+    assert 0.1 < data.jaccard[0] < 1
+    assert 0 <= data.jaccard[1] < data.jaccard[0] < data.jaccard[2] <= 1
     across = by_name["metric", ("grad_x_weight", "magnitude"), 100]
     tops = [
         score_weights(model, TOY_TEXT[:24], metric, **settings).ranking(100).keys()[:100]
@@ -75,11 +78,41 @@ def test_stability_compares_rankings_over_resampled_texts_and_over_metrics() -> 
     ]
     assert across.jaccard[0] == jaccard(*tops)
     assert across.rank_biased_overlap[0] == rank_biased_overlap(*tops)
+    assert across.jaccard[1] <= across.jaccard[0] <= across.jaccard[2]
+    assert across.n_pairs == 1
     assert stability.to_pandas()["n_pairs"].tolist() == [3, 3, 3, 3, 1, 1]
     again = ranking_stability(
         model, TOY_TEXT[:24], metrics=metrics, k=[100, 10], seeds=[0, 1, 2], **settings
     )
     assert again.to_pandas().equals(stability.to_pandas())
+
+
+def test_two_sets_of_texts_give_a_value_and_no_interval() -> None:
+    stability = ranking_stability(
+        loaded("toy-gpt2"), TOY_TEXT[:12], k=[50], seeds=[0, 1], layers=[1], batch_size=12
+    )
+    (only,) = stability.agreements
+    assert 0 < only.jaccard[0] < 1
+    assert all(math.isnan(end) for end in only.jaccard[1:])
+
+
+def test_the_interval_of_a_mean_over_pairs_covers_the_truth_at_least_as_often_as_it_says() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for n_sets in (4, 8):
+        covered = 0
+        for _ in range(1000):
+            # Each set's own part is shared by all of its pairs, so pairs are not independent.
+            own = torch.randn(n_sets, generator=generator, dtype=torch.float64)
+            noise = 0.5 * torch.randn(n_sets, n_sets, generator=generator, dtype=torch.float64)
+            table = own[:, None] + own + noise.triu(1) + noise.triu(1).T
+            value, low, high = mean_over_pairs(table)
+            assert value == pytest.approx(float(table[~torch.eye(n_sets, dtype=bool)].mean()))
+            covered += low <= 0 <= high
+        assert 0.94 <= covered / 1000 <= 0.995, n_sets
+    # Two sets agree, and two others: leaving any out changes nothing, and yet little is known.
+    twos = torch.tensor([0, 0, 1, 1])
+    _, low, high = mean_over_pairs((twos[:, None] == twos).double())
+    assert (low < 0, high > 1) == (True, True)
 
 
 def test_a_mistaken_call_says_what_to_do() -> None:

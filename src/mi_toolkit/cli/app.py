@@ -18,6 +18,7 @@ from mi_toolkit.cli.help import PlainColumns
 from mi_toolkit.cli.models import models
 from mi_toolkit.cli.record import record
 from mi_toolkit.cli.sensitivity import sensitivity
+from mi_toolkit.cli.sensitivity_compare import compare as compare_sensitivity
 from mi_toolkit.cli.stimuli import stimuli
 from mi_toolkit.cli.super_weights import super_weights
 from mi_toolkit.cli.sweep import sweep
@@ -33,6 +34,8 @@ def _version() -> str:
     return f"mi-toolkit {metadata.version('mi-toolkit')}"
 
 
+_ARGUMENTS, _OPTIONS = Group("Arguments", sort_key=1), Group("Options", sort_key=2)
+
 app = App(
     name="mi-toolkit",
     help=(
@@ -41,13 +44,21 @@ app = App(
         "work failed, 2: wrong usage."
     ),
     version=_version,
-    group_arguments=Group("Arguments", sort_key=1),
-    group_parameters=Group("Options", sort_key=2),
+    group_arguments=_ARGUMENTS,
+    group_parameters=_OPTIONS,
     help_format="plaintext",
     help_formatter=PlainColumns(),
     # Ctrl-C is told in `main`, with the exit code of every command.
     suppress_keyboard_interrupt=False,
 )
+
+_sensitivity = App(
+    name="sensitivity",
+    default_command=sensitivity,
+    group_arguments=_ARGUMENTS,
+    group_parameters=_OPTIONS,
+)
+_sensitivity.command(compare_sensitivity, name="compare")
 
 for _command in (
     classify,
@@ -61,7 +72,7 @@ for _command in (
     stimuli,
     atlas,
     record,
-    sensitivity,
+    _sensitivity,
     super_weights,
     models,
     describe,

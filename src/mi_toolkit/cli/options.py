@@ -60,6 +60,9 @@ class LoadOptions:
     """Where to run: cpu, cuda, cuda:1, mps. Without it, or with auto, CUDA if there is one, else
     the CPU."""
 
+    device_map: str | None = None
+    """Spread a large model over devices, as transformers does: auto, balanced, sequential."""
+
     revision: str | None = None
     """Branch, tag or commit on the hub, such as step1000 of a Pythia model."""
 
@@ -89,6 +92,7 @@ class LoadOptions:
                 backend=self.backend,
                 dtype=self.dtype,
                 device=None if self.device == "auto" else self.device,
+                device_map=self.device_map,
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )

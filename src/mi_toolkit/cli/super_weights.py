@@ -9,11 +9,11 @@ from cyclopts import Parameter
 
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
 from mi_toolkit.cli.output import as_json, check_folder, writing
-from mi_toolkit.cli.sensitivity import texts_of
+from mi_toolkit.cli.sensitivity_asked import texts_of
 from mi_toolkit.cli.terminal import bold, third_parties_kept_off_stdout
 
 if TYPE_CHECKING:
-    from mi_toolkit.sensitivity.super_weights import SuperWeights
+    from mi_toolkit.sensitivity.super_weight import SuperWeights
 
 
 def super_weights(
@@ -21,7 +21,7 @@ def super_weights(
     /,
     *,
     data_file: Path | None = None,
-    eval_limit: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    eval_limit: Annotated[int, Parameter(validator=at_least_one)] = 16,
     min_spike: float = 10.0,
     min_rise: float = 0.05,
     batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,
@@ -34,9 +34,10 @@ def super_weights(
     Args:
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
         data_file: Text to confirm on, one passage to a line. Without it bundled passages.
-        eval_limit: At most so many texts.
+        eval_limit: At most so many texts to confirm on.
         min_spike: How far a write has to stand out: times the median channel's largest.
-        min_rise: The rise in loss, in nats per token, that confirms a candidate.
+        min_rise: The rise in loss, in nats per token, that confirms a candidate; who reaches a
+            fifth of it on the search text is looked at.
         batch_size: Texts to a pass. It changes memory and time, no figure.
         output: Folder for super_weights.csv.
         json: Write JSON instead of a table, and nothing else, to standard output.
@@ -80,8 +81,11 @@ def _show(found: SuperWeights) -> None:
         return
     for each in found.candidates:
         verdict = "confirmed" if each.is_confirmed else "not confirmed"
+        if each.without is None:
+            told = f"loss {each.screened_rise:+.2g} on the search text without it"
+        else:
+            told = f"perplexity {before.perplexity:.4g} → {each.without.perplexity:.4g} without it"
         print(
-            f"{each.matrix}[{each.row}, {each.column}] = {each.value:+.4g}  {verdict}: perplexity "
-            f"{before.perplexity:.4g} → {each.without.perplexity:.4g} without it  (stands out "
-            f"{each.spike:.0f}×; {each.hf_name}[{each.hf_row}, {each.hf_column}])"
+            f"{each.matrix}[{each.row}, {each.column}] = {each.value:+.4g}  {verdict}: {told}  "
+            f"(stands out {each.spike:.0f}×; {each.hf_name}[{each.hf_row}, {each.hf_column}])"
         )

@@ -99,8 +99,9 @@ def load_weights(
     revision: str | None,
     attn_implementation: str,
     trust_remote_code: bool,
+    device_map: str | None = None,
 ) -> Any:
-    """The Hugging Face model of `source`, in `dtype`, on `device`.
+    """The Hugging Face model of `source`, in `dtype`, on `device`, or spread by `device_map`.
 
     Raises:
         ModelLoadError: a weight file is missing or damaged, or does not fit the config.
@@ -112,9 +113,11 @@ def load_weights(
         revision=revision,
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
+        device_map=device_map,
     )
     _check_complete(source, loading)
-    return model.to(device)
+    # A model that is spread over devices cannot be moved as one.
+    return model.to(device) if device_map is None else model
 
 
 def read_weights(
@@ -125,8 +128,11 @@ def read_weights(
     revision: str | None,
     attn_implementation: str,
     trust_remote_code: bool,
+    device_map: str | None = None,
 ) -> tuple[Any, Loading]:
-    """The Hugging Face model of `source`, on the CPU, and what became of the tensors.
+    """The Hugging Face model of `source`, and what became of the tensors.
+
+    It is on the CPU, or where `device_map` puts it.
 
     Raises:
         ModelLoadError: a weight file is missing or damaged.
@@ -143,6 +149,7 @@ def read_weights(
                 output_loading_info=True,
                 # The mismatches are then in the report, which names them, unlike the exception.
                 ignore_mismatched_sizes=True,
+                **({} if device_map is None else {"device_map": device_map}),
                 **_gguf(source),
             )
         except SafetensorError as error:

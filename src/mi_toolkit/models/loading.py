@@ -34,6 +34,7 @@ def load_model(
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
+    device_map: str | None = None,
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     attn_implementation: str = "eager",
@@ -55,6 +56,8 @@ def load_model(
             which holds the weights twice while it loads.
         device: `None` takes CUDA where there is one and the CPU elsewhere. Apple's `mps` has to
             be asked for: TransformerLens knows it to give wrong numbers.
+        device_map: how to spread the model over devices, as transformers takes it: `auto`,
+            `balanced`, `sequential`, or one device. Instead of `device`.
         dtype: `float32`, `float16` or `bfloat16`. The weights load in it; where the file has
             another, each tensor is converted as it is read.
         revision: a branch, tag or commit of the hub repo, such as Pythia's `step1000`.
@@ -74,6 +77,11 @@ def load_model(
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
     torch_dtype = dtype_named(dtype)
+    if device_map is not None and (device is not None or backend == "hooked" or hf_model):
+        raise ModelLoadError(
+            "device_map= spreads a model that is read from files, on the bridge: leave device= and "
+            "hf_model= out, and backend= as it is."
+        )
     if hf_model is not None:
         return _load_given(
             os.fspath(name),
@@ -99,6 +107,7 @@ def load_model(
         revision=revision,
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
+        device_map=device_map,
     )
     return _hooked(
         source.name,

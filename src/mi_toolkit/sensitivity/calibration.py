@@ -86,7 +86,7 @@ def require_finite(matrices: Sequence[WeightMatrix]) -> None:
     for matrix in matrices:
         value = matrix.value()
         # A sum is finite unless a term is not, or the sum overflows: look closer only then.
-        if not torch.isfinite(value.sum(dtype=torch.float64)):
+        if not torch.isfinite(value.sum()):
             rows, columns = (~torch.isfinite(value)).nonzero(as_tuple=True)
             if len(rows):
                 raise WeightError(

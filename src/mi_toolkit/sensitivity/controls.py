@@ -15,6 +15,9 @@ from torch import Tensor
 
 from mi_toolkit.errors import WeightError
 
+CONTROLS = ("random", "magnitude_matched", "bottom")
+"""The names of the functions below, as a perturbation test asks for them."""
+
 Triple = tuple[str, int, int]
 Matrices = Mapping[str, Float[Tensor, "_ _"]]
 

@@ -84,14 +84,38 @@ EDITS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = Mappin
 """How a weight can be changed: `(old values, scale, generator) -> new values`."""
 
 
-def edits_of(
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Change:
+    """A perturbation that is planned: it holds places, and no weight until it is made."""
+
+    places: Sequence[tuple[WeightMatrix, Tensor, Tensor]]
+    """Each parameter with rows and columns in it."""
+
+    kind: str
+    scale: float
+    seed: int
+    """Of its noise and its bits, which are the same each time that it is made."""
+
+    def edits(self, generator: torch.Generator | None = None) -> list[Edit]:
+        """Old and new values as the model is now; with a generator, noise and bits of its own."""
+        generator = generator or torch.Generator().manual_seed(self.seed)
+        edits = []
+        for matrix, rows, columns in self.places:
+            old = matrix.read(rows, columns).clone()
+            new = EDITS[self.kind](old, self.scale, generator)
+            edits.append(Edit(matrix=matrix, rows=rows, columns=columns, old=old, new=new))
+        return edits
+
+
+def planned(
     matrices: Sequence[WeightMatrix],
     weights: Any,
-    kind: str,
-    scale: float,
-    generator: torch.Generator | None,
-) -> list[Edit]:
-    """The edits of a perturbation, one for each parameter touched.
+    kind: str = "zero",
+    *,
+    scale: float = 1.0,
+    seed: int = 0,
+) -> Change:
+    """The change of some weights.
 
     Raises:
         UnknownNameError: no such kind, parameter, row or column.
@@ -99,13 +123,7 @@ def edits_of(
     """
     if kind not in EDITS:
         raise unknown_name("kind of perturbation", kind, EDITS)
-    generator = torch.Generator().manual_seed(0) if generator is None else generator
-    edits = []
-    for matrix, rows, columns in _grouped(matrices, weights):
-        old = matrix.read(rows, columns).clone()
-        new = EDITS[kind](old, scale, generator)
-        edits.append(Edit(matrix=matrix, rows=rows, columns=columns, old=old, new=new))
-    return edits
+    return Change(places=list(_grouped(matrices, weights)), kind=kind, scale=scale, seed=seed)
 
 
 def _grouped(

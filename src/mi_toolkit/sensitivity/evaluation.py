@@ -1,13 +1,14 @@
 """How well a model predicts held-out text, whole and with some of its weights changed.
 
 All changes are measured batch by batch: the unchanged model's predictions of one batch are all that
-is ever kept of it, and every change costs one forward pass over the texts and nothing else.
+is ever kept of it, every change costs one forward pass over the texts and nothing else, and only
+the weights of one change are copied at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,8 @@ from torch import Tensor
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.sensitivity.edits import Edit, applied
+from mi_toolkit.sensitivity.edits import Change, applied
 from mi_toolkit.sensitivity.objective import next_tokens, run, token_losses
-
-MakeEdits = Callable[[], Sequence[Edit]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class _Sums:
 def qualities(
     model: HookedModel,
     texts: TokenBatch,
-    changes: Sequence[Sequence[Edit]],
+    changes: Sequence[Change],
     *,
     batch_size: int,
     progress: bool | None = None,
@@ -91,12 +90,12 @@ def qualities(
         ):
             if index < 0:
                 batch = texts.part(start, min(start + batch_size, len(texts)))
-                targets = next_tokens(batch).to(model.cfg.device)
                 logits = run(model, batch)
+                targets = next_tokens(batch).to(logits.device)
                 baseline.add(logits, targets, None)
                 clean = logits[targets != -100].float().log_softmax(dim=-1) if changes else clean
                 continue
-            with applied(changes[index]):
+            with applied(changes[index].edits()):
                 logits = run(model, batch)
             sums[index].add(logits, targets, clean)
     return baseline.quality(), [each.quality() for each in sums]

@@ -16,11 +16,12 @@ from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batc
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.sensitivity.controls import Triple, random_control
-from mi_toolkit.sensitivity.edits import edits_of
+from mi_toolkit.sensitivity.edits import planned
 from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.ranking import spearman
 from mi_toolkit.sensitivity.weight_scores import WeightScores
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,8 +32,8 @@ REST = "any"
 """The stratum of weights drawn from all."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScoreFidelity:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ScoreFidelity(ShownAsTable):
     """Scores beside what removing each weight alone did. Tensors are on the CPU in float32."""
 
     metric: str
@@ -68,6 +69,33 @@ class ScoreFidelity:
 
     provenance: Provenance
     """Model, texts and versions."""
+
+    def text_table(self) -> TextTable:
+        """By place in the ranking: the median size of score and of effect."""
+        rows = []
+        for stratum in dict.fromkeys(self.strata):
+            at = [index for index, name in enumerate(self.strata) if name == stratum]
+            medians = (part[at].abs().median() for part in (self.scores, self.loss_rise))
+            rows.append((stratum, str(len(at)), *(f"{median:.3g}" for median in medians)))
+        low, high = self.spearman_interval
+        title = (
+            f"ScoreFidelity of {self.metric} on {self.provenance.model}: rank correlation "
+            f"{self.spearman:.2f} [{low:.2f}, {high:.2f}] of score and effect"
+        )
+        header = ("rank", "weights", "score", "change in loss")
+        return TextTable(title=title, header=header, rows=rows)
+
+    def summary(self) -> dict[str, Any]:
+        """One row about the metric: its correlations with what removal did."""
+        return {
+            "metric": self.metric,
+            "n": len(self.weights),
+            "spearman": self.spearman,
+            "spearman_low": self.spearman_interval[0],
+            "spearman_high": self.spearman_interval[1],
+            "spearman_signed": self.spearman_signed,
+            "sign_agreement": self.sign_agreement,
+        }
 
     def to_pandas(self) -> DataFrame:
         """One row per removed weight."""
@@ -132,7 +160,7 @@ def score_fidelity(
     by_name = {matrix.name: matrix for matrix in matrices}
     # A weight that is 0 already cannot be removed.
     drawn = {at: stratum for at, stratum in drawn.items() if _value(by_name, at) != 0}
-    changes = [edits_of(matrices, [at], "zero", 1.0, None) for at in drawn]
+    changes = [planned(matrices, [at]) for at in drawn]
     baseline, found = qualities(model, batch, changes, batch_size=batch_size, progress=progress)
     of_weights = torch.tensor([float(scores.scores[name][r, c]) for name, r, c in drawn])
     rises = torch.tensor([quality.loss - baseline.loss for quality in found])

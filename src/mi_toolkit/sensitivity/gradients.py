@@ -72,7 +72,8 @@ def fold_batches(calibration: Calibration, fold: Fold) -> None:
     with differentiable(calibration.model, calibration.matrices):
         for batch, share in calibration.batches():
             with _folding(calibration.matrices, fold):
-                (values(calibration.model, calibration.objective, batch) * share).sum().backward()
+                of_texts = values(calibration.model, calibration.objective, batch)
+                (of_texts * share.to(of_texts.device)).sum().backward()
 
 
 def fold_texts(

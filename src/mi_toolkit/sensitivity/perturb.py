@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.sensitivity.edits import applied, edits_of
+from mi_toolkit.sensitivity.edits import applied, planned
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.ranking import Ranking
 
@@ -57,7 +57,7 @@ def perturbed(
         ...     print(n_changed)
         1
     """
-    edits = edits_of(weight_matrices(model), weights, kind, scale, generator)
+    edits = planned(weight_matrices(model), weights, kind, scale=scale).edits(generator)
     if broken := sum(edit.n_not_finite for edit in edits):
         logger.warning("%d of the perturbed weights are infinite or NaN", broken)
     with applied(edits):

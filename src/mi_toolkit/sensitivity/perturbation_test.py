@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,144 +13,23 @@ from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
-from mi_toolkit.provenance import Provenance
 from mi_toolkit.sensitivity.controls import (
+    CONTROLS,
     Triple,
     bottom,
     magnitude_matched,
     random_control,
 )
-from mi_toolkit.sensitivity.edits import EDITS, Edit, edits_of
-from mi_toolkit.sensitivity.evaluation import Quality, qualities
+from mi_toolkit.sensitivity.dose_curve import Outcome, PerturbationTest
+from mi_toolkit.sensitivity.edits import EDITS, Change, planned
+from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.weight_scores import WeightScores
 
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 logger = logging.getLogger("mi_toolkit")
 
-CONTROLS = ("random", "magnitude_matched", "bottom")
 DOSES = (1, 10, 100, 1000)
 """Numbers of weights of the default dose curve."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """One set of weights, changed in one way."""
-
-    kind: str
-    """How they were changed."""
-
-    k: int
-    """How many."""
-
-    group: str
-    """`top`, or a control."""
-
-    draw: int
-    """Number of the random draw; 0 of the other groups."""
-
-    quality: Quality
-    """On the held-out texts."""
-
-    n_not_finite: int
-    """Changed weights that became infinite or NaN: bits can do that."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PerturbationTest:
-    """What changing the top weights does, beside what changing others does."""
-
-    metric: str
-    """The scorer that ranked them."""
-
-    baseline: Quality
-    """The unchanged model on the same texts."""
-
-    outcomes: tuple[Outcome, ...]
-    """Every set that was changed."""
-
-    scale: float
-    """Of the kinds that have one."""
-
-    provenance: Provenance
-    """Model, held-out texts and versions."""
-
-    def rise(self, kind: str, k: int, group: str = "top") -> list[float]:
-        """The rises in loss, in nats per token, of one point of the curve; one for each draw."""
-        return [
-            outcome.quality.loss - self.baseline.loss
-            for outcome in self.outcomes
-            if (outcome.kind, outcome.k, outcome.group) == (kind, k, group)
-        ]
-
-    def p_value(self, kind: str, k: int) -> float:
-        """How often random weights do as much, counting the top itself: (1 + n ≥) / (1 + n).
-
-        With n draws it is never below 1/(n + 1); NaN without random controls.
-        """
-        (top,), draws = self.rise(kind, k), self.rise(kind, k, "random")
-        if not draws:
-            return float("nan")
-        return (1 + sum(not draw < top for draw in draws)) / (1 + len(draws))
-
-    def to_pandas(self) -> DataFrame:
-        """One row per changed set, the unchanged model first.
-
-        Columns: `metric`, `kind`, `k`, `group`, `draw`, `loss`, `loss_rise` (nats per token),
-        `perplexity`, `accuracy`, `kl`, `n_not_finite`, `n_tokens`.
-        """
-        from mi_toolkit.tables import frame
-
-        unchanged = Outcome(
-            kind="none", k=0, group="baseline", draw=0, quality=self.baseline, n_not_finite=0
-        )
-        rows = [
-            {
-                "metric": self.metric,
-                **{name: getattr(outcome, name) for name in ("kind", "k", "group", "draw")},
-                **asdict(outcome.quality),
-                "loss_rise": outcome.quality.loss - self.baseline.loss,
-                "perplexity": outcome.quality.perplexity,
-                "n_not_finite": outcome.n_not_finite,
-            }
-            for outcome in (unchanged, *self.outcomes)
-        ]
-        return frame({name: [row[name] for row in rows] for name in rows[0]})
-
-    def summary(self) -> DataFrame:
-        """One row per kind and k: the top's rise in loss beside the controls', and p.
-
-        Of the random draws the mean, their standard deviation, and how many of those the top is
-        above the mean.
-        """
-        from mi_toolkit.tables import frame
-
-        points = dict.fromkeys((outcome.kind, outcome.k) for outcome in self.outcomes)
-        return frame(_transposed([self._point(kind, k) for kind, k in points]))
-
-    def _point(self, kind: str, k: int) -> dict[str, Any]:
-        (top,), draws = self.rise(kind, k), self.rise(kind, k, "random")
-        nan = float("nan")
-        mean = statistics.fmean(draws) if draws else nan
-        spread = statistics.stdev(draws) if len(draws) > 1 else nan
-        others = {name: self.rise(kind, k, name) for name in CONTROLS[1:]}
-        return {
-            "metric": self.metric,
-            "kind": kind,
-            "k": k,
-            "top": top,
-            "random_mean": mean,
-            "random_sd": spread,
-            "sd_above_random": (top - mean) / spread if spread else nan,
-            "p": self.p_value(kind, k),
-            **{name: rises[0] if rises else nan for name, rises in others.items()},
-        }
-
-
-def _transposed(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def perturbation_test(
@@ -212,15 +88,16 @@ def perturbation_test(
     batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
     matrices = weight_matrices(model)
     top = scores.ranking(doses[-1]).keys()
-    planned: list[tuple[str, int, str, int, list[Edit]]] = []
+    trials: list[tuple[str, int, str, int, Change]] = []
     for dose in doses:
         sets = _sets(scores, top[:dose], controls, n_random, seed)
         for kind in kinds:
             for index, (group, draw, weights) in enumerate(sets):
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-                edits = edits_of(matrices, weights, kind, scale, generator)
-                planned.append((kind, dose, group, draw, edits))
-    changes = [edits for *_, edits in planned]
+                change = planned(
+                    matrices, weights, kind, scale=scale, seed=seed * 1_000_003 + index
+                )
+                trials.append((kind, dose, group, draw, change))
+    changes = [change for *_, change in trials]
     baseline, found = qualities(model, batch, changes, batch_size=batch_size, progress=progress)
     if baseline.loss > math.log(model.cfg.d_vocab):
         logger.warning(
@@ -240,9 +117,9 @@ def perturbation_test(
                 group=group,
                 draw=draw,
                 quality=quality,
-                n_not_finite=sum(edit.n_not_finite for edit in edits),
+                n_not_finite=sum(edit.n_not_finite for edit in change.edits()),
             )
-            for (kind, dose, group, draw, edits), quality in zip(planned, found, strict=True)
+            for (kind, dose, group, draw, change), quality in zip(trials, found, strict=True)
         ),
         scale=scale,
         provenance=provenance_of(model, {"held_out": batch}, seed=seed),

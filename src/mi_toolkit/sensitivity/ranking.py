@@ -1,7 +1,8 @@
 """Exact ranking of scores by matrix, and how alike two rankings are. Pure: it sees no model.
 
-1. A threshold is raised matrix by matrix: only scores that beat it so far are looked at again.
-2. All weights at or above the last threshold are collected, ties at the threshold included, and
+1. Of every line of a matrix, as it lies in memory, the highest score is found: one fast reading.
+2. A threshold is raised matrix by matrix, from the lines that beat it so far.
+3. All weights at or above the last threshold are collected, ties at the threshold included, and
    put in order: by score, then by parameter, row and column.
 """
 
@@ -61,49 +62,81 @@ def ranked(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> Ranking:
     """The `k` highest scores of all matrices, and all that tie with the k-th.
 
     Raises:
-        WeightError: k is not between 1 and the number of scores, or ties are too many to list.
+        WeightError: k is not between 1 and the number of scores, a score is NaN, or ties are too
+            many to list.
     """
     total = sum(matrix.numel() for matrix in scores.values())
     if not 1 <= k <= total:
         raise WeightError(f"k must be between 1 and the number of weights, {total:,}; it is {k}.")
-    threshold = kth_highest(scores, k)
-    found = [
-        (matrix >= threshold).nonzero(as_tuple=True) for matrix in _bounded(scores, threshold, k)
-    ]
-    lengths = torch.tensor([len(rows) for rows, _ in found])
+    highest = {name: _line_maxima(name, matrix) for name, matrix in scores.items()}
+    threshold = kth_highest(scores, k, highest)
+    found, reached = [], 0
+    for name, matrix in scores.items():
+        rows, columns = _at_least(matrix, threshold, highest[name])
+        found.append((rows, columns, matrix[rows, columns].float()))
+        reached += len(rows)
+        if reached > k + MOST_TIES:
+            raise WeightError(
+                f"The score at rank {k:,} is {threshold:g}, which more than {reached:,} weights "
+                "reach: too many equal ones to list. Ask for fewer."
+            )
+    lengths = torch.tensor([len(rows) for rows, *_ in found])
     unordered = Ranking(
         names=tuple(scores),
         matrix=torch.arange(len(found)).repeat_interleave(lengths),
-        rows=torch.cat([rows for rows, _ in found]),
-        columns=torch.cat([columns for _, columns in found]),
-        scores=torch.cat(
-            [matrix[index] for matrix, index in zip(scores.values(), found, strict=True)]
-        ).float(),
+        rows=torch.cat([rows for rows, *_ in found]),
+        columns=torch.cat([columns for _, columns, _ in found]),
+        scores=torch.cat([values for *_, values in found]),
         ranks=torch.zeros(int(lengths.sum()), dtype=torch.long),
     )
     order = unordered.scores.argsort(descending=True, stable=True)
     return _take(unordered, order, ranks=_ranks(unordered.scores[order]))
 
 
-def kth_highest(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> float:
-    """The k-th highest of all scores."""
+def kth_highest(
+    scores: Mapping[str, Float[Tensor, "_ _"]], k: int, highest: Mapping[str, Tensor]
+) -> float:
+    """The k-th highest of all scores, given the highest of each line of each matrix."""
     best = torch.empty(0)
-    for matrix in scores.values():
+    for name, matrix in scores.items():
         # Once there are k, equals of the last cannot raise the threshold.
-        candidates = matrix.flatten() if len(best) < k else matrix[matrix > best[-1]]
-        best = torch.cat([best, candidates.float()])
+        lines = _lines(matrix)
+        if len(best) == k:
+            lines = lines[highest[name] > best[-1]]
+            lines = lines[lines > best[-1]]
+        best = torch.cat([best, lines.flatten().float()])
         best = best.topk(min(k, len(best))).values
     return float(best[-1])
 
 
-def _bounded(scores: Mapping[str, Tensor], threshold: float, k: int) -> Sequence[Tensor]:
-    reached = sum(int((matrix >= threshold).sum()) for matrix in scores.values())
-    if reached > k + MOST_TIES:
+def _lines(matrix: Tensor) -> Tensor:
+    """The matrix with its lines as they lie in memory, so that reading one is reading ahead."""
+    return matrix.mT if _is_turned(matrix) else matrix
+
+
+def _is_turned(matrix: Tensor) -> bool:
+    return matrix.stride(0) < matrix.stride(1)
+
+
+def _line_maxima(name: str, matrix: Tensor) -> Tensor:
+    """The highest score of each line: most lines need never be looked at again."""
+    highest = _lines(matrix).amax(dim=1)
+    if highest.isnan().any():
         raise WeightError(
-            f"The score at rank {k:,} is {threshold:g}, which {reached:,} weights reach: too many "
-            "equal ones to list. Ask for fewer."
+            f"Scores of {name} are NaN, so nothing can be ranked: the gradients overflowed, or the "
+            "model gives NaN on these texts. Load it in float32."
         )
-    return list(scores.values())
+    return highest
+
+
+def _at_least(matrix: Tensor, threshold: float, highest: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the scores from a threshold on, in the order of the matrix."""
+    lines = (highest >= threshold).nonzero().flatten()
+    line, place = (_lines(matrix)[lines] >= threshold).nonzero(as_tuple=True)
+    if not _is_turned(matrix):
+        return lines[line], place
+    order = (place * matrix.shape[1] + lines[line]).argsort()
+    return place[order], lines[line][order]
 
 
 def _ranks(ordered: Tensor) -> Tensor:

@@ -77,13 +77,25 @@ def table_writers(name: str, table: DataFrame) -> dict[str, Callable[[Path], Non
     }
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a run's folder says about itself.
+
+    Raises:
+        ReportError: it holds no such run.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        raise ReportError(f"{folder} holds no sensitivity run: it has no manifest.json.")
+    return _read(manifest)
+
+
 def _read(manifest: Path) -> dict[str, Any]:
     try:
         stored = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReportError(f"{manifest} cannot be read: {error}. Choose another folder.") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-        raise ReportError(f"{manifest} is of no run of this kind. Choose another folder.")
+        raise ReportError(f"{manifest} is of no sensitivity run. Choose another folder.")
     return stored
 
 

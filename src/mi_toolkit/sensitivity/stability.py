@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,10 +18,13 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.sensitivity.blockwise import score_blockwise
 from mi_toolkit.sensitivity.controls import Triple
+from mi_toolkit.sensitivity.intervals import Estimate, around, mean_over_pairs, told, within
 from mi_toolkit.sensitivity.ranking import jaccard, rank_biased_overlap, spearman
 from mi_toolkit.sensitivity.score import score_weights
 from mi_toolkit.sensitivity.weight_scores import WeightScores
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -30,7 +35,15 @@ SAMPLED = 200_000
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How alike rankings are, over pairs of them."""
+    """How alike rankings are.
+
+    Over `data` a value is the mean over all pairs of resampled sets of texts, and its interval says
+    how far more resampled sets would move that mean, from three sets on. Over `metric` a value is
+    that of all texts, and its interval says how far other texts would move it: the standard
+    deviation over the resampled sets, each metric scored on the same one, from two sets on. Both
+    with Student's t. Where nothing varied the interval has no width, for which so few sets are no
+    proof.
+    """
 
     over: str
     """`data`: one metric, resampled texts; `metric`: two metrics, all texts."""
@@ -42,20 +55,20 @@ class Agreement:
     """How many of the top are compared."""
 
     n_pairs: int
-    """Pairs of rankings: 1 for `metric`."""
+    """Pairs of rankings behind the value: 1 for `metric`."""
 
-    jaccard: tuple[float, float, float]
-    """Shared weights over all weights of two tops, 0 to 1: mean, lowest and highest pair."""
+    jaccard: Estimate
+    """Shared weights over all weights of two tops, 0 to 1, with its interval."""
 
-    rank_biased_overlap: tuple[float, float, float]
-    """The same with the first places counting most: mean, lowest and highest."""
+    rank_biased_overlap: Estimate
+    """The same with the first places counting most."""
 
-    spearman: tuple[float, float, float]
-    """Rank correlation of the scores of all weights (a sample of large models): the same three."""
+    spearman: Estimate
+    """Rank correlation of the scores of all weights (a sample of large models)."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RankingStability:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RankingStability(ShownAsTable):
     """How much a ranking depends on the texts and on the metric."""
 
     agreements: tuple[Agreement, ...]
@@ -64,8 +77,23 @@ class RankingStability:
     provenance: Provenance
     """Model, texts and versions."""
 
+    def text_table(self) -> TextTable:
+        """One row per comparison, with 95% intervals."""
+        rows = [
+            (
+                each.over,
+                " / ".join(dict.fromkeys(each.metrics)),
+                f"{each.k:,}",
+                *map(told, (each.jaccard, each.rank_biased_overlap, each.spearman)),
+            )
+            for each in self.agreements
+        ]
+        header = ("over", "metric", "top", "shared (Jaccard)", "rank-biased", "all (Spearman)")
+        title = f"RankingStability of {self.provenance.model}"
+        return TextTable(title=title, header=header, rows=rows)
+
     def to_pandas(self) -> DataFrame:
-        """One row per comparison: means over pairs, and the ends of their range."""
+        """One row per comparison: each value, and the ends of its 95% interval."""
         from mi_toolkit.tables import frame
 
         rows = [
@@ -107,6 +135,7 @@ def ranking_stability(
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = None,
+    blocks_at_once: int | None = None,
 ) -> RankingStability:
     """Score on resampled texts, and by several metrics, and compare the rankings in pairs.
 
@@ -119,13 +148,15 @@ def ranking_stability(
         texts: as in `score_weights`.
         metrics: the scorers; each is resampled, and all are compared on the whole texts.
         k: how many of the top to compare.
-        seeds: one resampled set of texts each; two or more, or none to leave the data out.
+        seeds: one resampled set of texts each; two or more, or none to leave the data out. Three
+            are needed for an interval over data, and each more makes it narrower.
         parameters: as in `score_weights`.
         layers: as in `score_weights`.
         components: as in `score_weights`.
         batch_size: as in `score_weights`.
         max_length: as in `score_weights`.
         eval_limit: as in `score_weights`.
+        blocks_at_once: as in `score_blockwise`; None for all blocks in memory.
 
     Raises:
         UnknownNameError: no such metric, parameter, layer or component.
@@ -135,33 +166,41 @@ def ranking_stability(
         raise WeightError("Stability compares rankings: give two or more seeds, or two metrics.")
     batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
 
+    scope: dict[str, Any] = {"parameters": parameters, "layers": layers, "components": components}
+
     def summary(metric: str, of: TokenBatch) -> _Summary:
-        scores = score_weights(
-            model,
-            of,
-            metric,
-            parameters=parameters,
-            layers=layers,
-            components=components,
-            batch_size=batch_size,
-        )
+        if blocks_at_once is None:
+            return summarised(score_weights(model, of, metric, **scope, batch_size=batch_size))
+        with TemporaryDirectory() as folder:
+            scores = score_blockwise(
+                model,
+                of,
+                metric,
+                folder=folder,
+                blocks_at_once=blocks_at_once,
+                **scope,
+                batch_size=batch_size,
+            )
+            return summarised(scores)
+
+    def summarised(scores: WeightScores) -> _Summary:
         return _Summary(top=scores.ranking(max(k)).keys(), sample=_sample(scores))
 
-    agreements = []
-    if len(seeds) > 1:
-        for metric in metrics:
-            resampled = [summary(metric, _resampled(batch, seed)) for seed in seeds]
-            pairs = list(combinations(resampled, 2))
-            agreements += [
-                _agreement("data", (metric, metric), pairs, count) for count in sorted(k)
-            ]
+    resampled = {
+        metric: [summary(metric, _resampled(batch, seed)) for seed in seeds]
+        for metric in metrics
+        if len(seeds) > 1
+    }
+    agreements = [
+        _over_data(metric, sets, count) for metric, sets in resampled.items() for count in sorted(k)
+    ]
     if len(metrics) > 1:
         whole = {metric: summary(metric, batch) for metric in metrics}
-        for first, second in combinations(metrics, 2):
-            pair = [(whole[first], whole[second])]
-            agreements += [
-                _agreement("metric", (first, second), pair, count) for count in sorted(k)
-            ]
+        agreements += [
+            _over_metrics(pair, whole, resampled, count)
+            for pair in combinations(metrics, 2)
+            for count in sorted(k)
+        ]
     return RankingStability(
         agreements=tuple(agreements),
         provenance=provenance_of(model, {"scoring": batch}, seed=seeds[0] if seeds else 0),
@@ -180,20 +219,38 @@ def _sample(scores: WeightScores) -> Tensor:
     return torch.cat([score.flatten()[::step].clone() for score in scores.scores.values()])
 
 
-def _agreement(
-    over: str, metrics: tuple[str, str], pairs: Sequence[tuple[_Summary, _Summary]], k: int
+_MEASURES: dict[str, tuple[Callable[[_Summary, _Summary, int], float], float, float]] = {
+    "jaccard": (lambda a, b, k: jaccard(a.top[:k], b.top[:k]), 0.0, 1.0),
+    "rank_biased_overlap": (lambda a, b, k: rank_biased_overlap(a.top[:k], b.top[:k]), 0.0, 1.0),
+    "spearman": (lambda a, b, _: spearman(a.sample, b.sample), -1.0, 1.0),
+}
+"""How two scorings are compared, and between which ends."""
+
+
+def _over_data(metric: str, sets: Sequence[_Summary], k: int) -> Agreement:
+    found = {}
+    for name, (measure, low, high) in _MEASURES.items():
+        table = torch.full((len(sets), len(sets)), float("nan"), dtype=torch.float64)
+        for i, j in combinations(range(len(sets)), 2):
+            table[i, j] = table[j, i] = measure(sets[i], sets[j], k)
+        found[name] = within(mean_over_pairs(table), low, high)
+    n_pairs = len(sets) * (len(sets) - 1) // 2
+    return Agreement(over="data", metrics=(metric, metric), k=k, n_pairs=n_pairs, **found)
+
+
+def _over_metrics(
+    pair: tuple[str, str],
+    whole: Mapping[str, _Summary],
+    resampled: Mapping[str, Sequence[_Summary]],
+    k: int,
 ) -> Agreement:
-    tops = [(a.top[:k], b.top[:k]) for a, b in pairs]
-    return Agreement(
-        over=over,
-        metrics=metrics,
-        k=k,
-        n_pairs=len(pairs),
-        jaccard=_range([jaccard(a, b) for a, b in tops]),
-        rank_biased_overlap=_range([rank_biased_overlap(a, b) for a, b in tops]),
-        spearman=_range([spearman(a.sample, b.sample) for a, b in pairs]),
-    )
-
-
-def _range(values: Sequence[float]) -> tuple[float, float, float]:
-    return sum(values) / len(values), min(values), max(values)
+    first, second = pair
+    sets = list(zip(resampled.get(first, ()), resampled.get(second, ()), strict=True))
+    found = {}
+    for name, (measure, low, high) in _MEASURES.items():
+        value = measure(whole[first], whole[second], k)
+        spread = float("nan")
+        if len(sets) > 1:
+            spread = statistics.stdev(measure(a, b, k) for a, b in sets)
+        found[name] = within(around(value, spread, len(sets) - 1), low, high)
+    return Agreement(over="metric", metrics=pair, k=k, n_pairs=1, **found)

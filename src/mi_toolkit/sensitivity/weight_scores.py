@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from mi_toolkit.sensitivity import weight_tables
 from mi_toolkit.sensitivity.coordinates import HFPlace, MatrixPlace, WeightMatrix
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.ranking import Ranking, concatenated, ranked
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -29,7 +30,7 @@ SCOPES = ("model", "layer", "matrix")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightScores:
+class WeightScores(ShownAsTable):
     """Scores of the weights of a model. Tensors are on the CPU in float32, `[in, out]`."""
 
     metric: str
@@ -145,7 +146,7 @@ class WeightScores:
             MatrixPlace(**place | {"hf": HFPlace(**place["hf"]), "shape": tuple(place["shape"])})
             for place in record["places"]
         )
-        live = {} if model is None else _live(model, places, str(path))
+        live = {} if model is None else live_of(model, places, str(path))
         return WeightScores(
             metric=record["metric"],
             places=places,
@@ -160,17 +161,29 @@ class WeightScores:
             provenance=Provenance(**record["provenance"]),
         )
 
-    def __repr__(self) -> str:
-        highest = max(float(score.max()) for score in self.scores.values())
-        return (
-            f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights in "
-            f"{len(self.places)} matrices, highest {highest:.4g}"
+    def text_table(self) -> TextTable:
+        """The five highest."""
+        ranking = self.ranking(min(5, self.size)).first(5)
+        found = zip(ranking.keys(), ranking.scores.tolist(), strict=True)
+        return TextTable(
+            title=(
+                f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights "
+                f"in {len(self.places)} matrices, the highest"
+            ),
+            rows=[
+                (f"{name}[{row}, {column}]", f"{score:.4g}") for (name, row, column), score in found
+            ],
         )
 
 
-def _live(
-    model: HookedModel, places: tuple[MatrixPlace, ...], path: str
+def live_of(
+    model: HookedModel, places: Sequence[MatrixPlace], path: str
 ) -> dict[str, WeightMatrix]:
+    """The model's own parameters behind scores that were read from `path`.
+
+    Raises:
+        ReportError: the model has other ones.
+    """
     matrices = {matrix.name: matrix for matrix in weight_matrices(model)}
     for place in places:
         if place.name not in matrices or matrices[place.name].place != place:

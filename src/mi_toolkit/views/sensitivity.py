@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.section import Section
+from mi_toolkit.views.sensitivity_pictures import fidelity_pictures
 
 if TYPE_CHECKING:
     from mi_toolkit.sensitivity.study import Study
@@ -43,6 +44,7 @@ def view_study(study: Study, title: str) -> Page:
     parts: list[Section] = []
     if study.effects is not None:
         parts.append(_dose_section(study.effects.to_dict("records")))
+    parts += [picture.section() for picture in fidelity_pictures(study)]
     for metric in dict.fromkeys(row["metric"] for row in layers):
         chosen = [row for row in layers if row["metric"] == metric]
         parts.append(_layer_section(metric, chosen))

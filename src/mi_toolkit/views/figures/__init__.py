@@ -14,7 +14,14 @@ from mi_toolkit.views.figures.maps import scope_map as scope_map
 from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid
 from mi_toolkit.views.figures.patterns import pattern_map as pattern_map
 from mi_toolkit.views.figures.pipeline import pipeline_figure as pipeline_figure
+from mi_toolkit.views.figures.run_comparison import (
+    run_comparison_figure as run_comparison_figure,
+)
 from mi_toolkit.views.figures.scaling import scaling_figure as scaling_figure
+from mi_toolkit.views.figures.sensitivity import dose_figure as dose_figure
+from mi_toolkit.views.figures.sensitivity import fidelity_figure as fidelity_figure
+from mi_toolkit.views.figures.sensitivity import head_figure as head_figure
+from mi_toolkit.views.figures.sensitivity import layer_figure as layer_figure
 from mi_toolkit.views.figures.sheet import as_svg as as_svg
 from mi_toolkit.views.figures.sheet import save_figure as save_figure
 from mi_toolkit.views.figures.stimuli import stimulus_grid as stimulus_grid

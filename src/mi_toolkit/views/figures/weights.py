@@ -7,7 +7,7 @@ import statistics
 from matplotlib.axes import Axes
 
 from mi_toolkit.errors import unknown_name
-from mi_toolkit.sensitivity.perturbation_test import PerturbationTest
+from mi_toolkit.sensitivity.dose_curve import PerturbationTest
 from mi_toolkit.sensitivity.stability import RankingStability
 from mi_toolkit.views.colours import LINES
 from mi_toolkit.views.figures.sheet import new_axes
@@ -75,7 +75,7 @@ def _draw_random(ax: Axes, test: PerturbationTest, kind: str, doses: list[int]) 
 
 @in_house_style
 def stability_figure(stability: RankingStability, ax: Axes | None = None) -> Axes:
-    """How far rankings agree: a row per comparison, three measures, the range over its pairs.
+    """How far rankings agree: a row per comparison, three measures, their 95% intervals.
 
     1 is the same ranking. Rows name the metric whose texts were resampled, or the two metrics.
 
