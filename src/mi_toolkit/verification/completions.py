@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mi_toolkit.generation.generate import generate
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.prompts.tokens import tokenise
 from mi_toolkit.verification.outcome import Outcome, at_most
@@ -52,24 +53,19 @@ def repetition(ids: Sequence[int], run: int = 3) -> float:
 
 
 def complete(model: HookedModel, prompt: str, max_new_tokens: int) -> Completion:
-    """A greedy completion with its figures."""
+    """A greedy completion with its figures; it stops where the model ends its text."""
     ids = tokenise(model, prompt).ids.to(model.cfg.device)
-    n_prompt = ids.shape[1]
-    room = min(max_new_tokens, int(model.cfg.n_ctx) - n_prompt)
+    room = min(max_new_tokens, int(model.cfg.n_ctx) - ids.shape[1])
+    said = generate(model, prompt, max_new_tokens=room, top_k=1).sequences[0]
     with evaluating(model), torch.no_grad():
-        for _ in range(room):
-            logits = model(ids, return_type="logits", attention_mask=torch.ones_like(ids))
-            ids = torch.cat([ids, logits[:, -1:].argmax(dim=-1)], dim=1)
         logits = model(ids, return_type="logits", attention_mask=torch.ones_like(ids))
     log_probs = logits[0, :-1].float().log_softmax(dim=-1)
-    losses = -log_probs.gather(-1, ids[0, 1:, None])[:, 0].cpu()
-    new = ids[0, n_prompt:].tolist()
     return Completion(
         prompt=prompt,
-        text=model.tokenizer.decode(new),
-        loss=float(losses[n_prompt - 1 :].mean()),
-        prompt_loss=float(losses[: n_prompt - 1].mean()),
-        repetition=repetition(new),
+        text=said.text,
+        loss=float(-said.log_probs.mean()),
+        prompt_loss=float(-log_probs.gather(-1, ids[0, 1:, None]).mean()),
+        repetition=repetition(said.ids.tolist()),
     )
 
 
