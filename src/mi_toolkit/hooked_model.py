@@ -67,6 +67,14 @@ def z_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
+def neuron_hook(layer: int) -> str:
+    """The name of the hook point with a layer's neurons: behind the nonlinearity, and the gate.
+
+    `["batch position d_mlp"]`, what `W_out` reads.
+    """
+    return f"blocks.{layer}.mlp.hook_post"
+
+
 def attention_layers(model: HookedModel) -> list[int]:
     """The layers whose attention pattern can be hooked: all of them, unless the model is a hybrid.
 
@@ -82,6 +90,14 @@ def attention_layers(model: HookedModel) -> list[int]:
             "classified in models with softmax attention; this one may be recurrent."
         )
     return layers
+
+
+def uncached(model: HookedModel) -> dict[str, bool]:
+    """What keeps a run from keeping every layer's keys and values for a next token.
+
+    Transformers would; a `HookedTransformer` does so only where it is given a cache.
+    """
+    return {"use_cache": False} if hasattr(model, "original_model") else {}
 
 
 @contextmanager

@@ -9,10 +9,11 @@ from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import z_hook
-from mi_toolkit.interventions.ablation import KINDS, ablating
+from mi_toolkit.interventions.ablation import KINDS, Component, ablating
 from mi_toolkit.interventions.ablation.clean import mean_outputs
+from mi_toolkit.interventions.ablation.component import checked_components
 from mi_toolkit.interventions.ablation.context import in_place
-from mi_toolkit.interventions.ablation.target import head_targets
+from mi_toolkit.interventions.ablation.target import targets_of
 from mi_toolkit.prompts.tokens import from_sequences
 from tests.models_here import TOYS, loaded, untouched
 
@@ -25,6 +26,14 @@ OUTPUT_PROJECTION = {
     "toy-pythia": ("gpt_neox.layers.{}.attention.dense.weight", 1),
     "toy-opt": ("model.decoder.layers.{}.self_attn.out_proj.weight", 1),
     "toy-qwen2": ("model.layers.{}.self_attn.o_proj.weight", 1),
+}
+
+MLP_PROJECTION = {
+    "toy-gpt2": ("transformer.h.{}.mlp.c_proj.weight", 0),
+    "toy-gpt-neo": ("transformer.h.{}.mlp.c_proj.weight", 1),
+    "toy-pythia": ("gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", 1),
+    "toy-opt": ("model.decoder.layers.{}.fc2.weight", 1),
+    "toy-qwen2": ("model.layers.{}.mlp.down_proj.weight", 1),
 }
 
 
@@ -51,6 +60,84 @@ def test_zero_ablation_equals_zeroing_the_heads_part_of_the_output_projection(na
     assert not torch.allclose(ablated, model(IDS), atol=1e-2)
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_zero_ablation_of_neurons_and_whole_parts_equals_zeroing_what_reads_them(name: str) -> None:
+    model, hf_model = loaded(name), untouched(name)
+    (mlp, neuron_dim), (attention, _) = MLP_PROJECTION[name], OUTPUT_PROJECTION[name]
+    with torch.no_grad():
+        for neuron in (3, 300):
+            hf_model.get_parameter(mlp.format(1)).narrow(neuron_dim, neuron, 1).zero_()
+        hf_model.get_parameter(attention.format(0)).zero_()
+        hf_model.get_parameter(mlp.format(2)).zero_()
+        for whole in (attention, mlp):
+            hf_model.get_parameter(whole.format(3)).zero_()
+        expected = hf_model(IDS).logits
+        with ablating(model, ["L1N3", "L1N300", "L0.attn", "L2.mlp", "L3"]):
+            ablated = model(IDS)
+        one_by_one = [*((0, head) for head in range(4)), "L1N3", "L1N300", "L2.mlp", "L3.attn"]
+        one_by_one += [f"L3N{neuron}" for neuron in range(model.cfg.d_mlp)]
+        with ablating(model, one_by_one):
+            added_up = model(IDS)
+    torch.testing.assert_close(ablated, expected, atol=2e-4, rtol=1e-4)
+    assert torch.equal(ablated, added_up)
+
+
+def test_a_mean_ablated_mlp_writes_its_mean_and_a_resampled_one_what_it_wrote_elsewhere() -> None:
+    model = loaded("toy-opt")
+    written: list[torch.Tensor] = []
+
+    def mlp_out(*components: str, how: str = "zero", reference=None) -> torch.Tensor:
+        keep = [("blocks.1.hook_mlp_out", lambda out, hook: written.append(out.clone()))]
+        with ablating(model, components, how, reference), model.hooks(fwd_hooks=keep):
+            model(IDS)
+        return written[-1].view(2, 24, -1)
+
+    clean = mlp_out()
+    reference = from_sequences(IDS.tolist(), None)
+    averaged = mlp_out("L1.mlp", how="mean", reference=reference)
+    mean = clean.mean(dim=(0, 1)).expand(2, 24, -1)
+    torch.testing.assert_close(averaged, mean, atol=1e-4, rtol=1e-4)
+    resampled = mlp_out("L1.mlp", how="resample")
+    torch.testing.assert_close(resampled, clean.flip(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_pattern_preserving_an_mlp_keeps_later_patterns_and_takes_its_output(name: str) -> None:
+    model = loaded(name)
+    clean = patterns_of(model, IDS, [2])[2]
+    seen: dict[str, torch.Tensor] = {}
+    keep = [
+        (hook, lambda value, hook, name=hook: seen.update({name: value.clone()}))
+        for hook in ("blocks.1.mlp.hook_post", "blocks.2.attn.hook_v")
+    ]
+    with (
+        torch.no_grad(),
+        ablating(model, ["L1.mlp"], "pattern_preserving", IDS),
+        model.hooks(fwd_hooks=keep),
+    ):
+        later = outputs(model, IDS, 2)
+    assert not seen["blocks.1.mlp.hook_post"].any()
+    v = seen["blocks.2.attn.hook_v"]
+    value = v.repeat_interleave(later.shape[2] // v.shape[2], dim=2)
+    expected = torch.einsum("bhqk,bkhd->bqhd", clean, value)
+    torch.testing.assert_close(later, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_components_print_as_they_are_written() -> None:
+    names = ["L5H1", "L5N300", "L5.attn", "L5.mlp", "L5"]
+    assert [str(Component.of(name)) for name in names] == names
+    written = ["5.1", " l5n300", "L5attn", "a5.MLP", "l5"]
+    assert [str(Component.of(name)) for name in written] == names
+    assert Component.of(Head(5, 1)) == Component.of((5, 1)) == Component.of("a5.h1")
+    model = loaded("toy-gpt2")
+    assert checked_components(model, (1, 2)) == (Component(1, "head", 2),)
+    assert checked_components(model, ["L1N2", "L1H2", (0, 3), "L1H2"]) == (
+        Component(0, "head", 3),
+        Component(1, "head", 2),
+        Component(1, "neuron", 2),
+    )
+
+
 @pytest.mark.parametrize("how", KINDS)
 def test_nothing_is_left_behind_and_nothing_ablated_changes_nothing(how: str) -> None:
     model = loaded("toy-pythia")
@@ -58,7 +145,7 @@ def test_nothing_is_left_behind_and_nothing_ablated_changes_nothing(how: str) ->
     hooks = {name: len(point._forward_hooks) for name, point in model.hook_dict.items()}
     with ablating(model, [], how, reference=IDS):
         assert torch.equal(model(IDS), before)
-    with ablating(model, [(0, 1)], how, reference=IDS):
+    with ablating(model, [(0, 1), "L1.mlp"], how, reference=IDS):
         changed = model(IDS)
     with pytest.raises(KeyboardInterrupt), ablating(model, [(0, 1)], how, reference=IDS):
         raise KeyboardInterrupt
@@ -130,6 +217,10 @@ def test_pattern_preserving_keeps_later_patterns_and_takes_the_output(name: str)
     [
         ((["L0H9"],), UnknownNameError, "has no head L0H9: its layers are 0 to 3 and its heads 0"),
         ((["L9H0"],), UnknownNameError, "has no head L9H0"),
+        ((["L0N512"],), UnknownNameError, "has no neuron L0N512: .* its neurons 0 to 511"),
+        ((["L4.mlp"],), UnknownNameError, r"has no layer L4.mlp: its layers are 0 to 3\."),
+        ((["L4"],), UnknownNameError, r"has no layer L4: "),
+        ((["mlp"],), UnknownNameError, "'mlp' names no part of a model. Write 'L5H1' or"),
         ((["L0H0"], "men"), UnknownNameError, "Did you mean 'mean'"),
         ((["L0H0"], "pattern_preserving"), PromptError, "pass the ids that will run as reference="),
     ],
@@ -140,8 +231,11 @@ def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:
 
 
 def test_an_ablation_that_never_happened_is_an_error() -> None:
-    message = r"blocks.2.attn.hook_z .* did not fire inside ablating"
+    message = r"blocks.2.attn.hook_z .* did not fire inside ablating.* so heads \[0\] of layer 2"
     with pytest.raises(HookError, match=message), ablating(loaded("toy-gpt2"), [(2, 0)]):
+        pass
+    message = r"blocks.2.mlp.hook_post .* did not fire .* 512 neurons of layer 2 were not ablated"
+    with pytest.raises(HookError, match=message), ablating(loaded("toy-gpt2"), "L2.mlp"):
         pass
 
 
@@ -179,8 +273,13 @@ def test_rows_of_a_batch_with_heads_of_their_own_equal_one_ablation_after_the_ot
     name: str, how: str
 ) -> None:
     model, ids = loaded(name), IDS[:1]
-    rows = [(Head(1, 0),), (), (Head(1, 3), Head(3, 1)), (Head(0, 2), Head(1, 0))]
-    targets = head_targets(model, rows)
+    rows: list[tuple[Component | Head, ...]] = [
+        (Head(1, 0),),
+        (),
+        (Head(1, 3), Component.of("L2.mlp")),
+        (Head(0, 2), Component.of("L1N5"), Component.of("L3")),
+    ]
+    targets = targets_of(model, rows)
     reference = from_sequences(IDS[:1].tolist(), 0)
     if how == "resample":
         reference = from_sequences(IDS[1:].tolist(), 0)

@@ -1,4 +1,4 @@
-"""`ablating`: heads ablated while a context lasts."""
+"""`ablating`: parts of a model ablated while a context lasts."""
 
 from __future__ import annotations
 
@@ -12,33 +12,31 @@ from torch import Tensor
 from mi_toolkit.errors import HookError
 from mi_toolkit.hooked_model import HookedModel, HookFunction
 from mi_toolkit.interventions.ablation.clean import is_running_clean
+from mi_toolkit.interventions.ablation.component import ComponentName, checked_components
 from mi_toolkit.interventions.ablation.kinds import KINDS, check_kind
-from mi_toolkit.interventions.ablation.target import (
-    HeadName,
-    Hooks,
-    Target,
-    checked_heads,
-    head_targets,
-)
+from mi_toolkit.interventions.ablation.target import Hooks, Target, targets_of
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 
 @contextmanager
 def ablating(
     model: HookedModel,
-    heads: Iterable[HeadName],
+    components: ComponentName | Iterable[ComponentName],
     how: str = "zero",
     reference: Prompt | TokenBatch | None = None,
 ) -> Iterator[None]:
-    """Inside, the heads' outputs are replaced in every pass; after it, nothing is left behind.
+    """Inside, the components' outputs are replaced in every pass; after it, nothing is left.
 
     Contexts nest, and leave no hook when an error ends them. What a kind takes from a reference is
     the model's without any ablation, where contexts nest too.
 
     Args:
         model: the model; its weights are not touched.
-        heads: names such as `L5H1`, `(5, 1)` or `Head(5, 1)`; none changes nothing.
-        how: `zero`; `mean`, the head's mean output over the reference, BOS left out (by default
+        components: heads (`L5H1`, `(5, 1)` or `Head(5, 1)`), neurons (`L5N300`: the MLP's hidden
+            activation, behind its gate where it has one), a layer's whole attention (`L5.attn`) or
+            MLP (`L5.mlp`), or both (`L5`). All are taken before `W_O` or `W_out`, so what stays of
+            a part is its output bias. None changes nothing.
+        how: `zero`; `mean`, the part's mean output over the reference, BOS left out (by default
             over the bundled natural passages); `resample`, its output at the same position of
             another sequence: of the reference, or, without one, of the next sequence in the batch;
             `pattern_preserving`, zero, with every later attention pattern kept as it was in a
@@ -47,9 +45,9 @@ def ablating(
         reference: text or ids that `mean`, `resample` and `pattern_preserving` take from.
 
     Raises:
-        UnknownNameError: no such kind, or no such head in this model.
+        UnknownNameError: no such kind, or no such component in this model.
         PromptError: a reference that the kind needs is missing, or does not fit what ran.
-        HookError: a head's hook did not fire inside, so nothing was ablated.
+        HookError: a component's hook did not fire inside, so nothing was ablated.
 
     Example:
         >>> import torch
@@ -63,11 +61,11 @@ def ablating(
         (False, True)
     """
     check_kind(how)
-    chosen = checked_heads(model, heads)
+    chosen = checked_components(model, components)
     if not chosen:
         yield
         return
-    targets = head_targets(model, [chosen])
+    targets = targets_of(model, [chosen])
     if reference is not None and not isinstance(reference, TokenBatch):
         reference = tokenise(model, reference)
     with in_place(model, targets, KINDS[how](model, targets, reference)(targets)):

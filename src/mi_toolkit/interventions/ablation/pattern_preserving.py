@@ -1,6 +1,8 @@
 """`pattern_preserving`: zero, while every later head keeps attending where it did.
 
-It tells what a head's output carries from what later heads attend to because of it.
+It tells what a part's output carries from what later heads attend to because of it. What attends
+later than a layer's heads or MLP is the attention of the layers behind it; the layer's own keeps
+its pattern too, which nothing ablated in it could change.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, z_hook
 from mi_toolkit.hooked_pass import positions_before
 from mi_toolkit.interventions.ablation.clean import running_clean
-from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target
+from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, replacing
 from mi_toolkit.prompts.tokens import TokenBatch
 
 
@@ -40,15 +42,20 @@ def pattern_preserving(
         patterns = patterns_of(model, reference.ids, layers)
 
     def apply(targets: Sequence[Target]) -> Hooks:
-        masks = {target.layer: target.mask for target in targets}
-        hooks: Hooks = []
+        masks = {target.hook: target.mask for target in targets}
+        start = min((target.layer for target in targets), default=int(model.cfg.n_layers))
+        hooks: Hooks = [
+            (target.hook, replacing(target, lambda _: 0.0))
+            for target in targets
+            if target.hook != z_hook(target.layer)
+        ]
         for layer in layers:
-            if not masks or layer < min(masks):
+            if layer < start:
                 continue
             # z = pattern · v. Editing the pattern itself would do nothing on some bridges, whose
             # attention is Hugging Face's own code and has used the pattern when its hook fires.
             seen: dict[str, Tensor] = {}
-            frozen = _frozen(patterns[layer], seen, masks.get(layer), layer)
+            frozen = _frozen(patterns[layer], seen, masks.get(z_hook(layer)), layer)
             hooks += [(f"blocks.{layer}.attn.hook_v", _keeping(seen)), (z_hook(layer), frozen)]
         return hooks
 

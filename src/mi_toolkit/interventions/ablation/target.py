@@ -1,8 +1,11 @@
 """What is ablated: marks on one activation, for every row of a batch or row by row.
 
-A head's activation is its `z`, `["batch position head d_head"]`, before `W_O` and per query head
-where keys and values are shared. Whole layers, MLPs and neurons are other activations with other
-marks: the kinds of ablation see hook names and marks only.
+1. A head's activation is its `z`, `["batch position head d_head"]`, before `W_O` and per query
+   head where keys and values are shared; a neuron's is the MLP's hidden activation,
+   `["batch position d_mlp"]`, before `W_out`.
+2. Whole parts are all marks of an activation, so that any set of components is one mask each.
+
+The kinds of ablation see hook names and marks only.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, z_hook
+from mi_toolkit.hooked_model import HookedModel, HookFunction, neuron_hook, z_hook
+from mi_toolkit.interventions.ablation.component import Component
 
-HeadName = Head | tuple[int, int] | str
 Hooks = list[tuple[str, HookFunction]]
 
 Apply = Callable[[Sequence["Target"]], Hooks]
 """From targets to the hooks that replace them."""
+
+_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,38 +44,33 @@ class Target:
 
     def __str__(self) -> str:
         marked = sorted(set(self.mask.nonzero()[:, 2].tolist()))
-        return f"heads {marked} of layer {self.layer}"
+        units = "heads" if self.hook == z_hook(self.layer) else "neurons"
+        if len(marked) > _SHOWN:
+            return f"{len(marked)} {units} of layer {self.layer}"
+        return f"{units} {marked} of layer {self.layer}"
 
 
-def checked_heads(model: HookedModel, heads: Iterable[HeadName]) -> tuple[Head, ...]:
-    """The heads that the names name, each once, in order.
+def targets_of(model: HookedModel, rows: Sequence[Iterable[Component | Head]]) -> list[Target]:
+    """Targets for sets of components, a set to each row of the batch; one set serves every row."""
+    masks: dict[tuple[int, str], Tensor] = {}
 
-    Raises:
-        UnknownNameError: a head that the model does not have.
-    """
-    if isinstance(heads, str | Head):
-        heads = [heads]
-    layers, n_heads = attention_layers(model), int(model.cfg.n_heads)
-    found = sorted({Head.of(name) for name in heads})
-    for head in found:
-        if head.layer not in layers or not 0 <= head.head < n_heads:
-            raise UnknownNameError(
-                f"{model.cfg.model_name} has no head {head}: its layers are 0 to "
-                f"{model.cfg.n_layers - 1} and its heads 0 to {n_heads - 1}."
-            )
-    return tuple(found)
+    def mask(layer: int, hook: str) -> Tensor:
+        is_z = hook == z_hook(layer)
+        shape = (1, int(model.cfg.n_heads), 1) if is_z else (1, int(model.cfg.d_mlp))
+        empty = torch.zeros(len(rows), *shape, dtype=torch.bool)
+        return masks.setdefault((layer, hook), empty)
 
-
-def head_targets(model: HookedModel, rows: Sequence[Sequence[Head]]) -> list[Target]:
-    """Targets for sets of heads, a set to each row of the batch; one set serves every row."""
-    masks: dict[int, Tensor] = {}
-    for row, heads in enumerate(rows):
-        for layer, head in heads:
-            empty = torch.zeros(len(rows), 1, int(model.cfg.n_heads), 1, dtype=torch.bool)
-            masks.setdefault(layer, empty)[row, :, head] = True
+    for row, components in enumerate(rows):
+        for component in map(Component.of, components):
+            layer, index = component.layer, component.index
+            which = slice(None) if index is None else index
+            if component.part in ("head", "attn", "layer"):
+                mask(layer, z_hook(layer))[row, :, which] = True
+            if component.part in ("neuron", "mlp", "layer"):
+                mask(layer, neuron_hook(layer))[row, :, which] = True
     return [
-        Target(layer=layer, hook=z_hook(layer), mask=masks[layer].to(model.cfg.device))
-        for layer in sorted(masks)
+        Target(layer=layer, hook=hook, mask=marks.to(model.cfg.device))
+        for (layer, hook), marks in sorted(masks.items(), key=lambda item: item[0])
     ]
 
 

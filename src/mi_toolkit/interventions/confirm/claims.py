@@ -28,7 +28,7 @@ from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.interventions.ablation.target import HeadName, checked_heads
+from mi_toolkit.interventions.ablation.component import HeadName, checked_heads
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.prompts.stimuli import STIMULI
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise

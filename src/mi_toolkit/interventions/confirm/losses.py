@@ -22,7 +22,7 @@ from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.interventions.ablation.context import in_place
 from mi_toolkit.interventions.ablation.kinds import KINDS
-from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, head_targets
+from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, targets_of
 from mi_toolkit.prompts.tokens import TokenBatch
 
 OF_ONE_SEQUENCE = ("resample", "pattern_preserving")
@@ -67,7 +67,7 @@ class LossRuns:
         self._shared: Callable[[], Apply] = cache(lambda: prepared([self]))
         most = int(queries.sum(dim=1).max()) * int(model.cfg.d_vocab) * torch.float32.itemsize
         self.chunks = self._chunked(rows or max(1, min(MAX_ROWS, LOGITS_BUDGET // most)))
-        self._targets = [head_targets(model, [self.sets[i] for i in c]) for c in self.chunks]
+        self._targets = [targets_of(model, [self.sets[i] for i in c]) for c in self.chunks]
         ends = queries.sum(dim=1).cumsum(dim=0).tolist()
         self.places = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
         self.losses = torch.full((len(self.sets), ends[-1]), torch.nan)
@@ -151,7 +151,7 @@ class LossRuns:
 def needed_by(runs: Sequence[LossRuns]) -> list[Target]:
     """All that the runs ablate, as one set."""
     heads = {head for run in runs for heads in run.sets for head in heads}
-    return head_targets(runs[0].model, [sorted(heads)])
+    return targets_of(runs[0].model, [sorted(heads)])
 
 
 def prepared(runs: Sequence[LossRuns]) -> Apply:
