@@ -45,11 +45,24 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.token_maps import CircuitBehaviour as CircuitBehaviour
     from mi_toolkit.heads.token_maps import TokenMap as TokenMap
     from mi_toolkit.interventions.ablation import ablating as ablating
+    from mi_toolkit.interventions.ablation.component import Component as Component
     from mi_toolkit.interventions.confirm import Confirmation as Confirmation
     from mi_toolkit.interventions.confirm import confirm_each_head as confirm_each_head
     from mi_toolkit.interventions.confirm import confirm_heads as confirm_heads
+    from mi_toolkit.interventions.effects import AblationEffect as AblationEffect
+    from mi_toolkit.interventions.effects import AblationSweep as AblationSweep
+    from mi_toolkit.interventions.effects import ablation_effect as ablation_effect
+    from mi_toolkit.interventions.effects import ablation_sweep as ablation_sweep
     from mi_toolkit.interventions.inhibition import InhibitionEffects as InhibitionEffects
     from mi_toolkit.interventions.inhibition import s_inhibition_effects as s_inhibition_effects
+    from mi_toolkit.interventions.patching import AttributionPatching as AttributionPatching
+    from mi_toolkit.interventions.patching import DirectAttribution as DirectAttribution
+    from mi_toolkit.interventions.patching import Patching as Patching
+    from mi_toolkit.interventions.patching import activation_patching as activation_patching
+    from mi_toolkit.interventions.patching import attribution_patching as attribution_patching
+    from mi_toolkit.interventions.patching import (
+        direct_logit_attribution as direct_logit_attribution,
+    )
     from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
@@ -76,6 +89,7 @@ if TYPE_CHECKING:
     from mi_toolkit.sensitivity.weight_scores import WeightScores as WeightScores
     from mi_toolkit.verification.verification import Verification as Verification
     from mi_toolkit.verification.verify import verify_model as verify_model
+    from mi_toolkit.views.ablation import view_ablation as view_ablation
     from mi_toolkit.views.attention import view_attention as view_attention
     from mi_toolkit.views.attribution import view_attribution as view_attribution
     from mi_toolkit.views.comparison import view_comparison as view_comparison
@@ -85,6 +99,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.generation import view_generation as view_generation
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
+    from mi_toolkit.views.patching import view_patching as view_patching
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.run_comparison import view_runs as view_runs
     from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity
@@ -92,6 +107,14 @@ if TYPE_CHECKING:
     from mi_toolkit.views.verification import view_verification as view_verification
 
 _HOME = {
+    "AttributionPatching": "interventions.patching",
+    "DirectAttribution": "interventions.patching",
+    "Patching": "interventions.patching",
+    "activation_patching": "interventions.patching",
+    "attribution_patching": "interventions.patching",
+    "direct_logit_attribution": "interventions.patching",
+    "AblationEffect": "interventions.effects",
+    "AblationSweep": "interventions.effects",
     "Activations": "activations.activations",
     "ActivationStatistics": "activations.statistics",
     "activation_statistics": "activations.measure",
@@ -104,6 +127,7 @@ _HOME = {
     "CircuitBehaviour": "heads.token_maps",
     "CopyingScores": "heads.copying_scores",
     "DistributionBehaviour": "heads.kinds",
+    "Component": "interventions.ablation.component",
     "Confirmation": "interventions.confirm",
     "GeneratedSequence": "generation",
     "Generation": "generation",
@@ -130,6 +154,8 @@ _HOME = {
     "Verification": "verification.verification",
     "WeightScores": "sensitivity.weight_scores",
     "ablating": "interventions.ablation",
+    "ablation_effect": "interventions.effects",
+    "ablation_sweep": "interventions.effects",
     "circuit_behaviour": "heads.decorators",
     "classify_heads": "heads.classify",
     "compare_runs": "sensitivity.run_comparison",
@@ -160,12 +186,14 @@ _HOME = {
     "score_weights": "sensitivity.score",
     "trace_pipeline": "pipeline",
     "verify_model": "verification.verify",
+    "view_ablation": "views.ablation",
     "view_attention": "views.attention",
     "view_attribution": "views.attribution",
     "view_comparison": "views.comparison",
     "view_confirmation": "views.confirmation",
     "view_generation": "views.generation",
     "view_pipeline": "views.pipeline",
+    "view_patching": "views.patching",
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, Group
 
+from mi_toolkit.cli.ablate import ablate
 from mi_toolkit.cli.activations import info
 from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.attribute import attribute
@@ -64,6 +65,7 @@ for _command in (
     classify,
     confirm,
     attribute,
+    ablate,
     view,
     generate,
     trace,

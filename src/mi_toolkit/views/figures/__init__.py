@@ -1,5 +1,7 @@
 """Pictures by matplotlib, whose only door this is: for papers and slides."""
 
+from mi_toolkit.views.figures.ablation import effect_picture as effect_picture
+from mi_toolkit.views.figures.ablation import sweep_maps as sweep_maps
 from mi_toolkit.views.figures.attribution import attribution_figure as attribution_figure
 from mi_toolkit.views.figures.comparison import comparison_grid as comparison_grid
 from mi_toolkit.views.figures.confirmation import confirmation_figure as confirmation_figure
@@ -11,6 +13,9 @@ from mi_toolkit.views.figures.maps import label_map as label_map
 from mi_toolkit.views.figures.maps import label_picture as label_picture
 from mi_toolkit.views.figures.maps import report_grid as report_grid
 from mi_toolkit.views.figures.maps import scope_map as scope_map
+from mi_toolkit.views.figures.patching import attribution_maps as attribution_maps
+from mi_toolkit.views.figures.patching import direct_map as direct_map
+from mi_toolkit.views.figures.patching import patching_map as patching_map
 from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid
 from mi_toolkit.views.figures.patterns import pattern_map as pattern_map
 from mi_toolkit.views.figures.pipeline import pipeline_figure as pipeline_figure

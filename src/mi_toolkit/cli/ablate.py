@@ -1,0 +1,206 @@
+"""`mi-toolkit ablate`: what parts of a model do for one prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.layout import columns
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    DEFAULT_PROMPT,
+    LoadOptions,
+    ModelName,
+    Several,
+    Switch,
+    at_least_one,
+)
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.interventions.effects import AblationEffect, AblationSweep
+
+SHOWN = 12
+
+
+def not_negative(_: object, value: int | None) -> None:
+    """Check an option that may count nothing."""
+    if value is not None and value < 0:
+        raise ValueError("Must be 0 or more.")
+
+
+def ablate(
+    prompt: str = DEFAULT_PROMPT,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    components: Annotated[Several[str], Parameter(name=["--components", "-c"])] = None,
+    sweep: Switch = False,
+    target: str | None = None,
+    target_id: Annotated[int | None, Parameter(validator=not_negative)] = None,
+    how: Literal["zero", "mean", "resample", "pattern_preserving"] = "zero",
+    reference: str | None = None,
+    random_controls: Annotated[int, Parameter(validator=not_negative)] = 20,
+    top_k: Annotated[int, Parameter(validator=at_least_one)] = 10,
+    seed: int = 0,
+    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Ablate parts of a model, or every head in turn, and see what its prediction loses.
+
+    The prompt runs with the parts ablated and without, and a token is asked about behind it. Random
+    parts of the same size from the same layers stand beside: a change within theirs is no finding.
+
+    Args:
+        prompt: Text to predict the next token of.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        components: What to ablate, together: heads (L5H1), neurons (L5N300), a layer's attention
+            (L5.attn), its MLP (L5.mlp), or both (L5).
+        sweep: Ablate every head alone, in the place of --components.
+        target: The token to ask about, as its exact text, leading space included: " Paris". Without
+            it: the one that the model finds most probable.
+        target_id: The same, as its id.
+        how: What stands in for the parts' outputs: zeros, their mean over natural text or
+            --reference, those on --reference at the same position, or zeros with all later
+            attention kept as it was.
+        reference: A text that mean and resample take from.
+        random_controls: Random sets to stand beside --components; 0 for none.
+        top_k: How many of the most probable tokens to show, before and after.
+        seed: Of the random sets.
+        batch_size: Sets to a pass. It changes memory and time, no figure.
+        output: Folder for ablation.safetensors (AblationEffect.load or AblationSweep.load reads
+            it), ablation.csv and ablation.png.
+        html: File for a page of its own.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+        load: How the model is loaded.
+    """
+    if sweep == bool(components):
+        raise UsageError(msg="Name what to ablate by --components L5H1 …, or --sweep every head.")
+    if target is not None and target_id is not None:
+        raise UsageError(msg="--target and --target-id both name the token: give one.")
+    check_folder(output)
+    check_file(html)
+    asked = target if target_id is None else target_id
+    if components:
+        # A typo is told before the model is loaded.
+        from mi_toolkit import Component
+
+        for name in components:
+            Component.of(name)
+    hooked = load.load(model)
+    from mi_toolkit import ablation_effect, ablation_sweep
+
+    found: AblationEffect | AblationSweep
+    with third_parties_kept_off_stdout():
+        if components:
+            found = ablation_effect(
+                hooked,
+                prompt,
+                components,
+                target=asked,
+                how=how,
+                reference=reference,
+                n_random=random_controls,
+                top_k=top_k,
+                batch_size=batch_size,
+                seed=seed,
+            )
+        else:
+            found = ablation_sweep(
+                hooked, prompt, target=asked, how=how, reference=reference, batch_size=batch_size
+            )
+    written = _write(found, output, html)
+    _show(found, written, as_data=json)
+
+
+def _write(
+    found: AblationEffect | AblationSweep, folder: Path | None, page: Path | None
+) -> list[Path]:
+    from mi_toolkit import view_ablation
+
+    written = []
+    if folder is not None:
+        with writing(folder / "ablation.safetensors") as path:
+            found.save(path)
+        written = [path, *write_tables(folder, {"ablation.csv": found.to_pandas()})]
+    picture = None if folder is None else folder / "ablation.png"
+    return [*written, *draw(view_ablation(found), page, picture)]
+
+
+def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_data: bool) -> None:
+    from mi_toolkit.interventions.effects import AblationSweep
+
+    lines = _sweep_lines(found) if isinstance(found, AblationSweep) else _effect_lines(found)
+    if as_data:
+        print(as_json({**_record(found), "written": [str(path) for path in written]}))
+        return
+    print(bold(f"{found.title()} (values from {found.reference})"))
+    for line in lines:
+        print(line)
+    say_written(written)
+
+
+def _record(found: AblationEffect | AblationSweep) -> dict[str, object]:
+    from mi_toolkit.interventions.effects import AblationSweep
+    from mi_toolkit.interventions.effects.files import effect_record, sweep_record
+
+    if isinstance(found, AblationSweep):
+        rows = found.to_pandas().drop(columns=["model", "how", "target"])
+        return {**sweep_record(found), "heads": rows.to_dict("records")}
+    changes = {name: values.tolist() for name, values in found.control_changes.items()}
+    return {**effect_record(found), "kl": found.kl.tolist(), "control_changes": changes}
+
+
+def _effect_lines(effect: AblationEffect) -> list[str]:
+    from mi_toolkit.interventions.effects.result import HEADER
+
+    room = width(elsewhere=FOR_READING)
+    before, after = effect.before, effect.after
+    asked = (
+        f"target {before.text!r}: {before.probability:.1%} (rank {before.rank}) clean, "
+        f"{after.probability:.1%} (rank {after.rank}) ablated"
+    )
+    lines = [
+        asked,
+        "",
+        *columns([HEADER, *effect.rows()], width=room, align="<>>><"),
+        "",
+    ]
+    pairs = zip(effect.top_before, effect.top_after, strict=True)
+    tops = [[str(rank), str(one), str(other)] for rank, (one, other) in enumerate(pairs, start=1)]
+    return [*lines, *columns([("rank", "clean", "ablated"), *tops], width=room)]
+
+
+def _sweep_lines(sweep: AblationSweep) -> list[str]:
+    from mi_toolkit.interventions.effects.sweep import HEADER
+
+    clean, rows = sweep.clean, sweep.rows(SHOWN)
+    asked = (
+        f"target {clean.text!r}: {clean.probability:.1%} (rank {clean.rank}) with nothing ablated; "
+        f"the {len(rows)} heads that change it most:"
+    )
+    return [
+        asked,
+        *columns([HEADER, *rows], width=width(elsewhere=FOR_READING), align="<>>>>"),
+    ]
