@@ -14,13 +14,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.progress import track
 
 
 def require_adapter(name: str, architecture: str | None, config: Any) -> None:
@@ -239,3 +240,65 @@ def _adapter_of(cfg: Any) -> Any:
     if "embed_out.weight" in (tied or ()):
         adapter.components["unembed"].name = "embed_out"
     return adapter
+
+
+def patched_metric(
+    function: str,
+    model: HookedModel,
+    corrupted: Any,
+    clean: dict[str, Any],
+    metric: Any,
+    *,
+    progress: bool | None,
+) -> Any:
+    """What TransformerLens' activation patching called `get_act_patch_<function>` gives.
+
+    Args:
+        function: which one, such as `resid_pre` or `attn_head_out_all_pos`.
+        model: the model.
+        corrupted: ids of the corrupted prompts.
+        clean: activations of the clean prompts, by hook name.
+        metric: from logits to a scalar.
+        progress: a progress bar, None where somebody looks.
+    """
+    from transformer_lens import patching
+
+    def bar(items: Any, **_: Any) -> Any:
+        return track(items, total=len(items), label="patching", unit="run", show=progress)
+
+    # Its own bar is always there, and in a notebook without ipywidgets it warns.
+    module: Any = patching
+    own, module.tqdm = module.tqdm, bar
+    try:
+        patch = getattr(module, f"get_act_patch_{function}")
+        return patch(model, corrupted, activation_cache(clean, model), metric)
+    finally:
+        module.tqdm = own
+
+
+def attribution_scores(
+    model: HookedModel,
+    clean: Any,
+    corrupted: Any,
+    metric: Any,
+    *,
+    granularity: Literal["node", "edge"],
+) -> Any:
+    """The result of TransformerLens' `attribution_patch` on one pair of prompts.
+
+    Raises:
+        UnsupportedModelError: TransformerLens refuses this model, or its release cannot do it.
+    """
+    from transformer_lens.tools.analysis import EdgeAttributionConfig, attribution_patch
+
+    try:
+        config = EdgeAttributionConfig(granularity=granularity)
+        with warnings.catch_warnings():
+            # The graph begins at the embedding: nothing before it needs a gradient.
+            warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+            return attribution_patch(model, clean, corrupted, metric, config)
+    except (ValueError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            f"TransformerLens refuses attribution patching of {granularity}s in "
+            f"{model.cfg.model_name}: {error}"
+        ) from error

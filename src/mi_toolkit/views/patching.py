@@ -1,0 +1,88 @@
+"""Patching and attribution to components as pages and pictures."""
+
+from __future__ import annotations
+
+import html
+
+from mi_toolkit.interventions.patching import AttributionPatching, DirectAttribution, Patching
+from mi_toolkit.provenance import Provenance
+from mi_toolkit.views.picture import PictureView, wide_table
+from mi_toolkit.views.tokens import visible
+
+LISTED = 15
+
+
+def view_patching(found: Patching | AttributionPatching | DirectAttribution) -> PictureView:
+    """What parts carry or write, to look at: in a notebook, as a page, as a picture.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> mi.view_patching(mi.direct_logit_attribution(model, "Mary and John went to"))
+        PictureView of What writes the logit of ' the' in toy-gpt2
+    """
+    if isinstance(found, Patching):
+        return _patching(found)
+    return _attribution(found) if isinstance(found, AttributionPatching) else _direct(found)
+
+
+def _patching(found: Patching) -> PictureView:
+    from mi_toolkit.views.figures import patching_map
+
+    rows = [
+        [str(layer), visible(place), f"{share:+.3f}"] for layer, place, share in found.top(LISTED)
+    ]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each cell is the corrupted run with "
+            f"one clean {found.what} put in: 0 changes nothing, 1 brings all of the difference "
+            "back. Orange takes it further away."
+        ),
+        draw=lambda: patching_map(found),
+        body=wide_table(["layer", found.place.replace("_", " "), "share brought back"], rows)
+        + _facts(found.provenance),
+    )
+
+
+def _attribution(found: AttributionPatching) -> PictureView:
+    from mi_toolkit.views.figures import attribution_maps
+
+    rows = [[part, visible(token), f"{value:+.3f}"] for part, token, value in found.top(LISTED)]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each cell estimates by a gradient "
+            "what putting that clean activation into the corrupted run would change it by: purple "
+            "raises it, orange lowers it. It is of first order: activation patching checks it."
+        ),
+        draw=lambda: attribution_maps(found),
+        body=wide_table(["part", "at token", "estimated change"], rows) + _facts(found.provenance),
+    )
+
+
+def _direct(found: DirectAttribution) -> PictureView:
+    from mi_toolkit.views.figures import direct_map
+
+    rows = [[part, f"{value:+.3f}"] for part, value in found.top(LISTED)]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"It is {found.logit:+.3f}, the sum of what embedding, heads, attention biases and "
+            "MLPs write towards it, read through the final norm with its scale held, and of a "
+            f"constant; the residue is {found.residue:+.1e}. Purple writes for it, orange against. "
+            "Only the direct path counts: what a head changes in later parts is theirs."
+        ),
+        draw=lambda: direct_map(found),
+        body=f"<p>Prompt: <code>{html.escape(''.join(found.texts))}</code></p>"
+        + wide_table(["part", "write"], rows)
+        + _facts(found.provenance),
+    )
+
+
+def _facts(made: Provenance) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    told = f"{made.model} in {made.dtype} as {made.backend}. {versions}."
+    return f'<p class="facts">{html.escape(told)}</p>'
