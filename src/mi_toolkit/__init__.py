@@ -98,8 +98,8 @@ if TYPE_CHECKING:
     from mi_toolkit.views.confirmation import view_confirmation as view_confirmation
     from mi_toolkit.views.generation import view_generation as view_generation
     from mi_toolkit.views.page import Page as Page
-    from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
     from mi_toolkit.views.patching import view_patching as view_patching
+    from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.run_comparison import view_runs as view_runs
     from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating
+from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating, uncached
 
 Visitor = Callable[[str, Tensor], None]
 """`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
@@ -129,10 +129,10 @@ def _run(
     return_type: str | None = None,
 ) -> Any:
     ids = ids.to(model.cfg.device)
-    # Transformers would keep every layer's keys and values for a next token.
-    uncached = {"use_cache": False} if hasattr(model, "original_model") else {}
     with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=list(hooks.items())):
-        return model(ids, return_type=return_type, attention_mask=torch.ones_like(ids), **uncached)
+        return model(
+            ids, return_type=return_type, attention_mask=torch.ones_like(ids), **uncached(model)
+        )
 
 
 def _did_not_fire(name: str, model: HookedModel) -> str:

@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mi_toolkit import AblationEffect, AblationSweep, ablating, ablation_effect, ablation_sweep
+from mi_toolkit import (
+    AblationEffect,
+    AblationSweep,
+    ablating,
+    ablation_effect,
+    ablation_sweep,
+    generate,
+)
 from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.interventions.ablation import KINDS, Component
@@ -181,6 +188,23 @@ def test_the_target_is_the_most_probable_token_or_the_one_asked_for() -> None:
     assert len(asked.top_after) == 3
 
 
+def test_free_text_is_what_the_model_and_the_ablated_model_generate() -> None:
+    model, prompt = loaded("toy-gpt2"), "Mary and John went to"
+    effect = ablation_effect(model, prompt, "L2H0", n_random=0, max_new_tokens=5)
+    free = effect.free_text
+    assert free is not None
+    assert free.before == tuple(generate(model, prompt, max_new_tokens=5).sequences[0].ids.tolist())
+    with ablating(model, "L2H0"):
+        under = generate(model, prompt, max_new_tokens=5).sequences[0]
+    assert free.after == tuple(under.ids.tolist())
+    assert free.texts[1] == under.text
+    # The first token under ablation is the one that teacher forcing finds most probable.
+    assert free.after[0] == effect.top_after[0].token
+    assert free.before[: free.same] == free.after[: free.same]
+    none = ablation_effect(model, prompt, "L2H0", n_random=0, how="pattern_preserving")
+    assert none.free_text is None
+
+
 def test_readings_are_those_of_logits_made_by_hand() -> None:
     clean = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 1.0]])
     ablated = clean.clone()
@@ -268,7 +292,7 @@ def test_a_hook_that_does_not_fire_is_an_error() -> None:
 
 
 @pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
-@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m", "gpt2", "facebook/opt-125m"])
+@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m", "facebook/opt-125m"])
 def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ def ablate(
     reference: str | None = None,
     random_controls: Annotated[int, Parameter(validator=not_negative)] = 20,
     top_k: Annotated[int, Parameter(validator=at_least_one)] = 10,
+    max_new_tokens: Annotated[int | None, Parameter(validator=not_negative)] = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     output: Path | None = None,
@@ -87,6 +88,8 @@ def ablate(
         reference: A text that mean and resample take from.
         random_controls: Random sets to stand beside --components; 0 for none.
         top_k: How many of the most probable tokens to show, before and after.
+        max_new_tokens: Tokens to generate behind the prompt, with nothing ablated and with
+            --components ablated. Without it: 20 for zero and mean.
         seed: Of the random sets.
         batch_size: Sets to a pass. It changes memory and time, no figure.
         output: Folder for ablation.safetensors (AblationEffect.load or AblationSweep.load reads
@@ -123,6 +126,7 @@ def ablate(
                 reference=reference,
                 n_random=random_controls,
                 top_k=top_k,
+                max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
                 seed=seed,
             )
@@ -189,7 +193,12 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
     ]
     pairs = zip(effect.top_before, effect.top_after, strict=True)
     tops = [[str(rank), str(one), str(other)] for rank, (one, other) in enumerate(pairs, start=1)]
-    return [*lines, *columns([("rank", "clean", "ablated"), *tops], width=room)]
+    lines += columns([("rank", "clean", "ablated"), *tops], width=room)
+    if effect.free_text is not None:
+        one, other = (" ".join(text.split()) for text in effect.free_text.texts)
+        lines += ["", "generated freely behind the prompt:"]
+        lines += columns([("clean", one), ("ablated", other)], width=room)
+    return lines
 
 
 def _sweep_lines(sweep: AblationSweep) -> list[str]:

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from mi_toolkit.errors import PromptError
+from mi_toolkit.generation.generate import generate
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation.component import ComponentName, checked_components
-from mi_toolkit.interventions.ablation.target import Apply
+from mi_toolkit.interventions.ablation.context import in_place
+from mi_toolkit.interventions.ablation.target import Apply, targets_of
 from mi_toolkit.interventions.effects.controls import ComponentSet, random_controls
 from mi_toolkit.interventions.effects.readings import Readings, joined, losses, readings
-from mi_toolkit.interventions.effects.result import FIGURES, AblationEffect
+from mi_toolkit.interventions.effects.result import FIGURES, AblationEffect, FreeText
 from mi_toolkit.interventions.effects.runs import Runs, one_sequence
 from mi_toolkit.predictions import kl_divergence, predictions, token_id, top_predictions
 from mi_toolkit.progress import track
@@ -22,6 +24,7 @@ from mi_toolkit.prompts.tokens import Prompt
 
 TOP = 10
 CONTROLS = 20
+GENERATED = 20
 
 
 def ablation_effect(
@@ -34,6 +37,7 @@ def ablation_effect(
     reference: Prompt | None = None,
     n_random: int = CONTROLS,
     top_k: int = TOP,
+    max_new_tokens: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -47,6 +51,9 @@ def ablation_effect(
     That a part matters here does not say what it does, and that it does not matter does not say
     that it is idle: other parts may stand in for it.
 
+    What is generated freely, before and under ablation, is reported apart, as `free_text`: from the
+    first token that differs on, the two go on from different texts.
+
     Args:
         model: a HookedTransformer or a TransformerBridge; it is left as it was.
         prompt: one text, or its ids.
@@ -58,6 +65,8 @@ def ablation_effect(
         reference: text or ids that `mean` and `resample` take from.
         n_random: random sets to stand beside; 0 for none.
         top_k: how many of the most probable tokens are kept, before and after.
+        max_new_tokens: tokens to generate greedily behind the prompt, before and under ablation;
+            None for 20, and none for the kinds that take from the text that runs.
         batch_size: sets to a pass; None for as many as fit. It changes no figure.
         seed: of the random sets.
         progress: a progress bar; None: where somebody looks and it takes long.
@@ -110,8 +119,31 @@ def ablation_effect(
             )
             for name in FIGURES
         },
-        free_text=None,
+        free_text=_free_text(runs, chosen, apply, max_new_tokens),
         provenance=provenance_of(model, {"prompt": batch}, seed=seed),
+    )
+
+
+def _free_text(
+    runs: Runs, chosen: ComponentSet, apply: Apply | None, max_new_tokens: int | None
+) -> FreeText | None:
+    """What is generated behind the prompt, without ablation and under it."""
+    model, ids = runs.model, runs.batch.sequence(0)
+    n_tokens = max_new_tokens
+    if n_tokens is None:
+        room = int(model.cfg.n_ctx) - len(ids)
+        n_tokens = min(GENERATED, room) if runs.how in ("zero", "mean") else 0
+    if not n_tokens:
+        return None
+    before = after = generate(model, ids, max_new_tokens=n_tokens).sequences[0]
+    if apply is not None:
+        targets = targets_of(model, [chosen])
+        with in_place(model, targets, apply(targets)):
+            after = generate(model, ids, max_new_tokens=n_tokens).sequences[0]
+    return FreeText(
+        before=tuple(before.ids.tolist()),
+        after=tuple(after.ids.tolist()),
+        texts=(before.text, after.text),
     )
 
 
