@@ -24,8 +24,7 @@ INSTEAD: Mapping[str, Mapping[str, str]] = {
 
 
 def read(path: Path) -> Any:
-    import nbformat
-
+    nbformat = pytest.importorskip("nbformat")
     return nbformat.read(path, as_version=4)
 
 

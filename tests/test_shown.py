@@ -42,6 +42,7 @@ def results() -> list[ShownAsTable]:
         mi.length_sweep(model, lengths=(16, 32), n_sequences=2, behaviours=["induction"]),
         mi.record(model, "one two", ["resid_post"]),
         mi.activation_statistics(model, ["one two three"], ["resid_post"]),
+        mi.describe_model(model),
     ]
 
 

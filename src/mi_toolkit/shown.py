@@ -67,3 +67,16 @@ class ShownAsTable(ABC):
 
     def _repr_html_(self) -> str:
         return self.text_table().html()
+
+
+def human_count(n: int) -> str:
+    """A number of parameters as people write it.
+
+    >>> human_count(84_934_656), human_count(1_500_000_000), human_count(801)
+    ('85M', '1.5B', '801')
+    """
+    if n >= 1_000_000_000:
+        return f"{n / 1e9:.3g}B"
+    if n >= 1_000_000:
+        return f"{n / 1e6:.3g}M" if n < 10_000_000 else f"{n / 1e6:.0f}M"
+    return f"{n / 1e3:.0f}K" if n >= 10_000 else str(n)

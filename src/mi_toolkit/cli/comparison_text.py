@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mi_toolkit.cli.layout import columns, human_count, wrapped
+from mi_toolkit.cli.layout import columns, wrapped
 from mi_toolkit.comparison.model_comparison import ModelComparison
 from mi_toolkit.comparison.profile import LabelProfile
 from mi_toolkit.comparison.stimuli import StimulusComparison
 from mi_toolkit.comparison.sweep import LengthSweep
 from mi_toolkit.heads.classify import OWN_PROMPT
+from mi_toolkit.shown import human_count
 
 _NONE = "–"
 _GAP = 2

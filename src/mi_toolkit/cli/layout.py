@@ -76,16 +76,3 @@ def packed(items: Sequence[str], *, width: int, most_lines: int) -> tuple[str, i
     per_line = max((width + len(_GAP)) // (size + len(_GAP)), 1)
     shown = [f"{item:{size}}".replace(" ", _TIE) for item in items[: per_line * most_lines]]
     return _GAP.join(shown), len(items) - len(shown)
-
-
-def human_count(n: int) -> str:
-    """A number of parameters as people write it.
-
-    >>> human_count(84_934_656), human_count(1_500_000_000), human_count(801)
-    ('85M', '1.5B', '801')
-    """
-    if n >= 1_000_000_000:
-        return f"{n / 1e9:.3g}B"
-    if n >= 1_000_000:
-        return f"{n / 1e6:.3g}M" if n < 10_000_000 else f"{n / 1e6:.0f}M"
-    return f"{n / 1e3:.0f}K" if n >= 10_000 else str(n)

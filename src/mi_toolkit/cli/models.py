@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.cli.layout import columns, human_count
+from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import Switch
 from mi_toolkit.cli.output import as_json, fields_of
 from mi_toolkit.cli.terminal import bold, width
 from mi_toolkit.errors import ModelLoadError
+from mi_toolkit.shown import human_count
 
 if TYPE_CHECKING:
     from mi_toolkit.models.specs import KnownModel, ModelSpec

@@ -12,10 +12,11 @@ from mi_toolkit.models.model_spec import (
     describe_windows,
     hidden_parameters,
 )
+from mi_toolkit.shown import ShownAsTable, TextTable
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ModelFacts(ShownAsTable):
     """The architecture of one loaded model, read off its config and weights, never assumed."""
 
     name: str
@@ -75,6 +76,12 @@ class ModelFacts:
     """Where the weights are, such as `cpu` or `cuda:0`."""
     revision: str | None
     """The hub commit of the weights, or the revision asked for; None for local files."""
+
+    def text_table(self) -> TextTable:
+        """The facts as people write them."""
+        from mi_toolkit.models.facts_text import fact_rows
+
+        return TextTable(title=self.name, rows=fact_rows(self))
 
     @property
     def parameters(self) -> int:
