@@ -68,8 +68,9 @@ def test_a_notebook_runs_offline_and_shows_something(path: Path, tmp_path: Path)
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert kinds & {"text/html", "image/png"}
-    said = "".join(output.get("text", "") for output in outputs)
-    assert "Warning" not in said
+    said = [line for output in outputs for line in output.get("text", "").splitlines()]
+    # tqdm's own, where ipywidgets is not installed.
+    assert not [line for line in said if "Warning" in line and "IProgress" not in line]
 
 
 @pytest.mark.slow
