@@ -1,7 +1,7 @@
 """What `classify_heads` finds and what it costs, against a bare forward pass and other tools.
 
-Times are ratios of interleaved runs in one process, medians; memory is the peak resident set of a
-process of its own, from its start on (Linux only).
+Times are ratios of interleaved runs in one process, medians of processor seconds; memory is the
+peak resident set of a process of its own, from its start on (Linux only).
 
     python benchmarks/heads.py                              print all tables
     python benchmarks/heads.py --peers                      with other tools beside
@@ -12,6 +12,7 @@ process of its own, from its start on (Linux only).
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,7 @@ LABELS = ["previous_token", "current_token", "first_token", "duplicate_token", "
 REPETITIONS = 7
 TOKENS = 512
 LONG = [2048, 8192]
+MOST_REPEATED = 4096
 PROMPTS = [100, 1000]
 DTYPES = ("float32", "bfloat16")
 
@@ -62,7 +64,8 @@ def main() -> None:
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     parts = [
         "# Benchmarks",
-        f"Written by `benchmarks/heads.py` with {versions}, {torch.get_num_threads()} threads.",
+        f"Written by `benchmarks/heads.py` with {versions}, {torch.get_num_threads()} threads."
+        + loaded_by_others(),
     ]
     for section in options.sections:
         parts.append(SECTIONS[section](options))
@@ -70,6 +73,17 @@ def main() -> None:
     if options.output:
         with written_whole(options.output) as draft:
             draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def loaded_by_others() -> str:
+    """What else the machine does as the benchmark begins, where it is enough to disturb it."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 1:
+        return ""
+    return (
+        f"\nOther work ran beside it (load {load:.1f} on {cores} cores). Caches are then shared, "
+        "which slows\nattention in blocks, whose patterns pass through them, more than a fused one."
+    )
 
 
 def found(options: argparse.Namespace) -> str:
@@ -135,9 +149,11 @@ def long(options: argparse.Namespace) -> str:
     for name in names:
         for tokens in options.lengths:
             bench = Bench(name, tokens)
-            peak = alone(bench, "classify")
-            sdpa = alone(bench, "sdpa")
-            times = interleaved(runs_at_length(bench), 1 if tokens > 4096 else 3)
+            told = {run: alone(bench, run) for run in ("sdpa", "classify")}
+            times = {run: [float(each["seconds"])] for run, each in told.items()}
+            if tokens <= MOST_REPEATED:
+                times = interleaved(runs_at_length(bench), options.repetitions)
+            sdpa, peak = told["sdpa"], told["classify"]
             rows.append(
                 [
                     name,
@@ -153,8 +169,9 @@ def long(options: argparse.Namespace) -> str:
     columns = ["SDPA s", "ratio", "SDPA MiB", "classify MiB", "best induction head", "read in"]
     return f"""## Long contexts
 
-Random ids given twice, float32 weights. Times against a bare SDPA forward pass of an untouched
-copy, in turn; peak memory of a whole process, loading included.
+Random ids given twice, float32 weights. Processor time against a bare SDPA forward pass of an
+untouched copy: medians of interleaved rounds, beyond {MOST_REPEATED} tokens one run of each in a
+process of its own. Peak memory of a whole process, loading included.
 
 {table(["model", "tokens", *columns], rows)}"""
 

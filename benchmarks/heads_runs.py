@@ -184,7 +184,8 @@ def run_alone(bench: Bench, run: str) -> None:
         _ = bench.model
     elif run == "sdpa":
         base, ids = bench.untouched("sdpa"), torch.randint(100, 999, (1, bench.tokens))
-        without_gradients(lambda: base(ids, use_cache=False))()
+        taken = seconds(without_gradients(lambda: base(ids, use_cache=False)))
+        print(f"= seconds: {taken:.1f}")
     elif run == "forward":
         base, ids = bench.untouched(), torch.randint(100, 999, (1, bench.tokens))
         without_gradients(lambda: base(ids, use_cache=False))()
@@ -198,7 +199,10 @@ def run_alone(bench: Bench, run: str) -> None:
             print(f"= seconds: {taken:.1f}")
             print(f"= sums: {sums.stat().st_size / 2**20:.1f}")
     else:
-        report = mi.classify_heads(bench.model, bench.twice, progress=False)
+        model, ids, found = bench.model, bench.twice, []
+        taken = seconds(lambda: found.append(mi.classify_heads(model, ids, progress=False)))
+        print(f"= seconds: {taken:.1f}")
+        (report,) = found
         best = report.strongest("induction")
         print(f"= induction: {best} {float(report['induction'][best]):.2f}")
         print(f"= attention: {report.provenance.attention['prompt']}")
