@@ -190,16 +190,15 @@ def run_alone(bench: Bench, run: str) -> None:
         base, ids = bench.untouched(), torch.randint(100, 999, (1, bench.tokens))
         without_gradients(lambda: base(ids, use_cache=False))()
     elif run == "sweep":
-        prompts = list(islice(parts_of_passages(), bench.tokens))
+        model, prompts = bench.model, list(islice(parts_of_passages(), bench.tokens))
         with tempfile.TemporaryDirectory() as folder:
             sums = Path(folder, "sums.safetensors")
-            taken = seconds(
-                lambda: mi.classify_heads(bench.model, prompts, progress=False, resume=sums)
-            )
+            taken = seconds(lambda: mi.classify_heads(model, prompts, progress=False, resume=sums))
             print(f"= seconds: {taken:.1f}")
             print(f"= sums: {sums.stat().st_size / 2**20:.1f}")
     else:
-        model, ids, found = bench.model, bench.twice, []
+        model, ids = bench.model, bench.twice
+        found: list[mi.HeadReport] = []
         taken = seconds(lambda: found.append(mi.classify_heads(model, ids, progress=False)))
         print(f"= seconds: {taken:.1f}")
         (report,) = found
