@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     from mi_toolkit.interventions.inhibition import s_inhibition_effects as s_inhibition_effects
     from mi_toolkit.interventions.patching import AttributionPatching as AttributionPatching
     from mi_toolkit.interventions.patching import DirectAttribution as DirectAttribution
+    from mi_toolkit.interventions.patching import EdgeAttribution as EdgeAttribution
     from mi_toolkit.interventions.patching import Patching as Patching
     from mi_toolkit.interventions.patching import activation_patching as activation_patching
     from mi_toolkit.interventions.patching import attribution_patching as attribution_patching
     from mi_toolkit.interventions.patching import (
         direct_logit_attribution as direct_logit_attribution,
     )
+    from mi_toolkit.interventions.patching import edge_attribution as edge_attribution
     from mi_toolkit.models.describe import describe_model as describe_model
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
@@ -110,7 +112,9 @@ _HOME = {
     "AttributionPatching": "interventions.patching",
     "DirectAttribution": "interventions.patching",
     "Patching": "interventions.patching",
+    "EdgeAttribution": "interventions.patching",
     "activation_patching": "interventions.patching",
+    "edge_attribution": "interventions.patching",
     "attribution_patching": "interventions.patching",
     "direct_logit_attribution": "interventions.patching",
     "AblationEffect": "interventions.effects",

@@ -12,10 +12,16 @@ from mi_toolkit import (
     activation_patching,
     attribution_patching,
     direct_logit_attribution,
+    edge_attribution,
     load_model,
 )
 from mi_toolkit.errors import PromptError, ReportError, UnknownNameError, UnsupportedModelError
-from mi_toolkit.interventions.patching import AttributionPatching, DirectAttribution, Patching
+from mi_toolkit.interventions.patching import (
+    AttributionPatching,
+    DirectAttribution,
+    EdgeAttribution,
+    Patching,
+)
 from mi_toolkit.prompts.tokens import tokenise
 from tests.hub_cache import cut, hub_config, lay_out
 from tests.models_here import TOYS, loaded
@@ -152,6 +158,35 @@ def test_attribution_patching_is_the_gradient_towards_the_clean_run(name: str) -
     place = found.positions.index(" John / Mary")
     assert not found.heads[:, :, :place].abs().max() > 1e-4
     assert not any(p.requires_grad for p in model.original_model.parameters())
+
+
+@pytest.mark.skipif(HookedTransformer is not None, reason="TransformerLens 3 knows no edges")
+@pytest.mark.parametrize("name", ["toy-gpt2", "toy-pythia"])
+def test_the_paths_from_a_part_add_up_to_its_own_estimate(name: str, tmp_path: Path) -> None:
+    model = loaded(name)
+    pair = ("Mary and John went to", "Mary and John went in")
+    logits = model(torch.tensor([[5, 6, 7]]))
+    edges = edge_attribution(model, *pair, target=" the")
+    nodes = attribution_patching(model, *pair, target=" the")
+    table = edges.to_pandas()
+    sums = table.groupby(["writer", "position"]).estimate.sum()
+    for layer, head in ((0, 3), (1, 0), (3, 2)):
+        own = float(nodes.heads[layer, head, -1])
+        assert sums[f"L{layer}H{head}", 5] == pytest.approx(own, abs=1e-4)
+    assert sums["L1.mlp", 5] == pytest.approx(float(nodes.mlps[1, -1]), abs=1e-4)
+    assert sums["embedding", 5] == pytest.approx(float(nodes.embedding[-1]), abs=1e-4)
+    edges.save(tmp_path / "edges.safetensors")
+    again = EdgeAttribution.load(tmp_path / "edges.safetensors")
+    assert repr(again) == repr(edges)
+    assert torch.equal(model(torch.tensor([[5, 6, 7]])), logits)
+
+
+def test_edges_say_why_transformer_lens_refuses_them() -> None:
+    message = "refuses attribution patching of edges in toy-qwen2: .*" + (
+        "not implemented" if HookedTransformer else "n_key_value_heads=2 for n_heads=4"
+    )
+    with pytest.raises(UnsupportedModelError, match=message):
+        edge_attribution(loaded("toy-qwen2"), CLEAN, CORRUPTED, **ASKED)
 
 
 def test_several_pairs_are_the_mean_of_each() -> None:

@@ -18,4 +18,6 @@ from mi_toolkit.interventions.patching.direct import DirectAttribution as Direct
 from mi_toolkit.interventions.patching.direct import (
     direct_logit_attribution as direct_logit_attribution,
 )
+from mi_toolkit.interventions.patching.edges import EdgeAttribution as EdgeAttribution
+from mi_toolkit.interventions.patching.edges import edge_attribution as edge_attribution
 from mi_toolkit.interventions.patching.patching import Patching as Patching

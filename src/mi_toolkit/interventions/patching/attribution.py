@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -168,13 +169,7 @@ def attribution_patching(
     n_positions = pairs.clean.ids.shape[1]
     heads = torch.zeros(n_layers, n_heads, n_positions)
     mlps, embedding = torch.zeros(n_layers, n_positions), torch.zeros(n_positions)
-    # The weights need no gradient; what is embedded starts the graph.
-    start = [("hook_embed", lambda embedded, hook: embedded.detach().requires_grad_())]
-    for index in range(len(pairs.clean)):
-        pair = pairs.one(index)
-        ours, theirs = (b.ids.to(model.cfg.device) for b in (pair.clean, pair.corrupted))
-        with evaluating(model), torch.enable_grad(), model.hooks(fwd_hooks=start):
-            found = attribution_scores(model, ours, theirs, pair.metric, granularity="node")
+    for found in scores_of_pairs(model, pairs, "node"):
         for node, score in found.node_scores.items():
             share = score / len(pairs.clean)
             if node.kind == "embed":
@@ -195,3 +190,21 @@ def attribution_patching(
             model, {"clean": pairs.clean, "corrupted": pairs.corrupted}, seed=0
         ),
     )
+
+
+def scores_of_pairs(
+    model: HookedModel, pairs: Pairs, granularity: Literal["node", "edge"]
+) -> Iterator[Any]:
+    """TransformerLens' result for each pair.
+
+    Raises:
+        UnsupportedModelError: TransformerLens refuses.
+    """
+    # The weights need no gradient; what is embedded starts the graph.
+    start = [("hook_embed", lambda embedded, hook: embedded.detach().requires_grad_())]
+    for index in range(len(pairs.clean)):
+        pair = pairs.one(index)
+        ours, theirs = (b.ids.to(model.cfg.device) for b in (pair.clean, pair.corrupted))
+        with evaluating(model), torch.enable_grad(), model.hooks(fwd_hooks=start):
+            found = attribution_scores(model, ours, theirs, pair.metric, granularity=granularity)
+        yield found
