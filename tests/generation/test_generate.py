@@ -9,6 +9,7 @@ import torch
 
 from mi_toolkit.errors import GenerationError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.generation import Generation, generate
+from mi_toolkit.generation.unhooked import unhooked_parts_plain
 from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import z_hook
 from mi_toolkit.interventions.ablation import ablating
@@ -183,6 +184,23 @@ def test_the_model_comes_back_as_it_was_and_an_error_leaves_nothing_behind() -> 
     assert not any(weight.requires_grad for weight in hf_model.parameters())
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
     assert torch.equal(model(ids), before)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_only_parts_without_hooks_run_as_hugging_face_wrote_them_and_only_inside(name) -> None:
+    model = loaded(name)
+    seen: list[torch.Tensor] = []
+    hook = ("blocks.1.attn.hook_pattern", lambda pattern, hook: seen.append(pattern.clone()))
+    with model.hooks(fwd_hooks=[hook]), unhooked_parts_plain(model):
+        plain = ["forward" in vars(block.attn) for block in model.blocks]
+        whole = "forward" in vars(model.blocks[1])
+        model(tokenise(model, PROMPT).ids)
+    assert len(seen) == 1
+    assert plain == [True, False, True, True]
+    assert not whole
+    with pytest.raises(KeyboardInterrupt), unhooked_parts_plain(model):
+        raise KeyboardInterrupt
+    assert not any("forward" in vars(each) for each in model.modules())
 
 
 def test_a_models_own_sampling_and_penalties_play_no_part() -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.generation.beam_tree import Step
 from mi_toolkit.generation.lens_model import lens_cache, lens_model
+from mi_toolkit.generation.unhooked import unhooked_parts_plain
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.hooked_pass import continuing
 
@@ -56,7 +57,12 @@ def decode(
     ids = ids.to(model.cfg.device)
     generating, further = _hugging_face_model(model, how)
     kept = max(n_choices, max(2, 1 + len(how.eos_ids)) * how.num_beams)
-    with evaluating(model), _without_defaults(generating), continuing() as at_position:
+    with (
+        evaluating(model),
+        unhooked_parts_plain(model),
+        _without_defaults(generating),
+        continuing() as at_position,
+    ):
         recorder = _recorder(ids.shape[1], kept, at_position if how.use_cache else None)
         found = generating.generate(
             ids,
