@@ -72,8 +72,12 @@ def fold_batches(calibration: Calibration, fold: Fold) -> None:
     with differentiable(calibration.model, calibration.matrices):
         for batch, share in calibration.batches():
             with _folding(calibration.matrices, fold):
-                of_texts = values(calibration.model, calibration.objective, batch)
-                (of_texts * share.to(of_texts.device)).sum().backward()
+                # Held by no name: it would keep the graph through the next batch's pass.
+                _weighted(values(calibration.model, calibration.objective, batch), share).backward()
+
+
+def _weighted(of_texts: Tensor, share: Tensor) -> Tensor:
+    return (of_texts * share.to(of_texts.device)).sum()
 
 
 def fold_texts(
