@@ -298,7 +298,8 @@ def test_direct_attribution_is_transformer_lens_own_where_that_can_be_had(
     # TransformerLens' own needs the norm folded in, which it does to a model's weights for good.
     from transformer_lens.tools.analysis import direct_logit_attribution as of_transformer_lens
 
-    hooked.process_weights_(
+    hooked.load_and_process_state_dict(
+        hooked.state_dict(),
         fold_ln=True,
         center_writing_weights=False,
         center_unembed=False,
