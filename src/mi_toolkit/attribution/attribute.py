@@ -57,9 +57,10 @@ def attribute(
         baseline: what stands for no information: `zero` (the default), the `mean` embedding of the
             vocabulary, `bos`, `eos`, `pad`, `unk`, or any token by its id or exact text. For
             methods that have one.
-        steps: points of the integral, exactly; None to double them from 32 until the scores add up.
-        max_steps: where doubling ends, whether or not they do.
-        tolerance: the completeness error at which doubling may end before.
+        steps: points of the integral over the whole line, exactly; None to begin with 32 and add
+            points where the scores do not add up.
+        max_steps: where adding ends, whether or not they do.
+        tolerance: the completeness error at which it may end before.
         prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
         batch_size: prompts to a pass; None for about 1,024 tokens. It changes memory and time, and
             scores by rounding only.

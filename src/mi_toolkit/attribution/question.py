@@ -37,10 +37,10 @@ class Question:
     """What stands for no information."""
 
     steps: int | None
-    """Points of an integral; None to double them until it is complete."""
+    """Points of an integral; None to add some where it is not complete."""
 
     max_steps: int
-    """Where doubling ends."""
+    """Where adding ends."""
 
     tolerance: float
     """The completeness error that is good enough."""
