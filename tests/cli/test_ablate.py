@@ -33,7 +33,7 @@ def test_ablate_sweeps_every_head_and_writes_a_folder_and_a_page(
 ) -> None:
     folder, page = tmp_path / "out", tmp_path / "page.html"
     files = ["--output", str(folder), "--html", str(page), "--json"]
-    assert run(["ablate", PROMPT, "--sweep", "--target-id", "300", *files]) == 0
+    assert run(["ablate", PROMPT, "--sweep", "--target", "id:300", *files]) == 0
     record = json.loads(capsys.readouterr().out)
     assert len(record["heads"]) == 16
     assert record["clean"]["token"] == 300
@@ -62,7 +62,7 @@ def test_ablate_writes_an_effect_that_can_be_read_back(
     [
         ([], 2, "--components L5H1 …, or --sweep every head"),
         (["--sweep", "-c", "L0H0"], 2, "--components L5H1 …, or --sweep every head"),
-        (["-c", "L0H0", "--target", "a", "--target-id", "3"], 2, "both name the token"),
+        (["-c", "L0H0", "--target", "id:a"], 2, "'id:a' is no token id: write it as id:42"),
         (["-c", "nonsense"], 2, "'nonsense' names no part of a model"),
         (["--sweep", "--how", "zeros"], 2, "--how"),
         (["-c", "L0H0", "--random-controls", "-1"], 2, "Must be 0 or more"),

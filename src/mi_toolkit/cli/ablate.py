@@ -19,6 +19,7 @@ from mi_toolkit.cli.options import (
     Several,
     Switch,
     at_least_one,
+    token_named,
 )
 from mi_toolkit.cli.output import (
     as_json,
@@ -55,7 +56,6 @@ def ablate(
     components: Annotated[Several[str], Parameter(name=["--components", "-c"])] = None,
     sweep: Switch = False,
     target: str | None = None,
-    target_id: Annotated[int | None, Parameter(validator=not_negative)] = None,
     how: Literal["zero", "mean", "resample", "pattern_preserving"] = "zero",
     reference: str | None = None,
     random_controls: Annotated[int, Parameter(validator=not_negative)] = 20,
@@ -79,9 +79,8 @@ def ablate(
         components: What to ablate, together: heads (L5H1), neurons (L5N300), a layer's attention
             (L5.attn), its MLP (L5.mlp), or both (L5).
         sweep: Ablate every head alone, in the place of --components.
-        target: The token to ask about, as its exact text, leading space included: " Paris". Without
-            it: the one that the model finds most probable.
-        target_id: The same, as its id.
+        target: The token to ask about, exactly, in quotes: " Paris" is not "Paris". Or its id, as
+            id:42. Without it: the one that the model finds most probable.
         how: What stands in for the parts' outputs: zeros, their mean over natural text or
             --reference, those on --reference at the same position, or zeros with all later
             attention kept as it was.
@@ -100,11 +99,9 @@ def ablate(
     """
     if sweep == bool(components):
         raise UsageError(msg="Name what to ablate by --components L5H1 …, or --sweep every head.")
-    if target is not None and target_id is not None:
-        raise UsageError(msg="--target and --target-id both name the token: give one.")
     check_folder(output)
     check_file(html)
-    asked = target if target_id is None else target_id
+    asked = token_named(target)
     if components:
         # A typo is told before the model is loaded.
         from mi_toolkit import Component

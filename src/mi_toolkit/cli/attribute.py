@@ -18,6 +18,7 @@ from mi_toolkit.cli.options import (
     ModelName,
     Switch,
     at_least_one,
+    token_named,
 )
 from mi_toolkit.cli.output import (
     as_json,
@@ -87,7 +88,7 @@ def attribute(
         raise UsageError(msg="--against goes with a --target.")
     check_folder(output)
     check_file(html)
-    this, that, no_information = map(_token, (target, against, baseline))
+    this, that, no_information = map(token_named, (target, against, baseline))
     hooked = load.load(model)
     import mi_toolkit
 
@@ -108,15 +109,6 @@ def attribute(
         print(as_json(_as_data(found, written)))
     else:
         _show(found, written)
-
-
-def _token(given: str | None) -> int | str | None:
-    if given is None or not given.startswith("id:"):
-        return given
-    try:
-        return int(given.removeprefix("id:"))
-    except ValueError:
-        raise UsageError(msg=f"{given!r} is no token id: write it as id:42.") from None
 
 
 def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[Path]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
+from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.errors import UnknownNameError
 
@@ -96,6 +97,16 @@ class LoadOptions:
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
             )
+
+
+def token_named(given: str | None) -> int | str | None:
+    """A token as the library takes it: an id where `id:42` is given, else its text."""
+    if given is None or not given.startswith("id:"):
+        return given
+    try:
+        return int(given.removeprefix("id:"))
+    except ValueError:
+        raise UsageError(msg=f"{given!r} is no token id: write it as id:42.") from None
 
 
 def _check_name(name: str, revision: str | None) -> None:
