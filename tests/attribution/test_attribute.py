@@ -253,6 +253,8 @@ def test_points_go_where_the_scores_do_not_add_up() -> None:
 
 
 @pytest.mark.smollm2
-def test_smollm2_is_complete_too() -> None:
-    found = attribute(loaded("smollm2-135m-instruct"), "The capital of France is", " Paris")
+def test_smollm2_is_complete_too_from_a_token() -> None:
+    """Evenly spread over the line, 256 points miss by more than the whole difference."""
+    model = loaded("smollm2-135m-instruct")
+    found = attribute(model, "The capital of France is", " Paris", baseline="eos")
     assert found.is_complete
