@@ -26,7 +26,9 @@ OUTPUT_PROJECTION = {
     "toy-pythia": ("gpt_neox.layers.{}.attention.dense.weight", 1),
     "toy-opt": ("model.decoder.layers.{}.self_attn.out_proj.weight", 1),
     "toy-qwen2": ("model.layers.{}.self_attn.o_proj.weight", 1),
+    "smollm2-135m-instruct": ("model.layers.{}.self_attn.o_proj.weight", 1),
 }
+SMOLLM2 = pytest.param("smollm2-135m-instruct", marks=pytest.mark.smollm2)
 
 MLP_PROJECTION = {
     "toy-gpt2": ("transformer.h.{}.mlp.c_proj.weight", 0),
@@ -44,7 +46,7 @@ def outputs(model, ids: torch.Tensor, layer: int) -> torch.Tensor:
     return seen[0]
 
 
-@pytest.mark.parametrize("name", TOYS)
+@pytest.mark.parametrize("name", [*TOYS, SMOLLM2])
 def test_zero_ablation_equals_zeroing_the_heads_part_of_the_output_projection(name: str) -> None:
     model, hf_model = loaded(name), untouched(name)
     pattern, dim = OUTPUT_PROJECTION[name]
