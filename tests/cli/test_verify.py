@@ -55,3 +55,14 @@ def test_a_mistake_is_told_before_any_model_is_loaded(
     assert "Did you mean 'toy-gpt2'" in capsys.readouterr().err
     assert run(["verify", "--max-new-tokens", "0"]) == 2
     assert "Must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_keeps_no_other_from_being_verified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = random_folder(tmp_path / "random", "qwen2")
+    (model / "model.safetensors").unlink()
+    assert run(["verify", str(model), "toy-gpt2", "--max-new-tokens", "4", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert [each["model"] for each in json.loads(captured.out)["models"]] == ["toy-gpt2"]
+    assert f"{model} could not be loaded: " in captured.err

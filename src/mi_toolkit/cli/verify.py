@@ -25,7 +25,7 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
-from mi_toolkit.errors import VerificationError
+from mi_toolkit.errors import ModelLoadError, VerificationError
 
 if TYPE_CHECKING:
     from mi_toolkit.verification.verification import Verification
@@ -57,7 +57,14 @@ def verify(
     names = models or SIMPLE_TO_COMPLEX
     for name in names:
         load.check(name)
-    found = [_verified(name, max_new_tokens, load, as_data=json) for name in names]
+    found, not_loaded = [], []
+    for name in names:
+        try:
+            found.append(_verified(name, max_new_tokens, load, as_data=json))
+        except ModelLoadError as error:
+            if len(names) == 1:
+                raise
+            not_loaded.append(f"{name} could not be loaded: {error}")  # the others can be verified
     written = _write(found, output, html)
     if json:
         data = [each.record() for each in found]
@@ -65,9 +72,9 @@ def verify(
     else:
         _sum_up(found)
         say_written(written)
-    failed = [f"{each.model} failed {', '.join(each.failed)}" for each in found if not each.passed]
-    if failed:
-        raise VerificationError(f"{'; '.join(failed)}.")
+    failed = [f"{each.model} failed {', '.join(each.failed)}." for each in found if not each.passed]
+    if failed or not_loaded:
+        raise VerificationError(" ".join([*failed, *not_loaded]))
 
 
 def _verified(name: str, max_new_tokens: int, load: LoadOptions, *, as_data: bool) -> Verification:
