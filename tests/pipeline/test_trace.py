@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from mi_toolkit.errors import PromptError, ReportError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.heads.classify import classify_heads
@@ -14,6 +16,7 @@ from mi_toolkit.pipeline import Pipeline, trace_pipeline
 from mi_toolkit.pipeline.output import output_stage
 from mi_toolkit.pipeline.trace import attention_spread
 from tests.models_here import TOYS, loaded, untouched
+from tests.sensitivity.small_models import FAMILIES, small_hooked
 
 PROMPT = "When Mary and John went to the store, John gave a drink to Mary"
 
@@ -250,3 +253,22 @@ def test_smollm2_knows_the_capital_behind_its_last_layers() -> None:
     assert int(lens.final_ranks[-1, -1]) == 1
     assert int(lens.final_ranks[0, -1]) > 1
     assert found.attention.patterns.shape[:2] == (30, 9)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_hooked_transformer_is_followed_to_hugging_faces_logits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooked, folder = small_hooked(name, tmp_path, monkeypatch)
+    ids = torch.tensor([5, 6, 7, 5, 6])
+    found = trace_pipeline(hooked, ids)
+    plain = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    with torch.no_grad():
+        out = plain(ids[None], output_attentions=True)
+    torch.testing.assert_close(found.attention.patterns, torch.stack(out.attentions)[:, 0])
+    stage, expected = found.output, out.logits[0].log_softmax(dim=-1)
+    torch.testing.assert_close(stage.top_log_probs, expected.topk(5).values, atol=1e-4, rtol=1e-4)
+    lens = stage.lens
+    torch.testing.assert_close(lens.top_log_probs[-1], stage.top_log_probs, atol=1e-4, rtol=1e-4)
