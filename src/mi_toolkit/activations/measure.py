@@ -79,6 +79,10 @@ def activation_statistics(
         >>> statistics = mi.activation_statistics(model, ["one two", "three"], "mlp_post")
         >>> statistics
         ActivationStatistics of toy-gpt2: 2,048 units of 4 activations, 8 tokens of 2 documents
+          blocks.0.mlp.hook_post  512 units
+          blocks.1.mlp.hook_post  512 units
+          blocks.2.mlp.hook_post  512 units
+          blocks.3.mlp.hook_post  512 units
         >>> statistics.top(("mlp_post", 2), 7).columns.tolist()
         ['value', 'document', 'chunk', 'position', 'before', 'token', 'after']
     """
