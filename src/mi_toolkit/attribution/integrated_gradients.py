@@ -57,8 +57,9 @@ def integrated_gradients(question: Question) -> Answer:
         (scores,) = _integrals(question, [(0.0, 1.0)], fixed)
         return Answer(scores=scores, steps=fixed)
     ends = [piece / FIRST_PIECES for piece in range(FIRST_PIECES + 1)]
-    pieces = _pieces(question, list(pairwise(ends)))
-    whole = abs(sum(float(piece.scores.sum()) - piece.gap for piece in pieces))
+    known: dict[float, float] = {}
+    pieces = _pieces(question, list(pairwise(ends)), known)
+    whole = abs(known[1.0] - known[0.0])
     while True:
         room = question.max_steps // POINTS - len(pieces)
         worst = _worst(pieces, question.tolerance * whole)[:room]
@@ -66,7 +67,8 @@ def integrated_gradients(question: Question) -> Answer:
             scores = torch.stack([piece.scores for piece in pieces]).sum(dim=0)
             return Answer(scores=scores, steps=POINTS * len(pieces))
         halves = [half for piece in worst for half in _halved(piece.span)]
-        pieces = [piece for piece in pieces if piece not in worst] + _pieces(question, halves)
+        pieces = [piece for piece in pieces if piece not in worst]
+        pieces += _pieces(question, halves, known)
 
 
 def _worst(pieces: Sequence[_Piece], allowed: float) -> list[_Piece]:
@@ -84,9 +86,10 @@ def _halved(span: Span) -> list[Span]:
     return [(span[0], middle), (middle, span[1])]
 
 
-def _pieces(question: Question, spans: Sequence[Span]) -> list[_Piece]:
-    ends = sorted({end for span in spans for end in span})
-    at = dict(zip(ends, _values(question, ends), strict=True))
+def _pieces(question: Question, spans: Sequence[Span], at: dict[float, float]) -> list[_Piece]:
+    """The integrals over these pieces; F at ends that were not known joins `at`."""
+    ends = sorted({end for span in spans for end in span} - at.keys())
+    at.update(zip(ends, _values(question, ends), strict=True))
     integrals = _integrals(question, spans, POINTS)
     return [
         _Piece(
