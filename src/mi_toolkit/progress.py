@@ -1,12 +1,32 @@
-"""Progress bars on standard error."""
+"""Progress: bars on standard error, and whoever else wants to be told how far the work is."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
+
+Watcher = Callable[[str, int, int | None], None]
+"""Told what is being done, how many items of it are, and how many there will be, if known."""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Within it, `watcher` is told before every item of whatever is tracked.
+
+    What it raises ends the work there, cleanly: that is how a page that was closed stops it.
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 def track(
@@ -22,7 +42,10 @@ def track(
         show: None for a bar where somebody looks (a terminal or a notebook), and only once the
             work has taken two seconds.
     """
-    if show is False or (show is None and not _watched()):
+    watcher = _watcher.get()
+    if watcher is not None:
+        items = _told(items, watcher, label, total)
+    if show is False or (show is None and (watcher is not None or not _watched())):
         yield from items
         return
     # Not tqdm.auto: in a notebook without ipywidgets it warns.
@@ -30,6 +53,12 @@ def track(
 
     delay = 2.0 if show is None else 0.0
     yield from tqdm(items, total=total, desc=label, unit=unit, delay=delay, leave=False)
+
+
+def _told(items: Iterable[Item], watcher: Watcher, label: str, total: int | None) -> Iterator[Item]:
+    for done, item in enumerate(items):
+        watcher(label, done, total)
+        yield item
 
 
 def _watched() -> bool:

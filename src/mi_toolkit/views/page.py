@@ -83,7 +83,7 @@ def _document(sections: Sequence[Section], title: str | None) -> str:
 <meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{html.escape(heading)}</title>
-<style>{_asset("page.css")}</style>
+<style>{_asset("page.css")}{content_style()}</style>
 </head>
 <body>
 <h1>{html.escape(heading)}</h1>
@@ -106,6 +106,11 @@ def _section_html(section: Section, drawing_id: str, heading: str) -> str:
         )
     caption = f'<p class="caption">{html.escape(section.caption)}</p>'
     return f"<section>{title}{caption}{section.body}{drawn}</section>"
+
+
+def content_style() -> str:
+    """The look of what sections hold, wherever they stand; it asks for the colours of the page."""
+    return _asset("content.css")
 
 
 @cache

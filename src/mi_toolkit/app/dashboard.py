@@ -1,0 +1,54 @@
+"""The whole page, section by section."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from mi_toolkit.app.desk import Desk
+from mi_toolkit.app.generator import generator_section
+from mi_toolkit.app.look import style, theme
+from mi_toolkit.app.pipeline_section import pipeline_section
+from mi_toolkit.app.settings import Settings
+from mi_toolkit.app.shelf import ModelShelf
+
+CACHE_SECONDS = 3600
+"""How long a saved file stays on the server."""
+
+
+class Dashboard(gr.Blocks):
+    """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
+
+    def launch(self, *arguments: Any, **options: Any) -> Any:
+        """As gradio's own, whose options it takes."""
+        ours: dict[str, Any] = {
+            "theme": theme(),
+            "head": f"<style>{style()}</style>",
+            "footer_links": [],
+            "share": False,
+        }
+        return super().launch(*arguments, **{**ours, **options})
+
+
+def build(settings: Settings | None = None) -> Dashboard:
+    """The page, to `launch()` from a script or in a notebook.
+
+    Example:
+        >>> from mi_toolkit.app import Settings, build
+        >>> build(Settings(allow_models=("toy-gpt2",))).launch()  # doctest: +SKIP
+    """
+    settings = settings or Settings()
+    desk = Desk(settings, ModelShelf(settings.memory))
+    page = Dashboard(
+        title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
+    )
+    with page:
+        analysis, analysed = generator_section(desk)
+        pipeline_section(desk, analysis, analysed)
+
+        def left(request: gr.Request) -> None:
+            desk.visits.leave(str(request.session_hash))
+
+        page.unload(left)
+    return page

@@ -1,0 +1,128 @@
+"""The first section: which model, which prompt, Analyze, and what the model is."""
+
+from __future__ import annotations
+
+import html
+import time
+from typing import Any
+
+import gradio as gr
+
+from mi_toolkit.app.analysis import Analysis, analyse
+from mi_toolkit.app.desk import Desk, shown_error
+from mi_toolkit.app.picking import drawing
+from mi_toolkit.app.settings import Settings
+from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.models.specs import MODELS
+from mi_toolkit.shown import html_table, human_count
+
+EXAMPLES = (
+    "When Mary and John went to the store, John gave a drink to",
+    "The capital of France is",
+    "one two three four one two three four one two",
+    "The quick brown fox jumps over the lazy dog. The quick brown fox",
+)
+
+DEFAULT_MODEL = "toy-gpt2"
+
+
+def generator_section(desk: Desk) -> tuple[gr.State, Any]:
+    """The form. Gives the session's analysis, and the event that comes when there is a new one."""
+    settings = desk.settings
+    analysis = gr.State(None, time_to_live=3600)
+    with gr.Group(elem_id="generator"):
+        with gr.Row():
+            model = gr.Dropdown(
+                choices=[(_described(name), name) for name in settings.offered],
+                value=DEFAULT_MODEL if DEFAULT_MODEL in settings.offered else settings.offered[0],
+                allow_custom_value=not settings.allow_models,
+                label="Model",
+                info=_typing(settings),
+                elem_id="model",
+            )
+            prompt = gr.Textbox(
+                EXAMPLES[0],
+                label="Prompt",
+                info=f"Up to {settings.most_prompt_tokens} tokens.",
+                lines=2,
+                max_length=settings.most_prompt_tokens * 20,
+                elem_id="prompt",
+            )
+        with gr.Row():
+            beams = gr.Slider(1, settings.most_beams, 3, step=1, label="Beams", elem_id="beams")
+            new_tokens = gr.Slider(
+                1, settings.most_new_tokens, 8, step=1, label="New tokens", elem_id="new-tokens"
+            )
+            button = gr.Button("Analyze", variant="primary", elem_id="analyze")
+    gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")
+    facts = drawing(elem_id="facts")
+
+    def run(
+        name: str,
+        text: str,
+        num_beams: float,
+        max_new_tokens: float,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
+    ) -> tuple[Analysis, str]:
+        begun = time.perf_counter()
+        try:
+            asked = settings.model_named(name or "")
+        except MIToolkitError as error:
+            raise shown_error(error) from error
+        found = desk.run(
+            lambda hooked: analyse(
+                hooked,
+                asked,
+                text,
+                num_beams=min(int(num_beams), settings.most_beams),
+                max_new_tokens=min(int(max_new_tokens), settings.most_new_tokens),
+                settings=settings,
+            ),
+            model=asked,
+            request=request,
+            progress=progress,
+        )
+        return found, facts_html(found, time.perf_counter() - begun)
+
+    analysed = gr.on(
+        [button.click, prompt.submit],
+        run,
+        inputs=[model, prompt, beams, new_tokens],
+        outputs=[analysis, facts],
+        api_visibility="private",
+        concurrency_limit=8,
+        concurrency_id="models",
+    )
+    return analysis, analysed
+
+
+def facts_html(found: Analysis, seconds: float) -> str:
+    """What the model is, and how long the analysis took."""
+    facts = found.facts
+    table = html_table([], facts.text_table().rows)
+    line = (
+        f"{facts.name}: {facts.family}, {facts.n_layers} layers × {facts.n_heads} heads, "
+        f"{facts.positional} positions, {facts.normalisation}, {facts.activation}."
+    )
+    return (
+        f'<p role="status"><b>{html.escape(line)}</b> Analyzed in {seconds:.1f} s.</p>'
+        f"<details><summary>All that it is</summary>{table}</details>"
+    )
+
+
+def _described(name: str) -> str:
+    spec = MODELS.get(name)
+    if spec is None:
+        return name
+    return (
+        f"{name} · {spec.family}, {human_count(spec.parameters)}, {spec.n_layers} × "
+        f"{spec.n_heads} heads · {spec.key_feature}"
+    )
+
+
+def _typing(settings: Settings) -> str:
+    if settings.allow_models:
+        return "The models of this server."
+    folders = ", or a folder of this server" if settings.allow_local else ""
+    return f"Choose one, or type the id of any on the hub{folders}."

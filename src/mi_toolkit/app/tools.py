@@ -1,0 +1,131 @@
+"""Under every panel: the Python that gives the same, and files to keep."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from mi_toolkit.app.desk import shown_error
+from mi_toolkit.errors import MIToolkitError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+FORMATS = ("html", "png", "csv", "json")
+
+CLICK = """() => {
+  const button = document.querySelector('#%s');
+  (button.querySelector('a') || button).click();
+}"""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Saveable:
+    """A result in every form that it can be kept in."""
+
+    name: str
+    """The files' name, without its ending."""
+
+    view: Any
+    """A view of the library: `save_html`, `save_png`."""
+
+    table: Callable[[], DataFrame]
+    """Its figures as a table."""
+
+    about: dict[str, Any]
+    """What the JSON says before the table: model, prompt, settings."""
+
+    def save(self, path: Path) -> None:
+        """Write the form that the file's ending names."""
+        match path.suffix:
+            case ".html":
+                self.view.save_html(path)
+            case ".png":
+                self.view.save_png(path)
+            case ".csv":
+                self.table().to_csv(path, index=False, float_format="%.6g")
+            case _:
+                rows = self.table().to_dict("records")
+                path.write_text(
+                    json.dumps(
+                        {**self.about, "rows": [_plain_row(row) for row in rows]},
+                        ensure_ascii=False,
+                        allow_nan=False,
+                        indent=1,
+                    ),
+                    encoding="utf-8",
+                )
+
+
+def tools(
+    name: str, states: Sequence[gr.State], saveable: Callable[..., Saveable | None]
+) -> gr.Code:
+    """The foot of a panel: its code, which the panel's own listeners fill, and buttons to save.
+
+    Args:
+        name: the panel's, one word: part of element ids.
+        states: what `saveable` is given.
+        saveable: the result to keep; None where there is none yet.
+    """
+    with gr.Accordion("As code, and files to keep", open=False, elem_classes="tools"):
+        code = gr.Code(
+            label="The same in Python", language="python", interactive=False, elem_id=f"{name}-code"
+        )
+        with gr.Row():
+            for ending in FORMATS:
+                button = gr.Button(
+                    f"Save {ending.upper()}", size="sm", elem_id=f"{name}-save-{ending}"
+                )
+                link = gr.DownloadButton(
+                    visible="hidden", elem_id=f"{name}-file-{ending}", elem_classes="hidden-link"
+                )
+                button.click(
+                    partial(_written, saveable, ending),
+                    inputs=list(states),
+                    outputs=link,
+                    api_visibility="private",
+                ).success(None, js=CLICK % f"{name}-file-{ending}")
+    return code
+
+
+def _written(saveable: Callable[..., Saveable | None], ending: str, *states: Any) -> str:
+    kept = saveable(*states)
+    if kept is None:
+        raise gr.Error("There is nothing to save yet: run it first.", print_exception=False)
+    path = Path(tempfile.mkdtemp(dir=_folder())) / f"{kept.name}.{ending}"
+    try:
+        kept.save(path)
+    except MIToolkitError as error:
+        raise shown_error(error) from error
+    return str(path)
+
+
+@cache
+def _folder() -> str:
+    """A folder of this process, gone with it."""
+    kept = tempfile.TemporaryDirectory(prefix="mi-toolkit-")
+    _kept.append(kept)
+    return kept.name
+
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _plain_row(row: dict[Any, Any]) -> dict[str, Any]:
+    return {str(key): _plain(value) for key, value in row.items()}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,113 @@
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mi_toolkit.app.shelf import ModelShelf, model_bytes
+from mi_toolkit.app.visits import VisitorLeft, Visits
+from mi_toolkit.errors import ModelLoadError
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.models import load_model
+from tests.models_here import TOYS
+
+
+def test_a_model_is_loaded_once_and_lent_again() -> None:
+    shelf = ModelShelf()
+    with shelf.lent("toy-gpt2") as first:
+        pass
+    with shelf.lent("toy-gpt2") as second:
+        assert second is first
+
+
+def test_nobody_else_has_a_model_that_is_lent() -> None:
+    shelf = ModelShelf()
+    inside, most = [0], [0]
+
+    def borrow() -> None:
+        with shelf.lent("toy-gpt2"):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            time.sleep(0.05)
+            inside[0] -= 1
+
+    threads = [threading.Thread(target=borrow) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1]
+
+
+def test_two_models_are_lent_at_the_same_time() -> None:
+    shelf = ModelShelf()
+    with shelf.lent("toy-gpt2") as one, shelf.lent("toy-opt") as other:
+        assert one.cfg.model_name != other.cfg.model_name
+
+
+def test_the_least_recently_used_model_makes_room() -> None:
+    sizes = {name: model_bytes(load_model(name)) for name in TOYS[:3]}
+    first, second, third = TOYS[:3]
+    shelf = ModelShelf(sizes[first] + sizes[second] + sizes[third] - 1)
+    for name in (first, second, first, third):
+        with shelf.lent(name):
+            pass
+    assert shelf.loaded == (first, third)
+
+
+def test_a_model_in_use_is_never_given_up() -> None:
+    sizes = {"toy-gpt2": 0, "toy-opt": 2**20}
+    shelf = ModelShelf(2**20, size=lambda name: sizes[name])
+    with shelf.lent("toy-gpt2"):
+        with pytest.raises(ModelLoadError, match="Choose a smaller one"), shelf.lent("toy-opt"):
+            pass
+        assert shelf.loaded == ("toy-gpt2",)
+
+
+def test_a_model_too_large_for_the_server_is_refused_before_it_is_read() -> None:
+    def never(name: str) -> HookedModel:
+        raise AssertionError(name)
+
+    shelf = ModelShelf(2**20, load=never, size=lambda name: 2**31)
+    refused = pytest.raises(ModelLoadError, match=r"takes 2\.0 GiB, and this server has 0\.0 GiB")
+    with refused, shelf.lent("gpt2-xl"):
+        pass
+    assert shelf.loaded == ()
+
+
+def test_a_model_that_does_not_load_can_be_asked_for_again(tmp_path: Path) -> None:
+    shelf = ModelShelf(size=lambda name: 0)
+    for _ in range(2):
+        with pytest.raises(ModelLoadError, match=r"no config\.json"), shelf.lent(str(tmp_path)):
+            pass
+
+
+def test_who_has_left_waits_no_longer() -> None:
+    shelf, visits = ModelShelf(), Visits()
+    still_there = visits.begin("visitor")
+    told: list[str] = []
+
+    def wait() -> None:
+        try:
+            with shelf.lent("toy-gpt2", still_wanted=still_there):
+                told.append("lent")
+        except VisitorLeft:
+            told.append("left")
+
+    with shelf.lent("toy-gpt2"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        visits.leave("visitor")
+        waiting.join(timeout=5)
+    assert told == ["left"]
+
+
+def test_a_session_that_left_and_is_done_is_forgotten() -> None:
+    visits = Visits()
+    still_there = visits.begin("visitor")
+    visits.leave("visitor")
+    with pytest.raises(VisitorLeft):
+        still_there()
+    visits.end("visitor")
+    visits.begin("visitor")()
+    assert visits.at_work == 1
