@@ -27,8 +27,11 @@ def theme() -> gr.themes.Base:
 
 
 def style() -> str:
-    """The page's own rules, and those of the library's pages within what it draws."""
-    return f"{asset('app.css')}\n@scope (.mi) {{\n{content_style()}\n}}"
+    """The page's own rules, and those of the library's pages within what it draws.
+
+    Two classes before each of them: gradio's own rules for tables and borders have one.
+    """
+    return f"{asset('app.css')}\n.gradio-container .mi {{\n{content_style()}\n}}"
 
 
 @cache
