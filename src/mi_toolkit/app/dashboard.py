@@ -8,6 +8,8 @@ import gradio as gr
 
 from mi_toolkit.app.desk import Desk
 from mi_toolkit.app.generator import generator_section
+from mi_toolkit.app.glossary import glossary_section
+from mi_toolkit.app.header import header
 from mi_toolkit.app.look import style, theme
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
@@ -44,8 +46,10 @@ def build(settings: Settings | None = None) -> Dashboard:
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )
     with page:
+        header()
         analysis, analysed = generator_section(desk)
         pipeline_section(desk, analysis, analysed)
+        glossary_section()
 
         def left(request: gr.Request) -> None:
             desk.visits.leave(str(request.session_hash))

@@ -17,12 +17,18 @@ DARK = "() => { document.body.classList.toggle('dark'); }"
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default theme, without fonts from another host."""
-    return gr.themes.Default(
+    """Gradio's default theme, without fonts from another host, its faint text made readable."""
+    made = gr.themes.Default(
         primary_hue="blue",
         neutral_hue="slate",
         font=[gr.themes.Font(name) for name in SANS],
         font_mono=[gr.themes.Font(name) for name in MONO],
+    )
+    return made.set(
+        body_text_color_subdued="*neutral_600",
+        block_info_text_color="*neutral_600",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
     )
 
 

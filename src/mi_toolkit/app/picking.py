@@ -14,16 +14,19 @@ element.addEventListener("click", (event) => {
 """
 
 
-def drawing(value: str = "", *, elem_id: str | None = None, visible: bool = True) -> gr.HTML:
+def drawing(
+    value: str = "", *, elem_id: str | None = None, visible: bool = True, more_js: str = ""
+) -> gr.HTML:
     """A place for HTML, in the look of the library's own pages.
 
     `value` stands for `${value}` in gradio's template and is not read as one: braces in a prompt
-    stay braces. What a `<button data-pick="…">` in it stands for is told to `.pick(…)`.
+    stay braces. What a `<button data-pick="…">` in it stands for is told to `.pick(…)`. `more_js`
+    runs once, with the drawing as `element`.
     """
     return gr.HTML(
         value,
         html_template='<div class="mi">${value}</div>',
-        js_on_load=PICKS,
+        js_on_load=PICKS + more_js,
         apply_default_css=False,
         elem_id=elem_id,
         visible=visible,

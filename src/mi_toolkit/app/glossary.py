@@ -1,0 +1,118 @@
+"""The glossary of the docs, in place: each term where it is used, and all of them at the foot.
+
+`glossary.md` beside this file is the one wording of each term; the docs show the same file.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import gradio as gr
+
+from mi_toolkit.app.look import asset
+from mi_toolkit.app.picking import drawing
+from mi_toolkit.errors import unknown_name
+
+_ENTRY = re.compile(r"\*\*(.+?)\.\*\* (.+)", re.DOTALL)
+_LINK_ALONE = re.compile(r"\s*\[[^\]]*\]\([^)]*\)\.")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_MARKED = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """One entry of the glossary."""
+
+    name: str
+    """As the glossary prints it; where it has several names, they stand between commas."""
+
+    definition: str
+    """What it means, as HTML, without the links to other pages of the docs."""
+
+    @property
+    def anchor(self) -> str:
+        """The id of the element that shows it."""
+        return "term-" + re.sub(r"\W+", "-", self.name.casefold())
+
+
+@cache
+def terms() -> dict[str, Term]:
+    """Every term, under each of its names in small letters."""
+    found: dict[str, Term] = {}
+    for paragraph in asset("glossary.md").strip().split("\n\n")[1:]:
+        entry = _ENTRY.fullmatch(paragraph)
+        if entry is None:
+            raise ValueError(f"No entry of the glossary: {paragraph!r}.")
+        term = Term(name=entry[1], definition=_as_html(entry[2]))
+        found |= {name.casefold(): term for name in entry[1].split(", ")}
+    return found
+
+
+def explained(term: str, shown: str | None = None) -> str:
+    """A term within HTML: a button that opens what it means.
+
+    Args:
+        term: one of the glossary's, whatever its capitals.
+        shown: what the text says instead; None for the term itself.
+
+    Raises:
+        UnknownNameError: the glossary does not have it.
+
+    Example:
+        >>> explained("lift")
+        '<button type="button" class="term" popovertarget="term-lift">lift</button>'
+    """
+    known = terms()
+    if term.casefold() not in known:
+        raise unknown_name("term of the glossary", term, known)
+    anchor = known[term.casefold()].anchor
+    return (
+        f'<button type="button" class="term" popovertarget="{anchor}">'
+        f"{html.escape(shown or term)}</button>"
+    )
+
+
+def with_terms(text: str) -> str:
+    """Plain text as HTML, each `{term}` in it explained; `{shown|term}` where it is inflected.
+
+    >>> with_terms("{Heads|head} & all")[-30:]
+    'head">Heads</button> &amp; all'
+    """
+    return _MARKED.sub(
+        lambda marked: explained(marked[2] or marked[1], marked[1]), html.escape(text, quote=False)
+    )
+
+
+def help_text(text: str) -> gr.HTML:
+    """A line at the head of a panel: what it shows and what to do, with its terms explained.
+
+    >>> line = help_text("Every head's {lift}, with its {95% interval|interval}.")
+    """
+    return drawing(f'<p class="help">{with_terms(text)}</p>')
+
+
+def definitions() -> str:
+    """What `explained` opens: each term's definition, hidden until then. Once to a page."""
+    return "".join(
+        f'<div popover id="{term.anchor}" class="definition"><b>{html.escape(term.name)}.</b> '
+        f"{term.definition}</div>"
+        for term in dict.fromkeys(terms().values())
+    )
+
+
+def glossary_section() -> None:
+    """All terms at the foot of the page, folded."""
+    rows = "".join(
+        f"<dt>{html.escape(term.name)}</dt><dd>{term.definition}</dd>"
+        for term in dict.fromkeys(terms().values())
+    )
+    with gr.Accordion("Glossary", open=False, elem_id="glossary"):
+        drawing(f'<dl class="glossary">{rows}</dl>')
+
+
+def _as_html(markdown: str) -> str:
+    plain = _LINK.sub(r"\1", _LINK_ALONE.sub("", " ".join(markdown.split())))
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(plain))
