@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.browser.app_server import AppServer, Visit, serving, visiting
 from tests.browser.chromium import OpenPage, chromium_path, launch, opened
 
 OpenHTML = Callable[[Path], OpenPage]
@@ -28,3 +29,20 @@ def open_html(browser: Browser) -> Iterator[OpenHTML]:
     """Opens an HTML file with the network off; all pages are closed after the test."""
     with ExitStack() as stack:
         yield lambda path: stack.enter_context(opened(browser, path))
+
+
+OpenApp = Callable[..., Visit]
+
+
+@pytest.fixture(scope="session")
+def app_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    """The web page, up, with the network of its process cut."""
+    with serving(tmp_path_factory.mktemp("app")) as server:
+        yield server
+
+
+@pytest.fixture
+def open_app(browser: Browser, app_server: AppServer) -> Iterator[OpenApp]:
+    """Opens the page as one visitor more; all leave after the test."""
+    with ExitStack() as stack:
+        yield lambda **how: stack.enter_context(visiting(browser, app_server.address, **how))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mi_toolkit.app.settings import Settings
+from mi_toolkit.app.shelf import model_bytes
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
@@ -35,6 +36,9 @@ class Analysis:
     facts: ModelFacts
     """What the model is."""
 
+    n_bytes: int
+    """Memory that its weights take."""
+
     report: HeadReport
     """What its heads do on this prompt."""
 
@@ -64,6 +68,7 @@ def analyse(
         num_beams=num_beams,
         max_new_tokens=max_new_tokens,
         facts=describe_model(model),
+        n_bytes=model_bytes(model),
         report=report,
         pipeline=trace_pipeline(model, prompt, report=report, top_k=TOP_K),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -14,6 +16,8 @@ from mi_toolkit.app.look import style, theme
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.shelf import ModelShelf
+from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.models.registry import BUNDLED
 
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""
@@ -21,6 +25,9 @@ CACHE_SECONDS = 3600
 
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
+
+    desk: Desk
+    """What its sections work with."""
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
         """As gradio's own, whose options it takes."""
@@ -30,7 +37,15 @@ class Dashboard(gr.Blocks):
             "footer_links": [],
             "share": False,
         }
+        threading.Thread(target=self._warm_up, daemon=True).start()
         return super().launch(*arguments, **{**ours, **options})
+
+    def _warm_up(self) -> None:
+        """Import what the first visitor would wait for, by loading a small model that is here."""
+        bundled = [name for name in self.desk.settings.offered if name in BUNDLED]
+        for name in bundled[:1]:
+            with suppress(MIToolkitError), self.desk.shelf.lent(name):
+                pass
 
 
 def build(settings: Settings | None = None) -> Dashboard:
@@ -45,6 +60,7 @@ def build(settings: Settings | None = None) -> Dashboard:
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )
+    page.desk = desk
     with page:
         header()
         analysis, analysed = generator_section(desk)

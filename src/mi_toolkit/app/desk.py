@@ -54,6 +54,8 @@ class Desk:
             still_there()
             progress((done, total), desc=label)
 
+        if model not in self.shelf.loaded:
+            progress(0, desc=f"Loading {model}")
         try:
             with watching(told), self.shelf.lent(model, still_wanted=still_there) as hooked:
                 still_there()

@@ -100,14 +100,25 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
 def facts_html(found: Analysis, seconds: float) -> str:
     """What the model is, and how long the analysis took."""
     facts = found.facts
-    table = html_table([], facts.text_table().rows)
-    line = (
-        f"{facts.name}: {facts.family}, {facts.n_layers} layers × {facts.n_heads} heads, "
-        f"{facts.positional} positions, {facts.normalisation}, {facts.activation}."
+    told = [
+        ("family", facts.family),
+        ("layers × heads", f"{facts.n_layers} × {facts.n_heads}"),
+        ("key/value heads", f"{facts.n_kv_heads}"),
+        ("positions", facts.positional),
+        ("norm", facts.normalisation),
+        ("activation", facts.activation),
+        ("attention", facts.attention_scope),
+        ("memory", f"{found.n_bytes / 2**20:,.0f} MiB"),
+    ]
+    chips = "".join(
+        f"<span>{html.escape(value)}<small>{html.escape(name)}</small></span>"
+        for name, value in told
     )
+    table = html_table([], facts.text_table().rows)
     return (
-        f'<p role="status"><b>{html.escape(line)}</b> Analyzed in {seconds:.1f} s.</p>'
-        f"<details><summary>All that it is</summary>{table}</details>"
+        f'<p role="status"><b>{html.escape(facts.name)}</b> analyzed in {seconds:.1f} s.</p>'
+        f'<div class="chips">{chips}</div><details><summary>All that the model is</summary>'
+        f"{table}</details>"
     )
 
 

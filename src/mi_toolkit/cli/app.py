@@ -26,6 +26,7 @@ from mi_toolkit.cli.sweep import sweep
 from mi_toolkit.cli.trace import trace
 from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.view import view
+from mi_toolkit.cli.web_page import web_page
 
 
 def _version() -> str:
@@ -81,6 +82,8 @@ for _command in (
     verify,
 ):
     app.command(_command)
+
+app.command(web_page, name="app")
 
 _activations = App(name="activations", help="Look into folders of recorded activations.")
 _activations.command(info)

@@ -1,0 +1,150 @@
+"""The web page, served by a process of its own whose network is cut, and opened in Chromium."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route
+
+CUT = Path(__file__).parent / "network_cut"
+"""A folder for PYTHONPATH whose `sitecustomize` refuses, and notes, all but this machine."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AppServer:
+    """A server that is up."""
+
+    address: str
+    """Where the page is."""
+
+    process: subprocess.Popen[str]
+    """The process that serves it."""
+
+    calls: Path
+    """A file with a line for every address beyond this machine that the server tried."""
+
+    def outside_calls(self) -> list[str]:
+        """What it tried to reach, beyond this machine."""
+        return self.calls.read_text(encoding="utf-8").splitlines() if self.calls.exists() else []
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[AppServer]:
+    """`mi-toolkit app`, as the user starts it, on a port of its own."""
+    calls = folder / "outside_calls.txt"
+    paths = [str(CUT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OUTSIDE_CALLS": str(calls),
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+        "OMP_NUM_THREADS": "1",
+    }
+    log = folder / "server.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mi_toolkit", "app", "--port", "0", *options],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        if not line.startswith("The page is at "):
+            said = log.read_text(encoding="utf-8")
+            raise RuntimeError(f"The page did not start: {line}{said}")
+        yield AppServer(address=line.split()[4], process=process, calls=calls)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+        if process.stdout:
+            process.stdout.close()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Visit:
+    """One visitor's page."""
+
+    page: Page
+    """Playwright's page."""
+
+    context: BrowserContext
+    """Their browser: a session of its own."""
+
+    errors: list[str] = field(default_factory=list)
+    """Uncaught exceptions and console errors."""
+
+    outside: list[str] = field(default_factory=list)
+    """Addresses on other hosts that the page asked for. Each was refused."""
+
+    def analyze(self, prompt: str | None = None, *, model: str | None = None) -> None:
+        """Fill in the form, press Analyze, and wait until the facts of this run are there."""
+        if model is not None:
+            self.choose_model(model)
+        if prompt is not None:
+            self.page.fill("#prompt textarea", prompt)
+        self.page.evaluate("document.querySelector('#facts .mi')?.setAttribute('data-old', '')")
+        self.page.click("#analyze")
+        self.page.wait_for_selector("#facts .mi:not([data-old]) [role=status]", timeout=120_000)
+
+    def choose_model(self, name: str) -> None:
+        """Type a model's name into the dropdown, as a keyboard user does."""
+        box = self.page.locator("#model input")
+        box.click()
+        box.fill(name)
+        box.press("Enter")
+        box.press("Tab")
+
+    def toast(self) -> str:
+        """What the newest message says, once there is one."""
+        return self.page.locator(".toast-body").last.inner_text(timeout=60_000)
+
+    def clean(self) -> None:
+        """Assert that nothing went wrong in the browser, and that nobody else was asked."""
+        assert self.errors == []
+        assert self.outside == []
+
+
+@contextmanager
+def visiting(
+    browser: Browser,
+    address: str,
+    *,
+    query: str = "?tour=off",
+    width: int = 1280,
+    height: int = 800,
+    dark: bool = False,
+) -> Iterator[Visit]:
+    """The page in a browser of its own; `query` leaves the tour of first visits out."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+    )
+    try:
+        visit = Visit(page=context.new_page(), context=context)
+
+        def refuse_outsiders(route: Route) -> None:
+            if route.request.url.startswith(address):
+                route.continue_()
+            else:
+                visit.outside.append(route.request.url)
+                route.abort()
+
+        def note_console(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                visit.errors.append(message.text)
+
+        context.route(lambda url: not url.startswith(("data:", "blob:")), refuse_outsiders)
+        visit.page.on("console", note_console)
+        visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
+        visit.page.goto(address + query)
+        visit.page.wait_for_selector("#analyze", timeout=60_000)
+        yield visit
+    finally:
+        context.close()

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.app_server import AppServer
+from tests.browser.conftest import OpenApp
+from tests.models_here import TOYS
+
+HOSTILE = "</script><img src=x onerror=alert(1)> {{this}} ${alert(2)} `x`"
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("model", TOYS)
+def test_analyze_shows_every_bundled_model(open_app: OpenApp, model: str) -> None:
+    visit = open_app()
+    visit.analyze("Mary and John went to the store", model=model)
+    assert model in visit.page.inner_text("#facts")
+    assert "Mary" in visit.page.locator("#tokens .chips").inner_text()
+    visit.clean()
+
+
+def test_a_hostile_prompt_stays_text(open_app: OpenApp) -> None:
+    visit = open_app()
+    dialogs: list[str] = []
+    visit.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+    visit.analyze(HOSTILE)
+    visit.page.wait_for_timeout(1000)
+    assert dialogs == []
+    assert visit.page.locator("img[src=x]").count() == 0
+    visit.clean()
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("toy-gtp2", "Did you mean 'toy-gpt2'"),
+        ("nobody/no-such-model", "hub"),
+        ("/etc", "--allow-local"),
+    ],
+)
+def test_a_model_that_is_not_here_is_told_with_the_way_out(
+    open_app: OpenApp, typed: str, told: str
+) -> None:
+    visit = open_app()
+    visit.choose_model(typed)
+    visit.page.click("#analyze")
+    assert told in visit.toast()
+    visit.clean()
+
+
+@pytest.mark.parametrize(
+    ("times", "told"), [(20, "this page takes 128 at most"), (60, "the context of toy-gpt2 is 512")]
+)
+def test_a_prompt_that_is_too_long_is_told_how_long_it_is(
+    open_app: OpenApp, times: int, told: str
+) -> None:
+    visit = open_app()
+    visit.page.fill("#prompt textarea", "one two three " * times)
+    visit.page.click("#analyze")
+    assert told in visit.toast()
+    visit.clean()
+
+
+def test_the_server_calls_nobody(open_app: OpenApp, app_server: AppServer) -> None:
+    visit = open_app()
+    visit.analyze()
+    assert app_server.outside_calls() == []

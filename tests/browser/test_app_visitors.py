@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from mi_toolkit.app import Settings, build
+from mi_toolkit.app.dashboard import Dashboard
+from tests.browser.app_server import visiting
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Iterator[Dashboard]:
+    """The page, served by this process: the test can hold what its visitors wait for."""
+    page = build(Settings(allow_models=("toy-gpt2", "toy-opt")))
+    page.launch(quiet=True, prevent_thread_lock=True)
+    yield page
+    page.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Whether it comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_what_a_closed_page_asked_for_is_stopped(browser: Browser, dashboard: Dashboard) -> None:
+    visits, shelf = dashboard.desk.visits, dashboard.desk.shelf
+    with shelf.lent("toy-gpt2"):
+        with visiting(browser, dashboard.local_url) as visit:
+            visit.page.click("#analyze")
+            assert until(lambda: visits.at_work == 1)
+        assert until(lambda: visits.at_work == 0)  # while the model is still ours
+
+
+def test_who_waits_for_a_model_gets_it_and_others_go_on(
+    browser: Browser, dashboard: Dashboard
+) -> None:
+    with (
+        visiting(browser, dashboard.local_url) as waiting,
+        visiting(browser, dashboard.local_url) as other,
+    ):
+        with dashboard.desk.shelf.lent("toy-gpt2"):
+            waiting.page.click("#analyze")
+            assert until(lambda: dashboard.desk.visits.at_work == 1)
+            other.choose_model("toy-opt")
+            other.analyze()
+            assert "toy-opt" in other.page.inner_text("#facts")
+            assert waiting.page.locator("#facts [role=status]").count() == 0
+        waiting.page.wait_for_selector("#facts [role=status]", timeout=60_000)
+        for visit in (waiting, other):
+            visit.clean()
