@@ -10,7 +10,8 @@ from mi_toolkit.app import Settings, build
 from mi_toolkit.app.dashboard import Dashboard
 from tests.browser.app_server import visiting
 
-pytestmark = pytest.mark.browser
+# Gradio's server runs in this process here, and uses what pandas and asyncio will give up.
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,8 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
     def run(
         name: str,
         text: str,
-        num_beams: float,
-        max_new_tokens: float,
+        num_beams: int,
+        max_new_tokens: int,
         request: gr.Request,
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> tuple[Analysis, str]:
@@ -75,8 +75,8 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
                 hooked,
                 asked,
                 text,
-                num_beams=min(int(num_beams), settings.most_beams),
-                max_new_tokens=min(int(max_new_tokens), settings.most_new_tokens),
+                num_beams=min(num_beams, settings.most_beams),
+                max_new_tokens=min(max_new_tokens, settings.most_new_tokens),
                 settings=settings,
             ),
             model=asked,
