@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
-from tests.browser.app_server import AppServer
+from tests.browser.app_server import AppServer, Visit
 from tests.browser.conftest import OpenApp
 from tests.models_here import TOYS
 
@@ -66,3 +67,28 @@ def test_the_server_calls_nobody(open_app: OpenApp, app_server: AppServer) -> No
     visit = open_app()
     visit.analyze()
     assert app_server.outside_calls() == []
+
+
+def serious(visit: Visit) -> list[str]:
+    """What axe finds that keeps people out: each rule with the elements that break it."""
+    found = Axe().run(visit.page).response["violations"]
+    return [
+        f"{each['id']}: {[node['target'] for node in each['nodes']][:3]}"
+        for each in found
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nobody_is_kept_out(open_app: OpenApp, dark: bool) -> None:
+    visit = open_app(dark=dark)
+    visit.analyze()
+    visit.page.locator("#tokens .chips").wait_for()
+    assert serious(visit) == []
+
+
+def test_nothing_is_wider_than_a_phone(open_app: OpenApp) -> None:
+    visit = open_app(width=390, height=844)
+    visit.analyze()
+    visit.page.locator("#tokens .chips").wait_for()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -35,7 +35,11 @@ class Dashboard(gr.Blocks):
             "theme": theme(),
             "head": f"<style>{style()}</style>",
             "footer_links": [],
+            "run_history": False,  # else prompts are kept in the browser
             "share": False,
+            "ssr_mode": False,
+            "enable_monitoring": False,
+            "max_file_size": "1kb",  # nothing is uploaded
         }
         threading.Thread(target=self._warm_up, daemon=True).start()
         return super().launch(*arguments, **{**ours, **options})

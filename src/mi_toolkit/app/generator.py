@@ -30,8 +30,8 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
     """The form. Gives the session's analysis, and the event that comes when there is a new one."""
     settings = desk.settings
     analysis = gr.State(None, time_to_live=3600)
-    with gr.Group(elem_id="generator"):
-        with gr.Row():
+    with gr.Row(elem_id="generator"):
+        with gr.Column(scale=2, min_width=300):
             model = gr.Dropdown(
                 choices=[(_described(name), name) for name in settings.offered],
                 value=DEFAULT_MODEL if DEFAULT_MODEL in settings.offered else settings.offered[0],
@@ -40,21 +40,38 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
                 info=_typing(settings),
                 elem_id="model",
             )
+            with gr.Row():
+                beams = gr.Slider(
+                    1,
+                    settings.most_beams,
+                    3,
+                    step=1,
+                    label="Beams",
+                    elem_id="beams",
+                    buttons=[],
+                    min_width=140,
+                )
+                new_tokens = gr.Slider(
+                    1,
+                    settings.most_new_tokens,
+                    8,
+                    step=1,
+                    label="New tokens",
+                    elem_id="new-tokens",
+                    buttons=[],
+                    min_width=140,
+                )
+        with gr.Column(scale=3, min_width=300):
             prompt = gr.Textbox(
                 EXAMPLES[0],
                 label="Prompt",
                 info=f"Up to {settings.most_prompt_tokens} tokens.",
-                lines=2,
+                lines=3,
                 max_length=settings.most_prompt_tokens * 20,
                 elem_id="prompt",
             )
-        with gr.Row():
-            beams = gr.Slider(1, settings.most_beams, 3, step=1, label="Beams", elem_id="beams")
-            new_tokens = gr.Slider(
-                1, settings.most_new_tokens, 8, step=1, label="New tokens", elem_id="new-tokens"
-            )
-            button = gr.Button("Analyze", variant="primary", elem_id="analyze")
-    gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")
+            gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")
+    button = gr.Button("Analyze", variant="primary", elem_id="analyze")
     facts = drawing(elem_id="facts")
 
     def run(
