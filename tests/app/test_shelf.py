@@ -45,6 +45,35 @@ def test_two_models_are_lent_at_the_same_time() -> None:
         assert one.cfg.model_name != other.cfg.model_name
 
 
+def test_visitors_who_want_the_same_two_models_never_wait_for_each_other() -> None:
+    def slow(name: str) -> HookedModel:
+        time.sleep(0.2)  # both visitors have begun before either has its second model
+        return load_model(name)
+
+    shelf, deadline, had = ModelShelf(load=slow), time.monotonic() + 20, []
+
+    def still_wanted() -> None:
+        if time.monotonic() > deadline:
+            raise VisitorLeft("waited in vain")
+
+    def borrow(*names: str) -> None:
+        with shelf.lent_together(names, still_wanted=still_wanted) as models:
+            had.append(sorted(models))
+
+    pair = ("toy-gpt2", "toy-opt")
+    threads = [threading.Thread(target=borrow, args=order) for order in (pair, pair[::-1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert had == [list(pair)] * 2
+
+
+def test_a_model_asked_for_twice_is_lent_once() -> None:
+    with ModelShelf().lent_together(["toy-gpt2", "toy-gpt2"]) as models:
+        assert list(models) == ["toy-gpt2"]
+
+
 def test_the_least_recently_used_model_makes_room() -> None:
     sizes = {name: model_bytes(load_model(name)) for name in TOYS[:3]}
     first, second, third = TOYS[:3]

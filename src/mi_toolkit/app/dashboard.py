@@ -12,6 +12,7 @@ from mi_toolkit.app.desk import Desk
 from mi_toolkit.app.generator import generator_section
 from mi_toolkit.app.glossary import glossary_section
 from mi_toolkit.app.header import header
+from mi_toolkit.app.investigate import investigate_section
 from mi_toolkit.app.look import style, theme
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
@@ -69,6 +70,7 @@ def build(settings: Settings | None = None) -> Dashboard:
         header()
         analysis, analysed = generator_section(desk)
         pipeline_section(desk, analysis, analysed)
+        investigate_section(desk, analysis, analysed)
         glossary_section()
 
         def left(request: gr.Request) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -47,6 +47,19 @@ class Desk:
         Raises:
             gr.Error: the library's own message, where it raised one; the page shows it.
         """
+        return self.run_together(
+            lambda models: work(models[model]), models=[model], request=request, progress=progress
+        )
+
+    def run_together(
+        self,
+        work: Callable[[Mapping[str, HookedModel]], Result],
+        *,
+        models: Collection[str],
+        request: gr.Request,
+        progress: gr.Progress,
+    ) -> Result:
+        """As `run`, with several models by name, alone with all of them."""
         session = str(request.session_hash)
         still_there = self.visits.begin(session)
 
@@ -54,10 +67,12 @@ class Desk:
             still_there()
             progress((done, total), desc=label)
 
-        if model not in self.shelf.loaded:
-            progress(0, desc=f"Loading {model}")
+        missing = sorted(set(models) - set(self.shelf.loaded))
+        if missing:
+            progress(0, desc=f"Loading {' and '.join(missing)}")
         try:
-            with watching(told), self.shelf.lent(model, still_wanted=still_there) as hooked:
+            lent = self.shelf.lent_together(models, still_wanted=still_there)
+            with watching(told), lent as hooked:
                 still_there()
                 return work(hooked)
         except VisitorLeft as gone:

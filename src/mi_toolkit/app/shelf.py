@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from mi_toolkit.errors import ModelLoadError
@@ -118,6 +118,24 @@ class ModelShelf:
                 held.borrowers -= 1
                 if not held.borrowers and held.model is None:
                     self._held.pop(name, None)
+
+    @contextmanager
+    def lent_together(
+        self, names: Collection[str], *, still_wanted: Callable[[], None] = lambda: None
+    ) -> Iterator[dict[str, HookedModel]]:
+        """Several models at once, by name, and nobody else at any of them meanwhile.
+
+        They are waited for in the order of their names, which is everybody's: so no two visitors
+        wait for each other.
+
+        Raises:
+            MIToolkitError: as `load_model` does.
+        """
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(self.lent(name, still_wanted=still_wanted))
+                for name in sorted(set(names))
+            }
 
     def _make_room(self, needed: int) -> None:
         """Give up models that nobody has, the least recently used first, until `needed` fits."""

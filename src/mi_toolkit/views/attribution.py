@@ -15,6 +15,8 @@ from mi_toolkit.views.tokens import visible
 
 BAR_WIDTH, BAR_HEIGHT = 200, 12
 LONGEST = 40
+UNFOLDED = 40
+"""Tokens up to which a page shows every score at once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -27,15 +29,10 @@ class AttributionView:
     def section(self) -> Section:
         """The view's part of a page."""
         found = self.attribution
-        body = (
-            f'<p class="heat">{"".join(map(_token, *_columns(found)))}</p>{_legend(found)}'
-            f"{_targets(found)}{_table(found)}"
-            f'<p class="facts">{html.escape(_facts(found))}</p>'
-        )
         return Section(
             title=f"{found.title()}, by {found.method}",
             caption=caption(found),
-            body=body,
+            body=attribution_html(found, every_token=len(found.tokens) <= UNFOLDED),
             height=420 + 30 * len(found.tokens) + 2 * sum(map(len, found.tokens)),
         )
 
@@ -68,6 +65,15 @@ def view_attribution(attribution: Attribution) -> AttributionView:
         AttributionView(What ' Mary' rests on in toy-gpt2, by integrated_gradients)
     """
     return AttributionView(attribution)
+
+
+def attribution_html(found: Attribution, *, every_token: bool = False) -> str:
+    """The prompt in colours, what is explained, and every token's score, unfolded or folded."""
+    return (
+        f'<p class="heat">{"".join(map(_token, *_columns(found)))}</p>{_legend(found)}'
+        f"{_targets(found)}{_table(found, is_open=every_token)}"
+        f'<p class="facts">{html.escape(_facts(found))}</p>'
+    )
 
 
 def caption(found: Attribution) -> str:
@@ -120,7 +126,7 @@ def _targets(found: Attribution) -> str:
     return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
 
 
-def _table(found: Attribution) -> str:
+def _table(found: Attribution, *, is_open: bool) -> str:
     largest = float(found.scores.abs().max()) or 1.0
     rows = "".join(
         f"<tr><td>{place}</td><td>{html.escape(visible(text, longest=LONGEST))}</td>"
@@ -130,9 +136,8 @@ def _table(found: Attribution) -> str:
         )
     )
     head = "".join(f"<th>{name}</th>" for name in ("position", "token", "id", "score", ""))
-    is_open = " open" if len(found.tokens) <= 40 else ""
     return (
-        f"<details{is_open}><summary>Every token</summary>"
+        f"<details{' open' if is_open else ''}><summary>Every token</summary>"
         f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div></details>'
     )
 

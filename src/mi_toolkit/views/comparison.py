@@ -23,7 +23,7 @@ def view_comparison(comparison: ModelComparison) -> PictureView:
             "other; chance pairs the same predictions at random."
         ),
         draw=lambda: comparison_grid(comparison),
-        body=_models_table(comparison) + _groups(comparison),
+        body=models_html(comparison) + _groups(comparison),
     )
 
 
@@ -78,7 +78,8 @@ def _number(figure: float) -> str:
     return MISSING if figure != figure else signed(figure)
 
 
-def _models_table(comparison: ModelComparison) -> str:
+def models_html(comparison: ModelComparison) -> str:
+    """What each model is, a row for each."""
     rows = [
         [
             name,
