@@ -93,7 +93,8 @@ def _figures(effect: AblationEffect) -> str:
 
 
 def _strip(effect: AblationEffect, name: str) -> str:
-    change, random = effect.change[name], effect.control_changes[name].tolist()
+    change = effect.change[name]
+    random: list[float] = effect.control_changes[name].tolist()
     every = [0.0, change, *random]
     low, span = min(every), (max(every) - min(every)) or 1.0
 

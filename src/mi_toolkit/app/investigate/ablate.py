@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mi_toolkit.app.analysis import TOP_K, Analysis
 from mi_toolkit.app.code import opening
@@ -103,10 +104,12 @@ def run_ablation(
     )
     beams = None
     if new_tokens and found.num_beams > 1:
-        wanted = {"max_new_tokens": new_tokens, "num_beams": found.num_beams}
-        before = generate(model, found.prompt, **wanted)
+        write = partial(
+            generate, model, found.prompt, max_new_tokens=new_tokens, num_beams=found.num_beams
+        )
+        before = write()
         with ablating(model, heads, how):
-            beams = before, generate(model, found.prompt, **wanted)
+            beams = before, write()
     return Ablated(
         analysis=found,
         effect=effect,

@@ -8,6 +8,7 @@ import gradio as gr
 
 from mi_toolkit.app.analysis import Analysis
 from mi_toolkit.app.desk import Desk
+from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.ablate import (
     HOW,
     MOST_RANDOM,
@@ -29,12 +30,13 @@ from mi_toolkit.app.investigate.experiment import (
     note,
     token_choices,
 )
-from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.picking import drawing, picked
 from mi_toolkit.app.tools import tools
 
 HELP = (
-    "Take heads out and see what becomes of the prediction: {ablation} beside as many random heads."
+    "Take heads out and see what becomes of the prediction: the {target}'s probability and {rank}, "
+    "and the {KL divergence}. Random heads ({random controls|random control}) show what any "
+    "{ablation} of this size does."
 )
 INVITATION = "Choose heads, then Run. The same number of random heads runs beside them."
 

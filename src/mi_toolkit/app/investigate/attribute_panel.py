@@ -8,6 +8,7 @@ import gradio as gr
 
 from mi_toolkit.app.analysis import Analysis
 from mi_toolkit.app.desk import Desk
+from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.attribute import (
     NO_OTHER,
     Attributed,
@@ -24,16 +25,13 @@ from mi_toolkit.app.investigate.experiment import (
     note,
     token_choices,
 )
-from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.picking import drawing
 from mi_toolkit.app.tools import tools
 from mi_toolkit.attribution.baselines import BASELINES
 from mi_toolkit.attribution.methods import METHODS
 from mi_toolkit.attribution.objectives import OBJECTIVES
 
-HELP = (
-    "Which tokens of the prompt a predicted token rests on: token {attribution}."
-)
+HELP = "Which tokens of the prompt a predicted token rests on: token {attribution}."
 INVITATION = "Choose a token and a method, then Run."
 METHOD = "integrated_gradients"
 

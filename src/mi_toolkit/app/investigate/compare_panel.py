@@ -8,6 +8,7 @@ import gradio as gr
 
 from mi_toolkit.app.analysis import Analysis
 from mi_toolkit.app.desk import Desk, shown_error
+from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.compare import (
     Compared,
     compared_code,
@@ -22,14 +23,14 @@ from mi_toolkit.app.investigate.experiment import (
     keep_fresh,
     note,
 )
-from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.picking import drawing
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import tools
 from mi_toolkit.errors import ComparisonError, MIToolkitError
 
 HELP = (
-    "The same prompt through a second model: what comes next, and what its {heads|head} do."
+    "The same prompt through a second model: what each makes of it, which {labels|label} its "
+    "{heads|head} carry, and at which {depth}."
 )
 INVITATION = "Choose a second model, then Run."
 SECOND = "toy-qwen2"
