@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,17 @@ def test_every_page_is_in_the_navigation_and_every_figure_comes_from_code() -> N
     assert not [page for page in pages if f" {page}\n" not in configured]
     drawn = [path for path in DOCS.rglob("*.png") if "atlas" not in path.parts]
     assert [path.relative_to(DOCS).as_posix() for path in drawn] == ["pictures/readme.png"]
+
+
+def test_every_command_line_of_the_readme_is_understood() -> None:
+    from mi_toolkit.cli.app import app
+
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^mi-toolkit (.+)$", readme, re.M)
+    assert len(lines) > 20
+    for line in lines:
+        app.parse_args(shlex.split(line), print_error=False, exit_on_error=False)
+    assert len(readme.splitlines()) < 150
 
 
 @pytest.mark.slow

@@ -43,11 +43,13 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
     assert {path.name for path in folder.iterdir()} == expected
     page = (folder / "report.html").read_text()
     assert "Critical weights of toy-gpt2" in page
-    assert page.count("Dose curve of") == 4  # two metrics, two kinds
+    assert (
+        page.count("Dose curve of") == 2 * 4
+    )  # a heading and a picture each: two metrics, two kinds
     assert "grad_x_weight: layer by component" in page
     assert "grad_x_weight: heads" in page
     assert page.count(": how far to trust it</h2>") == 2
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 4 + 2 + 2 + 2  # doses, fidelity, layers, heads
     assert "default-src 'none'" in page
     manifest = json.loads((folder / "manifest.json").read_text())
     assert set(manifest) == {"format", "about", "parts"}

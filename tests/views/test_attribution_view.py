@@ -62,13 +62,13 @@ def test_colours_are_white_at_zero_and_dark_at_the_largest_by_size() -> None:
 def test_what_is_not_complete_is_said_to_be_on_the_page_and_in_the_picture() -> None:
     shown = attribute(loaded("toy-qwen2"), PROMPT, (" Mary", " John"), max_steps=1)
     assert "NOT within 1%" in view_attribution(shown).section().caption
-    words = " ".join(text.get_text() for text in attribution_figure(shown).texts)
+    words = " ".join(text.get_text() for text in attribution_figure(shown).figure.texts)
     assert "NOT within 1%" in words
 
 
 def test_a_picture_has_a_box_to_a_token_and_keeps_them_on_the_sheet(tmp_path: Path) -> None:
     shown = attribute(loaded("toy-gpt2"), PROMPT * 3, 5, "gradient_norm")
-    figure = attribution_figure(shown)
+    figure = attribution_figure(shown).figure
     boxes = figure.axes[0].patches
     assert len(boxes) == len(shown.tokens)
     assert max(box.get_x() + box.get_width() for box in boxes) <= figure.get_figwidth()

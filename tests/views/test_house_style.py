@@ -174,3 +174,10 @@ def test_the_house_style_leaves_nothing_behind() -> None:
     assert to_hex(figures.report_grid(report).get_facecolor()) == "#ffffff"
     with pytest.raises(UnknownNameError, match="No paper is called 'grey'"):
         figures.house_style("grey").__enter__()
+
+
+def test_every_figure_is_drawn_in_the_house_style() -> None:
+    others = {"as_svg", "house_style", "save_figure", "sheet_of"}
+    drawing = {name: each for name, each in vars(figures).items() if callable(each)}
+    plain = {name for name, each in drawing.items() if not hasattr(each, "__wrapped__")}
+    assert plain - others == set()

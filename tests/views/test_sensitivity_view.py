@@ -1,37 +1,49 @@
-"""The dose curve on a page, from rows whose picture is known."""
+"""A sensitivity run's pictures, from rows whose picture is known."""
 
 from __future__ import annotations
 
-import re
+import numpy as np
 
-from mi_toolkit.views.sensitivity import dose_curve
+from mi_toolkit.views import figures
+from tests.views.test_house_style import made_test
 
-SAME = {"random_sd": 0.25, "magnitude_matched": 0.5, "bottom": 0.0}
-ROWS = [
-    {"k": 10, "top": 2.0, "random_mean": 0.5, **SAME},
-    {"k": 1, "top": 1.0, "random_mean": 0.0, **SAME},
-]
+ROWS = made_test().to_pandas().to_dict("records")
 
 
-def test_a_dose_curve_goes_by_dose_and_stands_above_its_band() -> None:
-    drawn = dose_curve(ROWS, "grad_x_weight", "zero & one")
-    assert "grad_x_weight, zero &amp; one" in drawn
-    top = re.search(r'<polyline points="([^"]*)" fill="none" stroke="#c0392b"', drawn)
-    assert top is not None
-    (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in top[1].split())
-    assert x1 < x2
-    assert y1 > y2  # the first row is dose 10, and up is more
-    band = re.search(r'<polygon points="([^"]*)"', drawn)
-    assert band is not None
-    heights = [float(point.split(",")[1]) for point in band[1].split()]
-    assert len(heights) == 4
-    assert min(heights) > y2
-    assert drawn.index(">1</text>") < drawn.index(">10</text>")
+def test_a_run_s_dose_figure_is_the_dose_curve_of_its_test() -> None:
+    of_run = figures.dose_figure(ROWS[::-1], "magnitude", "zero")
+    of_test = figures.dose_curve(made_test())
+    for mine, its in zip(of_run.lines, of_test.lines, strict=True):
+        np.testing.assert_allclose(sorted(mine.get_ydata()), sorted(its.get_ydata()))
+    assert [text.get_text() for text in of_run.get_xticklabels()] == ["1", "10"]
+    (band,) = of_run.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    widest = [2 - 2 * 2**0.5, 2 + 2 * 2**0.5]  # of the draws 1 and 3
+    np.testing.assert_allclose([heights.min(), heights.max()], widest)
 
 
-def test_a_dose_curve_without_random_controls_has_no_band() -> None:
-    nan = float("nan")
-    rows = [{**row, "random_mean": nan, "random_sd": nan, "bottom": nan} for row in ROWS]
-    drawn = dose_curve(rows, "fisher", "zero")
-    assert "<polygon" not in drawn
-    assert "nan" not in drawn
+def test_a_dose_figure_shows_its_own_metric_and_kind_alone() -> None:
+    others = [{**row, "loss_rise": 99.0, name: "other"} for row in ROWS for name in ("metric",)]
+    ax = figures.dose_figure([*ROWS, *others], "magnitude", "zero")
+    assert max(float(np.max(line.get_ydata())) for line in ax.lines) == 10
+
+
+def test_a_single_dose_has_a_bar_and_no_random_draws_have_no_band() -> None:
+    single = figures.dose_figure([row for row in ROWS if row["k"] == 10], "magnitude", "zero")
+    assert len(single.containers) == 1
+    without = [row for row in ROWS if row["group"] != "random"]
+    ax = figures.dose_figure(without, "magnitude", "zero")
+    assert not ax.collections
+    assert not ax.containers
+
+
+def test_the_maps_of_a_run_hold_its_figures_and_draw_in_given_axes() -> None:
+    rows = [
+        {"layer": layer, "component": c, "mean": 10.0 ** (layer + 1)}
+        for layer in (0, 1)
+        for c in "ab"
+    ]
+    ax = figures.layer_figure(rows, "magnitude")
+    np.testing.assert_allclose(ax.images[0].get_array(), [[10, 10], [100, 100]])
+    heads = [{"layer": 0, "head": head, "sum": 1.0 + head} for head in (0, 1)]
+    assert figures.head_figure(heads, "magnitude", ax) is ax

@@ -42,9 +42,9 @@ class AttributionView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write the prompt as one picture: a PNG, or SVG where the name ends in `.svg`."""
-        from mi_toolkit.views.figures import attribution_figure, save_figure
+        from mi_toolkit.views.figures import attribution_figure, save_figure, sheet_of
 
-        save_figure(attribution_figure(self.attribution), path)
+        save_figure(sheet_of(attribution_figure(self.attribution)), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import html
 
-from mi_toolkit.interventions.patching import AttributionPatching, DirectAttribution, Patching
+from mi_toolkit.interventions.patching import (
+    AttributionPatching,
+    DirectAttribution,
+    EdgeAttribution,
+    Patching,
+)
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.views.picture import PictureView, wide_table
 from mi_toolkit.views.tokens import visible
@@ -12,7 +17,10 @@ from mi_toolkit.views.tokens import visible
 LISTED = 15
 
 
-def view_patching(found: Patching | AttributionPatching | DirectAttribution) -> PictureView:
+Found = Patching | AttributionPatching | EdgeAttribution | DirectAttribution
+
+
+def view_patching(found: Found) -> PictureView:
     """What parts carry or write, to look at: in a notebook, as a page, as a picture.
 
     Example:
@@ -23,11 +31,13 @@ def view_patching(found: Patching | AttributionPatching | DirectAttribution) -> 
     """
     if isinstance(found, Patching):
         return _patching(found)
+    if isinstance(found, EdgeAttribution):
+        return _edges(found)
     return _attribution(found) if isinstance(found, AttributionPatching) else _direct(found)
 
 
 def _patching(found: Patching) -> PictureView:
-    from mi_toolkit.views.figures import patching_map
+    from mi_toolkit.views.figures import patching_map, sheet_of
 
     rows = [
         [str(layer), visible(place), f"{share:+.3f}"] for layer, place, share in found.top(LISTED)
@@ -40,7 +50,7 @@ def _patching(found: Patching) -> PictureView:
             f"one clean {found.what} put in: 0 changes nothing, 1 brings all of the difference "
             "back. Orange takes it further away."
         ),
-        draw=lambda: patching_map(found),
+        draw=lambda: sheet_of(patching_map(found)),
         body=wide_table(["layer", found.place.replace("_", " "), "share brought back"], rows)
         + _facts(found.provenance),
     )
@@ -63,8 +73,30 @@ def _attribution(found: AttributionPatching) -> PictureView:
     )
 
 
+def _edges(found: EdgeAttribution) -> PictureView:
+    from mi_toolkit.views.figures import edge_figure, sheet_of
+
+    rows = [
+        [writer, reader, visible(token), f"{value:+.3f}"]
+        for writer, reader, token, value in found.top(LISTED)
+    ]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each arrow estimates by a gradient "
+            "what the writer's clean output, read by that one reader, would change it by: purple "
+            "raises it, orange lowers it, thicker is more. The strongest paths are shown, of "
+            f"{len(found.scores):,}; what a head moves between tokens happens inside it."
+        ),
+        draw=lambda: sheet_of(edge_figure(found)),
+        body=wide_table(["from", "to", "at token", "estimated change"], rows)
+        + _facts(found.provenance),
+    )
+
+
 def _direct(found: DirectAttribution) -> PictureView:
-    from mi_toolkit.views.figures import direct_map
+    from mi_toolkit.views.figures import direct_map, sheet_of
 
     rows = [[part, f"{value:+.3f}"] for part, value in found.top(LISTED)]
     return PictureView(
@@ -75,7 +107,7 @@ def _direct(found: DirectAttribution) -> PictureView:
             f"constant; the residue is {found.residue:+.1e}. Purple writes for it, orange against. "
             "Only the direct path counts: what a head changes in later parts is theirs."
         ),
-        draw=lambda: direct_map(found),
+        draw=lambda: sheet_of(direct_map(found)),
         body=f"<p>Prompt: <code>{html.escape(''.join(found.texts))}</code></p>"
         + wide_table(["part", "write"], rows)
         + _facts(found.provenance),

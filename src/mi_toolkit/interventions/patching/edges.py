@@ -99,11 +99,15 @@ class EdgeAttribution(ShownAsTable):
             for writer, reader, position, score in edges
         )
 
+    def title(self) -> str:
+        """What it is of, in words."""
+        return f"Paths between parts of {self.provenance.model}"
+
     def text_table(self) -> TextTable:
         """The paths that would change the metric most."""
         about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
         rows = [[*names, f"{score:+.3f}"] for *names, score in self.top()]
-        title = f"Paths between parts of {self.provenance.model}: {about}"
+        title = f"{self.title()}: {about}"
         header = ["from", "to", "at token", "estimated change"]
         return TextTable(title=title, header=header, rows=rows)
 

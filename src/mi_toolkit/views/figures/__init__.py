@@ -1,11 +1,13 @@
 """Pictures by matplotlib, whose only door this is: for papers and slides."""
 
 from mi_toolkit.views.figures.ablation import effect_picture as effect_picture
+from mi_toolkit.views.figures.ablation import sweep_map as sweep_map
 from mi_toolkit.views.figures.ablation import sweep_maps as sweep_maps
 from mi_toolkit.views.figures.attribution import attribution_figure as attribution_figure
 from mi_toolkit.views.figures.comparison import comparison_grid as comparison_grid
 from mi_toolkit.views.figures.confirmation import confirmation_figure as confirmation_figure
 from mi_toolkit.views.figures.depth import labels_by_depth as labels_by_depth
+from mi_toolkit.views.figures.edges import edge_figure as edge_figure
 from mi_toolkit.views.figures.generation import generation_figure as generation_figure
 from mi_toolkit.views.figures.locality import locality_histogram as locality_histogram
 from mi_toolkit.views.figures.maps import head_map as head_map
@@ -23,16 +25,17 @@ from mi_toolkit.views.figures.run_comparison import (
     run_comparison_figure as run_comparison_figure,
 )
 from mi_toolkit.views.figures.scaling import scaling_figure as scaling_figure
-from mi_toolkit.views.figures.sensitivity import dose_figure as dose_figure
 from mi_toolkit.views.figures.sensitivity import fidelity_figure as fidelity_figure
 from mi_toolkit.views.figures.sensitivity import head_figure as head_figure
 from mi_toolkit.views.figures.sensitivity import layer_figure as layer_figure
 from mi_toolkit.views.figures.sheet import as_svg as as_svg
 from mi_toolkit.views.figures.sheet import save_figure as save_figure
+from mi_toolkit.views.figures.sheet import sheet_of as sheet_of
 from mi_toolkit.views.figures.stimuli import stimulus_grid as stimulus_grid
 from mi_toolkit.views.figures.style import house_style as house_style
 from mi_toolkit.views.figures.sweep import length_curve as length_curve
 from mi_toolkit.views.figures.sweep import sweep_grid as sweep_grid
 from mi_toolkit.views.figures.verification import verification_figure as verification_figure
 from mi_toolkit.views.figures.weights import dose_curve as dose_curve
+from mi_toolkit.views.figures.weights import dose_figure as dose_figure
 from mi_toolkit.views.figures.weights import stability_figure as stability_figure

@@ -6,11 +6,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mi_toolkit.errors import unknown_name
 from mi_toolkit.interventions.effects import AblationEffect, AblationSweep
 from mi_toolkit.interventions.effects.result import FIGURES
 from mi_toolkit.views.colours import LINES
-from mi_toolkit.views.figures.sheet import axes_at, title
-from mi_toolkit.views.figures.value_map import panel_size, value_map
+from mi_toolkit.views.figures.sheet import axes_at, new_axes, title
+from mi_toolkit.views.figures.style import in_house_style, soft_ink
+from mi_toolkit.views.figures.value_map import (
+    CELL_HEIGHT,
+    CELL_WIDTH,
+    LEFT,
+    RIGHT,
+    TOP,
+    draw_values,
+    panel_size,
+)
 from mi_toolkit.views.tokens import visible
 
 SWEPT = {
@@ -20,9 +30,10 @@ SWEPT = {
     "loss": "loss of the prompt (nats)",
 }
 HEAD = 0.5
-BEFORE, AFTER, RANDOM = "#777777", LINES[1], "#bbbbbb"
+BEFORE, AFTER, RANDOM = "#8c8c8c", LINES[1], "#a0a0a0"
 
 
+@in_house_style
 def sweep_maps(sweep: AblationSweep) -> Figure:
     """What each head's ablation changes: a map for each figure, layers downwards, heads across."""
     n_layers, n_heads = sweep.log_prob.shape
@@ -31,20 +42,44 @@ def sweep_maps(sweep: AblationSweep) -> Figure:
     n_rows = -(-len(SWEPT) // columns)
     figure = Figure(figsize=(max(columns * width, 6.5), HEAD + n_rows * height))
     title(figure, f"{sweep.title()}: change for {visible(sweep.clean.text)}")
-    for place, (name, text) in enumerate(SWEPT.items()):
+    for place, name in enumerate(SWEPT):
         row, column = divmod(place, columns)
-        value_map(
-            figure,
-            (column * width, HEAD + row * height),
-            sweep[name],
-            title=text,
-            rows=[str(layer) for layer in range(n_layers)],
-            columns=[str(head) for head in range(n_heads)],
-            across="head",
+        corner = (column * width + LEFT, HEAD + row * height + TOP)
+        sweep_map(
+            sweep, name, axes_at(figure, *corner, n_heads * CELL_WIDTH, n_layers * CELL_HEIGHT)
         )
     return figure
 
 
+@in_house_style
+def sweep_map(sweep: AblationSweep, figure: str = "log_prob", ax: Axes | None = None) -> Axes:
+    """One figure of a sweep: what each head's ablation changes it by.
+
+    Args:
+        sweep: of `ablation_sweep`.
+        figure: `log_prob`, `rank`, `kl` or `loss`.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+
+    Raises:
+        UnknownNameError: any other figure.
+    """
+    if figure not in SWEPT:
+        raise unknown_name("figure of a sweep", figure, SWEPT)
+    n_layers, n_heads = sweep.log_prob.shape
+    if ax is None:
+        ax = new_axes(n_heads * CELL_WIDTH, n_layers * CELL_HEIGHT, right=RIGHT)
+    draw_values(
+        ax,
+        sweep[figure],
+        title=SWEPT[figure],
+        rows=[str(layer) for layer in range(n_layers)],
+        columns=[str(head) for head in range(n_heads)],
+        across="head",
+    )
+    return ax
+
+
+@in_house_style
 def effect_picture(effect: AblationEffect) -> Figure:
     """The most probable tokens before and after, the random sets, and the divergence by token."""
     tokens = _shown_tokens(effect)
@@ -104,7 +139,7 @@ def _draw_tokens(
 
 def _draw_strip(ax: Axes, effect: AblationEffect, name: str) -> None:
     change, random = effect.change[name], effect.control_changes[name].tolist()
-    ax.axvline(0, color="#999999", linewidth=0.8)
+    ax.axvline(0, color=soft_ink(), linewidth=0.8)
     ax.plot(random, [0] * len(random), "o", color=RANDOM, markersize=4, markeredgewidth=0)
     ax.plot([change], [0], "D", color=AFTER, markersize=5.5, markeredgewidth=0)
     ax.set_yticks([0], [FIGURES[name]], fontsize=7)

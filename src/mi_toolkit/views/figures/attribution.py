@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.views.colours import DIVERGING, SEQUENTIAL, ink_on, shade
-from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
+from mi_toolkit.views.figures.sheet import axes_at, colour_map, sheet_of, title
+from mi_toolkit.views.figures.style import in_house_style, line
 from mi_toolkit.views.tokens import visible
 
 WIDTH, SIDE, TOP, FOOT = 9.0, 0.15, 0.65, 0.75
@@ -18,49 +22,57 @@ SIGN, PADDING = 0.092, 0.16
 NARROWEST = 0.42
 
 
-def attribution_figure(found: Attribution) -> Figure:
-    """The prompt, wrapped into lines: colour and the figure below a token are its score."""
+@in_house_style
+def attribution_figure(found: Attribution, ax: Axes | None = None) -> Axes:
+    """The prompt, wrapped into lines: colour and the figure below a token are its score.
+
+    Args:
+        found: of `attribute`.
+        ax: axes to draw in, whose width is where lines are broken; None for a figure of its own,
+            which is `ax.figure`, with a scale.
+    """
     labels = [visible(text) for text in found.tokens]
-    places, n_rows = _places(labels)
+    largest = float(found.scores.abs().max()) or 1.0
+    if ax is not None:
+        _draw(
+            ax, found, labels, largest, width=ax.get_position().width * sheet_of(ax).get_figwidth()
+        )
+        ax.set_title(found.title(), parse_math=False)
+        return ax
+    n_rows = _places(labels, WIDTH)[1]
     height = TOP + n_rows * ROW + FOOT
     figure = Figure(figsize=(WIDTH, height))
     title(figure, f"{found.title()}, by {found.method}")
-    ax = axes_at(figure, 0.0, 0.0, WIDTH, height)
-    ax.set_xlim(0, WIDTH)
-    ax.set_ylim(height, 0)
+    ax = axes_at(figure, 0.0, TOP, WIDTH, n_rows * ROW)
+    _draw(ax, found, labels, largest, width=WIDTH)
+    _scale(figure, found, largest, height)
+    return ax
+
+
+def _draw(ax: Axes, found: Attribution, labels: list[str], largest: float, *, width: float) -> None:
+    places, n_rows = _places(labels, width)
+    ax.set(xlim=(0, width), ylim=(n_rows * ROW, 0))
     ax.axis("off")
-    largest = float(found.scores.abs().max()) or 1.0
-    for label, score, (x, row, width) in zip(labels, found.scores.tolist(), places, strict=True):
+    words: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
+    for label, score, (x, row, across) in zip(labels, found.scores.tolist(), places, strict=True):
         share = score / largest
         colour = shade((share + 1) / 2, DIVERGING) if found.is_signed else shade(share, SEQUENTIAL)
-        y = TOP + row * ROW
+        corner, middle = (x, row * ROW), x + across / 2
         ax.add_patch(
-            Rectangle((x, y), width, BOX, facecolor=colour, edgecolor="#bbbbbb", linewidth=0.5)
+            Rectangle(corner, across, BOX, facecolor=colour, edgecolor=line(), linewidth=0.5)
         )
-        middle = x + width / 2
-        ax.text(
-            middle,
-            y + BOX / 2,
-            label,
-            ha="center",
-            va="center",
-            fontsize=9.5,
-            color=ink_on(colour),
-            parse_math=False,
-        )
+        ax.text(middle, row * ROW + BOX / 2, label, fontsize=9.5, color=ink_on(colour), **words)
         number = f"{score:+.2f}" if found.is_signed else f"{score:.2f}"
-        ax.text(middle, y + BOX + 0.1, number, ha="center", va="center", fontsize=6.5)
-    _scale(figure, found, largest, height)
-    return figure
+        ax.text(middle, row * ROW + BOX + 0.1, number, fontsize=6.5, **words)
 
 
-def _places(labels: list[str]) -> tuple[list[tuple[float, int, float]], int]:
+def _places(labels: list[str], across: float) -> tuple[list[tuple[float, int, float]], int]:
     """Left side, row and width of each box."""
     places: list[tuple[float, int, float]] = []
     x, row = SIDE, 0
     for label in labels:
         width = max(SIGN * len(label) + PADDING, NARROWEST)
-        if x + width > WIDTH - SIDE and x > SIDE:
+        if x + width > across - SIDE and x > SIDE:
             x, row = SIDE, row + 1
         places.append((x, row, width))
         x += width + GAP

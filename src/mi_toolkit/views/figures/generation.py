@@ -12,6 +12,7 @@ from mi_toolkit.views.beam_layout import PlacedNode, placed_nodes
 from mi_toolkit.views.beams import lefts_and_widths
 from mi_toolkit.views.colours import FRAME, SEQUENTIAL, ink_on, shade
 from mi_toolkit.views.figures.sheet import axes_at, title
+from mi_toolkit.views.figures.style import in_house_style, ink, line, paper_colour, soft_ink
 from mi_toolkit.views.figures.token_grid import draw_grid, grid_size
 from mi_toolkit.views.generation import alternatives_grid
 from mi_toolkit.views.tokens import visible
@@ -22,6 +23,7 @@ BOX, LANE, OUTCOME = 0.22, 0.3, 0.85
 NARROWEST = 5.0
 
 
+@in_house_style
 def generation_figure(generation: Generation) -> Figure:
     """The tree of beams, where there are several, over the best sequence's alternatives."""
     grid = alternatives_grid(generation, 0)
@@ -66,27 +68,33 @@ def _draw_tree(
             [(x, y), (middle, y), (middle, down), (end, down)],
             [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
         )
-        colour, line = _stroke(node)
-        ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=line))
-    _box(ax, 0.0, widths[0], 0, first, "#ffffff", "#777777", 0.8)
+        colour, width = _stroke(node)
+        ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=width))
+    _box(ax, 0.0, widths[0], 0, first, paper_colour(), soft_ink(), 0.8)
     for node in placed:
         left, width = lefts[node.column + 1], widths[node.column + 1]
-        edge, line = _stroke(node)
+        edge, stroke = _stroke(node)
         colour = shade(node.probability, SEQUENTIAL)
-        _box(ax, left, width, node.lane, node.text, colour, edge, 2.0 if node.ended else line)
+        _box(ax, left, width, node.lane, node.text, colour, edge, 2.0 if node.ended else stroke)
         if node.outcome:
             middle = node.lane * LANE + LANE / 2
             ax.text(left + width + 0.06, middle, node.outcome, fontsize=7.5, va="center")
 
 
 def _box(
-    ax: Axes, left: float, width: float, lane: int, text: str, colour: str, edge: str, line: float
+    ax: Axes, left: float, width: float, lane: int, text: str, colour: str, edge: str, stroke: float
 ) -> None:
     y = lane * LANE + (LANE - BOX) / 2
     style = "round,pad=0,rounding_size=0.03"
     ax.add_patch(
         FancyBboxPatch(
-            (left, y), width, BOX, boxstyle=style, facecolor=colour, edgecolor=edge, linewidth=line
+            (left, y),
+            width,
+            BOX,
+            boxstyle=style,
+            facecolor=colour,
+            edgecolor=edge,
+            linewidth=stroke,
         )
     )
     ax.text(
@@ -96,12 +104,12 @@ def _box(
         fontsize=7.5,
         ha="center",
         va="center",
-        color=ink_on(colour),
+        color=ink() if colour == paper_colour() else ink_on(colour),
         parse_math=False,
     )
 
 
 def _stroke(node: PlacedNode) -> tuple[str, float]:
     if node.sequence is None:
-        return "#c4c4c4", 0.7
-    return (FRAME, 1.6) if node.sequence == 0 else ("#666666", 1.0)
+        return line(), 0.7
+    return (FRAME, 1.6) if node.sequence == 0 else (soft_ink(), 1.0)

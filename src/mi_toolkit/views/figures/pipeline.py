@@ -5,8 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from mi_toolkit.pipeline.pipeline import Pipeline
-from mi_toolkit.views.colours import LABELS, OTHER_LABEL, SEQUENTIAL
+from mi_toolkit.views.colours import LABELS, SEQUENTIAL
 from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
+from mi_toolkit.views.figures.style import in_house_style, ink, line
 from mi_toolkit.views.figures.token_grid import draw_grid, grid_size
 from mi_toolkit.views.pipeline_grids import lens_grid, output_grid
 from mi_toolkit.views.tokens import visible
@@ -16,6 +17,7 @@ PATTERN, PATTERN_ROOM = 0.72, 0.92
 CELL, LABEL_ROOM, HEADING = 0.26, 0.75, 0.28
 
 
+@in_house_style
 def pipeline_figure(pipeline: Pipeline) -> Figure:
     """Patterns by layer and head, MLP output over the residual stream, and the lens.
 
@@ -75,7 +77,7 @@ def _patterns(figure: Figure, pipeline: Pipeline, y: float) -> None:
             ax.set_xlabel(f"L{layer}H{head}", fontsize=6.5, labelpad=1.5)
             for spine in ax.spines.values():
                 spine.set_linewidth(1.8 if labels else 0.5)
-                spine.set_edgecolor(LABELS.get(labels[0], OTHER_LABEL) if labels else "#aaaaaa")
+                spine.set_edgecolor(LABELS.get(labels[0], ink()) if labels else line())
     _legend(figure, pipeline, y)
 
 
@@ -87,13 +89,10 @@ def _legend(figure: Figure, pipeline: Pipeline, y: float) -> None:
     carried = {labels[0] for _, labels in pipeline.attention.labels}
     left = MARGIN + 0.35 + 0.082 * len(_attention_heading(pipeline))
     for label in [*(name for name in LABELS if name in carried), *sorted(carried - set(LABELS))]:
-        figure.text(
-            left / figure.get_figwidth(),
-            1 - (y + 0.15) / figure.get_figheight(),
-            f"■ {label}",
-            fontsize=7.5,
-            color=LABELS.get(label, OTHER_LABEL),
-        )
+        height = 1 - (y + 0.15) / figure.get_figheight()
+        across = figure.get_figwidth()
+        figure.text(left / across, height, "■", fontsize=7.5, color=LABELS.get(label, ink()))
+        figure.text((left + 0.13) / across, height, label, fontsize=7.5)
         left += 0.25 + 0.072 * len(label)
 
 

@@ -6,8 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mi_toolkit.sensitivity.run_comparison import RunComparison
-from mi_toolkit.views.colours import LINES, SEQUENTIAL, ink_on, shade
+from mi_toolkit.views.colours import SEQUENTIAL, ink_on, shade
 from mi_toolkit.views.figures.sheet import axes_at, colour_map, title
+from mi_toolkit.views.figures.style import in_house_style, line, line_colours
 
 COMPONENTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
 PALETTE = dict(
@@ -22,6 +23,7 @@ PALETTE = dict(
 LEFT, WIDTH, ROW = 2.4, 4.6, 0.34
 
 
+@in_house_style
 def run_comparison_figure(comparison: RunComparison) -> Figure:
     """Three panels: the tops by depth, by component, and their overlap pair by pair.
 
@@ -41,20 +43,20 @@ def run_comparison_figure(comparison: RunComparison) -> Figure:
 
 
 def _depth(ax: Axes, comparison: RunComparison) -> None:
+    colours = line_colours()
     for index, run in enumerate(comparison.runs):
         span = max(1, run.n_layers - 1)
         places = [layer / span for layer in range(run.n_layers)]
         shares = [share * run.n_layers for share in run.profile]
-        colour = LINES[index % len(LINES)]
-        style = "-" if index < len(LINES) else "--"
+        colour = colours[index % len(colours)]
+        style = "-" if index < len(colours) else "--"
         ax.plot(places, shares, style, color=colour, marker="o", markersize=3, label=run.name)
-    ax.axhline(1, color="#bbbbbb", linewidth=0.8, zorder=0)
+    ax.axhline(1, color=line(), linewidth=0.8, zorder=0)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("depth: 0 the first block, 1 the last", fontsize=8)
     ax.set_ylabel("times an even spread", fontsize=8)
     ax.tick_params(labelsize=7)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=7)
+    ax.legend(fontsize=7)
 
 
 def _components(ax: Axes, comparison: RunComparison) -> None:
@@ -73,7 +75,7 @@ def _components(ax: Axes, comparison: RunComparison) -> None:
     ax.set_xlabel("share of the top in each kind of matrix", fontsize=8)
     ax.tick_params(axis="x", labelsize=7)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _overlap(ax: Axes, comparison: RunComparison) -> None:

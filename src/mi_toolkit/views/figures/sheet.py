@@ -55,6 +55,14 @@ def new_axes(
     return axes_at(figure, left, top, width, height)
 
 
+def sheet_of(ax: Axes) -> Figure:
+    """The whole figure that axes stand in."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("These axes have been removed from their figure.")
+    return figure
+
+
 def colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
     """A continuous scale through the given colours."""
     return LinearSegmentedColormap.from_list("mi_toolkit", list(stops))

@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import matplotlib as mpl
 
 from mi_toolkit.errors import unknown_name
+from mi_toolkit.views.colours import LINES
 
 P = ParamSpec("P")
 Drawn = TypeVar("Drawn")
@@ -77,6 +78,11 @@ def soft_ink() -> str:
 def line() -> str:
     """The colour of what only guides the eye."""
     return str(mpl.rcParams["grid.color"])
+
+
+def line_colours() -> tuple[str, ...]:
+    """`colours.LINES`, the last of them, black, in the colour of text."""
+    return (*LINES[:-1], ink())
 
 
 def paper_colour() -> str:

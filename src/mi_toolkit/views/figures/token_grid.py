@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from mi_toolkit.views.colours import FRAME, SEQUENTIAL, ink_on, shade
 from mi_toolkit.views.figures.sheet import axes_at
+from mi_toolkit.views.figures.style import line, soft_ink
 from mi_toolkit.views.token_grid import TokenGrid, percent
 
 CELL_WIDTH, CELL_HEIGHT = 0.86, 0.34
@@ -54,12 +55,12 @@ def _band(figure: Figure, grid: TokenGrid, columns: range, x: float, y: float) -
     ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
     ax.axis("off")
     small: dict[str, Any] = {"va": "center", "parse_math": False}
-    ax.text(NAMES - 0.08, OVER / 2, grid.corner, fontsize=7, ha="right", color="#666666", **small)
+    ax.text(NAMES - 0.08, OVER / 2, grid.corner, fontsize=7, ha="right", color=soft_ink(), **small)
     for place, column in enumerate(columns):
         centre = NAMES + (place + 0.5) * CELL_WIDTH
         token, below = grid.columns[column]
         ax.text(centre, OVER * 0.3, token, fontsize=7.5, ha="center", weight="bold", **small)
-        ax.text(centre, OVER * 0.72, below, fontsize=6.5, ha="center", color="#666666", **small)
+        ax.text(centre, OVER * 0.72, below, fontsize=6.5, ha="center", color=soft_ink(), **small)
     for row, name in enumerate(grid.rows):
         top = OVER + row * CELL_HEIGHT
         ax.text(NAMES - 0.08, top + CELL_HEIGHT / 2, name, fontsize=7, ha="right", **small)
@@ -74,7 +75,7 @@ def _band(figure: Figure, grid: TokenGrid, columns: range, x: float, y: float) -
                     CELL_WIDTH - 0.04,
                     CELL_HEIGHT - 0.04,
                     facecolor=colour,
-                    edgecolor=FRAME if cell.is_framed else "#e2e2e2",
+                    edgecolor=FRAME if cell.is_framed else line(),
                     linewidth=1.6 if cell.is_framed else 0.5,
                 )
             )

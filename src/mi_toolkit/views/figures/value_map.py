@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.views.colours import DIVERGING, SEQUENTIAL, UNMEASURED, ink_on, shade
 from mi_toolkit.views.figures.sheet import axes_at, colour_map
+from mi_toolkit.views.figures.style import paper_colour
 from mi_toolkit.views.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN, signed
 
 CELL_WIDTH, CELL_HEIGHT = 0.36, 0.24
@@ -37,11 +38,31 @@ def value_map(
     down: str = "layer",
     bound: float | None = None,
 ) -> Axes:
-    """One map with its scale beside it: orange below 0, purple above; blues where nothing is below.
+    """One map with its scale beside it, its upper left corner at `corner`, in inches."""
+    n_rows, n_columns = values.shape
+    x, y = corner
+    ax = axes_at(figure, x + LEFT, y + TOP, n_columns * CELL_WIDTH, n_rows * CELL_HEIGHT)
+    draw_values(
+        ax, values, title=title, rows=rows, columns=columns, across=across, down=down, bound=bound
+    )
+    return ax
+
+
+def draw_values(
+    ax: Axes,
+    values: Float[Tensor, "row column"],
+    *,
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    across: str,
+    down: str = "layer",
+    bound: float | None = None,
+) -> None:
+    """A map into axes: orange below 0, purple above; blues where nothing is below.
 
     Args:
-        figure: what to draw on.
-        corner: its upper left corner there, in inches.
+        ax: what to draw in.
         values: what to show; NaN is grey.
         title: above it.
         rows: names of the rows.
@@ -55,18 +76,16 @@ def value_map(
     most = bound or (float(known.abs().max()) if len(known) else 0.0) or 1.0
     low = -most if len(known) and float(known.min()) < 0 else 0.0
     stops = DIVERGING if low else SEQUENTIAL
-    x, y = corner
-    ax = axes_at(figure, x + LEFT, y + TOP, n_columns * CELL_WIDTH, n_rows * CELL_HEIGHT)
     ax.set_facecolor(UNMEASURED)
     mesh = ax.pcolormesh(
         values.numpy(),
         cmap=colour_map(stops),
         norm=Normalize(low, most),
-        edgecolors="white",
+        edgecolors=paper_colour(),
         linewidth=0.5,
     )
     ax.set(xlim=(0, n_columns), ylim=(n_rows, 0))
-    ax.set_title(title, fontsize=9, loc="left", parse_math=False)
+    ax.set_title(title, parse_math=False)
     ax.set_xlabel(across, fontsize=8)
     ax.set_ylabel(down, fontsize=8)
     long = max(map(len, columns), default=0) > 2
@@ -90,16 +109,9 @@ def value_map(
     for row, column in _written(values):
         value = float(values[row, column])
         ink = ink_on(shade((value - low) / (most - low), stops))
-        ax.text(
-            column + 0.5,
-            row + 0.5,
-            _short(value, is_whole),
-            ha="center",
-            va="center",
-            fontsize=6,
-            color=ink,
-        )
-    return ax
+        text = _short(value, is_whole)
+        middle = (column + 0.5, row + 0.5)
+        ax.text(*middle, text, ha="center", va="center", fontsize=6, color=ink)
 
 
 def _written(values: Tensor) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mi_toolkit.verification.verification import HEADER, Verification
 from mi_toolkit.views.colours import VERDICTS
 from mi_toolkit.views.figures.sheet import title
+from mi_toolkit.views.figures.style import in_house_style, ink
 
 WIDTH, TOP, ROW, FOOT = 11.5, 0.65, 0.25, 0.15
 COLUMNS = (0.15, 1.9, 2.7, 3.7, 4.85)
@@ -18,6 +19,7 @@ LONGEST = 110
 COLOURS = {"passed": "survives", "failed": "fails", "not applicable": "undecided"}
 
 
+@in_house_style
 def verification_figure(found: Verification) -> Figure:
     """One row to a check; below them what the model says."""
     said = [
@@ -36,13 +38,13 @@ def verification_figure(found: Verification) -> Figure:
                 x,
                 y,
                 cell,
-                colour=VERDICTS[COLOURS[cell]] if is_verdict else "#1c1c1e",
+                colour=VERDICTS[COLOURS[cell]] if is_verdict else ink(),
                 is_bold=cells is HEADER or is_verdict,
             )
         y += ROW
     y += ROW / 2
     for line in said:
-        _write(figure, COLUMNS[0], y, line, colour="#1c1c1e", is_bold=False, longest=150)
+        _write(figure, COLUMNS[0], y, line, colour=ink(), is_bold=False, longest=150)
         y += ROW
     return figure
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -12,6 +14,8 @@ from mi_toolkit.sensitivity.stability import RankingStability
 from mi_toolkit.views.colours import LINES
 from mi_toolkit.views.figures.sheet import new_axes
 from mi_toolkit.views.figures.style import in_house_style, line
+
+Row = Mapping[Any, Any]
 
 TOP, MATCHED, BOTTOM, RANDOM = LINES[1], LINES[0], LINES[2], "#999999"
 GROUPS = {
@@ -41,36 +45,57 @@ def dose_curve(test: PerturbationTest, kind: str | None = None, ax: Axes | None 
     kind = kinds[0] if kind is None else kind
     if kind not in kinds:
         raise unknown_name("kind of change in this test", kind, kinds)
-    doses = sorted({outcome.k for outcome in test.outcomes if outcome.kind == kind})
+    ax = dose_figure(test.to_pandas().to_dict("records"), test.metric, kind, ax)
+    ax.set_title(f"{test.provenance.model}: {test.metric}, {kind}", parse_math=False)
+    return ax
+
+
+@in_house_style
+def dose_figure(rows: Sequence[Row], metric: str, kind: str, ax: Axes | None = None) -> Axes:
+    """`dose_curve` of the rows that a sensitivity run keeps: one per changed set of weights.
+
+    Args:
+        rows: with `metric`, `kind`, `k`, `group` and `loss_rise`; those of other metrics and kinds
+            are passed over.
+        metric: whose top.
+        kind: how weights were changed.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+    """
+    rises: dict[tuple[int, str], list[float]] = {}
+    for row in rows:
+        if (row["metric"], row["kind"]) == (metric, kind):
+            rises.setdefault((int(row["k"]), row["group"]), []).append(row["loss_rise"])
+    doses = sorted({k for k, _ in rises})
     if ax is None:
         ax = new_axes(3.6, 2.3)
     ax.axhline(0, color=line(), linewidth=0.8, zorder=0)
-    _draw_random(ax, test, kind, doses)
+    _draw_random(ax, [rises.get((k, "random"), []) for k in doses])
     for group, (name, colour, mark) in GROUPS.items():
-        rises = [test.rise(kind, dose, group) for dose in doses]
-        places = [place for place, rise in enumerate(rises) if rise]
-        if places:
-            ax.plot(places, [rises[p][0] for p in places], mark, color=colour, label=name)
+        drawn = {place: rises[k, group][0] for place, k in enumerate(doses) if (k, group) in rises}
+        if drawn:
+            ax.plot(list(drawn), list(drawn.values()), mark, color=colour, label=name)
     ax.set_xticks(range(len(doses)), [f"{dose:,}" for dose in doses])
     ax.set(xlabel="weights changed", ylabel="rise in loss (nats per token)")
-    ax.set_title(f"{test.provenance.model}: {test.metric}, {kind}", parse_math=False)
+    ax.set_title(f"{metric}, {kind}", parse_math=False)
     ax.legend()
     return ax
 
 
-def _draw_random(ax: Axes, test: PerturbationTest, kind: str, doses: list[int]) -> None:
-    low, high, places = [], [], []
-    for place, dose in enumerate(doses):
-        draws = test.rise(kind, dose, "random")
+def _draw_random(ax: Axes, rises: Sequence[Sequence[float]]) -> None:
+    """The draws of each dose, and the band; of a single dose a bar, as a band has no length."""
+    bands: dict[int, tuple[float, float]] = {}
+    for place, draws in enumerate(rises):
         ax.plot([place] * len(draws), draws, ".", color=RANDOM, markersize=3)
         if len(draws) > 1:
-            mean, spread = statistics.fmean(draws), statistics.stdev(draws)
-            places.append(place)
-            low.append(mean - 2 * spread)
-            high.append(mean + 2 * spread)
-    if places:
-        label = "random, same matrices"
-        ax.fill_between(places, low, high, color=RANDOM, alpha=0.3, linewidth=0, label=label)
+            bands[place] = (statistics.fmean(draws), 2 * statistics.stdev(draws))
+    label = "random, same matrices"
+    if len(bands) == 1:
+        ((place, (mean, spread)),) = bands.items()
+        ax.errorbar([place], [mean], yerr=[spread], color=RANDOM, capsize=6, label=label)
+    elif bands:
+        low = [mean - spread for mean, spread in bands.values()]
+        high = [mean + spread for mean, spread in bands.values()]
+        ax.fill_between(list(bands), low, high, color=RANDOM, alpha=0.3, linewidth=0, label=label)
 
 
 @in_house_style
