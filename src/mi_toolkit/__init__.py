@@ -213,6 +213,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "app":  # so that `mi_toolkit.app.build()` needs no import of its own
+        return import_module("mi_toolkit.app")
     if name not in _HOME:
         raise AttributeError(f"module 'mi_toolkit' has no attribute {name!r}")
     return getattr(import_module(f"mi_toolkit.{_HOME[name]}"), name)

@@ -41,3 +41,15 @@ def test_a_prompt_beyond_the_bound_is_told_how_long_it_is() -> None:
     Settings().check_prompt(128)
     with pytest.raises(PromptError, match="has 129 tokens; this page takes 128"):
         Settings().check_prompt(129)
+
+
+def test_a_prompt_is_measured_before_it_is_cut_into_tokens() -> None:
+    Settings(most_prompt_tokens=2).check_text("x" * 40)
+    with pytest.raises(PromptError, match="has 41 letters; this page takes 40 at most"):
+        Settings(most_prompt_tokens=2).check_text("x" * 41)
+
+
+def test_the_models_that_are_here_need_no_network() -> None:
+    here = Settings().here()
+    assert {"toy-gpt2", "toy-qwen2"} <= set(here)
+    assert Settings(allow_models=("toy-opt", "gpt2-xl")).here() == ("toy-opt",)

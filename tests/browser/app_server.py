@@ -35,7 +35,7 @@ class AppServer:
 
 
 @contextmanager
-def serving(folder: Path, *options: str) -> Iterator[AppServer]:
+def serving(folder: Path, *options: str, hub_cache: Path | None = None) -> Iterator[AppServer]:
     """`mi-toolkit app`, as the user starts it, on a port of its own."""
     calls = folder / "outside_calls.txt"
     paths = [str(CUT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -45,6 +45,7 @@ def serving(folder: Path, *options: str) -> Iterator[AppServer]:
         "OUTSIDE_CALLS": str(calls),
         "GRADIO_TEMP_DIR": str(folder / "gradio"),
         "OMP_NUM_THREADS": "1",
+        **({} if hub_cache is None else {"HF_HUB_CACHE": str(hub_cache)}),
     }
     log = folder / "server.log"
     with log.open("w") as errors:
@@ -101,6 +102,16 @@ class Visit:
         box.fill(name)
         box.press("Enter")
         box.press("Tab")
+
+    @contextmanager
+    def counting_bytes(self) -> Iterator[list[int]]:
+        """The sizes of what the server sends meanwhile, unpacked."""
+        received: list[int] = []
+        session = self.context.new_cdp_session(self.page)
+        session.send("Network.enable")
+        session.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
+        yield received
+        session.detach()
 
     def toast(self) -> str:
         """What the newest message says, once there is one."""

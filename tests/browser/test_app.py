@@ -36,7 +36,7 @@ def test_a_hostile_prompt_stays_text(open_app: OpenApp) -> None:
     ("typed", "told"),
     [
         ("toy-gtp2", "Did you mean 'toy-gpt2'"),
-        ("nobody/no-such-model", "hub"),
+        ("nobody/no-such-model", "Models that are here: toy-gpt2, toy-gpt-neo"),
         ("/etc", "--allow-local"),
     ],
 )

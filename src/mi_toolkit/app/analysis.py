@@ -60,6 +60,7 @@ def analyse(
     Raises:
         PromptError: no text, more of it than the server takes, or beyond the context.
     """
+    settings.check_text(prompt)
     settings.check_prompt(int(tokenise(model, prompt).lengths[0]))
     report = classify_heads(model, prompt)
     return Analysis(

@@ -23,6 +23,9 @@ from mi_toolkit.models.registry import BUNDLED
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""
 
+MOST_WAITING = 100
+"""Requests that may wait for a turn; one more is told to come back."""
+
 
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
@@ -66,6 +69,7 @@ def build(settings: Settings | None = None) -> Dashboard:
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )
     page.desk = desk
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
     with page:
         header()
         analysis, analysed = generator_section(desk)

@@ -12,7 +12,7 @@ import gradio as gr
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.shelf import ModelShelf
 from mi_toolkit.app.visits import VisitorLeft, Visits
-from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.errors import MIToolkitError, ModelLoadError, UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.progress import watching
 
@@ -77,12 +77,18 @@ class Desk:
                 return work(hooked)
         except VisitorLeft as gone:
             raise shown_error(gone) from None
+        except UnsupportedModelError as error:
+            raise shown_error(error) from error
+        except ModelLoadError as error:
+            here = ", ".join(self.settings.here())
+            raise shown_error(error, f"Models that are here: {here}." if here else "") from error
         except MIToolkitError as error:
             raise shown_error(error) from error
         finally:
             self.visits.end(session)
 
 
-def shown_error(error: MIToolkitError) -> gr.Error:
+def shown_error(error: MIToolkitError, further: str = "") -> gr.Error:
     """A library's error as the page shows it: escaped, until it is closed."""
-    return gr.Error(html.escape(str(error)), duration=None, print_exception=False)
+    said = f"{error} {further}".strip()
+    return gr.Error(html.escape(said), duration=None, print_exception=False)

@@ -67,7 +67,7 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
                 label="Prompt",
                 info=f"Up to {settings.most_prompt_tokens} tokens.",
                 lines=3,
-                max_length=settings.most_prompt_tokens * 20,
+                max_length=settings.most_letters,
                 elem_id="prompt",
             )
             gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")

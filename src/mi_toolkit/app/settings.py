@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from mi_toolkit.errors import ModelLoadError, PromptError, UnknownNameError, unknown_name
 from mi_toolkit.models.registry import BUNDLED, SMOLLM2, find_known
+from mi_toolkit.models.sources import is_here
 from mi_toolkit.models.specs import MODELS
 
 DROPDOWN = (*MODELS, *BUNDLED, SMOLLM2.name)
 """The models that the page offers by name, where the server allows all."""
+
+LETTERS_PER_TOKEN = 20
+"""More than a token of running text has; fewer than would take long to cut into tokens."""
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -72,6 +76,28 @@ class Settings:
                 "--allow-local reads folders; a model of the hub is called organisation/name."
             )
         raise unknown_name("model", asked, self.offered)
+
+    def here(self) -> tuple[str, ...]:
+        """The models of the dropdown that need no network."""
+        known = {name: find_known(name) for name in self.offered}
+        return tuple(name for name, each in known.items() if each is not None and is_here(each))
+
+    def check_text(self, text: str) -> None:
+        """Check a prompt before it is taken apart: a token has a few letters.
+
+        Raises:
+            PromptError: it must be longer than this server takes.
+        """
+        if len(text) > self.most_letters:
+            raise PromptError(
+                f"The prompt has {len(text):,} letters; this page takes {self.most_letters:,} at "
+                f"most, and {self.most_prompt_tokens} tokens."
+            )
+
+    @property
+    def most_letters(self) -> int:
+        """Letters of the longest prompt."""
+        return self.most_prompt_tokens * LETTERS_PER_TOKEN
 
     def check_prompt(self, n_tokens: int) -> None:
         """Check a prompt's length.

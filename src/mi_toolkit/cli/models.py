@@ -8,7 +8,6 @@ from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import Switch
 from mi_toolkit.cli.output import as_json, fields_of
 from mi_toolkit.cli.terminal import bold, width
-from mi_toolkit.errors import ModelLoadError
 from mi_toolkit.shown import human_count
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ def _fact_cells(spec: ModelSpec) -> list[str]:
 
 
 def _origin_cells(model: KnownModel) -> list[str]:
+    from mi_toolkit.models.sources import is_here
+
     here = "yes" if is_here(model) else "no"
     return [model.name, _FROM[model.where], here, model.access, model.licence]
 
@@ -68,15 +69,6 @@ def _print_table(header: list[str], rows: list[list[str]], *, align: str) -> Non
 
 
 def _record(model: KnownModel) -> dict[str, Any]:
+    from mi_toolkit.models.sources import is_here
+
     return {**fields_of(model), "here": is_here(model)}
-
-
-def is_here(model: KnownModel) -> bool:
-    """Whether the model loads without the network: bundled, installed, or in the hub's cache."""
-    from mi_toolkit.models.sources import find_source, in_hub_cache
-
-    try:
-        source = find_source(model.name)
-    except ModelLoadError:
-        return False
-    return source.kind == "folder" or in_hub_cache(source.location)

@@ -145,3 +145,12 @@ def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
 
     config = try_to_load_from_cache(hub_id, "config.json", revision=revision)
     return Path(config).parent if isinstance(config, str) else None
+
+
+def is_here(known: KnownModel) -> bool:
+    """Whether a model loads without the network: bundled, installed, or in the hub's cache."""
+    try:
+        source = find_source(known.name)
+    except ModelLoadError:
+        return False
+    return source.kind == "folder" or in_hub_cache(source.location)
