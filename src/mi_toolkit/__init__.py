@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.page import Page as Page
     from mi_toolkit.views.patching import view_patching as view_patching
     from mi_toolkit.views.pipeline import view_pipeline as view_pipeline
+    from mi_toolkit.views.position import view_position as view_position
     from mi_toolkit.views.report import view_report as view_report
     from mi_toolkit.views.run_comparison import view_runs as view_runs
     from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity
@@ -198,6 +199,7 @@ _HOME = {
     "view_generation": "views.generation",
     "view_pipeline": "views.pipeline",
     "view_patching": "views.patching",
+    "view_position": "views.position",
     "view_report": "views.report",
     "view_stimuli": "views.comparison",
     "view_sweep": "views.comparison",

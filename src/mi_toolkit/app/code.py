@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mi_toolkit.app.analysis import TOP_K, Analysis
+
 
 def opening(model: str, prompt: str) -> str:
     """The library, the model, the prompt.
@@ -13,3 +15,11 @@ def opening(model: str, prompt: str) -> str:
     prompt = 'Mary and John'
     """
     return f"import mi_toolkit as mi\n\nmodel = mi.load_model({model!r})\nprompt = {prompt!r}"
+
+
+def traced(found: Analysis) -> str:
+    """The same, and what Analyze did."""
+    return (
+        f"{opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
+        f"traced = mi.trace_pipeline(model, prompt, report=report, top_k={TOP_K})"
+    )

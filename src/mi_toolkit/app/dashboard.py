@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mi_toolkit.app.desk import Desk
+from mi_toolkit.app.generation_section import generation_section
 from mi_toolkit.app.generator import generator_section
 from mi_toolkit.app.glossary import glossary_section
 from mi_toolkit.app.header import header
@@ -72,8 +73,9 @@ def build(settings: Settings | None = None) -> Dashboard:
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
     with page:
         header()
-        analysis, analysed = generator_section(desk)
-        pipeline_section(desk, analysis, analysed)
+        analysis, analysed, prompt = generator_section(desk)
+        pipeline_section(analysis, analysed, prompt)
+        generation_section(desk, analysis, analysed)
         investigate_section(desk, analysis, analysed)
         glossary_section()
 

@@ -26,8 +26,8 @@ EXAMPLES = (
 DEFAULT_MODEL = "toy-gpt2"
 
 
-def generator_section(desk: Desk) -> tuple[gr.State, Any]:
-    """The form. Gives the session's analysis, and the event that comes when there is a new one."""
+def generator_section(desk: Desk) -> tuple[gr.State, Any, gr.Textbox]:
+    """The form. Gives the session's analysis, the event that comes with a new one, the prompt."""
     settings = desk.settings
     analysis = gr.State(None, time_to_live=3600)
     with gr.Row(elem_id="generator"):
@@ -111,7 +111,7 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any]:
         concurrency_limit=8,
         concurrency_id="models",
     )
-    return analysis, analysed
+    return analysis, analysed, prompt
 
 
 def facts_html(found: Analysis, seconds: float) -> str:

@@ -7,11 +7,32 @@ from typing import Any
 import gradio as gr
 
 PICKS = """
+let last = null;
 element.addEventListener("click", (event) => {
   const chosen = event.target.closest("[data-pick]");
-  if (chosen && element.contains(chosen)) trigger("pick", { pick: chosen.dataset.pick });
+  if (!chosen || !element.contains(chosen)) return;
+  last = chosen.dataset.pick;
+  trigger("pick", { pick: last });
+});
+element.addEventListener("keydown", (event) => {
+  const group = event.target.closest("[data-across]");
+  if (!group) return;
+  const across = Number(group.dataset.across);
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -across, ArrowDown: across };
+  const buttons = [...group.querySelectorAll("[data-pick]")];
+  const next = buttons[buttons.indexOf(event.target) + steps[event.key]];
+  if (!next) return;
+  event.preventDefault();
+  for (const each of buttons) each.tabIndex = each === next ? 0 : -1;
+  next.focus();
+});
+watch("value", () => {
+  if (last === null || document.activeElement !== document.body) return;
+  element.querySelector(`[data-pick="${CSS.escape(last)}"]`)?.focus({ preventScroll: true });
 });
 """
+"""A click tells what was picked; arrow keys move within `data-across="n"`, n buttons to a row; the
+focus stays where it was when the HTML comes anew."""
 
 
 def drawing(

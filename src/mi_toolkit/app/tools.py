@@ -66,13 +66,13 @@ class Saveable:
 
 
 def tools(
-    name: str, states: Sequence[gr.State], saveable: Callable[..., Saveable | None]
+    name: str, states: Sequence[gr.components.Component], saveable: Callable[..., Saveable | None]
 ) -> gr.Code:
     """The foot of a panel: its code, which the panel's own listeners fill, and buttons to save.
 
     Args:
         name: the panel's, one word: part of element ids.
-        states: what `saveable` is given.
+        states: whose values `saveable` is given: states, and inputs such as sliders.
         saveable: the result to keep; None where there is none yet.
     """
     with gr.Accordion("As code, and files to keep", open=False, elem_classes="tools"):

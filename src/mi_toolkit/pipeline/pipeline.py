@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mi_toolkit.errors import unknown_name
+from mi_toolkit.heads.head import Head
 from mi_toolkit.pipeline.stages import (
     AttentionStage,
     EmbeddingStage,
@@ -65,6 +66,17 @@ class Pipeline(ShownAsTable):
         if stage not in ROWS:
             raise unknown_name("stage of a pipeline", stage, ROWS)
         return table_of(ROWS[stage](self))
+
+    def pattern_to_pandas(self, head: Head | tuple[int, int] | str) -> DataFrame:
+        """One head's attention as a table: a row per token and per token that it may look at.
+
+        Raises:
+            UnknownNameError: there is no such head.
+        """
+        from mi_toolkit.pipeline.rows import pattern_rows
+        from mi_toolkit.tables import table_of
+
+        return table_of(pattern_rows(self, Head.of(head)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to one safetensors file, with its record as JSON in the header."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mi_toolkit.errors import ReportError
+from mi_toolkit.heads.head import Head
 from mi_toolkit.pipeline.pipeline import Pipeline
 from mi_toolkit.pipeline.stages import LensStage
 
@@ -41,6 +42,21 @@ def attention_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
                 "labels": " ".join(stage.labels_of((layer, head))),
                 "entropy": entropy,
                 "labelled_on": stage.labelled_on,
+            }
+
+
+def pattern_rows(traced: Pipeline, head: Head) -> Iterator[dict[str, Any]]:
+    """One head's attention, from each token to each that it may look at."""
+    texts = traced.tokens.texts
+    for query, row in enumerate(traced.attention.pattern(head).tolist()):
+        for key, attention in enumerate(row[: query + 1]):
+            yield {
+                "head": str(head),
+                "query": query,
+                "query_token": texts[query],
+                "key": key,
+                "key_token": texts[key],
+                "attention": attention,
             }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.predictions import Prediction
 
@@ -68,6 +69,21 @@ class AttentionStage:
     def labels_of(self, head: Head | tuple[int, int] | str) -> tuple[str, ...]:
         """The labels of one head, none where it carries none."""
         return dict(self.labels).get(Head.of(head), ())
+
+    def pattern(self, head: Head | tuple[int, int] | str) -> Float[Tensor, "query key"]:
+        """The attention of one head: every row sums to 1.
+
+        Raises:
+            UnknownNameError: there is no such head.
+        """
+        layer, index = Head.of(head)
+        n_heads = self.patterns.shape[1]
+        if layer not in self.layers or not 0 <= index < n_heads:
+            raise UnknownNameError(
+                f"There is no attention of {Head(layer, index)} here: the layers with attention "
+                f"are {', '.join(map(str, self.layers))}, of {n_heads} heads each."
+            )
+        return self.patterns[self.layers.index(layer), index]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mi_toolkit.generation.generation import HEADER, GeneratedSequence, Generation
 from mi_toolkit.views.beams import tree_html
+from mi_toolkit.views.buttons import pick_button
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.picture import wide_table
 from mi_toolkit.views.section import Section
@@ -78,6 +79,23 @@ def view_generation(generation: Generation) -> GenerationView:
         GenerationView(toy-gpt2 goes on (2 beams))
     """
     return GenerationView(generation)
+
+
+def beam_buttons(generation: Generation, chosen: int) -> str:
+    """The texts, best first, each a button with its score: which one stands in `data-pick`."""
+    items = []
+    for index, sequence in enumerate(generation.sequences):
+        told = (
+            f"score {sequence.score:.3f} · log-probability {float(sequence.log_probs.sum()):.2f} · "
+            f"{len(sequence)} tokens{', ended by the model' if sequence.ended else ''}"
+        )
+        content = (
+            f"<span>{html.escape(generation.prompt)}</span><b>{html.escape(sequence.text)}</b>"
+            f"<small>{html.escape(told)}</small>"
+        )
+        button = pick_button(str(index), content, is_chosen=index == chosen)
+        items.append(f"<li>{button}</li>")
+    return f'<ol class="beams">{"".join(items)}</ol>'
 
 
 def alternatives_grid(generation: Generation, index: int) -> TokenGrid:

@@ -21,6 +21,7 @@ from mi_toolkit.views.figures.patching import patching_map as patching_map
 from mi_toolkit.views.figures.patterns import pattern_grid as pattern_grid
 from mi_toolkit.views.figures.patterns import pattern_map as pattern_map
 from mi_toolkit.views.figures.pipeline import pipeline_figure as pipeline_figure
+from mi_toolkit.views.figures.position import position_figure as position_figure
 from mi_toolkit.views.figures.run_comparison import (
     run_comparison_figure as run_comparison_figure,
 )

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mi_toolkit import generate
+from mi_toolkit.app.analysis import analyse
+from mi_toolkit.app.generation_section import generation_code, generation_saveable, tree_part
+from mi_toolkit.app.settings import Settings
+from tests.app.ran import check_files, ran
+from tests.models_here import loaded
+
+HOSTILE = "</script><img src=x onerror=alert(1)> Mary"
+
+
+def test_the_code_writes_the_same_and_the_files_load(tmp_path: Path) -> None:
+    model = loaded("toy-gpt2")
+    found = analyse(model, "toy-gpt2", HOSTILE, num_beams=3, max_new_tokens=4, settings=Settings())
+    written = generate(model, HOSTILE, num_beams=3, max_new_tokens=4)
+    pd.testing.assert_frame_equal(ran(generation_code(found)), written.to_pandas("alternatives"))
+    check_files(generation_saveable(found, written), tmp_path, said="&lt;/script&gt;")
+    assert generation_saveable(found, None) is None
+
+
+def test_one_beam_has_no_tree() -> None:
+    assert "<svg" in tree_part(generate(loaded("toy-gpt2"), "Mary", num_beams=2, max_new_tokens=2))
+    alone = tree_part(generate(loaded("toy-gpt2"), "Mary", max_new_tokens=2))
+    assert alone.startswith("<p>One beam")
