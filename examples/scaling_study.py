@@ -1,6 +1,7 @@
 """Do the shares of heads with each label change with size, within one family?
 
-Runs offline on two bundled models; name the sizes of a family to ask the question itself:
+Runs offline on the bundled models, which are all of one size: these it sets side by side instead.
+Name the sizes of a family to ask the question itself:
 
     python examples/scaling_study.py
     python examples/scaling_study.py EleutherAI/pythia-{70m,160m,410m,1b}
@@ -15,7 +16,7 @@ import sys
 import mi_toolkit as mi
 from mi_toolkit.views import figures
 
-BUNDLED = ["toy-pythia", "toy-gpt2"]
+BUNDLED = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 BEHAVIOURS = ["previous_token", "duplicate_token", "induction", "first_token"]
 
 
@@ -24,7 +25,16 @@ def main(names: list[str]) -> None:
     comparison = mi.compare_models(names, behaviours=BEHAVIOURS)
     table = comparison.to_pandas().sort_values(["parameters", "label"])
     table.to_csv("scaling.csv", index=False)
-    figures.save_figure(figures.scaling_figure(comparison).figure, "scaling.pdf")
+    families = {facts.family for facts in comparison.facts.values()}
+    sizes = {(facts.family, facts.parameters) for facts in comparison.facts.values()}
+    if len(sizes) > len(families):
+        figure = figures.scaling_figure(comparison).figure
+    else:
+        print(
+            "One size of each family: no scaling to see, the figure sets the models side by side."
+        )
+        figure = figures.comparison_grid(comparison)
+    figures.save_figure(figure, "scaling.pdf")
     for group in comparison.groups:
         print(f"{group.shared}: {group.varies} varies over {', '.join(group.models)}")
     for row in table.itertuples():

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from check_links import broken_links
+from check_links import broken_links, is_well_formed, malformed_links
 from mi_toolkit.models.specs import MODELS
 from pages.families import FACTS, facts, filled, relatives
 from pages.notebooks import notebook_files
-from pages.quoted import quoted, table
+from pages.quoted import quoted, span, table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -53,6 +53,15 @@ def test_a_page_quotes_the_table_under_a_heading() -> None:
         table("Gain", page)
     peers = quoted((DOCS / "peers.md").read_text(encoding="utf-8"))
     assert "| smollm2-135m-instruct |" in peers
+    assert "<!--" not in peers
+
+
+def test_a_page_quotes_the_least_and_the_greatest_figure_of_a_column() -> None:
+    rows = "| model | cost |\n| - | - |\n| toy-a | 9.5 |\n| b | 10.2 |\n| c | 9.1 |\n| d |  |"
+    assert span("cost", rows, toys=False) == "9.1 to 10.2"
+    assert span("cost", rows, toys=True) == "9.5"
+    with pytest.raises(ValueError, match="no column 'gain' in the table of model, cost"):
+        span("gain", rows, toys=True)
 
 
 def test_a_notebook_s_outputs_become_text_files_and_frames() -> None:
@@ -96,6 +105,36 @@ def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:
     )
     (tmp_path / "sub/index.html").write_text('<h1 id="here"></h1><a href="../index.html">ok</a>')
     assert broken_links(tmp_path) == ["index.html: sub/#gone", "index.html: gone.png"]
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "http://example.org/x",
+        "https://example",
+        "https://arxiv.org/abs/2209.118",
+        "https://arxiv.org/abs/2213.11895",
+        "https://github.com/a b/c",
+        "https://github.com/",
+        "https://doi.org/2209.11895",
+    ],
+)
+def test_a_link_out_that_no_server_could_answer_is_found(link: str, tmp_path: Path) -> None:
+    fine = ["https://arxiv.org/abs/2209.11895v2", "https://github.com/a/b.c", "mailto:a@b.org"]
+    anchors = "".join(f'<a href="{each}">x</a>' for each in [*fine, link])
+    (tmp_path / "index.html").write_text(anchors)
+    assert malformed_links(tmp_path) == [f"index.html: {link}"]
+
+
+def test_links_out_of_the_readme_and_the_pages_are_well_formed() -> None:
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")]
+    links = {
+        link
+        for text in texts
+        for link in re.findall(r"\]\((https?:[^)\s]+)\)", text.read_text(encoding="utf-8"))
+    }
+    assert len(links) > 10
+    assert [link for link in links if not is_well_formed(link)] == []
 
 
 def test_every_page_is_in_the_navigation_and_every_figure_comes_from_code() -> None:

@@ -69,8 +69,7 @@ def test_a_notebook_runs_offline_and_shows_something(path: Path, tmp_path: Path)
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert kinds & {"text/html", "image/png"}
     said = [line for output in outputs for line in output.get("text", "").splitlines()]
-    # tqdm's own, where ipywidgets is not installed.
-    assert not [line for line in said if "Warning" in line and "IProgress" not in line]
+    assert not [line for line in said if "Warning" in line]
 
 
 @pytest.mark.slow

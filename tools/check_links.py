@@ -1,15 +1,32 @@
-"""Does every link inside a built site lead somewhere? Pages, anchors, pictures; nothing is fetched.
+"""Does every link inside a built site lead somewhere, and is every other one well formed?
+
+Pages, anchors, pictures; nothing is fetched.
 
 python tools/check_links.py site
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+HOST = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+OWN_MACHINE = ("localhost", "127.0.0.1")
+FORMS = {
+    "arxiv.org": re.compile(r"/(abs|pdf)/\d\d(0[1-9]|1[0-2])\.\d{4,5}(v\d+)?"),
+    "github.com": re.compile(
+        r"/[A-Za-z0-9-]+(/[\w.-]+(/(blob|tree|issues|pull|releases)(/.+)?)?)?/?"
+    ),
+    "doi.org": re.compile(r"/10\.\d{4,9}/\S+"),
+    "huggingface.co": re.compile(
+        r"(/[\w.-]+){0,2}(/(blob|tree|resolve|raw)/.+)?/?|/(docs|papers)/.+"
+    ),
+}
+"""Of hosts whose addresses have a form: what stands behind the name."""
 
 
 @dataclass
@@ -53,6 +70,39 @@ def broken_links(site: Path) -> list[str]:
     return found
 
 
+def malformed_links(site: Path) -> list[str]:
+    """`page: link` for every link out of the site that no server could answer."""
+    return [
+        f"{page.relative_to(site)}: {link}"
+        for page in sorted(site.rglob("*.html"))
+        for link in dict.fromkeys(read(page).targets)
+        if not is_well_formed(link)
+    ]
+
+
+def is_well_formed(link: str) -> bool:
+    """Whether a link out is https, of a host's name, and of its host's form where it has one.
+
+    >>> is_well_formed("https://arxiv.org/abs/2209.11895")
+    True
+    >>> is_well_formed("https://arxiv.org/abs/2213.11895"), is_well_formed("http://example.org")
+    (False, False)
+    """
+    parts = urlsplit(link)
+    if parts.scheme in ("data", "mailto") or not (parts.scheme or parts.netloc):
+        return True
+    if parts.hostname in OWN_MACHINE:
+        return True
+    host = parts.hostname or ""
+    form = FORMS.get(host.removeprefix("www."))
+    return (
+        parts.scheme == "https"
+        and HOST.fullmatch(host) is not None
+        and not re.search(r"\s", link)
+        and (form is None or form.fullmatch(parts.path) is not None)
+    )
+
+
 def read(path: Path) -> Links:
     """The links of one page."""
     links = Links()
@@ -62,7 +112,7 @@ def read(path: Path) -> Links:
 
 def main(site: Path) -> int:
     """Print what is broken."""
-    broken = broken_links(site)
+    broken = broken_links(site) + malformed_links(site)
     print("\n".join(broken) or f"{site}: every link inside leads somewhere")
     return 1 if broken else 0
 

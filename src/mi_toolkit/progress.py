@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -53,6 +54,16 @@ def track(
 
     delay = 2.0 if show is None else 0.0
     yield from tqdm(items, total=total, desc=label, unit=unit, delay=delay, leave=False)
+
+
+def import_bars() -> None:
+    """Import the bars that transformers and TransformerLens choose for where they run.
+
+    In a notebook without ipywidgets that import warns, once; plain bars are drawn all the same.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")
+        import tqdm.auto  # noqa: F401
 
 
 def _told(items: Iterable[Item], watcher: Watcher, label: str, total: int | None) -> Iterator[Item]:

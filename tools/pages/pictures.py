@@ -19,7 +19,9 @@ from mi_toolkit.heads.scores import mask_null
 from mi_toolkit.record_file import load_record
 from mi_toolkit.views import figures
 from mi_toolkit.views.colours import LABELS
+from pages.further import further_pictures
 from pages.made import Made
+from pages.weights import weight_scores
 
 DOCS = Path(__file__).parents[2] / "docs"
 PATTERNS = DOCS / "data/smollm2_heads.safetensors"
@@ -41,6 +43,8 @@ def pictures() -> Iterator[Made]:
         "locality_histogram": lambda: _of(figures.locality_histogram),
         "head_map": lambda: _of(lambda report: figures.head_map(report, "induction")),
         **{name: _pair(name) for name in (*MASKS, "locality", "positional", "diffuse")},
+        **further_pictures(),
+        "weight_scores": weight_scores,
     }
     for name, draw in drawn.items():
         for paper in ("light", "dark"):

@@ -11,6 +11,7 @@ from mi_toolkit.models.registry import BUNDLED as BUNDLED
 from mi_toolkit.models.registry import SIBLINGS as SIBLINGS
 from mi_toolkit.models.registry import known_models as known_models
 from mi_toolkit.models.specs import MODELS as MODELS
+from mi_toolkit.progress import import_bars
 
 if TYPE_CHECKING:
     from mi_toolkit.models.describe import describe_model as describe_model
@@ -27,5 +28,6 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
+        import_bars()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,6 +30,9 @@ SWEPT = {
     "loss": "loss of the prompt (nats)",
 }
 HEAD = 0.5
+ABREAST = 2
+"""Maps side by side: in a column of text, four are too small to read."""
+
 BEFORE, AFTER, RANDOM = "#8c8c8c", LINES[1], "#a0a0a0"
 
 
@@ -38,12 +41,11 @@ def sweep_maps(sweep: AblationSweep) -> Figure:
     """What each head's ablation changes: a map for each figure, layers downwards, heads across."""
     n_layers, n_heads = sweep.log_prob.shape
     width, height = panel_size(n_layers, n_heads)
-    columns = 2 if n_heads > 16 else len(SWEPT)
-    n_rows = -(-len(SWEPT) // columns)
-    figure = Figure(figsize=(max(columns * width, 6.5), HEAD + n_rows * height))
+    n_rows = -(-len(SWEPT) // ABREAST)
+    figure = Figure(figsize=(max(ABREAST * width, 6.5), HEAD + n_rows * height))
     title(figure, f"{sweep.title()}: change for {visible(sweep.clean.text)}")
     for place, name in enumerate(SWEPT):
-        row, column = divmod(place, columns)
+        row, column = divmod(place, ABREAST)
         corner = (column * width + LEFT, HEAD + row * height + TOP)
         sweep_map(
             sweep, name, axes_at(figure, *corner, n_heads * CELL_WIDTH, n_layers * CELL_HEIGHT)
