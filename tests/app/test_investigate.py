@@ -14,7 +14,7 @@ import pytest
 from mi_toolkit.app.analysis import Analysis, analyse
 from mi_toolkit.app.investigate import ablate, attribute, compare
 from mi_toolkit.app.investigate.compare_panel import second_model
-from mi_toolkit.app.investigate.experiment import is_fresh, token_choices
+from mi_toolkit.app.investigate.experiment import is_of, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
 from mi_toolkit.attribution.methods import METHODS
@@ -250,6 +250,6 @@ def test_a_prompt_that_fills_the_context_is_ablated_without_writing() -> None:
 
 def test_an_answer_is_kept_only_for_the_analysis_it_began_with() -> None:
     done = attributed(REPEATING)
-    assert is_fresh(done.analysis, done)
-    assert is_fresh(None, None)
-    assert not is_fresh(replace(done.analysis), done)
+    assert is_of(done.analysis, done)
+    assert not is_of(replace(done.analysis), done)
+    assert not is_of(None, None)

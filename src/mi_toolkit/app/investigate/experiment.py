@@ -30,11 +30,6 @@ class Answer(Protocol):
 Given = TypeVar("Given", bound=Answer)
 
 
-def is_fresh(current: Analysis | None, found: Answer | None) -> bool:
-    """Whether an answer is of the analysis that stands above it, or there is none to doubt."""
-    return found is None or found.analysis is current
-
-
 def note(text: str) -> str:
     """A line where there is nothing to show."""
     return f'<p class="caption" role="status">{html.escape(text)}</p>'
@@ -65,15 +60,20 @@ def keep_fresh(
         invitation: what stands in its place at first.
     """
 
-    def emptied(found: Answer | None) -> tuple[None, str, str]:
-        return None, note(STALE if found else invitation), ""
+    def kept(current: Analysis | None, found: Answer | None) -> Any:
+        return (
+            gr.skip() if is_of(current, found) else (None, note(STALE if found else invitation), "")
+        )
 
-    def still_asked(current: Analysis | None, found: Answer | None) -> Any:
-        return gr.skip() if is_fresh(current, found) else emptied(found)
+    for event in (analysed, ran):
+        event.success(
+            kept, inputs=[analysis, answer], outputs=[answer, *shown], api_visibility="private"
+        )
 
-    outputs = [answer, *shown]
-    analysed.success(emptied, inputs=answer, outputs=outputs, api_visibility="private")
-    ran.success(still_asked, inputs=[analysis, answer], outputs=outputs, api_visibility="private")
+
+def is_of(current: Analysis | None, found: Answer | None) -> bool:
+    """Whether there is an answer, and it began with the analysis that stands above it."""
+    return found is not None and found.analysis is current
 
 
 def if_fresh(

@@ -1,0 +1,154 @@
+"""The experiments of the page, as visitors run them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.browser.app_server import Visit
+from tests.browser.conftest import OpenApp
+
+REPEATING = "one two three four one two three four one two"
+HOSTILE = "</script><img src=x onerror=alert(1)> one </script><img src=x onerror=alert(1)> one"
+
+RUN_AGAIN = "setInterval(() => document.querySelector('#ablate-run:enabled')?.click(), 50)"
+
+EMPTY = re.compile("run it again|Choose a token")
+
+pytestmark = pytest.mark.browser
+
+
+def unfolded(visit: Visit, panel: str) -> None:
+    if not visit.page.locator(f"#{panel}-run").is_visible():
+        visit.page.click(f"#{panel} > button")
+
+
+def run(visit: Visit, panel: str, shows: str) -> str:
+    """Run an experiment and give the text of what it shows; `shows` is a selector within."""
+    unfolded(visit, panel)
+    visit.page.click(f"#{panel}-run:enabled")
+    visit.page.wait_for_selector(f"#{panel}-shown {shows}", timeout=60_000)
+    return visit.page.inner_text(f"#{panel}-shown .mi")
+
+
+def choose(visit: Visit, field: str, typed: str) -> None:
+    box = visit.page.locator(f"#{field} input")
+    box.click()
+    box.fill(typed)
+    box.press("Enter")
+    box.press("Tab")
+
+
+def code(visit: Visit, panel: str) -> str:
+    visit.page.click(f"#{panel} .tools > button")
+    return visit.page.locator(f"#{panel}-code .cm-content").inner_text(timeout=10_000)
+
+
+def test_without_its_induction_head_a_model_loses_the_next_token(open_app: OpenApp) -> None:
+    visit = open_app()
+    visit.analyze(REPEATING)
+    visit.page.wait_for_selector("#ablate-labels button")
+    assert "L2H0 · induction" in visit.page.inner_text("#ablate-heads")
+    shown = run(visit, "ablate", ".sides")
+    figures = re.search(r"probability of \S+\s+([\d.]+)%\s+([\d.]+)%", shown)
+    assert figures is not None
+    original, ablated = map(float, figures.groups())
+    assert original > 50 > 1 > ablated
+    assert "3 of 3 random sets of as many heads change its log-probability less" in shown
+    assert visit.page.locator("#ablate-shown .bars").count() == 2
+    assert visit.page.locator("#ablate-shown .strips circle").count() == 5 * 3
+    assert "mi.ablation_effect(" in code(visit, "ablate")
+    with visit.page.expect_download(timeout=30_000) as download:
+        visit.page.click("#ablate-save-json")
+    kept = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert kept["heads"] == ["L2H0"]
+    assert kept["probability"]["ablated"] * 100 == pytest.approx(ablated, abs=0.006)
+    visit.page.click("#ablate-labels button[data-pick=diffuse]")
+    visit.page.wait_for_function(
+        "document.querySelectorAll('#ablate-heads .token').length > 5", timeout=10_000
+    )
+    visit.page.fill("#prompt textarea", "The capital of France is")
+    visit.page.click("#analyze")
+    visit.page.wait_for_selector("#ablate-shown .caption", timeout=60_000)
+    assert "run it again" in visit.page.inner_text("#ablate-shown")
+    visit.clean()
+
+
+def test_who_ablates_is_not_seen_in_another_session(open_app: OpenApp) -> None:
+    reader, ablating = open_app(), open_app()
+    joined: list[str] = []
+    unfolded(reader, "attribute")
+
+    def read() -> tuple[str, ...]:
+        reader.page.fill("#prompt textarea", REPEATING)
+        reader.page.click("#analyze")
+        reader.page.locator("#attribute-shown .caption", has_text=EMPTY).wait_for(timeout=120_000)
+        why = run(reader, "attribute", ".heat")
+        target = reader.page.locator("#ablate-target input").input_value()
+        return target, reader.page.inner_text("#ablate-labels"), why
+
+    alone = read()
+    assert alone[0].startswith("·t")
+    ablating.analyze(REPEATING)
+    run(ablating, "ablate", ".sides")
+    ablating.page.on(
+        "request", lambda asked: joined.append(asked.url) if "queue/join" in asked.url else None
+    )
+    ablating.page.evaluate(RUN_AGAIN)
+    for _ in range(3):
+        assert read() == alone
+    assert len(joined) > 3
+    reader.clean()
+    ablating.clean()
+
+
+def test_a_prediction_is_attributed_by_another_method_to_another_token(open_app: OpenApp) -> None:
+    visit = open_app()
+    visit.analyze(REPEATING)
+    visit.page.wait_for_selector("#ablate-labels button")
+    shown = run(visit, "attribute", ".heat")
+    assert "What ' t' rests on in toy-gpt2, by integrated gradients" in shown
+    assert "The scores add up to" in shown
+    assert visit.page.locator("#attribute-shown .heat span").count() == 30
+    choose(visit, "attribute-method", "gradient norm")
+    visit.page.wait_for_selector("#attribute-baseline input:disabled")
+    choose(visit, "attribute-other", "Finland")
+    visit.page.click("#attribute-run")
+    title = visit.page.locator("#attribute-shown [role=status]", has_text="rather than ' Finland'")
+    title.wait_for(timeout=30_000)
+    assert "by gradient norm" in title.inner_text()
+    assert "baseline" not in code(visit, "attribute")
+    visit.clean()
+
+
+def test_a_second_model_stands_beside_the_first(open_app: OpenApp) -> None:
+    visit = open_app()
+    visit.analyze(REPEATING)
+    visit.page.wait_for_selector("#ablate-labels button")
+    shown = run(visit, "compare", ".depths")
+    assert "toy-gpt2 and toy-qwen2" in shown
+    assert "same next token at" in shown
+    assert visit.page.locator("#compare-shown .bars").count() == 2
+    assert visit.page.locator("#compare-shown .depths th", has_text="induction").count() == 1
+    choose(visit, "compare-model", "toy-gpt2")
+    visit.page.click("#compare-run")
+    assert "toy-gpt2 is the model above" in visit.toast()
+    visit.clean()
+
+
+def test_a_hostile_prompt_stays_text_in_every_experiment(open_app: OpenApp) -> None:
+    visit = open_app(width=390, height=844)
+    visit.analyze(HOSTILE)
+    visit.page.wait_for_selector("#ablate-labels button")
+    visit.page.click("#ablate-labels button >> nth=0")
+    visit.page.wait_for_selector("#ablate-heads .token")
+    run(visit, "ablate", ".sides")
+    run(visit, "attribute", ".heat")
+    run(visit, "compare", ".depths")
+    assert visit.page.locator("img[src=x]").count() == 0
+    wide = visit.page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 390
+    visit.clean()
