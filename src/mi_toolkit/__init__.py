@@ -81,6 +81,8 @@ if TYPE_CHECKING:
     from mi_toolkit.sensitivity.fidelity import score_fidelity as score_fidelity
     from mi_toolkit.sensitivity.perturb import perturbed as perturbed
     from mi_toolkit.sensitivity.perturbation_test import perturbation_test as perturbation_test
+    from mi_toolkit.sensitivity.prompt_effect import PerturbationEffect as PerturbationEffect
+    from mi_toolkit.sensitivity.prompt_effect import perturbation_effect as perturbation_effect
     from mi_toolkit.sensitivity.run_comparison import RunComparison as RunComparison
     from mi_toolkit.sensitivity.run_comparison import compare_runs as compare_runs
     from mi_toolkit.sensitivity.score import score_weights as score_weights
@@ -108,6 +110,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity
     from mi_toolkit.views.statistics import view_statistics as view_statistics
     from mi_toolkit.views.verification import view_verification as view_verification
+    from mi_toolkit.views.weights import view_weights as view_weights
 
 _HOME = {
     "AttributionPatching": "interventions.patching",
@@ -148,6 +151,7 @@ _HOME = {
     "ModelSpec": "models.model_spec",
     "Page": "views.page",
     "Pipeline": "pipeline",
+    "PerturbationEffect": "sensitivity.prompt_effect",
     "PerturbationTest": "sensitivity.dose_curve",
     "RunComparison": "sensitivity.run_comparison",
     "RankingStability": "sensitivity.stability",
@@ -181,6 +185,7 @@ _HOME = {
     "mask_behaviour": "heads.decorators",
     "needle_prompts": "prompts.needle",
     "offset": "heads.behaviours",
+    "perturbation_effect": "sensitivity.prompt_effect",
     "perturbation_test": "sensitivity.perturbation_test",
     "perturbed": "sensitivity.perturb",
     "ranking_stability": "sensitivity.stability",
@@ -207,6 +212,7 @@ _HOME = {
     "view_runs": "views.run_comparison",
     "view_statistics": "views.statistics",
     "view_verification": "views.verification",
+    "view_weights": "views.weights",
 }
 
 __all__ = [

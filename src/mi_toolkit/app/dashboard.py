@@ -14,10 +14,11 @@ from mi_toolkit.app.generator import generator_section
 from mi_toolkit.app.glossary import glossary_section
 from mi_toolkit.app.header import header
 from mi_toolkit.app.investigate import investigate_section
-from mi_toolkit.app.look import style, theme
+from mi_toolkit.app.look import asset, style, theme
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.shelf import ModelShelf
+from mi_toolkit.app.weights_section import weights_section
 from mi_toolkit.errors import MIToolkitError
 from mi_toolkit.models.registry import BUNDLED
 
@@ -38,7 +39,7 @@ class Dashboard(gr.Blocks):
         """As gradio's own, whose options it takes."""
         ours: dict[str, Any] = {
             "theme": theme(),
-            "head": f"<style>{style()}</style>",
+            "head": f"<style>{style()}</style><script>{asset('tour.js')}</script>",
             "footer_links": [],
             "run_history": False,  # else prompts are kept in the browser
             "share": False,
@@ -77,6 +78,7 @@ def build(settings: Settings | None = None) -> Dashboard:
         pipeline_section(analysis, analysed, prompt)
         generation_section(desk, analysis, analysed)
         investigate_section(desk, analysis, analysed)
+        weights_section(desk, analysis, analysed)
         glossary_section()
 
         def left(request: gr.Request) -> None:

@@ -19,7 +19,7 @@ from mi_toolkit.errors import unknown_name
 _ENTRY = re.compile(r"\*\*(.+?)\.\*\* (.+)", re.DOTALL)
 _LINK_ALONE = re.compile(r"\s*\[[^\]]*\]\([^)]*\)\.")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-_MARKED = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}")
+_MARKED = re.compile(r"\{([^{}|]+)(?:\|([^{}]+))?\}([.,;:)]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,13 @@ def with_terms(text: str) -> str:
     >>> with_terms("{Heads|head} & all")[-30:]
     'head">Heads</button> &amp; all'
     """
-    return _MARKED.sub(
-        lambda marked: explained(marked[2] or marked[1], marked[1]), html.escape(text, quote=False)
-    )
+
+    def button(marked: re.Match[str]) -> str:
+        made = explained(marked[2] or marked[1], marked[1])
+        # A line may break behind a button, even before a full stop.
+        return f'<span class="whole">{made}{marked[3]}</span>' if marked[3] else made
+
+    return _MARKED.sub(button, html.escape(text, quote=False))
 
 
 def help_text(text: str) -> gr.HTML:

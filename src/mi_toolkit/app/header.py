@@ -13,7 +13,8 @@ HEADER = """<header class="top">
 <div><h1>mi_toolkit</h1>
 <p>See what a language model does with your prompt, and what changes when you change the model.</p>
 </div>
-<nav aria-label="Page"><button type="button" id="dark">Light / dark</button></nav>
+<nav aria-label="Page"><button type="button" id="dark">Light / dark</button>
+<button type="button" id="tour-button">Tour</button></nav>
 </header>"""
 
 

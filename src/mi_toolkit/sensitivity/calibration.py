@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import WeightError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.objective import Objective, shares
@@ -43,7 +44,10 @@ class Calibration:
         """The texts in order, batch by batch, each with its texts' shares of the whole."""
         share = shares(self.objective, self.texts).float().to(self.model.cfg.device)
         step = self.batch_size if size is None else size
-        for start in range(0, len(self.texts), step):
+        starts = range(0, len(self.texts), step)
+        for start in track(
+            starts, total=len(starts), label="Scoring weights", unit="batch", show=None
+        ):
             stop = min(start + step, len(self.texts))
             yield self.texts.part(start, stop), share[start:stop]
 

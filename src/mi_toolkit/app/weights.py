@@ -1,0 +1,235 @@
+"""The critical weights of the analyzed prompt's model: what the panel runs, shows and saves."""
+
+from __future__ import annotations
+
+import html
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mi_toolkit.app.analysis import TOP_K, Analysis
+from mi_toolkit.app.code import opening
+from mi_toolkit.app.tools import Saveable
+from mi_toolkit.errors import WeightError
+from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.sensitivity.controls import Triple
+from mi_toolkit.sensitivity.prompt_effect import RANDOM, perturbation_effect
+from mi_toolkit.sensitivity.score import score_weights
+from mi_toolkit.tables import table_of
+from mi_toolkit.views.weights import (
+    WeightsView,
+    perturbation_html,
+    shares_html,
+    top_html,
+    view_weights,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.sensitivity.prompt_effect import PerturbationEffect
+
+METRICS = {
+    "grad_x_weight": "|gradient × weight|: the change in loss that its removal should make",
+    "signed_grad_x_weight": "−gradient × weight: above 0, its removal should hurt",
+    "grad_squared": "gradient²: how steep the loss is",
+    "weight_integrated_gradients": "gradients on the way from 0 to the weight, 16 steps",
+    "wanda": "|weight| × size of what it is multiplied with",
+    "magnitude": "|weight|: no text needed",
+    "random": "random, to compare with",
+}
+"""The scorers that the page offers, those that a few passes are enough for, in plain words."""
+
+TEXTS = {"prompt": "the prompt", "passages": "8 bundled passages"}
+"""What weights can be scored on."""
+
+PASSAGES, PASSAGE_TOKENS, BATCH = 8, 64, 2
+
+ALL = "all"
+"""Asks for all weights of the table, together."""
+
+MOST = 50
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Weights:
+    """The scored weights of one model. Tables alone: scores of each weight would fill memory."""
+
+    analysis: Analysis
+    """What stood on the page."""
+
+    on: str
+    """What they were scored on, a key of `TEXTS`."""
+
+    k: int
+    """How many were asked for."""
+
+    seconds: float
+    """How long scoring took."""
+
+    view: WeightsView
+    """The tables, and what zeroing one did, if one was zeroed."""
+
+    chosen: tuple[Triple, ...] = ()
+    """The weights that were zeroed, together."""
+
+    new_tokens: int = 0
+    """Tokens that were written then, as many as the context has room for."""
+
+    @property
+    def effect(self) -> PerturbationEffect | None:
+        """What zeroing it did."""
+        return self.view.effect
+
+
+def run_scoring(model: HookedModel, found: Analysis, metric: str, k: int, on: str) -> Weights:
+    """Score every weight of attention and MLPs, and keep the highest and the sums.
+
+    Raises:
+        UnknownNameError, PromptError, WeightError: as `score_weights` does.
+    """
+    begun = time.perf_counter()
+    if on == "prompt":
+        scores = score_weights(model, found.prompt, metric)
+    else:
+        scores = score_weights(
+            model,
+            metric=metric,
+            eval_limit=PASSAGES,
+            max_length=PASSAGE_TOKENS,
+            batch_size=BATCH,
+        )
+    view = view_weights(scores, min(k, MOST, scores.size), report=found.report)
+    return Weights(
+        analysis=found, on=on, k=len(view.top), seconds=time.perf_counter() - begun, view=view
+    )
+
+
+def run_zeroing(model: HookedModel, found: Analysis, scored: Weights, asked: str) -> Weights:
+    """Zero weights of the table, look at the prompt, and put them back bit for bit.
+
+    Args:
+        model: the one that was scored.
+        found: what stands on the page.
+        scored: its scores.
+        asked: the number of a row, or `ALL`.
+
+    Raises:
+        WeightError: no such row.
+        MIToolkitError: as `perturbation_effect` does.
+    """
+    rows = scored.view.top
+    if asked != ALL:
+        if not asked.isdecimal() or int(asked) >= len(rows):
+            raise WeightError(f"The table has no row {asked}.")
+        rows = (rows[int(asked)],)
+    chosen = tuple((str(row["parameter"]), int(row["row"]), int(row["column"])) for row in rows)
+    room = int(model.cfg.n_ctx) - len(found.pipeline.tokens.ids)
+    new_tokens = max(0, min(found.max_new_tokens, room))
+    effect = perturbation_effect(
+        model,
+        found.prompt,
+        chosen,
+        top_k=TOP_K,
+        max_new_tokens=new_tokens,
+        num_beams=found.num_beams,
+    )
+    return replace(
+        scored,
+        analysis=found,
+        view=scored.view.with_effect(effect),
+        chosen=chosen,
+        new_tokens=new_tokens,
+    )
+
+
+def refreshed(found: Analysis | None, scored: Weights | None) -> Weights | None:
+    """What still holds under a new analysis: scores of its model, an effect on its prompt."""
+    if found is None or scored is None or found is scored.analysis:
+        return scored
+    before = scored.analysis
+    if found.model != before.model:
+        return None
+    if found.prompt != before.prompt and scored.on == "prompt":
+        return None
+    return replace(scored, analysis=found, view=scored.view.with_effect(None), chosen=())
+
+
+def scored_html(scored: Weights) -> str:
+    """The table, with a button in each row, and the maps."""
+    all_pressed = str(len(scored.chosen) > 1).lower()
+    said = f"{scored.view.size:,} weights scored on {TEXTS[scored.on]} in {scored.seconds:.1f} s."
+    return (
+        f'<p role="status"><b>{html.escape(said)}</b> Zero one to see what the prompt becomes '
+        f"without it.</p>{top_html(scored.view, button='Zero', chosen=scored.chosen)}"
+        f'<div class="picks"><button type="button" data-pick="{ALL}" aria-pressed="{all_pressed}">'
+        f"Zero all {len(scored.view.top)} together</button></div>"
+    )
+
+
+def effect_html(scored: Weights) -> str:
+    """What zeroing did, or nothing."""
+    return "" if scored.effect is None else perturbation_html(scored.effect)
+
+
+def maps_html(scored: Weights) -> str:
+    """Where the scores lie."""
+    return f"<h3>Where the scores lie</h3>{shares_html(scored.view)}"
+
+
+def weights_code(scored: Weights) -> str:
+    """The same in Python."""
+    found, view = scored.analysis, scored.view
+    texts = "prompt, " if scored.on == "prompt" else ""
+    limits = (
+        ""
+        if scored.on == "prompt"
+        else f", eval_limit={PASSAGES}, max_length={PASSAGE_TOKENS}, batch_size={BATCH}"
+    )
+    lines = [
+        opening(found.model, found.prompt),
+        f"scores = mi.score_weights(model, {texts}metric={view.metric!r}{limits})",
+        "report = mi.classify_heads(model, prompt)",
+        f"top = scores.top({scored.k}, report=report).head({scored.k})",
+    ]
+    shown = f"mi.view_weights(scores, {scored.k}, report=report)"
+    effect = scored.effect
+    if effect is not None:
+        lines += [
+            "",
+            "effect = mi.perturbation_effect(",
+            "    model,",
+            "    prompt,",
+            f"    {list(scored.chosen)!r},",
+            f"    n_random={RANDOM},",
+            f"    top_k={TOP_K},",
+            f"    max_new_tokens={scored.new_tokens},",
+            f"    num_beams={found.num_beams},",
+            ")",
+        ]
+        shown = f"mi.view_weights(scores, {scored.k}, report=report, effect=effect)"
+    return "\n".join([*lines, shown])
+
+
+def weights_saveable(scored: Weights | None) -> Saveable | None:
+    """The table, the maps and the effect in files."""
+    if scored is None:
+        return None
+    found, effect = scored.analysis, scored.effect
+    about: dict[str, Any] = {
+        "model": found.model,
+        "prompt": found.prompt,
+        "metric": scored.view.metric,
+        "scored on": TEXTS[scored.on],
+    }
+    if effect is not None:
+        about["zeroed"] = {
+            "weights": [list(weight) for weight in effect.weights],
+            "target": {"id": effect.before.token, "text": effect.before.text},
+            "probability": {
+                "before": effect.before.probability,
+                "after": effect.after.probability,
+            },
+            "kl": effect.kl,
+            "texts": dict(zip(("before", "after"), effect.texts, strict=True)),
+        }
+    rows = [{str(key): value for key, value in row.items()} for row in scored.view.top]
+    return Saveable(name="weights", view=scored.view, table=lambda: table_of(rows), about=about)
