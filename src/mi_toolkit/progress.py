@@ -57,10 +57,12 @@ def track(
 
 
 def import_bars() -> None:
-    """Import the bars that transformers and TransformerLens choose for where they run.
+    """In a notebook, import the bars that transformers and TransformerLens draw there.
 
-    In a notebook without ipywidgets that import warns, once; plain bars are drawn all the same.
+    Without ipywidgets that import warns, once; plain bars are drawn all the same.
     """
+    if "ipykernel" not in sys.modules:
+        return
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")
         import tqdm.auto  # noqa: F401

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mi_toolkit.models.facts import ModelFacts as ModelFacts
     from mi_toolkit.models.loading import load_model as load_model
 
+import_bars()  # before any module of this package asks for transformers
+
 # torch and transformers take seconds to import: the table of models does without them.
 _LAZY = {
     "load_model": "mi_toolkit.models.loading",
@@ -28,6 +30,5 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        import_bars()
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
