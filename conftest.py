@@ -18,3 +18,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # huggingface_hub reads these once, when it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
         os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _examples_write_into_a_folder_of_their_own(request: pytest.FixtureRequest) -> None:
+    """What the docs' examples save is not left in the checkout."""
+    if isinstance(request.node, pytest.DoctestItem):
+        request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))

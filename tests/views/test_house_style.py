@@ -153,6 +153,15 @@ def test_every_new_figure_draws_in_the_caller_s_axes() -> None:
     assert figures.pattern_map(torch.eye(2), ["a", "$b$"], "L0H0", ax) is ax
 
 
+def test_the_sheet_of_axes_is_the_whole_figure_in_a_subfigure_too() -> None:
+    figure = Figure()
+    ax = figure.subfigures(1, 2)[0].subplots()
+    assert figures.sheet_of(ax) is figure
+    ax.remove()
+    with pytest.raises(ValueError, match="removed from their figure"):
+        figures.sheet_of(ax)
+
+
 @pytest.mark.parametrize("paper", ["light", "dark"])
 def test_a_saved_figure_keeps_its_paper(paper: str, tmp_path: Path) -> None:
     report = made_report({"induction": torch.rand(2, 2)})

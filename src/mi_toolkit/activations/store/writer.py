@@ -96,8 +96,7 @@ def record_to_disk(
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> texts = ["The cat sat on the mat.", "", "When Mary and John went to the store"]
-        >>> folder = getfixture("tmp_path") / "store"
-        >>> mi.record_to_disk(model, texts, ["resid_post"], folder)
+        >>> mi.record_to_disk(model, texts, ["resid_post"], "store")
         ActivationStore of toy-gpt2: 20 rows of 3 documents (1 empty), 1 shard, 0.04 MB
           blocks.*.hook_resid_post (all layers)  row 20, d_model 128  float32  0.04 MB
     """

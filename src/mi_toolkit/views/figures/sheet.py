@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import fontManager
 
 from mi_toolkit.files import written_whole
@@ -57,8 +57,11 @@ def new_axes(
 
 def sheet_of(ax: Axes) -> Figure:
     """The whole figure that axes stand in."""
-    figure = ax.get_figure(root=True)
-    if figure is None:
+    # Not get_figure(root=True), which matplotlib has from 3.10 on.
+    figure: Any = ax.figure
+    while isinstance(figure, SubFigure):
+        figure = figure.figure
+    if not isinstance(figure, Figure):
         raise ValueError("These axes have been removed from their figure.")
     return figure
 
