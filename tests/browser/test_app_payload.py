@@ -35,3 +35,17 @@ def test_an_analysis_of_gpt2_sends_less_than_a_megabyte(
         visit.page.wait_for_timeout(10_000)
         assert 10_000 < sum(sizes) < 1_000_000
         visit.clean()
+
+
+def test_nor_does_the_longest_prompt_that_the_page_takes(
+    browser: Browser, gpt2_server: AppServer
+) -> None:
+    seven_tokens = "Mary and John went to the store "
+    with visiting(browser, gpt2_server.address) as visit, visit.counting_bytes() as sizes:
+        visit.analyze((seven_tokens * 18).strip())
+        visit.page.locator("#tokens .chips").wait_for()
+        assert visit.page.locator("#tokens .chips span").count() == 127
+        visit.page.locator("#beam-texts li").first.wait_for()
+        visit.page.wait_for_timeout(3_000)
+        assert 10_000 < sum(sizes) < 1_000_000
+        visit.clean()
