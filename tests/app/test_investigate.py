@@ -204,6 +204,15 @@ def test_every_head_can_be_chosen_and_those_of_a_label_at_once() -> None:
     assert "duplicate_token" not in buttons
 
 
+def test_a_prompt_too_short_for_labels_has_a_head_to_begin_with() -> None:
+    report = analysed("The capital of France is").report
+    assert not any(report.heads(name) for name in ablate.FAVOURITES)
+    strongest = next(
+        report.strongest(name) for name in ablate.FAVOURITES if report.applicable[name]
+    )
+    assert ablate.suggested(report) == [str(strongest)]
+
+
 def test_tokens_are_chosen_by_id_where_they_look_alike() -> None:
     found = analysed().pipeline.output.predictions
     twice = (found[0], replace(found[1], text=found[0].text))

@@ -128,11 +128,12 @@ def head_choices(report: HeadReport) -> list[tuple[str, str]]:
 
 
 def suggested(report: HeadReport) -> list[str]:
-    """A head worth beginning with; none where the prompt shows nothing of the kind."""
+    """A head worth beginning with: one with a label, else the one nearest to one of them."""
     for label in FAVOURITES:
         if label in report.label_names and (heads := report.heads(label)):
             return [str(heads[0])]
-    return []
+    measured = [name for name in FAVOURITES if report.applicable.get(name)]
+    return [str(report.strongest(measured[0]))] if measured else []
 
 
 def with_label(report: HeadReport, chosen: Sequence[str], label: str) -> list[str]:
