@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from mi_toolkit.sensitivity.prompt_effect import PerturbationEffect
 
 METRICS = {
-    "grad_x_weight": "|gradient × weight|: the change in loss that its removal should make",
-    "signed_grad_x_weight": "−gradient × weight: above 0, its removal should hurt",
-    "grad_squared": "gradient²: how steep the loss is",
-    "weight_integrated_gradients": "gradients on the way from 0 to the weight, 16 steps",
-    "wanda": "|weight| × size of what it is multiplied with",
-    "magnitude": "|weight|: no text needed",
-    "random": "random, to compare with",
+    "grad_x_weight": "|gradient × weight|",
+    "signed_grad_x_weight": "−gradient × weight",
+    "grad_squared": "gradient²",
+    "weight_integrated_gradients": "gradients on the way from 0 to the weight",
+    "wanda": "|weight| × size of its input",
+    "magnitude": "|weight|, no text needed",
+    "random": "to compare with",
 }
 """The scorers that the page offers, those that a few passes are enough for, in plain words."""
 

@@ -36,10 +36,11 @@ Shown = tuple[Weights | None, str, str, str, str]
 def weights_section(desk: Desk, analysis: gr.State, analysed: Any) -> None:
     """Metric and number, the table, the effect of zeroing one, and the maps."""
     kept = gr.State(None, time_to_live=3600)
-    with gr.Accordion("Critical weights", elem_id="weights"):
+    gr.Markdown("## Critical weights\nWhich single numbers does the model hang on?")
+    with gr.Accordion("Score weights, and zero them", elem_id="weights"):
         help_text(
-            "Which single numbers does the model hang on? Each weight of attention and {MLPs|MLP} "
-            "gets a {score|score of a weight}. A score predicts; zeroing the weight tests it."
+            "Each weight of attention and {MLPs|MLP} gets a {score|score of a weight}. A score "
+            "predicts; zeroing the weight tests it."
         )
         with gr.Row(equal_height=True):
             metric = gr.Dropdown(
