@@ -63,6 +63,8 @@ def test_the_code_gives_the_same_table_and_the_same_effect(zeroed: Weights) -> N
     assert names["effect"].weights == zeroed.effect.weights
     assert names["effect"].kl == pytest.approx(zeroed.effect.kl, rel=1e-4)
     assert names["effect"].texts == zeroed.effect.texts
+    # One beam and two write the same here, so the texts alone would not tell.
+    assert "max_new_tokens=4,\n    num_beams=2," in weights_code(zeroed)
 
 
 def test_the_code_of_bundled_passages_gives_the_same_table(desk: Desk, found: Analysis) -> None:
