@@ -13,7 +13,7 @@ import pytest
 
 from mi_toolkit.app.analysis import Analysis, analyse
 from mi_toolkit.app.investigate import ablate, attribute, compare
-from mi_toolkit.app.investigate.compare_panel import second_model
+from mi_toolkit.app.investigate.compare_panel import another, second_model
 from mi_toolkit.app.investigate.experiment import is_of, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
@@ -262,3 +262,9 @@ def test_an_answer_is_kept_only_for_the_analysis_it_began_with() -> None:
     assert is_of(done.analysis, done)
     assert not is_of(replace(done.analysis), done)
     assert not is_of(None, None)
+
+
+def test_the_second_model_is_never_the_first_one_by_itself() -> None:
+    assert another(Settings(), "toy-gpt2", "toy-qwen2") == "toy-qwen2"
+    assert another(Settings(), "toy-qwen2", "toy-qwen2") == "toy-gpt2"
+    assert another(Settings(allow_models=("toy-opt",)), "toy-opt", "toy-opt") == "toy-opt"

@@ -113,6 +113,11 @@ class Visit:
         yield received
         session.detach()
 
+    def unfold(self, panel: str) -> None:
+        """Open a panel, unless it is open."""
+        if not self.page.locator(f"#{panel}-run").is_visible():
+            self.page.click(f"#{panel} > button")
+
     def toast(self) -> str:
         """What the newest message says, once there is one."""
         return self.page.locator(".toast-body").last.inner_text(timeout=60_000)

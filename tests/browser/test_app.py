@@ -13,11 +13,21 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.mark.parametrize("model", TOYS)
-def test_analyze_shows_every_bundled_model(open_app: OpenApp, model: str) -> None:
+def test_the_whole_path_on_every_bundled_model(open_app: OpenApp, model: str) -> None:
     visit = open_app()
-    visit.analyze("Mary and John went to the store", model=model)
-    assert model in visit.page.inner_text("#facts")
-    assert "Mary" in visit.page.locator("#tokens .chips").inner_text()
+    page = visit.page
+    visit.analyze("Mary went to the store. Mary went to the", model=model)
+    assert model in page.inner_text("#facts")
+    assert "Mary" in page.locator("#tokens .chips").inner_text()
+    page.locator("#head-map [data-pick=L2H0]").click()
+    page.locator("#head table").first.wait_for()
+    page.locator("#beam-texts .mi *").first.wait_for(timeout=60_000)
+    for panel in ("ablate", "attribute", "compare"):
+        visit.unfold(panel)
+        page.click(f"#{panel}-run:enabled")
+        page.locator(f"#{panel}-shown table").first.wait_for(timeout=60_000)
+    page.click("#weights-score")
+    page.locator("#weights-top table").first.wait_for(timeout=120_000)
     visit.clean()
 
 

@@ -21,14 +21,9 @@ EMPTY = re.compile("run it again|Choose a token")
 pytestmark = pytest.mark.browser
 
 
-def unfolded(visit: Visit, panel: str) -> None:
-    if not visit.page.locator(f"#{panel}-run").is_visible():
-        visit.page.click(f"#{panel} > button")
-
-
 def run(visit: Visit, panel: str, shows: str) -> str:
     """Run an experiment and give the text of what it shows; `shows` is a selector within."""
-    unfolded(visit, panel)
+    visit.unfold(panel)
     visit.page.click(f"#{panel}-run:enabled")
     visit.page.wait_for_selector(f"#{panel}-shown {shows}", timeout=60_000)
     return visit.page.inner_text(f"#{panel}-shown .mi")
@@ -80,7 +75,7 @@ def test_without_its_induction_head_a_model_loses_the_next_token(open_app: OpenA
 def test_who_ablates_is_not_seen_in_another_session(open_app: OpenApp) -> None:
     reader, ablating = open_app(), open_app()
     joined: list[str] = []
-    unfolded(reader, "attribute")
+    reader.unfold("attribute")
 
     def read() -> tuple[str, ...]:
         reader.page.fill("#prompt textarea", REPEATING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import suppress
 from typing import Any
@@ -47,8 +48,14 @@ class Dashboard(gr.Blocks):
             "enable_monitoring": False,
             "max_file_size": "1kb",  # nothing is uploaded
         }
+        # Gradio asks its own server for the page before it goes on, and gives up after three
+        # seconds: nothing else may keep Python busy until then.
+        blocks = not (options.pop("prevent_thread_lock", False) or _is_interactive())
+        served = super().launch(*arguments, **{**ours, **options, "prevent_thread_lock": True})
         threading.Thread(target=self._warm_up, daemon=True).start()
-        return super().launch(*arguments, **{**ours, **options})
+        if blocks:
+            self.block_thread()
+        return served
 
     def _warm_up(self) -> None:
         """Import what the first visitor would wait for, by loading a small model that is here."""
@@ -56,6 +63,10 @@ class Dashboard(gr.Blocks):
         for name in bundled[:1]:
             with suppress(MIToolkitError), self.desk.shelf.lent(name):
                 pass
+
+
+def _is_interactive() -> bool:
+    return bool(getattr(sys, "ps1", sys.flags.interactive))
 
 
 def build(settings: Settings | None = None) -> Dashboard:

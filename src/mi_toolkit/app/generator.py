@@ -19,8 +19,8 @@ from mi_toolkit.shown import html_table, human_count
 EXAMPLES = (
     "When Mary and John went to the store, John gave a drink to",
     "The capital of France is",
-    "one two three four one two three four one two",
-    "The quick brown fox jumps over the lazy dog. The quick brown fox",
+    "The cat sat on the mat. The dog ran to the park. The cat sat on the mat. The dog",
+    "Monday, Tuesday, Wednesday,",
 )
 
 DEFAULT_MODEL = "toy-gpt2"
@@ -115,7 +115,10 @@ def generator_section(desk: Desk) -> tuple[gr.State, Any, gr.Textbox]:
 
 
 def facts_html(found: Analysis, seconds: float) -> str:
-    """What the model is, and how long the analysis took."""
+    """What the model is, and how long the analysis took.
+
+    It differs from run to run, so that the page shows, and a screen reader says, every one.
+    """
     facts = found.facts
     told = [
         ("family", facts.family),
@@ -133,7 +136,8 @@ def facts_html(found: Analysis, seconds: float) -> str:
     )
     table = html_table([], facts.text_table().rows)
     return (
-        f'<p role="status"><b>{html.escape(facts.name)}</b> analyzed in {seconds:.1f} s.</p>'
+        f'<p role="status" data-run="{time.time_ns()}"><b>{html.escape(facts.name)}</b> '
+        f"analyzed in {seconds:.1f} s.</p>"
         f'<div class="chips">{chips}</div><details><summary>All that the model is</summary>'
         f"{table}</details>"
     )

@@ -81,8 +81,21 @@ def compare_panel(desk: Desk, analysis: gr.State, analysed: Any) -> None:
         concurrency_limit=8,
         concurrency_id="models",
     )
-    analysed.success(lambda: gr.update(interactive=True), outputs=button, api_visibility="private")
+    analysed.success(
+        lambda found, typed: (another(settings, found.model, typed), gr.update(interactive=True)),
+        inputs=[analysis, second],
+        outputs=[second, button],
+        api_visibility="private",
+    )
     keep_fresh(analysis, analysed, ran, answer, [shown, code], INVITATION)
+
+
+def another(settings: Settings, first: str, chosen: str) -> str:
+    """The model that was chosen as second, unless it is the first: then one that is here."""
+    if chosen != first:
+        return chosen
+    others = [name for name in (*settings.here(), *settings.offered) if name != first]
+    return others[0] if others else chosen
 
 
 def second_model(settings: Settings, first: str, typed: str) -> str:
