@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from check_links import broken_links, is_well_formed, malformed_links
+from draw_app import PAPERS, SHOTS
 from mi_toolkit.models.specs import MODELS
 from pages.families import FACTS, facts, filled, relatives
 from pages.notebooks import notebook_files
@@ -142,7 +143,11 @@ def test_every_page_is_in_the_navigation_and_every_figure_comes_from_code() -> N
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert not [page for page in pages if f" {page}\n" not in configured]
     drawn = [path for path in DOCS.rglob("*.png") if "atlas" not in path.parts]
-    assert [path.relative_to(DOCS).as_posix() for path in drawn] == ["pictures/readme.png"]
+    of_the_page = {f"pictures/app/{name}-{paper}.png" for name in SHOTS for paper in PAPERS}
+    assert {path.relative_to(DOCS).as_posix() for path in drawn} == {
+        "pictures/readme.png",
+        *of_the_page,
+    }
 
 
 def test_every_command_line_of_the_readme_is_understood() -> None:

@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT)]
 from tests.browser.app_server import Visit, serving, visiting  # noqa: E402 the path comes first
 from tests.browser.chromium import chromium_path, launch  # noqa: E402
 
+PAPERS = ("light", "dark")
 PICTURES = ROOT / "docs/pictures/app"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 COLOURS = 192
@@ -35,12 +36,12 @@ def main() -> None:
         serving(Path(folder), "--allow-models", "toy-gpt2", "toy-qwen2") as server,
     ):
         browser = launch(playwright, chromium_path() or "chromium")
-        for dark in (False, True):
-            with visiting(browser, server.address, dark=dark) as visit:
+        for paper in PAPERS:
+            with visiting(browser, server.address, dark=paper == "dark") as visit:
                 visit.analyze(PROMPT)
                 visit.page.locator("#beam-texts .mi *").first.wait_for()
                 for name, prepare in SHOTS.items():
-                    keep(visit, prepare(visit), f"{name}-{'dark' if dark else 'light'}.png")
+                    keep(visit, prepare(visit), f"{name}-{paper}.png")
         browser.close()
 
 
