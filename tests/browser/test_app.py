@@ -17,11 +17,19 @@ def test_the_whole_path_on_every_bundled_model(open_app: OpenApp, model: str) ->
     visit = open_app()
     page = visit.page
     visit.analyze("Mary went to the store. Mary went to the", model=model)
+    page.wait_for_selector("#beam-texts .beams", timeout=60_000)
     assert model in page.inner_text("#facts")
     assert "Mary" in page.locator("#tokens .chips").inner_text()
-    page.locator("#head-map [data-pick=L2H0]").click()
-    page.locator("#head table").first.wait_for()
-    page.locator("#beam-texts .mi *").first.wait_for(timeout=60_000)
+    for folded in ("embedding", "mlp"):
+        page.click(f"#{folded} > button")
+    assert page.locator("#embedding td", has_text="Mary").count() >= 1
+    assert page.locator("#mlp tr").count() == 5
+    assert page.locator("#head-map button").count() == 16
+    page.click('#head-map [data-pick="L2H0"]')
+    page.locator("#head h3", has_text="L2H0").wait_for()
+    assert page.locator("#predictions .grid tr").count() == 6
+    assert page.locator("#beam-texts li").count() == 3
+    assert page.locator("#beam-tree svg").count() == 1
     for panel in ("ablate", "attribute", "compare"):
         visit.unfold(panel)
         page.click(f"#{panel}-run:enabled")

@@ -6,7 +6,6 @@ import pytest
 
 from tests.browser.app_server import Visit
 from tests.browser.conftest import OpenApp
-from tests.models_here import TOYS
 
 REPEATS = "one two three four one two three four one two"
 HOSTILE = "</script><img src=x onerror=alert(1)> {{this}} ${alert(2)}"
@@ -21,25 +20,6 @@ def analyzed(visit: Visit, prompt: str | None = None, *, model: str | None = Non
     visit.analyze(prompt, model=model)
     visit.page.wait_for_selector("#head-map .heads:not([data-old])")
     visit.page.wait_for_selector("#beam-texts .beams:not([data-old])")
-
-
-@pytest.mark.parametrize("model", TOYS)
-def test_every_stage_has_figures_of_every_bundled_model(open_app: OpenApp, model: str) -> None:
-    visit = open_app()
-    page = visit.page
-    analyzed(visit, "Mary and John went to the store", model=model)
-    for folded in ("embedding", "mlp"):
-        page.click(f"#{folded} > button")
-    assert page.locator("#embedding td", has_text="Mary").count() >= 1
-    assert page.locator("#mlp tr").count() == 5
-    assert page.locator("#head-map button").count() == 16
-    assert page.locator("#head table.pattern").count() == 1
-    assert page.locator("#predictions .bars").count() == 1
-    assert page.locator("#predictions .grid tr").count() == 6
-    assert page.locator("#beam-texts li").count() == 3
-    assert page.locator("#beam-tree svg").count() == 1
-    assert page.locator("#beam-alternatives .grid").count() == 1
-    visit.clean()
 
 
 def test_a_head_is_chosen_by_keyboard_and_keeps_the_focus(open_app: OpenApp) -> None:
