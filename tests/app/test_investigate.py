@@ -235,6 +235,8 @@ def test_no_heads_and_texts_that_are_too_long_are_told() -> None:
     short = Settings(most_prompt_tokens=5)
     with pytest.raises(PromptError, match="this page takes 5"):
         ablated(found, how="resample", reference=REPEATING, settings=short)
+    with pytest.raises(PromptError, match="has 101 letters; this page takes 100"):
+        ablated(found, how="resample", reference="x" * 101, settings=short)
     models = {name: loaded(name) for name in ("toy-qwen2", "toy-gpt2")}
     with pytest.raises(PromptError, match="this page takes 5"):
         compare.run_comparison(models, found, "toy-qwen2", settings=short)

@@ -87,6 +87,7 @@ def run_ablation(
         raise PromptError("Choose one head or more: from the list, or by a label.")
     other = reference if how == "resample" and reference.strip() else None
     if other is not None:
+        settings.check_text(other)
         settings.check_prompt(int(tokenise(model, other).lengths[0]))
     room = int(model.cfg.n_ctx) - len(found.pipeline.tokens.ids)
     new_tokens = min(found.max_new_tokens, room) if how in WRITING else 0

@@ -82,7 +82,7 @@ def ablate_panel(desk: Desk, analysis: gr.State, analysed: Any) -> None:
             label="Another text",
             info="At least as long as the prompt.",
             lines=2,
-            max_length=desk.settings.most_prompt_tokens * 20,
+            max_length=desk.settings.most_letters,
             visible=False,
             elem_id="ablate-reference",
         )
