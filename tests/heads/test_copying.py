@@ -11,7 +11,8 @@ import torch
 from mi_toolkit.errors import ReportError
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueries, copy_queries
+from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
+from mi_toolkit.heads.copying import CopyingMeasurement
 from mi_toolkit.heads.copying_scores import CopyingScores, copying_scores, eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import effective_unembedding, output_weights
 from mi_toolkit.heads.head import Head
@@ -27,9 +28,9 @@ from tests.tiny_models import tiny_model, tiny_tokenizer
 scored = cache(lambda name: copying_scores(loaded(name)))
 
 
-def queries_of(batch: TokenBatch) -> dict[int | None, list[CopyQueries]]:
+def queries_of(batch: TokenBatch) -> dict[int | None, CopyQueriesOfPlan]:
     plan = make_plan(batch, chosen(["induction"]), None, "prompt")
-    return {None: [copy_queries(batch.sequence(i), *plan.pairs(0, i)) for i in range(len(batch))]}
+    return {None: CopyQueriesOfPlan(plan, 0)}
 
 
 def test_what_there_is_to_copy_is_what_followed_earlier_copies() -> None:

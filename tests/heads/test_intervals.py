@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from mi_toolkit.heads import intervals
 from mi_toolkit.heads.intervals import (
-    FEW_COLUMNS,
     RESAMPLES,
     block_length,
     interval,
@@ -29,10 +30,16 @@ def test_every_resample_draws_as_many_units_as_there_are(n: int, block: int) -> 
     assert (counts >= -1e-6).all()
 
 
-def test_few_columns_are_drawn_as_many_are() -> None:
-    units = torch.rand(50, FEW_COLUMNS + 1, generator=torch.Generator().manual_seed(0))
-    many = resampled_sums(units, block=4, seed=3)
-    assert torch.allclose(resampled_sums(units[:, :2], block=4, seed=3), many[:, :2], atol=1e-4)
+@pytest.mark.parametrize(("n", "block"), [(50, 4), (64, 1), (130, 1), (200, 3), (9, 9)])
+def test_the_sums_are_those_of_the_units_drawn_one_by_one(n: int, block: int) -> None:
+    units = torch.rand(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    n_drawn = math.ceil(n / block)
+    uniform = torch.cat([intervals._uniform(part, 3) for part in range(n_drawn // 64 + 1)], dim=1)
+    expected = []
+    for starts in (uniform[:, :n_drawn] * n).long().clamp_max(n - 1).tolist():
+        drawn = [(start + step) % n for start in starts for step in range(block)]
+        expected.append(units[drawn[:n]].sum(dim=0))
+    assert torch.allclose(resampled_sums(units, block=block, seed=3), torch.stack(expected))
 
 
 def test_quantiles_leave_out_what_is_not_a_number() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -165,3 +166,30 @@ def test_batches_shrink_with_the_room_that_there_is() -> None:
     assert sizes == sorted(sizes)
     assert sizes[0] == 1
     assert sizes[0] < sizes[-1]
+
+
+def bytes_held() -> int:
+    """Of all tensors that are alive."""
+    gc.collect()
+    # By class: objects that proxy attributes are not asked for theirs.
+    storages = [each.untyped_storage() for each in gc.get_objects() if type(each) is torch.Tensor]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_a_long_sweep_holds_the_sums_of_its_prompts_and_nothing_else_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, held = loaded("toy-gpt2"), []
+    measure = stimulus_run.StimulusRun.measure
+
+    def weighing(run: stimulus_run.StimulusRun, batch: Batch) -> None:
+        measure(run, batch)
+        held.append(bytes_held())
+
+    monkeypatch.setattr(stimulus_run.StimulusRun, "measure", weighing)
+    ids = torch.randint(20, 900, (256, 12), generator=torch.Generator().manual_seed(0))
+    classify_heads(model, ids.repeat(1, 2)[:96], batch_size=32)
+    few, held = max(held), []
+    classify_heads(model, ids.repeat(1, 2), batch_size=32)
+    # Ids, target keys of the last prompts and sums; the outputs to copy alone would be 24 KB.
+    assert (max(held) - few) / 160 < 16_000

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_toolkit.heads.copy_queries import KEPT_SEQUENCES, CopyQueries
 from mi_toolkit.heads.direct_effect import (
     EffectiveUnembedding,
     direct_effect,
@@ -29,47 +30,11 @@ from mi_toolkit.heads.direct_effect import (
 from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
 from mi_toolkit.hooked_model import HookedModel
 
-KEPT_BYTES = 64 * 2**20
+KEPT_BYTES = 32 * 2**20
 """Head outputs that are kept before they are made into effects.
 
 Most prompts need less, and the unembedding's covariance, which costs as much as a short forward
 pass, is then only computed where some head matches a prefix."""
-
-TARGETS_AT_ONCE = 8192
-"""Target keys whose directions are held together; long texts have millions."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CopyQueries:
-    """The queries of one sequence that have something to copy, and what."""
-
-    positions: Int[Tensor, " query"]
-    """Where they are."""
-
-    ids: Int[Tensor, " target"]
-    """The ids to copy, query after query."""
-
-    owner: Int[Tensor, " target"]
-    """Which query each of them belongs to."""
-
-    def directions(self, unembedding: EffectiveUnembedding) -> Float[Tensor, "query d_model"]:
-        """Per query: the mean direction of the ids to copy."""
-        n_queries = len(self.positions)
-        total = unembedding.covariance.new_zeros(n_queries, len(unembedding.covariance))
-        for ids, owner in zip(
-            self.ids.split(TARGETS_AT_ONCE), self.owner.split(TARGETS_AT_ONCE), strict=True
-        ):
-            total.index_add_(0, owner.to(total.device), unembedding.directions(ids))
-        counts = self.owner.bincount(minlength=n_queries).to(total)
-        return total / counts[:, None]
-
-
-def copy_queries(
-    ids: Int[Tensor, " position"], query: Int[Tensor, " target"], key: Int[Tensor, " target"]
-) -> CopyQueries:
-    """The queries and what each would copy, from the target keys of a sequence."""
-    positions, owner = query.unique(return_inverse=True)
-    return CopyQueries(positions=positions, ids=ids[key], owner=owner)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,10 +64,12 @@ class CopyingMeasurement:
         """Expect the layers of `windows`, and for each window the queries of each sequence."""
         self.model, self.windows, self._queries = model, windows, queries
         self._kept: dict[tuple[int, int], Tensor] = {}
-        self._effects: dict[tuple[int, int], Tensor] = {}
         self._bytes = 0
-        self._taking_part = {
-            window: sum(len(each.positions) > 0 for each in own) for window, own in queries.items()
+        self._rows = {window: EffectRows.of(own) for window, own in queries.items()}
+        n_heads = int(model.cfg.n_heads)
+        self._effects = {
+            layer: torch.zeros(self._rows[window].total, n_heads)
+            for layer, window in windows.items()
         }
 
     def add(
@@ -118,24 +85,25 @@ class CopyingMeasurement:
                 kept = outputs[positions.to(outputs.device)].to("cpu", torch.float32)
                 self._kept[layer, sequence] = kept
                 self._bytes += kept.nbytes
-        if self._bytes > KEPT_BYTES:
+        many = len(self._kept) >= KEPT_SEQUENCES * len(self.windows)
+        if many or self._bytes > KEPT_BYTES:
             self.reduce()
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What was added so far, by name."""
         named = {f"kept.{layer}.{sequence}": z for (layer, sequence), z in self._kept.items()}
-        return named | {
-            f"effect.{layer}.{sequence}": effect
-            for (layer, sequence), effect in self._effects.items()
-        }
+        return named | {f"effect.{layer}": effects for layer, effects in self._effects.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` once were."""
-        held = {"kept": self._kept, "effect": self._effects}
         for name, tensor in tensors.items():
-            kind, layer, sequence = name.split(".")
-            held[kind][int(layer), int(sequence)] = tensor
+            kind, *places = name.split(".")
+            if kind == "kept":
+                layer, sequence = map(int, places)
+                self._kept[layer, sequence] = tensor
+            else:
+                self._effects[int(places[0])].copy_(tensor)
         self._bytes = sum(z.nbytes for z in self._kept.values())
 
     def reduce(self) -> None:
@@ -156,9 +124,11 @@ class CopyingMeasurement:
                 directions[window, sequence],
                 unembedding.covariance,
             ).cpu()
-            if self._taking_part[window] >= MIN_SEQUENCES:
+            rows = self._rows[window]
+            if rows.by_sequence:
                 effect = effect.mean(dim=0, keepdim=True)  # all that its interval asks for
-            self._effects[layer, sequence] = effect
+            start = rows.first[sequence]
+            self._effects[layer][start : start + len(effect)] = effect
         self._kept.clear()
         self._bytes = 0
 
@@ -181,43 +151,77 @@ class CopyingMeasurement:
                 effect=effect, ci_low=low, ci_high=high, n_queries=0, n_sequences=0
             )
         self.reduce()
-        n_queries = n_sequences = 0
-        for window, queries in self._queries.items():
+        taking_part = [rows for rows in self._rows.values() if rows.total]
+        for window, rows in self._rows.items():
             layers = [layer for layer, own in self.windows.items() if own == window]
-            taking_part = [i for i, each in enumerate(queries) if len(each.positions)]
-            if not taking_part:
+            if not rows.total:
                 continue
-            units = [
-                torch.stack([self._effects[layer, sequence] for layer in layers], dim=1)
-                for sequence in taking_part
-            ]
-            n_queries = max(n_queries, sum(len(queries[i].positions) for i in taking_part))
-            n_sequences = max(n_sequences, len(units))
-            effect[layers] = torch.stack([unit.mean(dim=0) for unit in units]).mean(dim=0)
-            low[layers], high[layers] = _interval(units, seed)
+            units = torch.stack([self._effects[layer] for layer in layers], dim=1)
+            weighted = rows.weight[:, None, None] * units
+            effect[layers] = weighted.sum(dim=0) / rows.weight.sum()
+            low[layers], high[layers] = _interval(weighted, rows, seed)
         for figure in (effect, low, high):
             figure[~asked] = torch.nan
         return CopyingFigures(
-            effect=effect, ci_low=low, ci_high=high, n_queries=n_queries, n_sequences=n_sequences
+            effect=effect,
+            ci_low=low,
+            ci_high=high,
+            n_queries=max((rows.n_queries for rows in taking_part), default=0),
+            n_sequences=max((rows.n_sequences for rows in taking_part), default=0),
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectRows:
+    """Where the effects of each sequence lie in a layer's table: the units of the bootstrap."""
+
+    by_sequence: bool
+    """Whether a sequence that takes part has one row, the mean of its queries; else one each."""
+
+    first: Sequence[int]
+    """Per sequence: its first row."""
+
+    weight: Float[Tensor, " row"]
+    """One for each sequence that takes part, in equal parts on its rows."""
+
+    n_queries: int
+    n_sequences: int
+
+    @classmethod
+    def of(cls, queries: Sequence[CopyQueries]) -> EffectRows:
+        """The rows of sequences with these queries."""
+        count = torch.tensor([len(each.positions) for each in queries])
+        n_sequences = int((count > 0).sum())
+        by_sequence = n_sequences >= MIN_SEQUENCES
+        rows = count.clamp_max(1) if by_sequence else count
+        return cls(
+            by_sequence=by_sequence,
+            first=(rows.cumsum(dim=0) - rows).tolist(),
+            weight=(1 / rows).repeat_interleave(rows),
+            n_queries=int(count.sum()),
+            n_sequences=n_sequences,
+        )
+
+    @property
+    def total(self) -> int:
+        """Rows of all sequences."""
+        return len(self.weight)
+
+
 def _interval(
-    effects: Sequence[Float[Tensor, "_ layer head"]], seed: int
+    weighted: Float[Tensor, "row layer head"], rows: EffectRows, seed: int
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
     """Over sequences, or over blocks of pooled queries where there are few sequences."""
-    if len(effects) >= MIN_SEQUENCES:
-        values, block = torch.stack([each.mean(dim=0) for each in effects]), 1
-        weight = torch.ones(len(values))
-    else:
-        values = torch.cat(list(effects))
-        block = block_length(len(values))
-        weight = torch.cat([torch.full((len(each),), 1 / len(each)) for each in effects])
-    n_layers, n_heads = values.shape[1:]
-    if len(values) < MIN_QUERIES:
+    n_layers, n_heads = weighted.shape[1:]
+    if rows.total < MIN_QUERIES:
         low = torch.full((n_layers, n_heads), torch.nan)
         return low, low
-    weight = weight[:, None].expand(-1, n_layers * n_heads)
-    ends = interval(values.flatten(start_dim=1) * weight, weight, None, block=block, seed=seed)
+    ends = interval(
+        weighted.flatten(start_dim=1),
+        rows.weight[:, None],
+        None,
+        block=1 if rows.by_sequence else block_length(rows.total),
+        seed=seed,
+    )
     low, high = (end.view(n_layers, n_heads) for end in ends)
     return low, high

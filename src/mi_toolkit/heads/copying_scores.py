@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.heads.behaviours import chosen
-from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueries, copy_queries
+from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
+from mi_toolkit.heads.copying import CopyingMeasurement
 from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
@@ -179,9 +180,9 @@ def copying_scores(
     )
 
 
-def _induction_queries(batch: TokenBatch, window: int | None) -> list[CopyQueries]:
+def _induction_queries(batch: TokenBatch, window: int | None) -> CopyQueriesOfPlan:
     plan = make_plan(batch, pattern_behaviours(chosen(["induction"])), window, STIMULUS)
-    return [copy_queries(ids, *plan.pairs(0, index)) for index, ids in enumerate(batch.ids)]
+    return CopyQueriesOfPlan(plan, 0)
 
 
 def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "layer head"]:

@@ -127,15 +127,11 @@ class Measurement:
     def unit_sums(self, index: int) -> UnitSums:
         """What the units add to the figure of the behaviour with that place in the plan."""
         eligibility = self.plan.eligibility[index]
-        queries = eligibility.queries[eligibility.queries.any(dim=-1)]
-        share = queries / queries.sum(dim=-1, keepdim=True)
-        null = None
-        if eligibility.null is not None:
-            null = eligibility.null[eligibility.queries.any(dim=-1)] * share
+        takes_part = eligibility.queries.any(dim=-1)
+        queries, share = eligibility.queries[takes_part], eligibility.share[takes_part]
         numerator, denominator = self._sums[index]
         varies = isinstance(self.plan.behaviours[index], DistributionBehaviour)
         if eligibility.by_sequence:
-            null = None if null is None else null.sum(dim=-1)
             denominator = denominator if varies else share.sum(dim=-1)[:, None, None]
         else:
             by_query = "sequence layer head query -> sequence query layer head"
@@ -145,10 +141,9 @@ class Measurement:
                 if varies
                 else share[queries][:, None, None]
             )
-            null = None if null is None else null[queries]
         return UnitSums(
             numerator=numerator,
             denominator=denominator,
-            null=null,
+            null=eligibility.null,
             n_queries=self._n_queries[index],
         )

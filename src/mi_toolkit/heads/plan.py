@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,8 +14,8 @@ from mi_toolkit.heads.intervals import MIN_SEQUENCES
 from mi_toolkit.heads.targets import Targets, visible_keys
 from mi_toolkit.prompts.tokens import TokenBatch
 
-KEPT_TOKENS = 2**16
-"""Tokens whose target keys are kept; those of further sequences are found when they are needed."""
+KEPT_TOKENS = 2**13
+"""Tokens whose target keys are held, for every layer asks for those of a batch in turn."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,11 +25,11 @@ class Eligibility:
     queries: Bool[Tensor, "sequence query"]
     """Eligible queries."""
 
-    null: Float[Tensor, "sequence query"] | None
-    """Chance, `|M(q)| / |K(q)|`; None for a distribution behaviour."""
-
     n_sequences: int
     """Sequences that take part."""
+
+    null: Float[Tensor, " unit"] | None = None
+    """What each unit, a sequence or a query, adds to chance; None for a distribution behaviour."""
 
     @property
     def n_queries(self) -> int:
@@ -40,6 +40,11 @@ class Eligibility:
     def by_sequence(self) -> bool:
         """Whether there are enough sequences to bootstrap over them."""
         return self.n_sequences >= MIN_SEQUENCES
+
+    @property
+    def share(self) -> Float[Tensor, "sequence query"]:
+        """Of each sequence's eligible queries each one's part, 0 elsewhere."""
+        return self.queries / self.queries.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,7 +57,7 @@ class Plan:
     eligibility: tuple[Eligibility, ...]
     """One per behaviour."""
 
-    _kept: dict[int, Targets] = field(default_factory=dict)
+    _held: dict[int, Targets] = field(default_factory=dict)
 
     @property
     def masks(self) -> tuple[MaskBehaviour, ...]:
@@ -61,12 +66,11 @@ class Plan:
 
     def targets(self, sequence: int) -> Targets:
         """The target keys of the mask behaviours in one sequence."""
-        if sequence not in self._kept:
-            found = _targets(self.batch, sequence, self.masks, self.window)
-            if sequence * self.batch.ids.shape[1] >= KEPT_TOKENS:
-                return found
-            self._kept[sequence] = found
-        return self._kept[sequence]
+        if sequence not in self._held:
+            if sum(each.length for each in self._held.values()) >= KEPT_TOKENS:
+                self._held.clear()
+            self._held[sequence] = _targets(self.batch, sequence, self.masks, self.window)
+        return self._held[sequence]
 
     def pairs(
         self, behaviour: int, sequence: int
@@ -103,7 +107,7 @@ def make_plan(
         window=window,
         behaviours=tuple(behaviours),
         eligibility=tuple(eligibility),
-        _kept=plan._kept,
+        _held=plan._held,
     )
 
 
@@ -120,7 +124,11 @@ def _targets(
 
 
 def _mask_eligibility(queries: Tensor, null: Tensor) -> Eligibility:
-    return Eligibility(queries=queries, null=null, n_sequences=int(queries.any(dim=-1).sum()))
+    takes_part = queries.any(dim=-1)
+    found = Eligibility(queries=queries, n_sequences=int(takes_part.sum()))
+    chance = null * found.share
+    units = chance.sum(dim=-1)[takes_part] if found.by_sequence else chance[queries]
+    return replace(found, null=units)
 
 
 def _distribution_eligibility(
@@ -137,7 +145,7 @@ def _distribution_eligibility(
     sequences = queries.any(dim=-1)
     if behaviour.compares_sequences:
         sequences = sequences | sequences.roll(1)
-    return Eligibility(queries=queries, null=None, n_sequences=int(sequences.sum()))
+    return Eligibility(queries=queries, n_sequences=int(sequences.sum()))
 
 
 def _differs_from_next(batch: TokenBatch) -> Bool[Tensor, " sequence"]:

@@ -26,7 +26,7 @@ from mi_toolkit.hooked_model import weights_digest
 from mi_toolkit.provenance import installed_versions
 from mi_toolkit.record_file import load_record, save_record
 
-FORMAT = "mi_toolkit head sweep 1"
+FORMAT = "mi_toolkit head sweep 2"
 
 PAUSE = 20
 """How many times as long as saving takes is measured before the next save: 5% of the time."""

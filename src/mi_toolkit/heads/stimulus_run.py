@@ -18,7 +18,8 @@ from mi_toolkit.heads.batches import Batch, make_batches
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour
 from mi_toolkit.heads.block_figures import BlockReader
 from mi_toolkit.heads.blockwise import attend, blocks_of
-from mi_toolkit.heads.copying import CopyingMeasurement, copy_queries
+from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
+from mi_toolkit.heads.copying import CopyingMeasurement
 from mi_toolkit.heads.direct_effect import reads_one_norm
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import Plan, make_plan
@@ -82,14 +83,8 @@ class StimulusRun:
         for index, behaviour in enumerate(self.behaviours):
             if behaviour.facts.suppressing is None or not reads_one_norm(self.model):
                 continue
-            queries = {
-                window: [
-                    copy_queries(self.batch.sequence(sequence), *plan.pairs(index, sequence))
-                    for sequence in range(len(self.batch))
-                ]
-                for window, plan in plans.items()
-            }
-            if any(len(each.positions) for own in queries.values() for each in own):
+            queries = {window: CopyQueriesOfPlan(plan, index) for window, plan in plans.items()}
+            if any(plan.eligibility[index].n_sequences for plan in plans.values()):
                 found[behaviour.name] = CopyingMeasurement(self.model, windows, queries)
         return found
 

@@ -9,7 +9,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.heads.behaviours import MaskBehaviour
-from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
+from mi_toolkit.heads.intervals import (
+    MIN_QUERIES,
+    MIN_SEQUENCES,
+    RESAMPLES,
+    block_length,
+    middle,
+    resampled_ratios,
+)
 from mi_toolkit.heads.measure import Measurement, UnitSums
 from mi_toolkit.heads.scores import lift
 
@@ -86,35 +93,22 @@ def _kind(n_queries: int, by_sequence: bool, measured: Tensor) -> str:
 
 
 def _interval(units: UnitSums, by_sequence: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Intervals, over each head's own eligible units; heads that share these go together."""
-    numerator, denominator = units.numerator.flatten(1), units.denominator.flatten(1)
-    low = torch.full(numerator.shape[1:], torch.nan)
-    high = low.clone()
-    heads = units.numerator.shape[1:]
-    if len(numerator) == 0:
-        return low.view(heads), high.view(heads)
+    """Intervals, over each head's own eligible units; heads that have equally many go together."""
+    numerator, denominator = units.numerator.flatten(1).T, units.denominator.flatten(1).T
     eligible = denominator > 0
-    for column, group in _groups(eligible, numerator.shape[1]):
-        chosen = eligible[:, column]
-        n = int(chosen.sum())
+    n_units = eligible.sum(dim=-1)
+    values = torch.full((len(numerator), RESAMPLES), torch.nan)
+    for n in n_units.unique().tolist():
         if n < (MIN_PAIRS if by_sequence else MIN_QUERIES):
             continue
-        own = slice(None) if denominator.shape[1] == 1 else group
-        low[group], high[group] = interval(
-            numerator[chosen][:, group],
-            denominator[chosen][:, own],
-            None if units.null is None else units.null[chosen],
+        own = n_units == n
+        heads = own.expand(len(numerator))
+        values[heads] = resampled_ratios(
+            numerator[heads][eligible[own].expand(int(heads.sum()), -1)].view(-1, n).T,
+            denominator[own][eligible[own]].view(-1, n).T,
+            None if units.null is None else units.null[eligible[0]],
             block=1 if by_sequence else block_length(n),
             seed=seed,
-        )
-    return low.view(heads), high.view(heads)
-
-
-def _groups(eligible: Tensor, n_heads: int) -> list[tuple[int, Tensor]]:
-    """The heads that are measured on the same units, each group with one of its columns."""
-    if eligible.shape[1] == 1:
-        return [(0, torch.arange(n_heads))]
-    groups: dict[bytes, list[int]] = {}
-    for head, column in enumerate(eligible.T.contiguous().numpy()):
-        groups.setdefault(column.tobytes(), []).append(head)
-    return [(heads[0], torch.tensor(heads)) for heads in groups.values()]
+        ).T
+    low, high = middle(values.T)
+    return low.view(units.numerator.shape[1:]), high.view(units.numerator.shape[1:])

@@ -145,8 +145,8 @@ def _parallel(config: Any) -> bool:
 
 
 def _normalisation(hf_model: nn.Module) -> Normalisation:
-    classes = {type(module).__name__ for module in hf_model.modules()}
-    return "RMSNorm" if any("RMSNorm" in name for name in classes) else "LayerNorm"
+    rms = any("RMSNorm" in type(module).__name__ for module in hf_model.modules())
+    return "RMSNorm" if rms else "LayerNorm"
 
 
 def _positions(config: Any, weights: list[str]) -> dict[str, Any]:
