@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.predictions import Prediction
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit attribution 1"
 _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(ShownAsTable):
+class Attribution(SavedResult, ShownAsTable):
     """Scores of a prompt's tokens for one prediction, and how far they add up."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit attribution 1"
 
     method: str
     """The method, by its name in `METHODS`."""
@@ -114,38 +114,6 @@ class Attribution(ShownAsTable):
         return table_of(
             {"position": place, "id": token, "token": text, "score": score}
             for place, (token, text, score) in enumerate(rows)
-        )
-
-    def record(self) -> dict[str, Any]:
-        """What is not a tensor, as plain values that JSON can hold."""
-        kept = ("method", "objective", "value", "baseline", "baseline_value", "completeness_error")
-        return {
-            **{name: getattr(self, name) for name in (*kept, "tolerance", "steps")},
-            "target": [asdict(token) for token in self.target],
-            "tokens": list(self.tokens),
-            "provenance": asdict(self.provenance),
-        }
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        tensors = {"ids": self.ids, "scores": self.scores}
-        save_record(path, format=FORMAT, tensors=tensors, record=self.record())
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Attribution:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no attribution.
-        """
-        tensors, stored = load_record(path, format=FORMAT, kind="attribution")
-        return Attribution(
-            ids=tensors["ids"],
-            scores=tensors["scores"],
-            target=tuple(Prediction(**token) for token in stored.pop("target")),
-            tokens=tuple(stored.pop("tokens")),
-            provenance=Provenance(**stored.pop("provenance")),
-            **stored,
         )
 
     def text_table(self) -> TextTable:

@@ -164,13 +164,17 @@ def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_
 
 def _record(found: AblationEffect | AblationSweep) -> dict[str, object]:
     from mi_toolkit.interventions.effects import AblationSweep
-    from mi_toolkit.interventions.effects.files import effect_record, sweep_record
 
     if isinstance(found, AblationSweep):
         rows = found.to_pandas().drop(columns=["model", "how", "target"])
-        return {**sweep_record(found), "heads": rows.to_dict("records")}
-    changes = {name: values.tolist() for name, values in found.control_changes.items()}
-    return {**effect_record(found), "kl": found.kl.tolist(), "control_changes": changes}
+        return {**found.record(), "heads": rows.to_dict("records")}
+    controls = {name: values.tolist() for name, values in found.control_changes.items()}
+    return {
+        **found.record(),
+        "change": found.change,
+        "kl": found.kl.tolist(),
+        "control_changes": controls,
+    }
 
 
 def _effect_lines(effect: AblationEffect) -> list[str]:

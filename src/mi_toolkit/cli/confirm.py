@@ -156,9 +156,10 @@ def _remove(folder: Path) -> None:
 
 def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> None:
     if as_data:
-        from mi_toolkit.interventions.confirm.confirmation_file import record
-
-        print(as_json({**record(found), "written": [str(path) for path in written]}))
+        record = found.record()
+        for trial in record["trials"]:
+            del trial["random_sets"]  # a hundred a trial, for the file
+        print(as_json({**record, "written": [str(path) for path in written]}))
         return
     from mi_toolkit.interventions.confirm.confirmation import HEADER
 

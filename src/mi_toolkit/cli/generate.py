@@ -127,11 +127,10 @@ def _written(found: Generation, folder: Path | None, page: Path | None) -> list[
 
 def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
     if as_data:
-        from mi_toolkit.generation.generation_file import record
         from mi_toolkit.generation.rows import ROWS
 
         rows = {name: list(of(found)) for name, of in ROWS.items()}
-        print(as_json({**record(found), **rows, "written": [str(path) for path in written]}))
+        print(as_json({**found.record(), **rows, "written": [str(path) for path in written]}))
         return
     from mi_toolkit.generation.generation import HEADER
 

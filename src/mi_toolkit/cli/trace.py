@@ -107,11 +107,10 @@ def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[P
 
 def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
     if as_data:
-        from mi_toolkit.pipeline.pipeline_file import record
         from mi_toolkit.pipeline.rows import ROWS
 
         rows = {f"{stage}_rows": list(ROWS[stage](traced)) for stage in STAGES}
-        print(as_json({**record(traced), **rows, "written": [str(path) for path in written]}))
+        print(as_json({**traced.record(), **rows, "written": [str(path) for path in written]}))
         return
     room = width(elsewhere=FOR_READING)
     print(bold(f"Pipeline of {traced.title()}"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from mi_toolkit.errors import unknown_name
 from mi_toolkit.generation.beam_tree import BeamTree
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class GeneratedSequence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Generation(ShownAsTable):
+class Generation(SavedResult, ShownAsTable):
     """Continuations of one prompt, the best first."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit generation 2"
 
     prompt: str
     """The prompt's text; decoded, where ids were given."""
@@ -122,23 +124,6 @@ class Generation(ShownAsTable):
         if rows not in ROWS:
             raise unknown_name("kind of rows", rows, ROWS)
         return table_of(ROWS[rows](self))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.generation.generation_file import save_generation
-
-        save_generation(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Generation:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no generation.
-        """
-        from mi_toolkit.generation.generation_file import load_generation
-
-        return load_generation(path)
 
     def title(self) -> str:
         """What was done, in one line."""

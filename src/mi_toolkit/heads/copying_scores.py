@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from einops import einsum, repeat
@@ -26,20 +25,21 @@ from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit copying scores 1"
 BATCH = 8
 STIMULUS = "repeated_random"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CopyingScores(ShownAsTable):
+class CopyingScores(SavedResult, ShownAsTable):
     """How strongly each head copies what it would find behind an earlier copy of the token."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit copying scores 1"
 
     effect: Float[Tensor, "layer head"]
     """Mean direct effect on the logit of the token to copy, against the vocabulary's mean, in
@@ -82,32 +82,6 @@ class CopyingScores(ShownAsTable):
 
         return copying_table(self)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scores to one safetensors file."""
-        record = {
-            "n_sequences": self.n_sequences,
-            "n_queries": self.n_queries,
-            "provenance": asdict(self.provenance),
-        }
-        save_record(
-            path,
-            format=FORMAT,
-            tensors={name: getattr(self, name) for name in _TENSORS},
-            record=record,
-        )
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> CopyingScores:
-        """Read scores back.
-
-        Raises:
-            ReportError: no such file, or it holds no copying scores.
-        """
-        tensors, record = load_record(path, format=FORMAT, kind="copying scores")
-        provenance = Provenance(**record.pop("provenance"))
-        fields: dict[str, Any] = {**tensors, **record}
-        return CopyingScores(**fields, provenance=provenance)
-
     def text_table(self) -> TextTable:
         """The heads that copy most and those that suppress most."""
 
@@ -124,9 +98,6 @@ class CopyingScores(ShownAsTable):
                 ("suppressing", shown(self.heads(suppressing=True))),
             ],
         )
-
-
-_TENSORS = ("effect", "ci_low", "ci_high", "eigenvalue_ratio")
 
 
 def copying_scores(

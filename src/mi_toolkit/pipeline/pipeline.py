@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
@@ -17,6 +16,7 @@ from mi_toolkit.pipeline.stages import (
     TokenStage,
 )
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Pipeline(ShownAsTable):
+class Pipeline(SavedResult, ShownAsTable):
     """The five stages of one prompt's way through a model."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit pipeline 2"
 
     prompt: str
     """The prompt's text; decoded, where ids were given."""
@@ -77,23 +79,6 @@ class Pipeline(ShownAsTable):
         from mi_toolkit.tables import table_of
 
         return table_of(pattern_rows(self, Head.of(head)))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.pipeline.pipeline_file import save_pipeline
-
-        save_pipeline(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Pipeline:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no pipeline.
-        """
-        from mi_toolkit.pipeline.pipeline_file import load_pipeline
-
-        return load_pipeline(path)
 
     def title(self) -> str:
         """What was done, in one line."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.interventions.confirm.effect import Effect
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Confirmation(ShownAsTable):
+class Confirmation(SavedResult, ShownAsTable):
     """Labels put to the test of ablation."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit confirmation 2"
 
     trials: tuple[Trial, ...]
     """What was tested, label by label; of single heads the largest effect first."""
@@ -120,23 +122,6 @@ class Confirmation(ShownAsTable):
         from mi_toolkit.tables import confirmation_table
 
         return confirmation_table(self)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.interventions.confirm.confirmation_file import save_confirmation
-
-        save_confirmation(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Confirmation:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no confirmation.
-        """
-        from mi_toolkit.interventions.confirm.confirmation_file import load_confirmation
-
-        return load_confirmation(path)
 
     def title(self) -> str:
         """What was done, in one line."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -14,6 +13,7 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.interventions.ablation.component import Component
 from mi_toolkit.predictions import Prediction
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -57,8 +57,10 @@ class FreeText:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationEffect(ShownAsTable):
+class AblationEffect(SavedResult, ShownAsTable):
     """One prompt and one target token, with some components ablated and without."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit ablation effect 2"
 
     components: tuple[Component, ...]
     """What was ablated, together."""
@@ -153,23 +155,6 @@ class AblationEffect(ShownAsTable):
             for place, components in enumerate(sets)
         ]
         return table_of(rows)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.interventions.effects.files import save_effect
-
-        save_effect(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> AblationEffect:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no effect.
-        """
-        from mi_toolkit.interventions.effects.files import load_effect
-
-        return load_effect(path)
 
     def title(self) -> str:
         """What was done, in one line."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +22,7 @@ from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ HEADER = ("head", "log-probability", "logit", "rank then", "KL", "loss of the pr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationSweep(ShownAsTable):
+class AblationSweep(SavedResult, ShownAsTable):
     """What each head's ablation changes, head by head; a layer without attention is NaN.
 
     One head's figure stands among those of all others: they are its controls.
     """
+
+    FORMAT: ClassVar[str] = "mi_toolkit ablation sweep 2"
 
     log_prob: Float[Tensor, "layer head"]
     """Change of the target's log-probability, in nats; below 0 where the head helps it."""
@@ -109,23 +111,6 @@ class AblationSweep(ShownAsTable):
             }
             for head in heads
         )
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.interventions.effects.files import save_sweep
-
-        save_sweep(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> AblationSweep:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no sweep.
-        """
-        from mi_toolkit.interventions.effects.files import load_sweep
-
-        return load_sweep(path)
 
     def title(self) -> str:
         """What was done, in one line."""

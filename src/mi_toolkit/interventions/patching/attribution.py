@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,24 +15,23 @@ from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 from mi_toolkit.transformer_lens_door import attribution_scores
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit attribution patching 1"
-_TENSORS = ("heads", "mlps", "embedding")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionPatching(ShownAsTable):
+class AttributionPatching(SavedResult, ShownAsTable):
     """For each part and position, an estimate of what putting its clean activation in would do.
 
     In units of the metric: the estimates of all parts do not add up to its difference, and where
     the model is far from linear between the two prompts they mislead.
     """
+
+    FORMAT: ClassVar[str] = "mi_toolkit attribution patching 1"
 
     heads: Float[Tensor, "layer head position"]
     """Of each head's output before `W_O`."""
@@ -106,28 +104,6 @@ class AttributionPatching(ShownAsTable):
         rows = [[part, token, f"{value:+.3f}"] for part, token, value in self.top()]
         header = ["part", "at token", "estimated change"]
         return TextTable(title=f"{self.title()}: {about}", header=header, rows=rows)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        kept = {name: value for name, value in vars(self).items() if name not in _TENSORS}
-        record = {**kept, "provenance": asdict(self.provenance)}
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        save_record(path, format=FORMAT, tensors=tensors, record=record)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> AttributionPatching:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds none.
-        """
-        tensors, stored = load_record(path, format=FORMAT, kind="attribution patching")
-        changed: dict[str, Any] = {
-            "provenance": Provenance(**stored["provenance"]),
-            "positions": tuple(stored["positions"]),
-            **tensors,
-        }
-        return AttributionPatching(**stored | changed)
 
 
 def attribution_patching(

@@ -12,9 +12,8 @@ the weights for good; this reads raw weights, and gives the same figures where b
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from einops import einsum
@@ -31,24 +30,23 @@ from mi_toolkit.predictions import token_id
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit direct logit attribution 1"
-_TENSORS = ("heads", "mlps", "attention_biases")
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DirectAttribution(ShownAsTable):
+class DirectAttribution(SavedResult, ShownAsTable):
     """What each part writes towards one logit, or towards one against another.
 
     Only the direct path counts: what a head changes in later parts is written by those. A part
     that raises every token's logit alike shows here and changes no probability: set two tokens
     against each other to leave that out.
     """
+
+    FORMAT: ClassVar[str] = "mi_toolkit direct logit attribution 1"
 
     heads: Float[Tensor, "layer head"]
     """What each head writes."""
@@ -113,28 +111,6 @@ class DirectAttribution(ShownAsTable):
         title = f"{self.title()}: {self.logit:+.3f}, residue {self.residue:+.1e}"
         rows = [[name, f"{value:+.3f}"] for name, value in self.top()]
         return TextTable(title=title, header=["part", "write"], rows=rows)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        kept = {name: value for name, value in vars(self).items() if name not in _TENSORS}
-        record = {**kept, "provenance": asdict(self.provenance)}
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        save_record(path, format=FORMAT, tensors=tensors, record=record)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> DirectAttribution:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds none.
-        """
-        tensors, stored = load_record(path, format=FORMAT, kind="direct logit attribution")
-        changed: dict[str, Any] = {
-            "provenance": Provenance(**stored["provenance"]),
-            "texts": tuple(stored["texts"]),
-            **tensors,
-        }
-        return DirectAttribution(**stored | changed)
 
 
 def direct_logit_attribution(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +15,12 @@ from mi_toolkit.interventions.patching.attribution import scores_of_pairs
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit edge attribution 1"
 _NAMES = {
     "embed": "embedding",
     "attn_head_out": "L{layer}H{head}",
@@ -36,11 +34,13 @@ _NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EdgeAttribution(ShownAsTable):
+class EdgeAttribution(SavedResult, ShownAsTable):
     """For each path from what one part writes to what another reads, what a clean write would do.
 
     In units of the metric, of first order, at one position each: a path stays at its position.
     """
+
+    FORMAT: ClassVar[str] = "mi_toolkit edge attribution 1"
 
     scores: Float[Tensor, " edge"]
     """The estimated change of the metric."""
@@ -110,29 +110,6 @@ class EdgeAttribution(ShownAsTable):
         title = f"{self.title()}: {about}"
         header = ["from", "to", "at token", "estimated change"]
         return TextTable(title=title, header=header, rows=rows)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        kept = {name: value for name, value in vars(self).items() if name not in ("scores", "at")}
-        record = {**kept, "provenance": asdict(self.provenance)}
-        save_record(
-            path, format=FORMAT, tensors={"scores": self.scores, "at": self.at}, record=record
-        )
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> EdgeAttribution:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds none.
-        """
-        tensors, stored = load_record(path, format=FORMAT, kind="edge attribution")
-        changed: dict[str, Any] = {
-            "provenance": Provenance(**stored["provenance"]),
-            **{name: tuple(stored[name]) for name in ("writers", "readers", "positions")},
-            **tensors,
-        }
-        return EdgeAttribution(**stored | changed)
 
 
 def edge_attribution(

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.provenance import Provenance
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-FORMAT = "mi_toolkit patching 1"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Patching(ShownAsTable):
+class Patching(SavedResult, ShownAsTable):
     """The metric of corrupted runs, each with one clean activation put in."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit patching 1"
 
     values: Float[Tensor, "layer place"]
     """The metric with the clean activation of that layer, at that position or in that head."""
@@ -88,25 +87,3 @@ class Patching(ShownAsTable):
         rows = [[str(layer), place, f"{share:+.3f}"] for layer, place, share in self.top()]
         header = ["layer", self.place.replace("_", " "), "share brought back"]
         return TextTable(title=f"{self.title()}: {about}", header=header, rows=rows)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to one safetensors file, with its record as JSON in the header."""
-        record = {
-            **{name: value for name, value in vars(self).items() if name != "values"},
-            "provenance": asdict(self.provenance),
-        }
-        save_record(path, format=FORMAT, tensors={"values": self.values}, record=record)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Patching:
-        """Read one back.
-
-        Raises:
-            ReportError: no such file, or it holds no patching.
-        """
-        tensors, stored = load_record(path, format=FORMAT, kind="patching")
-        changed: dict[str, Any] = {
-            "provenance": Provenance(**stored["provenance"]),
-            "places": tuple(stored["places"]),
-        }
-        return Patching(**stored | changed, values=tensors["values"])
