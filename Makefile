@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 PROMPT ?= When Mary and John went to the store, John gave a drink to
-PYTEST  = -m pytest
+# Two files of tests at a time. A worker holds some 2 GB: one for each core is not for every machine.
+PYTEST  = -m pytest --numprocesses 2 --dist loadfile
 FAST    = not hub and not slow and not browser and not smollm2
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -14,6 +14,11 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MPLBACKEND"] = "agg"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ["WANDB_MODE"] = "disabled"
+    os.environ.pop("COLUMNS", None)  # tables are as wide as they are for a pipe
+    if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+        # Workers share the processor: torch would start a thread per core in each.
+        cores, workers = os.cpu_count() or 1, int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // workers)))
     if config.option.markexpr != "hub":
         # huggingface_hub reads these once, when it is imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
