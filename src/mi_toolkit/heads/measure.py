@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.heads.behaviours import DistributionBehaviour
@@ -37,6 +38,24 @@ class UnitSums:
     """How many queries each head was measured on."""
 
 
+class _Chosen(NamedTuple):
+    """What one behaviour takes of a batch, in every layer alike."""
+
+    takes_part: Bool[Tensor, " sequence"]
+    """Which of the batch's sequences have eligible queries; the rest is of those alone."""
+
+    rows: Int[Tensor, " kept"]
+    """Their rows in the sums."""
+
+    weight: Float[Tensor, "kept 1 query"]
+    """1 for an eligible query."""
+
+    share: Float[Tensor, "kept 1 query"]
+    """The same in equal parts of each sequence."""
+
+    n_queries: int
+
+
 class Measurement:
     """The sums of the layers of one window over one stimulus, filled as patterns arrive.
 
@@ -49,6 +68,8 @@ class Measurement:
         heads = (len(layers), n_heads)
         self._n_queries = torch.zeros(len(plan.behaviours), *heads, dtype=torch.long)
         self._row = torch.zeros(len(plan.behaviours), len(plan.batch), dtype=torch.long)
+        self._batch: tuple[tuple[int, ...], int] | None = None
+        self._of_batch: dict[int, _Chosen] = {}
         self._sums: list[tuple[Tensor, Tensor]] = []
         for index, behaviour in enumerate(plan.behaviours):
             eligibility = plan.eligibility[index]
@@ -76,18 +97,17 @@ class Measurement:
     def add(self, layer: int, reader: BlockReader) -> None:
         """Take the rows of one layer for the reader's sequences."""
         figures, following = reader.figures, reader.following
-        sequences, n = list(reader.sequences[: reader.n_fresh]), figures.own.shape[-1]
+        sequences, n = tuple(reader.sequences[: reader.n_fresh]), figures.own.shape[-1]
         masks = iter(reader.attended[:, : reader.n_fresh])
         for index, behaviour in enumerate(self.plan.behaviours):
-            queries = self.plan.eligibility[index].queries[sequences, :n]
+            chosen = self._chosen(index, sequences, n)
             if not isinstance(behaviour, DistributionBehaviour):
-                terms = QueryTerms(next(masks), torch.ones(()))
-            elif behaviour.needs is None or not queries.any():
-                continue
-            else:
+                attended = next(masks)
+                if chosen is not None:
+                    self._keep_mask(index, layer, chosen, attended)
+            elif behaviour.needs is not None and chosen is not None:
                 terms = QueryTerms(*behaviour.terms(figures, following))
-            if queries.any():
-                self._keep(index, layer, sequences, terms, queries)
+                self._keep_distribution(index, layer, chosen, terms)
 
     def add_whole(
         self, layer: int, sequence: int, rows: PatternRows, following: PatternRows | None
@@ -96,33 +116,53 @@ class Measurement:
         for index, behaviour in enumerate(self.plan.behaviours):
             if not isinstance(behaviour, DistributionBehaviour) or behaviour.needs is not None:
                 continue
-            queries = self.plan.eligibility[index].queries[sequence, : rows.patterns.shape[-2]]
-            if queries.any():
+            chosen = self._chosen(index, (sequence,), rows.patterns.shape[-2])
+            if chosen is not None:
                 numerator, denominator = behaviour.measured(rows, following)
                 terms = QueryTerms(numerator[None].cpu(), denominator[None].cpu())
-                self._keep(index, layer, [sequence], terms, queries[None])
+                self._keep_distribution(index, layer, chosen, terms)
 
-    def _keep(
-        self, index: int, layer: int, sequences: Sequence[int], terms: QueryTerms, queries: Tensor
+    def _chosen(self, index: int, sequences: tuple[int, ...], n: int) -> _Chosen | None:
+        """What one behaviour takes of a batch; None where nothing is eligible."""
+        if self._batch != (sequences, n):
+            # Every layer of a batch takes the same.
+            self._batch, self._of_batch = (sequences, n), {}
+        if index not in self._of_batch:
+            queries = self.plan.eligibility[index].queries[list(sequences), :n]
+            takes_part = queries.any(dim=-1)
+            weight = queries[takes_part][:, None].to(torch.float32)
+            self._of_batch[index] = _Chosen(
+                takes_part=takes_part,
+                rows=self._row[index, torch.tensor(sequences)[takes_part]],
+                weight=weight,
+                share=weight / weight.sum(dim=-1, keepdim=True),
+                n_queries=int(queries.sum()),
+            )
+        chosen = self._of_batch[index]
+        return chosen if chosen.n_queries else None
+
+    def _keep_mask(self, index: int, layer: int, chosen: _Chosen, attended: Tensor) -> None:
+        self._n_queries[index, self.place[layer]] += chosen.n_queries
+        self._hold(index, layer, chosen, [attended[chosen.takes_part] * chosen.share])
+
+    def _keep_distribution(
+        self, index: int, layer: int, chosen: _Chosen, terms: QueryTerms
     ) -> None:
-        behaviour, place = self.plan.behaviours[index], self.place[layer]
-        kept = queries.any(dim=-1)
-        rows = self._row[index, torch.tensor(list(sequences))[kept]]
-        weight = queries[kept][:, None].to(torch.float32)
-        numerator, denominator = terms.numerator[kept] * weight, weight.expand(-1, -1, -1)
-        if isinstance(behaviour, DistributionBehaviour):
-            denominator = terms.denominator[kept] * weight
-        self._n_queries[index, place] += (denominator > 0).sum(dim=(0, -1))
+        numerator, denominator = (term[chosen.takes_part] * chosen.weight for term in terms)
+        self._n_queries[index, self.place[layer]] += (denominator > 0).sum(dim=(0, -1))
+        behaviour = self.plan.behaviours[index]
         if not (isinstance(behaviour, DistributionBehaviour) and behaviour.pools_queries):
             count = denominator.sum(dim=-1, keepdim=True).clamp_min(1)
             numerator, denominator = numerator / count, denominator / count
-        if self.plan.eligibility[index].by_sequence:
-            numerator, denominator = numerator.sum(dim=-1), denominator.sum(dim=-1)
-        for held, term in zip(self._sums[index], (numerator, denominator), strict=True):
-            if held.ndim == 3:
-                held[rows, place] = term
-            elif held.ndim == 4:
-                held[rows, place, :, : term.shape[-1]] = term
+        self._hold(index, layer, chosen, [numerator, denominator])
+
+    def _hold(self, index: int, layer: int, chosen: _Chosen, terms: Sequence[Tensor]) -> None:
+        place = self.place[layer]
+        for held, term in zip(self._sums[index], terms, strict=False):
+            if self.plan.eligibility[index].by_sequence:
+                held[chosen.rows, place] = term.sum(dim=-1)
+            else:
+                held[chosen.rows, place, :, : term.shape[-1]] = term
 
     def unit_sums(self, index: int) -> UnitSums:
         """What the units add to the figure of the behaviour with that place in the plan."""
