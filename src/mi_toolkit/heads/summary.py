@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -93,22 +94,34 @@ def _kind(n_queries: int, by_sequence: bool, measured: Tensor) -> str:
 
 
 def _interval(units: UnitSums, by_sequence: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Intervals, over each head's own eligible units; heads that have equally many go together."""
-    numerator, denominator = units.numerator.flatten(1).T, units.denominator.flatten(1).T
-    eligible = denominator > 0
-    n_units = eligible.sum(dim=-1)
-    values = torch.full((len(numerator), RESAMPLES), torch.nan)
-    for n in n_units.unique().tolist():
-        if n < (MIN_PAIRS if by_sequence else MIN_QUERIES):
-            continue
-        own = n_units == n
-        heads = own.expand(len(numerator))
-        values[heads] = resampled_ratios(
-            numerator[heads][eligible[own].expand(int(heads.sum()), -1)].view(-1, n).T,
-            denominator[own][eligible[own]].view(-1, n).T,
-            None if units.null is None else units.null[eligible[0]],
-            block=1 if by_sequence else block_length(n),
-            seed=seed,
-        ).T
+    """Intervals, over each head's own eligible units."""
+    numerator, denominator = units.numerator.flatten(1), units.denominator.flatten(1)
+    values = torch.full((numerator.shape[1], RESAMPLES), torch.nan)
+    for heads, above, below, null in _alike(numerator, denominator, units.null):
+        if len(above) >= (MIN_PAIRS if by_sequence else MIN_QUERIES):
+            block = 1 if by_sequence else block_length(len(above))
+            values[heads] = resampled_ratios(above, below, null, block=block, seed=seed).T
     low, high = middle(values.T)
     return low.view(units.numerator.shape[1:]), high.view(units.numerator.shape[1:])
+
+
+def _alike(
+    numerator: Float[Tensor, "unit head"],
+    denominator: Float[Tensor, "unit own_head"],
+    null: Float[Tensor, " unit"] | None,
+) -> Iterator[tuple[slice | list[int], Tensor, Tensor, Tensor | None]]:
+    """Heads with equally many eligible units, each head's own one below the other, without rest."""
+    if denominator.shape[1] == 1:
+        chosen = denominator[:, 0] > 0
+        own_null = None if null is None else null[chosen]
+        yield slice(None), numerator[chosen], denominator[chosen], own_null
+        return
+    eligible = denominator.T > 0
+    counts = eligible.sum(dim=-1).tolist()
+    above, below = (each.T[eligible].split(counts) for each in (numerator, denominator))
+    for n in set(counts):
+        heads = [head for head, count in enumerate(counts) if count == n]
+        own_above, own_below = (
+            torch.stack([own[head] for head in heads], dim=1) for own in (above, below)
+        )
+        yield heads, own_above, own_below, None
