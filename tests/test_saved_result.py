@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import ReportError
 from mi_toolkit.heads.head import Head
+from mi_toolkit.record_file import save_record
 from mi_toolkit.saved_result import SavedResult
 
 
@@ -86,6 +87,35 @@ def test_tensors_lie_under_the_path_of_their_place_and_the_rest_is_plain(tmp_pat
             "pair/1",
         ]
     assert nested().record()["inner"][0] == {"missing": None, "head": "L2H1"}
+
+
+def test_a_record_whose_fields_do_not_fit_is_refused(tmp_path) -> None:
+    path = tmp_path / "nested.safetensors"
+    whole, record = {"pair/0": torch.arange(3)}, nested().record()
+    for spoilt in ({**record, "more": 1}, {**record, "inner": []}, {"kind": "a"}):
+        save_record(path, format=Outer.FORMAT, tensors=whole, record=spoilt)
+        with pytest.raises(ReportError, match="a nested thing by its header, but its fields"):
+            Outer.load(path)
+
+
+def test_only_what_prints_as_its_name_is_saved_as_one(tmp_path) -> None:
+    @dataclass(frozen=True)
+    class Made:
+        values: Tensor
+
+        @classmethod
+        def of(cls, count: int) -> Made:
+            return cls(torch.zeros(count))
+
+    @dataclass(frozen=True)
+    class Holder(SavedResult):
+        FORMAT: ClassVar[str] = "mi_toolkit holder 1"
+
+        made: Any
+
+    Holder(Made.of(3)).save(tmp_path / "holder")
+    with safe_open(tmp_path / "holder", framework="pt") as stored:
+        assert list(stored.keys()) == ["made/values"]
 
 
 def test_another_result_s_file_is_refused_by_its_kind(tmp_path) -> None:

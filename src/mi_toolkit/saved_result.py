@@ -8,14 +8,15 @@ into what they name.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, reduce
 from typing import Any, ClassVar, TypeVar
 
-from cattrs import Converter
+from cattrs import BaseValidationError, Converter
 from jaxtyping import AbstractArray
 from torch import Tensor
 
+from mi_toolkit.errors import ReportError
 from mi_toolkit.record_file import load_record, save_record
 
 Saved = TypeVar("Saved", bound="SavedResult")
@@ -39,7 +40,7 @@ class SavedResult:
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)
 
     @classmethod
-    def load(cls: type[Saved], path: str | os.PathLike[str]) -> Saved:  # noqa: PYI019
+    def load(cls: type[Saved], path: str | os.PathLike[str]) -> Saved:  # noqa: PYI019 (see Saved)
         """Read one back.
 
         Raises:
@@ -47,11 +48,12 @@ class SavedResult:
         """
         kind = cls.FORMAT.removeprefix("mi_toolkit ").rpartition(" ")[0]
         tensors, record = load_record(path, format=cls.FORMAT, kind=kind)
-        for place, tensor in tensors.items():
-            *above, name = place.split("/")
-            holder = reduce(lambda inside, step: inside[_key(inside, step)], above, record)
-            holder[_key(holder, name)] = tensor
-        return _converter().structure(record, cls)
+        try:
+            return _converter().structure(_put_together(record, tensors), cls)
+        except (BaseValidationError, LookupError, TypeError, ValueError) as error:
+            raise ReportError(
+                f"{path} is a {kind} by its header, but its fields do not fit: it is damaged."
+            ) from error
 
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as plain values that JSON can hold."""
@@ -80,18 +82,33 @@ def _taken_apart(result: SavedResult) -> tuple[dict[str, Any], dict[str, Tensor]
     return without_tensors(_converter().unstructure(result), ()), tensors
 
 
+def _put_together(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The plain values again, with the tensors in their places."""
+    for place, tensor in tensors.items():
+        *above, name = place.split("/")
+        holder = reduce(lambda inside, step: inside[_key(inside, step)], above, record)
+        holder[_key(holder, name)] = tensor
+    return record
+
+
 def _key(holder: dict[str, Any] | list[Any], step: str) -> Any:
     return int(step) if isinstance(holder, list) else step
 
 
 @cache
 def _converter() -> Converter:
-    converter = Converter()
+    converter = Converter(forbid_extra_keys=True)
     converter.register_unstructure_hook_func(_is_tensor, lambda tensor: tensor)
-    converter.register_structure_hook_func(_is_tensor, lambda tensor, _: tensor)
+    converter.register_structure_hook_func(_is_tensor, _there)
     converter.register_unstructure_hook_func(_has_a_name, str)
     converter.register_structure_hook_func(_has_a_name, lambda name, kind: kind.of(name))
     return converter
+
+
+def _there(value: Any, _: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError("a tensor is missing")
+    return value
 
 
 def _is_tensor(kind: Any) -> bool:
@@ -101,5 +118,4 @@ def _is_tensor(kind: Any) -> bool:
 
 def _has_a_name(kind: Any) -> bool:
     """Whether things of that type are made of what they print as: heads, components."""
-    of: Callable[..., Any] | None = getattr(kind, "of", None)
-    return isinstance(kind, type) and of is not None
+    return isinstance(kind, type) and hasattr(kind, "of") and "__str__" in vars(kind)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mi_toolkit.errors import ReportError
-from mi_toolkit.heads import resume, stimulus_run
+from mi_toolkit.heads import copy_queries, copying, plan, resume, stimulus_run
 from mi_toolkit.heads.batches import Batch, make_batches
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import FIGURES, HeadReport
@@ -176,6 +176,7 @@ def bytes_held() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+@pytest.mark.slow
 def test_a_long_sweep_holds_the_sums_of_its_prompts_and_nothing_else_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -187,9 +188,42 @@ def test_a_long_sweep_holds_the_sums_of_its_prompts_and_nothing_else_of_them(
         held.append(bytes_held())
 
     monkeypatch.setattr(stimulus_run.StimulusRun, "measure", weighing)
-    ids = torch.randint(20, 900, (256, 12), generator=torch.Generator().manual_seed(0))
-    classify_heads(model, ids.repeat(1, 2)[:96], batch_size=32)
+    # Bounds that the few prompts reach too.
+    monkeypatch.setattr(plan, "KEPT_TOKENS", 256)
+    monkeypatch.setattr(copy_queries, "HELD_TARGETS", 256)
+    monkeypatch.setattr(copying, "KEPT_SEQUENCES", 8)
+    ids = torch.randint(20, 900, (144, 12), generator=torch.Generator().manual_seed(0))
+    classify_heads(model, ids.repeat(1, 2)[:48], batch_size=12)
     few, held = max(held), []
-    classify_heads(model, ids.repeat(1, 2), batch_size=32)
-    # Ids, target keys of the last prompts and sums; the outputs to copy alone would be 24 KB.
-    assert (max(held) - few) / 160 < 16_000
+    classify_heads(model, ids.repeat(1, 2), batch_size=12)
+    # Ids, eligible queries and sums; the targets alone would be 8 KB, the outputs to copy 24 KB.
+    assert (max(held) - few) / 96 < 4000
+
+
+@pytest.mark.parametrize("n_prompts", [18, 6])
+def test_effects_made_along_the_way_are_those_made_at_the_end(
+    n_prompts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("toy-gpt2")
+    ids = torch.randint(20, 900, (n_prompts, 12), generator=torch.Generator().manual_seed(0))
+    prompts = ids.repeat(1, 2)
+    at_the_end = classify_heads(model, prompts, batch_size=2)
+    assert at_the_end.copying.isfinite().any()
+    monkeypatch.setattr(copying, "KEPT_SEQUENCES", 2)
+    assert_same_bits(classify_heads(model, prompts, batch_size=2), at_the_end)
+    # And where the effects come back from a file.
+    measure, path = stimulus_run.StimulusRun.measure, tmp_path / "sweep.safetensors"
+    monkeypatch.setattr(resume, "PAUSE", 0)
+    asked = 0
+
+    def interrupted(run: stimulus_run.StimulusRun, batch: Batch) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            raise KeyboardInterrupt
+        measure(run, batch)
+
+    monkeypatch.setattr(stimulus_run.StimulusRun, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        classify_heads(model, prompts, batch_size=2, resume=path)
+    assert_same_bits(classify_heads(model, prompts, batch_size=2, resume=path), at_the_end)

@@ -130,7 +130,9 @@ def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
         from mi_toolkit.generation.rows import ROWS
 
         rows = {name: list(of(found)) for name, of in ROWS.items()}
-        print(as_json({**found.record(), **rows, "written": [str(path) for path in written]}))
+        record = found.record()
+        del record["tree"]  # all tensors: its nodes are among the rows
+        print(as_json({**record, **rows, "written": [str(path) for path in written]}))
         return
     from mi_toolkit.generation.generation import HEADER
 

@@ -12,9 +12,8 @@ from torch import Tensor
 from mi_toolkit.heads.direct_effect import EffectiveUnembedding
 from mi_toolkit.heads.plan import Plan
 
-KEPT_SEQUENCES = 64
-"""Sequences whose outputs are kept before they are made into effects: of a sweep over more, the
-unembedding's covariance is a small part."""
+HELD_TARGETS = 2**18
+"""Target keys that are held, of whole sequences: those of a batch, unless it is of long texts."""
 
 TARGETS_AT_ONCE = 8192
 """Target keys whose directions are held together; long texts have millions."""
@@ -56,8 +55,8 @@ def copy_queries(
 class CopyQueriesOfPlan(Sequence[CopyQueries]):
     """The queries of each sequence that have something to copy, for one mask behaviour of a plan.
 
-    Made when they are asked for, which every layer does in turn: those of the last few sequences
-    are held, not those of a whole sweep.
+    Made when they are asked for, which every layer does in turn: those of the last sequences are
+    held, not those of a whole sweep.
     """
 
     def __init__(self, plan: Plan, behaviour: int) -> None:
@@ -67,6 +66,11 @@ class CopyQueriesOfPlan(Sequence[CopyQueries]):
     def __len__(self) -> int:
         return len(self.plan.batch)
 
+    @property
+    def counts(self) -> Int[Tensor, " sequence"]:
+        """How many queries of each sequence have something to copy."""
+        return self.plan.eligibility[self.behaviour].queries.sum(dim=-1)
+
     @overload
     def __getitem__(self, index: int) -> CopyQueries: ...
     @overload
@@ -74,8 +78,9 @@ class CopyQueriesOfPlan(Sequence[CopyQueries]):
     def __getitem__(self, index: int | slice) -> CopyQueries | Sequence[CopyQueries]:
         if isinstance(index, slice):
             return [self[place] for place in range(len(self))[index]]
+        index = range(len(self))[index]
         if index not in self._held:
-            if len(self._held) >= 2 * KEPT_SEQUENCES:
+            if sum(len(each.ids) for each in self._held.values()) >= HELD_TARGETS:
                 self._held.clear()
             ids = self.plan.batch.sequence(index)
             self._held[index] = copy_queries(ids, *self.plan.pairs(self.behaviour, index))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.copy_queries import KEPT_SEQUENCES, CopyQueries
+from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
 from mi_toolkit.heads.direct_effect import (
     EffectiveUnembedding,
     direct_effect,
@@ -35,6 +35,9 @@ KEPT_BYTES = 32 * 2**20
 
 Most prompts need less, and the unembedding's covariance, which costs as much as a short forward
 pass, is then only computed where some head matches a prefix."""
+
+KEPT_SEQUENCES = 64
+"""Sequences whose outputs are kept so: of a sweep over more, the covariance is a small part."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,16 +62,16 @@ class CopyingMeasurement:
         self,
         model: HookedModel,
         windows: Mapping[int, int | None],
-        queries: Mapping[int | None, Sequence[CopyQueries]],
+        queries: Mapping[int | None, CopyQueriesOfPlan],
     ) -> None:
         """Expect the layers of `windows`, and for each window the queries of each sequence."""
         self.model, self.windows, self._queries = model, windows, queries
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._bytes = 0
-        self._rows = {window: EffectRows.of(own) for window, own in queries.items()}
+        self._rows = {window: EffectRows.of(own.counts) for window, own in queries.items()}
         n_heads = int(model.cfg.n_heads)
         self._effects = {
-            layer: torch.zeros(self._rows[window].total, n_heads)
+            layer: torch.full((self._rows[window].total, n_heads), torch.nan)
             for layer, window in windows.items()
         }
 
@@ -188,9 +191,8 @@ class EffectRows:
     n_sequences: int
 
     @classmethod
-    def of(cls, queries: Sequence[CopyQueries]) -> EffectRows:
-        """The rows of sequences with these queries."""
-        count = torch.tensor([len(each.positions) for each in queries])
+    def of(cls, count: Int[Tensor, " sequence"]) -> EffectRows:
+        """The rows of sequences with so many queries."""
         n_sequences = int((count > 0).sum())
         by_sequence = n_sequences >= MIN_SEQUENCES
         rows = count.clamp_max(1) if by_sequence else count

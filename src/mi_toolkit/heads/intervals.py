@@ -31,7 +31,7 @@ def block_length(n_queries: int) -> int:
     return max(1, round(math.cbrt(n_queries)))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _uniform(part: int, seed: int) -> Float[Tensor, "resample draw"]:
     generator = torch.Generator().manual_seed(seed + 7919 * part)
     return torch.rand(RESAMPLES, PART, generator=generator)
@@ -83,7 +83,7 @@ def interval(
     seed: int,
 ) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
     """The 2.5th and 97.5th percentile of `resampled_ratios`."""
-    return middle(resampled_ratios(numerator, denominator, null, block=block, seed=seed))
+    return percentile_ends(resampled_ratios(numerator, denominator, null, block=block, seed=seed))
 
 
 def resampled_ratios(
@@ -114,7 +114,7 @@ def resampled_ratios(
     return ratios
 
 
-def middle(
+def percentile_ends(
     values: Float[Tensor, "resample head"],
 ) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
     """The ends of the interval that holds 95% of each column; NaNs are left out."""

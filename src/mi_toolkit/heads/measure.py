@@ -59,7 +59,7 @@ class _Chosen(NamedTuple):
 class Measurement:
     """The sums of the layers of one window over one stimulus, filled as patterns arrive.
 
-    All that it holds is in `tensors`, by name: put back, it goes on where it stood.
+    All that it has summed is in `tensors`, by name: put back, it goes on where it stood.
     """
 
     def __init__(self, plan: Plan, layers: Sequence[int], n_heads: int) -> None:

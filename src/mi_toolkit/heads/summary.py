@@ -15,7 +15,7 @@ from mi_toolkit.heads.intervals import (
     MIN_SEQUENCES,
     RESAMPLES,
     block_length,
-    middle,
+    percentile_ends,
     resampled_ratios,
 )
 from mi_toolkit.heads.measure import Measurement, UnitSums
@@ -101,7 +101,7 @@ def _interval(units: UnitSums, by_sequence: bool, seed: int) -> tuple[Tensor, Te
         if len(above) >= (MIN_PAIRS if by_sequence else MIN_QUERIES):
             block = 1 if by_sequence else block_length(len(above))
             values[heads] = resampled_ratios(above, below, null, block=block, seed=seed).T
-    low, high = middle(values.T)
+    low, high = percentile_ends(values.T)
     return low.view(units.numerator.shape[1:]), high.view(units.numerator.shape[1:])
 
 
