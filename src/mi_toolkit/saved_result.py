@@ -19,6 +19,7 @@ from torch import Tensor
 from mi_toolkit.errors import ReportError
 from mi_toolkit.record_file import load_record, save_record
 
+# Not `Self`: in the tests beartype decorates methods, not the class around them.
 Saved = TypeVar("Saved", bound="SavedResult")
 
 

@@ -34,7 +34,7 @@ def queries_of(batch: TokenBatch) -> dict[int | None, CopyQueriesOfPlan]:
 
 
 def test_what_there_is_to_copy_is_what_followed_earlier_copies() -> None:
-    (found,) = queries_of(from_sequences([[7, 5, 6, 5, 8, 5]], 7))[None]
+    found = queries_of(from_sequences([[7, 5, 6, 5, 8, 5]], 7))[None][0]
     assert found.positions.tolist() == [3, 5]
     assert found.ids.tolist() == [6, 6, 8]
     assert found.owner.tolist() == [0, 1, 1]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -52,7 +50,7 @@ def copy_queries(
     return CopyQueries(positions=positions, ids=ids[key], owner=owner)
 
 
-class CopyQueriesOfPlan(Sequence[CopyQueries]):
+class CopyQueriesOfPlan:
     """The queries of each sequence that have something to copy, for one mask behaviour of a plan.
 
     Made when they are asked for, which every layer does in turn: those of the last sequences are
@@ -63,22 +61,12 @@ class CopyQueriesOfPlan(Sequence[CopyQueries]):
         self.plan, self.behaviour = plan, behaviour
         self._held: dict[int, CopyQueries] = {}
 
-    def __len__(self) -> int:
-        return len(self.plan.batch)
-
     @property
     def counts(self) -> Int[Tensor, " sequence"]:
         """How many queries of each sequence have something to copy."""
         return self.plan.eligibility[self.behaviour].queries.sum(dim=-1)
 
-    @overload
-    def __getitem__(self, index: int) -> CopyQueries: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[CopyQueries]: ...
-    def __getitem__(self, index: int | slice) -> CopyQueries | Sequence[CopyQueries]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(len(self))[index]]
-        index = range(len(self))[index]
+    def __getitem__(self, index: int) -> CopyQueries:
         if index not in self._held:
             if sum(len(each.ids) for each in self._held.values()) >= HELD_TARGETS:
                 self._held.clear()
