@@ -107,7 +107,7 @@ class Measurement:
                     self._keep_mask(index, layer, chosen, attended)
             elif behaviour.needs is not None and chosen is not None:
                 terms = QueryTerms(*behaviour.terms(figures, following))
-                self._keep_distribution(index, layer, chosen, terms)
+                self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
 
     def add_whole(
         self, layer: int, sequence: int, rows: PatternRows, following: PatternRows | None
@@ -120,7 +120,7 @@ class Measurement:
             if chosen is not None:
                 numerator, denominator = behaviour.measured(rows, following)
                 terms = QueryTerms(numerator[None].cpu(), denominator[None].cpu())
-                self._keep_distribution(index, layer, chosen, terms)
+                self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
 
     def _chosen(self, index: int, sequences: tuple[int, ...], n: int) -> _Chosen | None:
         """What one behaviour takes of a batch; None where nothing is eligible."""
@@ -146,18 +146,18 @@ class Measurement:
         self._hold(index, layer, chosen, [attended[chosen.takes_part] * chosen.share])
 
     def _keep_distribution(
-        self, index: int, layer: int, chosen: _Chosen, terms: QueryTerms
+        self, index: int, layer: int, chosen: _Chosen, terms: QueryTerms, pools_queries: bool
     ) -> None:
         numerator, denominator = (term[chosen.takes_part] * chosen.weight for term in terms)
         self._n_queries[index, self.place[layer]] += (denominator > 0).sum(dim=(0, -1))
-        behaviour = self.plan.behaviours[index]
-        if not (isinstance(behaviour, DistributionBehaviour) and behaviour.pools_queries):
+        if not pools_queries:
             count = denominator.sum(dim=-1, keepdim=True).clamp_min(1)
             numerator, denominator = numerator / count, denominator / count
         self._hold(index, layer, chosen, [numerator, denominator])
 
     def _hold(self, index: int, layer: int, chosen: _Chosen, terms: Sequence[Tensor]) -> None:
         place = self.place[layer]
+        # A mask gives no denominator: its queries' shares, the same in every head.
         for held, term in zip(self._sums[index], terms, strict=False):
             if self.plan.eligibility[index].by_sequence:
                 held[chosen.rows, place] = term.sum(dim=-1)
