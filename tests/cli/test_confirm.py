@@ -36,6 +36,7 @@ def test_confirm_writes_a_folder_and_a_page(
     asked = ["--labels", "induction", "--heads", "L2H0", "2.1", "--per-head", "--how", "zero", *FEW]
     assert run(["confirm", *asked, "--output", str(folder), "--html", str(page), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
+    assert not any("random_sets" in trial for trial in record["trials"])
     assert (record["how"], record["by"]) == ("zero", "head")
     assert [trial["heads"] for trial in record["trials"]] == [["L2H0"], ["L2H1"]]
     # The losses that it kept on the way are gone.
