@@ -3,19 +3,27 @@
 
 PYTHON ?= python3
 PROMPT ?= When Mary and John went to the store, John gave a drink to
-# Two files of tests at a time. A worker holds some 2 GB: one for each core is not for every machine.
-PYTEST  = -m pytest --numprocesses 2 --dist loadfile
-FAST    = not hub and not slow and not browser and not smollm2
+# Two groups of tests at a time (conftest.py says what is a group), those with slow tests first. A
+# worker holds some 2 GB: one for each core is not for every machine.
+PYTEST  = -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Without it every process would compile what it imports anew: half of the time that an import of
+# TransformerLens takes, in each of the processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check format lint types contracts docs site tests tests-tl3 fix clean
+.PHONY: demo test quick environments check format lint types contracts docs site tests tests-tl3 fix clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
 	.venv/bin/mi-toolkit classify "$(PROMPT)" --html demo.html
 
-test: check tests-tl3 tests
+# Closes with a table of what each part took. Parts joined by + run two at a time.
+test:
+	@$(PYTHON) tools/timed_parts.py environments format+lint+contracts+types+docs tests-tl3 tests
+
+environments:
+	@$(MAKE) --no-print-directory --jobs 2 .venv/.installed-dev .venv-tl3/.installed
 
 check: format lint types contracts docs
 
@@ -40,9 +48,9 @@ site: .venv/.installed-dev
 	.venv/bin/python tools/run_notebooks.py build/notebooks
 	DOCS_NOTEBOOKS=build/notebooks $(MAKE) docs
 
-# The fast suite on the oldest releases that we support, TransformerLens 3.9 among them.
+# What may differ there, on the oldest releases that we support, TransformerLens 3.9 among them.
 tests-tl3: .venv-tl3/.installed
-	.venv-tl3/bin/python $(PYTEST) -m "$(FAST)"
+	.venv-tl3/bin/python $(PYTEST) -m "backend and not (hub or slow or browser or smollm2)" tests
 
 # Everything but `-m hub`, on the newest. Last, so that what it skipped is read at the end.
 tests: .venv/.installed-dev

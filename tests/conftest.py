@@ -6,6 +6,45 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
+# What touches TransformerLens, or another package at the oldest release that we support, and so
+# may differ between the two sets of constraints: runs on both (mark `backend`). All else is
+# tensors, text and pages of our own, and runs once, on the newest.
+BACKEND = (
+    "activations/test_record.py",
+    "activations/test_statistics.py",
+    "attribution",
+    "cli/test_process.py",
+    "families",
+    "generation",
+    "heads/test_blockwise.py",
+    "heads/test_classify.py",
+    "heads/test_copying.py",
+    "heads/test_direct_effect.py",
+    "heads/test_further.py",
+    "heads/test_real_configs.py",
+    "interventions",
+    "models",
+    "pipeline",
+    "sensitivity/test_coordinates.py",
+    "sensitivity/test_perturb.py",
+    "sensitivity/test_score.py",
+    "sensitivity/test_super_weights.py",
+    "test_saved_result.py",
+    "verification",
+    "views/test_attention.py",
+    "views/test_figures.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if not item.path.is_relative_to(here):
+            continue
+        name = item.path.relative_to(here).as_posix()
+        if any(name == entry or name.startswith(f"{entry}/") for entry in BACKEND):
+            item.add_marker("backend")
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:

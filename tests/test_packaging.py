@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
 
 
 def run(*command: str | Path, cwd: Path) -> str:
@@ -63,13 +66,25 @@ def test_the_wheel_holds(file: str, wheel: Path) -> None:
 
 @pytest.mark.slow
 def test_the_wheel_in_a_clean_environment_classifies_with_a_bundled_model(
-    wheel: Path, repository: Path, tmp_path: Path
+    wheel: Path, tmp_path: Path
 ) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
     pip = (programs / "python", "-m", "pip")
-    constraints = ("-c", repository / "constraints.txt")
-    run(*pip, "install", "-q", "--no-compile", *constraints, wheel, cwd=tmp_path)
+    # What the wheel depends on is installed here already: seen from there, not installed again.
+    (site,) = {sysconfig.get_path(kind) for kind in ("purelib", "platlib")}
+    there = run(programs / "python", "-c", SITE, cwd=tmp_path).strip()
+    (Path(there) / "dependencies.pth").write_text(f"{site}\n", encoding="utf-8")
+    run(
+        *pip,
+        "install",
+        "-q",
+        "--no-compile",
+        "--no-deps",
+        "--ignore-installed",
+        wheel,
+        cwd=tmp_path,
+    )
     run(*pip, "check", cwd=tmp_path)
 
     where = run(
