@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +54,68 @@ def test_a_notebook_asks_shows_and_sets_an_exercise(path: Path) -> None:
             assert not following.source.startswith("#")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_notebook_runs_offline_and_shows_something(path: Path, tmp_path: Path) -> None:
-    from nbclient import NotebookClient
-
+def ready_to_run(path: Path) -> Any:
+    """A notebook whose cells name models that are here."""
     notebook = read(path)
     for named, instead in INSTEAD.get(path.stem, {}).items():
         (cell,) = [cell for cell in code_of(notebook) if named in cell.source]
         cell.source = cell.source.replace(named, instead)
-    resources = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, timeout=600, resources=resources).execute()
+    return notebook
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """IPython in this process, which has everything imported: what a kernel runs cells in."""
+    pytest.importorskip("IPython")
+    import matplotlib.pyplot as plt
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui: str | None = None) -> None:
+            """There is no window to run a loop for."""
+
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.chdir(tmp_path)
+    backend = plt.get_backend()
+    made = Shell.instance(config=Config(HistoryManager={"enabled": False}))
+    made.enable_matplotlib("inline")
+    yield made
+    plt.close("all")
+    plt.switch_backend(backend)
+    Shell.clear_instance()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.name))
+        for path in NOTEBOOKS
+    ],
+)
+def test_a_notebook_runs_offline_and_shows_something(path: Path, shell: Any) -> None:
+    from IPython.utils.capture import capture_output
+
+    kinds: set[str] = set()
+    for cell in code_of(ready_to_run(path)):
+        with capture_output() as shown:
+            ran = shell.run_cell(cell.source)
+        ran.raise_error()
+        result, _ = shell.display_formatter.format(ran.result)
+        kinds |= {*result, *(kind for output in shown.outputs for kind in output.data)}
+        assert "Warning" not in shown.stdout + shown.stderr
+    assert kinds & {"text/html", "image/png"}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("kernel")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    notebook = ready_to_run(NOTEBOOKS[0])
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert kinds & {"text/html", "image/png"}
@@ -73,19 +124,35 @@ def test_a_notebook_runs_offline_and_shows_something(path: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_as_a_script_and_stays_short(path: Path, tmp_path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("SLURM_")}
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.name))
+        for path in EXAMPLES
+    ],
+)
+def test_an_example_runs_as_a_script_and_stays_short(
+    path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 60
+    for name in [name for name in os.environ if name.startswith("SLURM_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert "toy-" in capsys.readouterr().out
+    for name in re.findall(r"Writes? `([\w.]+)`|and `([\w.]+)`", text):
+        assert (tmp_path / "".join(name)).stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_an_example_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     shown = subprocess.run(
-        [sys.executable, str(path)],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=environment,
+        [sys.executable, str(EXAMPLES[0])], capture_output=True, text=True, cwd=tmp_path
     )
     assert shown.returncode == 0, shown.stderr
     assert "toy-" in shown.stdout
-    for name in re.findall(r"Writes? `([\w.]+)`|and `([\w.]+)`", path.read_text(encoding="utf-8")):
-        assert (tmp_path / "".join(name)).stat().st_size > 0
