@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import torch
@@ -21,7 +22,12 @@ def loaded(name: str) -> HookedModel:
 
 
 def untouched(name: str) -> PreTrainedModel:
-    """The same weights as Hugging Face runs them, with no hook anywhere near."""
+    """The same weights as Hugging Face runs them, with no hook anywhere near; the test's own."""
+    return copy.deepcopy(_as_hugging_face_loads_it(name))
+
+
+@cache
+def _as_hugging_face_loads_it(name: str) -> PreTrainedModel:
     source = find_source(name)
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     return AutoModelForCausalLM.from_pretrained(

@@ -15,6 +15,16 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 CUT = Path(__file__).parent / "network_cut"
 """A folder for PYTHONPATH whose `sitecustomize` refuses, and notes, all but this machine."""
 
+SETTLED = """() => new Promise(settled => {
+    const quiet = () => { watcher.disconnect(); settled(); };
+    let timer = setTimeout(quiet, 500);
+    const watcher = new MutationObserver(() => {
+        clearTimeout(timer); timer = setTimeout(quiet, 500);
+    });
+    setTimeout(quiet, 10_000);
+    watcher.observe(document.body, {attributes: true, childList: true, subtree: true});
+})"""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AppServer:
@@ -112,6 +122,10 @@ class Visit:
         session.on("Network.dataReceived", lambda event: received.append(event["dataLength"]))
         yield received
         session.detach()
+
+    def settle(self) -> None:
+        """Wait until nothing in the page has changed for half a second; ten seconds at most."""
+        self.page.evaluate(SETTLED)
 
     def unfold(self, panel: str) -> None:
         """Open a panel, unless it is open."""

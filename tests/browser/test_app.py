@@ -44,7 +44,7 @@ def test_a_hostile_prompt_stays_text(open_app: OpenApp) -> None:
     dialogs: list[str] = []
     visit.page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     visit.analyze(HOSTILE)
-    visit.page.wait_for_timeout(1000)
+    visit.settle()
     assert dialogs == []
     assert visit.page.locator("img[src=x]").count() == 0
     visit.clean()
@@ -102,7 +102,7 @@ def test_nobody_is_kept_out(open_app: OpenApp, dark: bool) -> None:
     visit = open_app(dark=dark)
     visit.analyze()
     visit.page.locator("#beam-alternatives .grid").wait_for()
-    visit.page.wait_for_timeout(1000)  # what is being filled in is faint until it is there
+    visit.settle()  # what is being filled in is faint until it is there
     assert serious(visit) == []
 
 

@@ -32,7 +32,8 @@ def test_an_analysis_of_gpt2_sends_less_than_a_megabyte(
         visit.analyze(TWELVE_TOKENS)
         visit.page.locator("#tokens .chips").wait_for()
         assert visit.page.locator("#tokens .chips span").count() == 12
-        visit.page.wait_for_timeout(10_000)
+        visit.page.locator("#beam-texts li").first.wait_for()
+        visit.settle()
         assert 10_000 < sum(sizes) < 1_000_000
         visit.clean()
 
@@ -46,6 +47,6 @@ def test_nor_does_the_longest_prompt_that_the_page_takes(
         visit.page.locator("#tokens .chips").wait_for()
         assert visit.page.locator("#tokens .chips span").count() == 127
         visit.page.locator("#beam-texts li").first.wait_for()
-        visit.page.wait_for_timeout(3_000)
+        visit.settle()
         assert 10_000 < sum(sizes) < 1_000_000
         visit.clean()

@@ -111,7 +111,7 @@ def test_a_hostile_prompt_stays_text_in_every_panel(open_app: OpenApp) -> None:
     analyzed(visit, HOSTILE)
     page.click('#head-map [data-pick="L0H0"]')
     page.click('#position-tokens [data-pick="3"]')
-    page.wait_for_timeout(500)
+    visit.settle()
     assert dialogs == []
     assert page.locator("img[src=x]").count() == 0
     assert HOSTILE in page.locator("#beam-texts").inner_text()

@@ -111,7 +111,7 @@ def test_the_tour_of_a_first_visit_has_six_steps_and_is_not_seen_again(open_app:
     assert visit.page.locator(".toured").count() == 0
     visit.page.reload()
     visit.page.wait_for_selector("#analyze")
-    visit.page.wait_for_timeout(1000)
+    visit.settle()
     assert tour.count() == 0
     visit.page.click("#tour-button")
     tour.wait_for()

@@ -127,12 +127,13 @@ def test_a_notebook_s_frame_draws_and_takes_the_height_it_needs(
     frames = opened.page.frames[1:]
     frames[0].wait_for_selector(".large canvas")
     frames[1].wait_for_selector(".map svg")
-    opened.page.wait_for_timeout(1500)
-    heights = opened.page.evaluate(
-        "[...document.querySelectorAll('iframe')].map(frame => frame.clientHeight)"
-    )
-    needed = [frame.evaluate("document.documentElement.offsetHeight") for frame in frames]
-    assert heights == pytest.approx(needed, abs=2)
+    for number, frame in enumerate(frames):
+        needed = "document.documentElement.offsetHeight"
+        opened.page.wait_for_function(
+            "([number, needed]) =>"
+            " Math.abs(document.querySelectorAll('iframe')[number].clientHeight - needed) <= 2",
+            arg=[number, frame.evaluate(needed)],
+        )
     assert quiet(opened)
 
 

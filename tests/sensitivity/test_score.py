@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def assert_equal(ours: Any, theirs: Any, share: float = 1e-5) -> None:
         torch.testing.assert_close(score, theirs.scores[name], atol=atol, rtol=0, msg=name)
 
 
-@pytest.mark.parametrize("metric", DATA_METRICS)
-@pytest.mark.parametrize("name", ["toy-pythia", "toy-qwen2"])
+# Each metric on one of the two: a fused projection, and grouped queries.
+@pytest.mark.parametrize(
+    ("name", "metric"), list(zip(cycle(["toy-pythia", "toy-qwen2"]), DATA_METRICS, strict=False))
+)
 def test_batch_size_padding_side_and_text_order_change_no_score(name: str, metric: str) -> None:
     model = load_model(name)
     one_by_one = score_weights(model, TEXTS, metric, batch_size=1, **FEW)
