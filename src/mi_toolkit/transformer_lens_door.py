@@ -202,6 +202,8 @@ def _prepared(tokenizer: Any) -> Iterator[Any]:
     own = copy.deepcopy(tokenizer)
     asked = own.init_kwargs.get("add_bos_token")
     own.init_kwargs |= {"add_bos_token": True, "name_or_path": own.name_or_path}
+    # TransformerLens fills an empty BOS slot: what it was stays known (`prompts.bos.own_bos_id`).
+    own.init_kwargs["bos_token"] = own.bos_token
     yield own
     own.init_kwargs["add_bos_token"] = asked
     if asked is None:

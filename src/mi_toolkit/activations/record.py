@@ -56,7 +56,7 @@ def record(
             prompt. Of a pattern they choose the queries.
         dtype: what the values are kept in.
         batch_size: prompts to a pass.
-        prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each string; None: as the model was trained to read it.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:

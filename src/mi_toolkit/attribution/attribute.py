@@ -61,7 +61,7 @@ def attribute(
             points where the scores do not add up.
         max_steps: where adding ends, whether or not they do.
         tolerance: the completeness error at which it may end before.
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
         batch_size: prompts to a pass; None for about 1,024 tokens. It changes memory and time, and
             scores by rounding only.
         progress: a progress bar; None: where somebody looks and it takes long.

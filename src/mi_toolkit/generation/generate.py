@@ -55,7 +55,7 @@ def generate(
             beam's score stands above the worst of these.
         eos_ids: tokens that end a sequence; None for the model's own, `()` for none.
         top_k: alternatives to keep of each token.
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
         use_cache: keep keys and values of earlier positions from step to step. It changes time,
             and figures by rounding only.
 

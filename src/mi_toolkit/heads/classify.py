@@ -70,7 +70,7 @@ def classify_heads(
             ones bring the home stimulus of each; `successor` is read off the weights.
         behaviours: names from `BEHAVIOURS`, or behaviours themselves; None for those of `STANDARD`.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
-        prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each string; None: as the model was trained to read it.
         batch_size: sequences to a forward pass; None: as many as memory has room for, up to where
             more are no quicker. It changes no figure.
         seed: of the random stimulus and the bootstrap.
@@ -105,7 +105,7 @@ def classify_heads(
         if prepend_bos is not None:
             raise PromptError(
                 "prepend_bos goes with a prompt of your own: the standard stimuli begin with a "
-                "BOS wherever the tokenizer has one."
+                "BOS, or with the document separator where the tokenizer has none."
             )
         stimuli = home_stimuli(model, table, seed=seed)
     runs = {

@@ -25,8 +25,9 @@ from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 from mi_toolkit.heads.token_maps import WEIGHTS, CircuitBehaviour
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.prompts.bos import bos_token_id
 from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 
 BY_PAIRS = "bootstrap over pairs of tokens"
 

@@ -24,6 +24,7 @@ from mi_toolkit.models.checkpoints import (
 )
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+from mi_toolkit.vocabulary import put_in_front
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BACKENDS = ("auto", "bridge", "hooked")
@@ -186,6 +187,9 @@ def _hooked(
             tokenizer=tokenizer,
         )
     model.cfg.revision = revision
+    if put_in_front(tokenizer):
+        # TransformerLens goes by the architecture alone, and would take away what is put there.
+        model.cfg.default_prepend_bos = True
     return model
 
 

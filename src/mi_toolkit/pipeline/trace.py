@@ -52,7 +52,7 @@ def trace_pipeline(
         n_neurons: most active neurons to keep of every layer.
         lens: read every layer's residual stream through the final norm and the unembedding, by
             TransformerLens' own logit lens where it has one (4.x).
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
 
     Raises:
         PromptError: not one prompt, an empty one, one beyond the context, impossible ids, one

@@ -102,7 +102,7 @@ def view_attention(
         layer: one layer or several, from zero. May be left out where `heads` are named.
         heads: `["L5H1", (6, 9)]`, `report.heads("induction")`, or numbers within each of the
             layers; None for all of the layers' heads.
-        prepend_bos: put a BOS before a string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a string; None: as the model was trained to read it.
 
     Raises:
         PromptError: several prompts, or one that cannot be fed.
