@@ -55,6 +55,9 @@ def home_stimuli(
             unknown = unknown_name("stimulus", behaviour.home, STIMULI)
             raise BehaviourError(f"The home of the behaviour {behaviour.name!r}: {unknown}")
         names.append(behaviour.home)
+    if model.tokenizer is None and standard:
+        # Passages are text: what they are the home of is measured on random ids, or not at all.
+        names = [name for name in names if name != "natural"]
     return {name: STIMULI[name](model, seed=seed) for name in STIMULI if name in names}
 
 

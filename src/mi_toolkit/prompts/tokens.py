@@ -215,8 +215,9 @@ def rows_of(
         )
     if model.tokenizer is None and not all(isinstance(entry, list) for entry in entries):
         raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Give token ids, or "
-            "load it with load_model(..., tokenizer=...)."
+            f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Give token ids, "
+            "load it with load_model(..., tokenizer=...), or put a tokenizer into its folder with "
+            "`tokenizer.save_pretrained`."
         )
     beginning = text_beginning(model, prepend_bos)
     return [
@@ -322,6 +323,15 @@ def _entry(item: Any, place: str) -> _Entry:
     if len(found) != 1:
         raise PromptError(f"Prompt {place} holds {len(found)} prompts: give a flat list of them.")
     return found[0]
+
+
+def one_sequence_of_ids(given: Any) -> list[int] | None:
+    """One sequence of token ids, as a prompt may hold it; None for anything else."""
+    try:
+        entry = _entry(given, "0")
+    except PromptError:
+        return None
+    return entry if isinstance(entry, list) else None
 
 
 def _id_rows(prompt: Any) -> list[list[int]]:
