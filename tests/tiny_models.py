@@ -48,3 +48,38 @@ def tiny_model(model_type: str, **fields: Any) -> Any:
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **_WIDTHS | fields)
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+CHATML = """\
+{%- for message in messages -%}
+{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
+"""
+
+
+def published_tokenizer(hub_id: str) -> PreTrainedTokenizerFast:
+    """A tiny tokenizer with the specials, the BOS and the template of a published one.
+
+    As `tokenizer_config.json` on the hub has them: OPT puts its `</s>` in front of a text itself,
+    GPT-2, GPT-Neo and Pythia have a BOS and do not, Qwen2.5 has none and a chat template.
+    """
+    words = tiny_tokenizer(bos=False).backend_tokenizer
+    if "opt" in hub_id:
+        words.add_special_tokens(["</s>", "<pad>"])
+        words.post_processor = processors.TemplateProcessing(
+            single="</s> $A", special_tokens=[("</s>", words.token_to_id("</s>"))]
+        )
+        return PreTrainedTokenizerFast(
+            tokenizer_object=words, bos_token="</s>", eos_token="</s>", pad_token="<pad>"
+        )
+    if "Qwen" in hub_id:
+        words.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=words, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+        )
+        tokenizer.chat_template = CHATML
+        return tokenizer
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<|endoftext|>", eos_token="<|endoftext|>"
+    )

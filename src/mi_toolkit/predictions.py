@@ -7,8 +7,9 @@ are told apart by a space alone.
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +18,12 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.token_texts import SENTENCEPIECE_SPACE, token_texts
+
+if TYPE_CHECKING:
+    Token = SupportsIndex | str
+else:
+    Token = Any  # what is neither is refused by `token_id`
+"""A token: its id, as any whole number (numpy's, a tensor's), or its exact text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +54,32 @@ class Prediction:
         return f"{self.text!r} {self.probability:.1%}"
 
 
-def token_id(model: HookedModel, token: int | str) -> int:
+def token_id(model: HookedModel, token: Token) -> int:
     """The id of one token, given as that or as its exact text: " Paris" is not "Paris".
 
     Raises:
-        PromptError: an id outside the vocabulary, or a text that is not one single token.
+        PromptError: an id outside the vocabulary, a text that is not one single token, or neither.
     """
     name, vocabulary = model.cfg.model_name, int(model.cfg.d_vocab)
-    if isinstance(token, int):
-        if not 0 <= token < vocabulary:
+    if not isinstance(token, str):
+        try:
+            found = operator.index(token)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise PromptError(
-                f"Token id {token} is outside the vocabulary of {name}: 0 to {vocabulary - 1}."
+                f"A token is its id or its exact text, such as ' Paris', not {token!r}."
+            ) from error
+        if not 0 <= found < vocabulary:
+            raise PromptError(
+                f"Token id {found} is outside the vocabulary of {name}: 0 to {vocabulary - 1}."
             )
-        return token
+        return found
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise PromptError(f"{name} has no tokenizer, so it cannot read {token!r}. Give an id.")
-    found = _single(tokenizer, token)
-    if found is None:
+    single = _single(tokenizer, token)
+    if single is None:
         raise PromptError(f"{token!r} is not one token of {name}, {_pieces(tokenizer, token)}")
-    return found
+    return single
 
 
 def token_ranks(

@@ -39,8 +39,10 @@ class Provenance:
     seed: int
     """Of the random stimulus and the bootstrap."""
 
-    bos: dict[str, bool]
-    """Per stimulus: whether its sequences begin with a BOS."""
+    bos: dict[str, str]
+    """Per stimulus, what its sequences begin with: `own`, the tokenizer's BOS, put there;
+    `stand-in`, the document separator in the place of a BOS; `in the text`, a BOS that the text or
+    the ids brought along; or `none`. Where they differ, all that occur, with "and" between."""
 
     bos_id: int | None
     """The id that counts as BOS, None where the tokenizer has none."""

@@ -65,6 +65,8 @@ def bridge(
             device=None if _is_spread(hf_model) else str(parameter.device),
             dtype=parameter.dtype,
         )
+    if tokenizer is None:
+        model.tokenizer = None
     # Booting switches to eager attention in 4.x and leaves it as it was in 3.x.
     hf_model.set_attn_implementation(attn_implementation)
     model.cfg.model_name = name
@@ -98,6 +100,8 @@ def hooked_transformer(name: str, *, hf_model: Any, tokenizer: Any) -> HookedMod
             device=str(parameter.device),
             dtype=parameter.dtype,
         )
+    if tokenizer is None:
+        model.tokenizer = None
     model.cfg.model_name = name  # it drops the organisation: `pythia-160m`
     return _at_rest(model)
 
@@ -199,13 +203,25 @@ def _prepared(tokenizer: Any) -> Iterator[Any]:
     its name: over the network, at another revision, or not at all if it was made in memory.
     Whether a tokenizer prepends a BOS, TransformerLens then finds out by trying it.
     """
-    own = copy.deepcopy(tokenizer)
+    own = _stopgap() if tokenizer is None else copy.deepcopy(tokenizer)
     asked = own.init_kwargs.get("add_bos_token")
     own.init_kwargs |= {"add_bos_token": True, "name_or_path": own.name_or_path}
+    # TransformerLens fills an empty BOS slot: what it was stays known (`prompts.bos.own_bos_id`).
+    own.init_kwargs["bos_token"] = own.bos_token
     yield own
     own.init_kwargs["add_bos_token"] = asked
     if asked is None:
         del own.init_kwargs["add_bos_token"]
+
+
+def _stopgap() -> Any:
+    """A tokenizer of one word: without any, TransformerLens looks for one by the model's name."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "a")
+    return PreTrainedTokenizerFast(tokenizer_object=words, **roles)
 
 
 def checkpoint_path(model: Any, place: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Words that a tokenizer has as single tokens."""
+"""What a tokenizer makes of words: single tokens, and the ids around a text."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def single_token_ids(
 def encoded(tokenizer: Any, text: str) -> list[int]:
     """The ids of a text without specials around it."""
     return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def put_in_front(tokenizer: Any) -> tuple[int, ...]:
+    """The ids that the tokenizer itself puts in front of a text: mostly its BOS, or nothing."""
+    text = encoded(tokenizer, "a")
+    whole = list(tokenizer.encode("a"))
+    starts = range(len(whole) - len(text) + 1)
+    start = next((s for s in starts if whole[s : s + len(text)] == text), 0)
+    return tuple(whole[:start])

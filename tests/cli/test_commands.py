@@ -189,7 +189,7 @@ def test_a_page_that_shows_part_of_a_long_prompt_says_so(
 def test_no_bos_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["classify", "a b c d e f g h i j", "--no-bos", *TOY, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["provenance"]["bos"] == {"prompt": False}
+    assert record["provenance"]["bos"] == {"prompt": "none"}
 
 
 def test_every_other_option_of_classify_is_read(capsys: pytest.CaptureFixture[str]) -> None:

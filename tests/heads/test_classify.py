@@ -102,7 +102,7 @@ def test_the_standard_protocol_labels_each_behaviour_at_home() -> None:
     assert report.n_sequences["induction"] == 32
     assert report.n_sequences["diffuse"] == 64
     assert report.interval["induction"] == "bootstrap over sequences"
-    assert report.provenance.bos == {"repeated_random": True, "natural": True}
+    assert report.provenance.bos == {"repeated_random": "own", "natural": "own"}
     low, high = report.ci_low[row], report.ci_high[row]
     assert ((low <= report.lift[row]) & (report.lift[row] <= high)).all()
 
@@ -169,7 +169,11 @@ def test_a_pattern_that_does_not_come_is_an_error() -> None:
     [
         ({"behaviours": ["inducton"]}, UnknownNameError, "Did you mean 'induction'"),
         ({"batch_size": 0}, PromptError, "batch_size is the number of sequences"),
-        ({"prepend_bos": False}, PromptError, "prepend_bos goes with a prompt of your own"),
+        (
+            {"prepend_bos": False},
+            PromptError,
+            "prepend_bos and attention_mask go with a prompt of your own",
+        ),
     ],
 )
 def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:

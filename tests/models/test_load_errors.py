@@ -16,9 +16,15 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from transformers import AutoConfig
 
 from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.errors import (
+    ModelLoadError,
+    PromptError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
 from mi_toolkit.models import sources
 from mi_toolkit.models.loading import load_model
+from mi_toolkit.prompts.tokens import tokenise
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 
@@ -225,10 +231,24 @@ def test_weights_of_another_size_are_named_with_both_sizes(folder: Path) -> None
     assert "in the file and" in message
 
 
-def test_a_folder_without_a_tokenizer_says_so(folder: Path) -> None:
+def test_a_folder_without_a_tokenizer_loads_and_says_so(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer_config.json").unlink()
-    assert "tokenizer" in refused(folder)
+    assert load_model(folder).tokenizer is None
+    assert "tokenizer.save_pretrained" in caplog.text
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(special: bool) -> None:
+    tokenizer = tiny_tokenizer()
+    room = 320 - len(tokenizer)
+    tokenizer.add_tokens([f"<word {index}>" for index in range(room + (not special))])
+    if special:  # not a word, but batches of text hold it
+        tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    size = r"it has 321 tokens \(the last id is 320\), and the model has embeddings for 320"
+    assert re.search(size, refused("mine", hf_model=tiny_model("qwen2"), tokenizer=tokenizer))
 
 
 def test_a_damaged_tokenizer_is_told_apart_from_the_model(folder: Path) -> None:
@@ -236,9 +256,14 @@ def test_a_damaged_tokenizer_is_told_apart_from_the_model(folder: Path) -> None:
     assert "The tokenizer of" in refused(folder)
 
 
-def test_a_model_in_memory_without_a_known_tokenizer_asks_for_one() -> None:
-    message = refused("mine", hf_model=tiny_model("qwen2"))
-    assert "pass `tokenizer=`" in message
+def test_an_extra_special_beyond_the_embeddings_is_let_be() -> None:
+    """Gemma 3's token for images: no text becomes it."""
+    tokenizer = tiny_tokenizer()
+    beyond = [f"<image {index}>" for index in range(400 - len(tokenizer))]
+    tokenizer.add_tokens(beyond, special_tokens=True)
+    model = load_model("mine", hf_model=tiny_model("qwen2"), tokenizer=tokenizer)
+    with pytest.raises(PromptError, match="outside the vocabulary of mine: 0 to 319"):
+        tokenise(model, "hello <image 120>")
 
 
 def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def made_report(
             backend="TransformerBridge",
             dtype="float32",
             seed=0,
-            bos={"prompt": True},
+            bos={"prompt": "own"},
             bos_id=0,
             prompts={},
             versions={"mi-toolkit": "0"},

@@ -2,7 +2,7 @@
 
 | given | a document is |
 |---|---|
-| a list or an iterator | each text; each sequence of token ids; the field of each record |
+| a list or an iterator | each text, sequence of ids or `input_ids`; the field of each record |
 | `datasets.Dataset`, streaming too | the field of each record |
 | `.txt` | each line, its newline left out; an empty line is an empty document |
 | `.jsonl` | each line: a string, or the field of an object |
@@ -19,10 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from mi_toolkit.errors import PromptError
 from mi_toolkit.parquet import column
+from mi_toolkit.prompts.tokens import one_sequence_of_ids
 
 Texts = Iterable[Any] | str | os.PathLike[str]
 """Documents, or the path of a file of them."""
@@ -50,21 +49,22 @@ def n_documents(texts: Texts) -> int | None:
 
 
 def _document(entry: Any, number: int, field: str) -> Document:
-    if isinstance(entry, Mapping):
+    if isinstance(entry, Mapping) and not (field not in entry and "input_ids" in entry):
         if field not in entry:
             known = ", ".join(map(str, entry))
             raise PromptError(f"Document {number} has no field {field!r}: it has {known}.")
         entry = entry[field]
     if isinstance(entry, str):
         return entry
-    if isinstance(entry, Tensor) and entry.ndim == 1:
-        entry = entry.tolist()
-    if isinstance(entry, Sequence) and all(isinstance(token, int) for token in entry):
-        return list(entry)
-    raise PromptError(
-        f"Document {number} is a {type(entry).__name__}: a document is a text, or a sequence of "
-        "token ids."
-    )
+    if isinstance(entry, Sequence) and not entry:
+        return []
+    ids = one_sequence_of_ids(entry)
+    if ids is None:
+        raise PromptError(
+            f"Document {number} is a {type(entry).__name__}: a document is a text, or a sequence "
+            "of token ids."
+        )
+    return ids
 
 
 def _lines_or_records(path: str | os.PathLike[str], field: str) -> Iterator[Any]:

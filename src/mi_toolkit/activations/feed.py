@@ -12,12 +12,14 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mi_toolkit.activations.documents import Document, Texts, documents
 from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, check_fits, from_sequences
+from mi_toolkit.prompts.bos import Beginning, text_beginning
+from mi_toolkit.prompts.tokens import TokenBatch, check_fits, from_sequences
 
 Overlong = str
 """What becomes of a document that is too long: `split`, `truncate` or `error`."""
@@ -27,14 +29,23 @@ Overlong = str
 class Feeding:
     """How documents become sequences."""
 
-    bos: int | None
-    """The id in front of each sequence of a text; None for none."""
+    beginning: Beginning
+    """What is in front of each sequence of a text."""
 
     max_length: int
     """Tokens of the longest sequence, BOS included."""
 
     overlong: Overlong
     """What becomes of a longer document."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The same as plain values: what makes one recording another than the next."""
+        return {
+            "bos": list(self.beginning.ids),
+            "max_length": self.max_length,
+            "overlong": self.overlong,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +97,14 @@ def feeding(
         PromptError: the model has no such context, or its tokenizer no BOS.
     """
     context = int(model.cfg.n_ctx)
-    bos = bos_token_id(model.tokenizer)
-    if prepend_bos and bos is None:
-        raise PromptError(f"The tokenizer of {model.cfg.model_name} has no BOS token to prepend.")
+    beginning = text_beginning(model, prepend_bos)
     if max_length is not None and not 2 <= max_length <= context:
         raise PromptError(
             f"max_length={max_length}: {model.cfg.model_name} takes 2 to {context} tokens."
         )
     if overlong not in ("split", "truncate", "error"):
         raise PromptError(f"overlong={overlong!r}: give 'split', 'truncate' or 'error'.")
-    head = None if prepend_bos is False else bos
-    return Feeding(bos=head, max_length=max_length or context, overlong=overlong)
+    return Feeding(beginning=beginning, max_length=max_length or context, overlong=overlong)
 
 
 class Feed:
@@ -118,7 +126,7 @@ class Feed:
         """
         sequences = self._sequences()
         while taken := list(itertools.islice(sequences, batch_size)):
-            batch = from_sequences([ids for ids, _ in taken], bos_token_id(self.model.tokenizer))
+            batch = from_sequences([ids for ids, _ in taken], self.how.beginning.bos_id)
             check_fits(self.model, batch)
             yield FedBatch(
                 batch=batch,
@@ -174,10 +182,12 @@ class Feed:
                     f"{self.model.cfg.model_name} has no tokenizer, so it cannot read text: give "
                     "token ids."
                 )
-            head = [] if self.how.bos is None else [self.how.bos]
+            head = list(self.how.beginning.ids)
             ids: list[int] = self.model.tokenizer.encode(
                 document, add_special_tokens=False, verbose=False
             )
+            # A text that begins with its BOS already: it is the one of the first sequence.
+            ids = ids[len(head) :] if head and ids[: len(head)] == head else ids
         else:
             ids = document
         room = self.how.max_length - len(head)

@@ -64,7 +64,7 @@ def activation_statistics(
         batch_size: sequences to a pass.
         max_length: tokens of the longest sequence, BOS included; None: the model's context.
         overlong: what becomes of a longer document: `"split"`, `"truncate"` or `"error"`.
-        prepend_bos: put a BOS before each text; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each text; None: as the model was trained to read it.
         field: where texts come as records, the field with the text.
         progress: a progress bar; None: where somebody looks and it takes long.
 
@@ -116,9 +116,7 @@ def activation_statistics(
             "after": after,
             "positions": repr(positions),
             "skip_bos": skip_bos,
-            "bos": how.bos,
-            "max_length": how.max_length,
-            "overlong": how.overlong,
+            **how.settings,
         },
         units={hook: measuring.units[hook] for hook in hooks},
         texts=_texts(model, measuring.units),

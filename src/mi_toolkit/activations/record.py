@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -22,18 +23,19 @@ from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
-from mi_toolkit.prompts.tokens import Prompt, TokenBatch, check_fits, tokenise
+from mi_toolkit.prompts.tokens import Prompt, tokenise
 
 
 def record(
     model: HookedModel,
-    prompts: Prompt | TokenBatch,
+    prompts: Prompt,
     names: Names,
     *,
     positions: Positions = None,
     dtype: torch.dtype = torch.float32,
     batch_size: int = DEFAULT_BATCH_SIZE,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     progress: bool | None = None,
 ) -> Activations:
     """The named activations on `prompts`, as tensors on the CPU.
@@ -56,7 +58,8 @@ def record(
             prompt. Of a pattern they choose the queries.
         dtype: what the values are kept in.
         batch_size: prompts to a pass.
-        prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each string; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -76,11 +79,7 @@ def record(
     check_dtype(dtype)
     if batch_size < 1:
         raise PromptError(f"batch_size is the number of prompts to a pass, not {batch_size}.")
-    if isinstance(prompts, TokenBatch):
-        check_fits(model, prompts)
-        batch = prompts
-    else:
-        batch = tokenise(model, prompts, prepend_bos=prepend_bos)
+    batch = tokenise(model, prompts, prepend_bos=prepend_bos, attention_mask=attention_mask)
     hooks = activation_names(model, names)
     chosen = choose_positions(positions, batch.lengths)
     tensors: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -37,6 +38,7 @@ def attribute(
     max_steps: int = 1024,
     tolerance: float = 0.01,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Attribution:
@@ -61,7 +63,8 @@ def attribute(
             points where the scores do not add up.
         max_steps: where adding ends, whether or not they do.
         tolerance: the completeness error at which it may end before.
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         batch_size: prompts to a pass; None for about 1,024 tokens. It changes memory and time, and
             scores by rounding only.
         progress: a progress bar; None: where somebody looks and it takes long.
@@ -85,7 +88,7 @@ def attribute(
     chosen = METHODS[method]
     if baseline is not None and not chosen.has_baseline:
         raise PromptError(f"{method} has no baseline: leave baseline out.")
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     ids = _one_sequence(batch)
     # Inside, gradients are on even where the caller's code has them off.
     with evaluating(model), torch.inference_mode(mode=False), torch.enable_grad():

@@ -14,7 +14,7 @@ from mi_toolkit.attribution.embeddings import embeddings_of, mean_embedding
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.predictions import token_id
-from mi_toolkit.prompts.tokens import bos_token_id
+from mi_toolkit.prompts.bos import bos_token_id
 
 _SPECIAL: Mapping[str, Callable[[Any], int | None]] = MappingProxyType(
     {

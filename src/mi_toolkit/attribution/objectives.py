@@ -10,10 +10,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError, unknown_name
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.predictions import token_id
-
-Token = int | str
-"""A token, by its id or by its exact text, leading space included."""
+from mi_toolkit.predictions import Token, token_id
 
 TokenTarget = Token | Sequence[Token]
 """A token, or two: F is then the first one's less the second one's."""
@@ -49,7 +46,7 @@ def target_ids(
     """
     if target is None:
         return (int(logits.argmax()),)
-    if isinstance(target, int | str):
+    if isinstance(target, str) or not (isinstance(target, Sequence) or getattr(target, "ndim", 0)):
         return (token_id(model, target),)
     if len(target) != 2:
         raise PromptError(

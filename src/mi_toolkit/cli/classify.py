@@ -90,7 +90,7 @@ def classify(
     if bos is not None and not texts:
         raise UsageError(
             msg="--bos and --no-bos go with a PROMPT: the standard stimuli begin with a "
-            "beginning-of-sequence token wherever the tokenizer has one."
+            "beginning-of-sequence token, or with the document separator where there is none."
         )
     check_folder(output)
     check_file(html)

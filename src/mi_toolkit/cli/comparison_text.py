@@ -21,7 +21,7 @@ def comparison_lines(
 ) -> Iterator[str]:
     """The comparison, at most `width` columns wide where names are not too long for it."""
     yield from columns(list(_models(comparison)), width=width, align="<<>>")
-    without = [name for name, has in comparison.has_bos.items() if not has]
+    without = [name for name, bos in comparison.bos.items() if bos == "none"]
     if without:
         yield from wrapped(f"No BOS in front of the text: {', '.join(without)}.", width)
     for group in comparison.groups:

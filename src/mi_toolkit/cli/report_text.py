@@ -9,12 +9,14 @@ from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.report_text import bos_note
 from mi_toolkit.heads.summary import TOO_FEW
 from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.models.specs import describe_windows
 
 MOST_LINES = 4
 _NONE = "–"
+_BOS = {"own": "BOS first", "stand-in": "a separator first", "none": "no BOS"}
 _STIMULI = {
     "repeated_random": "random tokens given twice",
     "natural": "natural text",
@@ -66,8 +68,8 @@ def _group_title(report: HeadReport, *, is_mask: bool, stimulus: str) -> str:
         on = f"the prompt ({tokens}" if len(batch) == 1 else f"{len(batch)} prompts ({tokens}"
     else:
         on = f"{_STIMULI.get(stimulus, stimulus)} ({len(batch)} × {tokens}"
-    bos = "BOS first" if report.provenance.bos[stimulus] else "no BOS"
-    return f"{'Lift over chance' if is_mask else 'Value'} on {on}, {bos})"
+    bos = report.provenance.bos[stimulus]
+    return f"{'Lift over chance' if is_mask else 'Value'} on {on}, {_BOS.get(bos, f'BOS: {bos}')})"
 
 
 def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
@@ -145,6 +147,8 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
 
 
 def _notes(report: HeadReport) -> Iterator[str]:
+    if note := bos_note(report):
+        yield note
     bars = (
         [f"lift {report.min_lift:g}"]
         if any(_group(report, name)[0] for name in report.label_names)

@@ -24,8 +24,9 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.progress import track
+from mi_toolkit.prompts.bos import standard_beginning, text_beginning
 from mi_toolkit.prompts.stimuli import passages, repeated_random
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id
+from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import installed_versions
 
 DEFAULT_LENGTHS = (32, 64, 128, 256)
@@ -108,7 +109,7 @@ def length_sweep(
         if report is None:
             report = classify_heads(
                 model,
-                batch.ids,
+                batch,
                 behaviours=step.behaviours,
                 min_lift=min_lift,
                 batch_size=batch_size,
@@ -135,7 +136,7 @@ def _checked(model: HookedModel, lengths: Sequence[int]) -> tuple[int, ...]:
     found = tuple(sorted(set(lengths)))
     if not found or found[0] < 4:
         raise ComparisonError(f"Lengths are 4 tokens or more, not {list(lengths)}.")
-    room = model.cfg.n_ctx - (bos_token_id(model.tokenizer) is not None)
+    room = model.cfg.n_ctx - len(standard_beginning(model).ids)
     if found[-1] > room:
         raise ComparisonError(
             f"A length of {found[-1]} tokens does not fit the context of {model.cfg.model_name}: "
@@ -156,7 +157,14 @@ def _batch(
 ) -> TokenBatch:
     if step.stimulus == "repeated_random":
         return repeated_random(model, n_tokens=step.length // 2, n_sequences=n_sequences, seed=seed)
-    return of_length(model, texts, n_tokens=step.length, n_sequences=n_sequences)
+    own = step.stimulus == OWN_PROMPT
+    return of_length(
+        model,
+        texts,
+        n_tokens=step.length,
+        n_sequences=n_sequences,
+        beginning=text_beginning(model) if own else standard_beginning(model),
+    )
 
 
 def _finished(path: Path, fingerprint: Mapping[str, object]) -> HeadReport | None:

@@ -57,9 +57,12 @@ class ModelComparison(ShownAsTable):
         return profile(self.reports[model])
 
     @property
-    def has_bos(self) -> dict[str, bool]:
-        """Per model: whether all its sequences began with a BOS, where its tokenizer has one."""
-        return {name: all(r.provenance.bos.values()) for name, r in self.reports.items()}
+    def bos(self) -> dict[str, str]:
+        """Per model: what its texts begin with (see `Provenance.bos`)."""
+        return {
+            name: " and ".join(dict.fromkeys(report.provenance.bos.values()))
+            for name, report in self.reports.items()
+        }
 
     def to_pandas(self) -> DataFrame:
         """One row per model and label, scope or `unclassified`."""
@@ -74,7 +77,7 @@ class ModelComparison(ShownAsTable):
                 "size_class": sizes[name],
                 "n_layers": self.facts[name].n_layers,
                 "n_heads": self.facts[name].n_heads,
-                "has_bos": self.has_bos[name],
+                "bos": self.bos[name],
                 **shown.row(),
             }
             for name in self.models

@@ -51,7 +51,7 @@ def compare_models(
     """What the heads of several models do on the same text, and how far their predictions agree.
 
     Models given by name are loaded one at a time and let go, so memory holds one. Each model reads
-    the text through its own tokenizer; the BOS policy is one for all.
+    the text through its own tokenizer, as it was trained to (see `prepend_bos`).
 
     **Next-token agreement** is counted at the characters where both models have just finished a
     token. Each continues with its most probable next token, as text; the two agree where one is a
@@ -67,7 +67,8 @@ def compare_models(
             on its natural passages, as many tokens of each as every model reads.
         behaviours: as `classify_heads` takes them; None for the standard ones.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
-        prepend_bos: put a BOS before each text; None: wherever a tokenizer has one.
+        prepend_bos: put a BOS before each text; None: each model by its own convention. True or
+            False is for all of them.
         batch_size: sequences to a forward pass; it changes no figure.
         seed: of the random stimulus and the bootstrap.
         load: what loads a model by its name, such as `partial(load_model, dtype="bfloat16")`.
@@ -142,7 +143,13 @@ def _texts(prompt: Prompt | None) -> list[str] | None:
         )
     if prompt is None:
         return None
-    return [prompt] if isinstance(prompt, str) else list(prompt)
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not all(isinstance(text, str) for text in texts):
+        raise PromptError(
+            "Models are compared on text, a string or several: token ids and chat messages are "
+            "different text to each of them."
+        )
+    return texts
 
 
 def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:
@@ -160,5 +167,6 @@ def _continuations(
     model: HookedModel, texts: list[str] | None, prepend_bos: bool | None
 ) -> tuple[Continuations, ...]:
     if texts is None:
-        return continuations(model, passages(), natural(model))
+        read = natural(model, as_trained=True, prepend_bos=prepend_bos)
+        return continuations(model, passages(), read)
     return continuations(model, texts, tokenise(model, texts, prepend_bos=prepend_bos))

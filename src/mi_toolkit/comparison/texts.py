@@ -6,15 +6,21 @@ from collections.abc import Iterator, Sequence
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.bos import Beginning
+from mi_toolkit.prompts.tokens import TokenBatch, behind
 
 BETWEEN_PASSAGES = "\n\n"
 
 
 def of_length(
-    model: HookedModel, texts: Sequence[str], *, n_tokens: int, n_sequences: int
+    model: HookedModel,
+    texts: Sequence[str],
+    *,
+    n_tokens: int,
+    n_sequences: int,
+    beginning: Beginning,
 ) -> TokenBatch:
-    """At most `n_sequences` sequences of exactly `n_tokens` tokens, behind a BOS if there is one.
+    """At most `n_sequences` sequences of exactly `n_tokens` tokens, behind `beginning`.
 
     Each begins with a text that no other sequence holds; texts that follow are joined to it, with
     an empty line between, until there are tokens enough, and the rest is cut off. So long sequences
@@ -28,11 +34,9 @@ def of_length(
             f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Load it with "
             "load_model(..., tokenizer=...)."
         )
-    bos_id = bos_token_id(model.tokenizer)
-    head = [] if bos_id is None else [bos_id]
     found = []
     for ids in _joined(model, texts, n_tokens):
-        found.append([*head, *ids[:n_tokens]])
+        found.append(ids[:n_tokens])
         if len(found) == n_sequences:
             break
     if not found:
@@ -41,7 +45,7 @@ def of_length(
             f"The text has {total} tokens for {model.cfg.model_name}, too few for a sequence of "
             f"{n_tokens}. Leave that length out, or give more text."
         )
-    return from_sequences(found, bos_id)
+    return behind(beginning, found)
 
 
 def _joined(model: HookedModel, texts: Sequence[str], n_tokens: int) -> Iterator[list[int]]:

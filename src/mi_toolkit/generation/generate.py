@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -30,6 +31,7 @@ def generate(
     eos_ids: Sequence[int] | None = None,
     top_k: int = 5,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     use_cache: bool = True,
 ) -> Generation:
     """What the model goes on with behind a prompt, by greedy or beam search.
@@ -55,7 +57,8 @@ def generate(
             beam's score stands above the worst of these.
         eos_ids: tokens that end a sequence; None for the model's own, `()` for none.
         top_k: alternatives to keep of each token.
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         use_cache: keep keys and values of earlier positions from step to step. It changes time,
             and figures by rounding only.
 
@@ -70,7 +73,7 @@ def generate(
         >>> mi.generate(model, "Mary and John went to", max_new_tokens=4).text
         ' the beach, John'
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     how = Decoding(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,

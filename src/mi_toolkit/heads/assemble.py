@@ -120,7 +120,7 @@ def _provenance(run: StimulusRun, seed: int) -> Provenance:
         backend=type(run.model).__name__,
         dtype=run.facts.dtype,
         seed=seed,
-        bos={run.stimulus: bool(run.batch.has_bos.all())},
+        bos={run.stimulus: run.batch.bos},
         bos_id=run.batch.bos_id,
         prompts={run.stimulus: run.batch.digest},
         attention={run.stimulus: run.path},

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.assemble import assembled
@@ -43,6 +44,7 @@ def classify_heads(
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     batch_size: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -70,7 +72,8 @@ def classify_heads(
             ones bring the home stimulus of each; `successor` is read off the weights.
         behaviours: names from `BEHAVIOURS`, or behaviours themselves; None for those of `STANDARD`.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
-        prepend_bos: put a BOS before each string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each string; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         batch_size: sequences to a forward pass; None: as many as memory has room for, up to where
             more are no quicker. It changes no figure.
         seed: of the random stimulus and the bootstrap.
@@ -100,12 +103,14 @@ def classify_heads(
             f"batch_size is the number of sequences to a pass, 1 or more, not {batch_size}."
         )
     if prompt is not None:
-        stimuli = {OWN_PROMPT: tokenise(model, prompt, prepend_bos=prepend_bos)}
+        own = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+        stimuli = {OWN_PROMPT: own}
     else:
-        if prepend_bos is not None:
+        if prepend_bos is not None or attention_mask is not None:
             raise PromptError(
-                "prepend_bos goes with a prompt of your own: the standard stimuli begin with a "
-                "BOS wherever the tokenizer has one."
+                "prepend_bos and attention_mask go with a prompt of your own: the standard stimuli "
+                "begin with a "
+                "BOS, or with the document separator where the tokenizer has none."
             )
         stimuli = home_stimuli(model, table, seed=seed)
     runs = {

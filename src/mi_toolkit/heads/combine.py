@@ -15,8 +15,10 @@ from mi_toolkit.heads.report import HeadReport
 
 def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     """One report whose rows each come from the behaviour's home stimulus, all parts kept."""
-    first = next(iter(parts.values()))
+    first_name, first = next(iter(parts.items()))
     homes = {name: first.facts[name].home for name in first.behaviours}
+    if "natural" not in parts:  # a model without a tokenizer reads no passages
+        homes = {name: home if home in parts else first_name for name, home in homes.items()}
 
     def rows(field: str) -> Tensor:
         return torch.stack(

@@ -25,8 +25,9 @@ from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 from mi_toolkit.heads.token_maps import WEIGHTS, CircuitBehaviour
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.prompts.bos import bos_token_id
 from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 
 BY_PAIRS = "bootstrap over pairs of tokens"
 
@@ -54,6 +55,9 @@ def home_stimuli(
             unknown = unknown_name("stimulus", behaviour.home, STIMULI)
             raise BehaviourError(f"The home of the behaviour {behaviour.name!r}: {unknown}")
         names.append(behaviour.home)
+    if model.tokenizer is None and standard:
+        # Passages are text: what they are the home of is measured on random ids, or not at all.
+        names = [name for name in names if name != "natural"]
     return {name: STIMULI[name](model, seed=seed) for name in STIMULI if name in names}
 
 

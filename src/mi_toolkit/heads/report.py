@@ -15,7 +15,7 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED, behaviour_of
-from mi_toolkit.heads.report_text import copying_text, summary_of
+from mi_toolkit.heads.report_text import bos_note, copying_text, summary_of
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.shown import ShownAsTable, TextTable
@@ -252,6 +252,8 @@ class HeadReport(ShownAsTable):
             f"HeadReport of {self.provenance.model}: {n_layers} layers × {n_heads} heads, "
             f"measured on {' and '.join(self.tokens)}"
         )
+        if note := bos_note(self):
+            title = f"{title}. {note}"
         return TextTable(title=title, rows=self.summary())
 
     def record(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
-FORMAT = "mi_toolkit head report 2"
+FORMAT = "mi_toolkit head report 3"
 _TENSORS = (
     "score",
     "null",
@@ -67,6 +67,7 @@ def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> 
         ids=tensors[f"{stimulus}/ids"],
         lengths=tensors[f"{stimulus}/lengths"],
         bos_id=provenance.bos_id,
+        beginnings=(provenance.bos[stimulus],) * len(tensors[f"{stimulus}/lengths"]),
         roles={
             name.removeprefix(f"{stimulus}/role/"): spans
             for name, spans in tensors.items()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.token_maps import WEIGHTS
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.report import HeadReport
@@ -24,6 +25,21 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
         lines.append(("scope", counts))
     lines.append((UNCLASSIFIED, f"{len(report.heads(UNCLASSIFIED))} heads"))
     return lines
+
+
+def bos_note(report: HeadReport) -> str:
+    """What stands at position 0 where it is no BOS; empty where every text begins with one."""
+    without = [
+        name
+        for name, bos in report.provenance.bos.items()
+        if "none" in bos.split(" and ") and name != WEIGHTS
+    ]
+    if not without:
+        return ""
+    return (
+        f"No BOS stands at position 0 of {' and '.join(without)}: first_token and the sink are "
+        "then the first word's."
+    )
 
 
 def copying_text(report: HeadReport, label: str, head: Head) -> str:

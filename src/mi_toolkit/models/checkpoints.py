@@ -3,7 +3,7 @@
 1. The config first: it is small, and tells a model that is no causal LM before its weights come.
 2. The weights, in the dtype asked for, and an error where some are missing: transformers would
    fill them with random numbers and log it.
-3. The tokenizer, and an error where there is none: transformers would make an empty one.
+3. The tokenizer, or None where there is none: transformers would make an empty one.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 logger = logging.getLogger("mi_toolkit")
 
 _LAYER = re.compile(r"\.\d+\.")
+_TOKENIZER_FILE = re.compile(r"tokenizer|vocab|merges|spiece|sentencepiece|bpe|tiktoken|tekken")
 _BUFFERS = re.compile(r"(\.masked_bias|\.attn\.bias|attention\.bias|inv_freq|position_ids)$")
 
 
@@ -170,11 +171,13 @@ def _but_buffers(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: bool) -> Any:
-    """The tokenizer of `source`.
+    """The tokenizer of `source`, None where it has none.
 
     Raises:
-        ModelLoadError: it has none, or one that this installation cannot read.
+        ModelLoadError: one that this installation cannot read.
     """
+    if source.kind == "folder" and not source.gguf_file and not _has_tokenizer(source.location):
+        return _without_tokenizer(source)
     with explained(source, part="tokenizer"), quiet_transformers(source, revision):
         tokenizer = AutoTokenizer.from_pretrained(
             source.location,
@@ -183,11 +186,47 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
             **_gguf(source),
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ModelLoadError(
-            f"{source.name} has no tokenizer: {source.location} holds no tokenizer.json. Put it "
-            "there with `tokenizer.save_pretrained`, or pass `tokenizer=`."
-        )
+        return _without_tokenizer(source)
     return tokenizer
+
+
+def _has_tokenizer(folder: str) -> bool:
+    """Whether a folder holds any of a tokenizer's files."""
+    return any(_TOKENIZER_FILE.search(file.name) for file in Path(folder).iterdir())
+
+
+def _without_tokenizer(source: Source) -> None:
+    logger.warning(
+        "%s has no tokenizer: it takes token ids, no text. Put one into its folder with "
+        "`tokenizer.save_pretrained`, or pass `tokenizer=`.",
+        source.name,
+    )
+
+
+def check_vocabulary(name: str, tokenizer: Any, d_vocab: int) -> None:
+    """Check that the model has an embedding for whatever the tokenizer makes of text.
+
+    Rows that no token uses are common, and so is an extra special (Gemma 3's for images) beyond
+    them, which no text becomes.
+
+    Raises:
+        ModelLoadError: a word of the tokenizer, or a special that it uses, is beyond the model's.
+    """
+    if tokenizer is None:
+        return
+    named = {getattr(tokenizer, f"{role}_token_id", None) for role in ("bos", "eos", "unk", "pad")}
+    extra = {
+        id_
+        for id_, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
+        if token.special
+    } - named
+    last = max((id_ for id_ in tokenizer.get_vocab().values() if id_ not in extra), default=-1)
+    if last >= d_vocab:
+        raise ModelLoadError(
+            f"The tokenizer does not fit {name}: it has {len(tokenizer):,} tokens (the last id is "
+            f"{last:,}), and the model has embeddings for {d_vocab:,}. Take the model's own "
+            "tokenizer, or give the model rows for added tokens (resize_token_embeddings)."
+        )
 
 
 @contextmanager

@@ -18,12 +18,14 @@ from mi_toolkit.errors import ModelLoadError, UnknownNameError, unknown_name
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
+    check_vocabulary,
     load_config,
     load_tokenizer,
     load_weights,
 )
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+from mi_toolkit.vocabulary import put_in_front
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BACKENDS = ("auto", "bridge", "hooked")
@@ -67,12 +69,14 @@ def load_model(
         hf_model: a Hugging Face model already in memory. It is taken over: its modules are
             wrapped in place, its attention implementation is set, its gradients are off. It keeps
             its own dtype, and its own device unless `device` says another.
-        tokenizer: a tokenizer to use instead of the model's own. It is copied.
+        tokenizer: a tokenizer to use instead of the model's own. It is copied. A model without one
+            loads, and takes token ids where others take text.
 
     Raises:
         UnknownNameError: nothing is called `name`, or `backend` or `dtype` is none of those.
         UnsupportedModelError: TransformerLens has no adapter for the architecture.
-        ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM.
+        ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM, or the
+            tokenizer has tokens that the model has no embedding for.
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
@@ -99,6 +103,7 @@ def load_model(
     transformer_lens_door.require_adapter(source.name, causal_architecture(config), config)
     if tokenizer is None:
         tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+    check_vocabulary(source.name, tokenizer, int(config.get_text_config().vocab_size))
     weights = load_weights(
         source,
         config,
@@ -135,9 +140,10 @@ def _load_given(
     official = known.name if known else name
     transformer_lens_door.require_adapter(official, type(hf_model).__name__, hf_model.config)
     if tokenizer is None:
-        tokenizer = load_tokenizer(
-            _tokenizer_source(name, hf_model, revision), revision=revision, trust_remote_code=False
-        )
+        source = _tokenizer_source(name, hf_model, revision)
+        if source is not None:
+            tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=False)
+    check_vocabulary(official, tokenizer, hf_model.get_input_embeddings().weight.shape[0])
     if device is not None:
         hf_model.to(_device(device))
     return _hooked(
@@ -151,16 +157,17 @@ def _load_given(
     )
 
 
-def _tokenizer_source(name: str, hf_model: Any, revision: str | None) -> Source:
-    """Where the tokenizer of a model in memory lies: under its name, or where it was read from."""
+def _tokenizer_source(name: str, hf_model: Any, revision: str | None) -> Source | None:
+    """Where the tokenizer of a model in memory lies: under its name, or where it was read from.
+
+    None where neither is known: it is then a model that reads ids.
+    """
     for candidate in (name, hf_model.config.name_or_path):
         try:
             return find_source(candidate, revision=revision)
         except (UnknownNameError, ModelLoadError):
             continue
-    raise ModelLoadError(
-        f"No tokenizer is known for the model in memory called {name!r}: pass `tokenizer=`."
-    )
+    return None
 
 
 def _hooked(
@@ -186,6 +193,9 @@ def _hooked(
             tokenizer=tokenizer,
         )
     model.cfg.revision = revision
+    if tokenizer is not None and put_in_front(tokenizer):
+        # TransformerLens goes by the architecture alone, and would take away what is put there.
+        model.cfg.default_prepend_bos = True
     return model
 
 

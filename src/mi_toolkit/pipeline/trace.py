@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,6 +38,7 @@ def trace_pipeline(
     n_neurons: int = 5,
     lens: bool = True,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
 ) -> Pipeline:
     """A prompt's way through a model: tokens, embedding, attention, MLP, output.
 
@@ -52,7 +55,8 @@ def trace_pipeline(
         n_neurons: most active neurons to keep of every layer.
         lens: read every layer's residual stream through the final norm and the unembedding, by
             TransformerLens' own logit lens where it has one (4.x).
-        prepend_bos: put a BOS before a text. None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a text. None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
 
     Raises:
         PromptError: not one prompt, an empty one, one beyond the context, impossible ids, one
@@ -67,7 +71,7 @@ def trace_pipeline(
         >>> traced.output.predictions[0].text, traced.attention.patterns.shape
         (' the', torch.Size([4, 4, 6, 6]))
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     counts = {"top_k": top_k, "n_nearest": n_nearest, "n_neurons": n_neurons}
     _check(model, batch, counts)
     layers, mlp_layers = attention_layers(model), _mlp_layers(model)

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from itertools import chain
-
-import torch
+from typing import Any
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.bos import bos_token_id
 from mi_toolkit.prompts.tokens import (
     Prompt,
     TokenBatch,
-    bos_token_id,
+    check_fits,
     from_sequences,
-    tokenise,
+    rows_of,
 )
 
 MAX_TOKENS = 128
@@ -65,10 +65,11 @@ def text_digest(texts: Sequence[str]) -> str:
 
 def loss_batch(
     model: HookedModel,
-    texts: Prompt | TokenBatch | None,
+    texts: Prompt | None,
     *,
     max_length: int | None = None,
     limit: int | None = None,
+    attention_mask: Any = None,
 ) -> TokenBatch:
     """Texts to take a loss on, each cut to `max_length` tokens, BOS included.
 
@@ -78,6 +79,7 @@ def loss_batch(
         max_length: tokens of a text; None for 128, or the context where that is shorter. Ids are
             cut only if it is given.
         limit: only the first so many texts.
+        attention_mask: of ids with padding, as `tokenise` takes it.
 
     Raises:
         PromptError: no text, or one with a single token, which predicts nothing.
@@ -87,36 +89,19 @@ def loss_batch(
     room = min(max_length or MAX_TOKENS, int(model.cfg.n_ctx))
     if texts is None:
         texts = halves(evaluation_passages())[0]
-    if isinstance(texts, TokenBatch | torch.Tensor):
-        batch = texts if isinstance(texts, TokenBatch) else tokenise(model, texts)
-        rows = [batch.sequence(index).tolist()[:max_length] for index in range(len(batch))]
-        bos_id = batch.bos_id
+    if isinstance(texts, TokenBatch):
+        rows = [texts.sequence(index).tolist()[:max_length] for index in range(len(texts))][:limit]
+        beginnings: Sequence[str] = texts.beginnings[:limit]
     else:
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        if not listed:
-            raise PromptError("There is no text to measure a loss on: the list is empty.")
-        rows, bos_id = _encoded(model, listed[:limit], room)
-    for index, ids in enumerate(rows[:limit]):
+        read = rows_of(model, texts, attention_mask=attention_mask, limit=limit)
+        rows = [row.ids[: room if row.from_text else max_length] for row in read]
+        beginnings = [row.beginning for row in read]
+    for index, ids in enumerate(rows):
         if len(ids) < 2:
             raise PromptError(
                 f"Text {index} has one token, so no token of it is predicted from another: leave "
                 "it out, or give longer texts."
             )
-    return from_sequences(rows[:limit], bos_id)
-
-
-def _encoded(model: HookedModel, texts: list[str], room: int) -> tuple[list[list[int]], int | None]:
-    if model.tokenizer is None:
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Give token ids, or "
-            "load it with load_model(..., tokenizer=...)."
-        )
-    bos_id = bos_token_id(model.tokenizer)
-    head = [] if bos_id is None else [bos_id]
-    rows = []
-    for index, text in enumerate(texts):
-        ids = model.tokenizer.encode(text, add_special_tokens=False)
-        if not ids:
-            raise PromptError(f"Text {index} of {len(texts)} is empty: {text!r} has no tokens.")
-        rows.append([*head, *ids][:room])
-    return rows, bos_id
+    batch = from_sequences(rows, bos_token_id(model.tokenizer), beginnings)
+    check_fits(model, batch)
+    return batch

@@ -9,11 +9,14 @@ place. After Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593)
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.bos import standard_beginning
+from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 from mi_toolkit.vocabulary import encoded, single_token_ids
 
 IOI_PROMPTS = 64
@@ -72,8 +75,7 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
             f"The tokenizer of {model.cfg.model_name} has {len(ids)} of {len(NAMES)} English first "
             f"names as single tokens; IOI prompts need {MIN_NAMES}, as roles are single positions."
         )
-    bos_id = bos_token_id(tokenizer)
-    head = [] if bos_id is None else [bos_id]
+    beginning = standard_beginning(model)
     generator = torch.Generator().manual_seed(seed)
     names = list(ids)
     sequences, roles = [], []
@@ -87,14 +89,14 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
             place=_drawn(PLACES, generator),
             gift=_drawn(GIFTS, generator),
         )
-        sequence = [*head, *encoded(tokenizer, text), ids[io]]
+        sequence = [*beginning.ids, *encoded(tokenizer, text), ids[io]]
         sequences.append(sequence)
         roles.append(_positions(sequence, io=ids[io], s=ids[s], text=text))
-    batch = from_sequences(sequences, bos_id)
+    batch = from_sequences(sequences, beginning.bos_id, [beginning.kind] * len(sequences))
     spans = {
         role: torch.tensor([[each[role], each[role] + 1] for each in roles]) for role in roles[0]
     }
-    return TokenBatch(ids=batch.ids, lengths=batch.lengths, bos_id=bos_id, roles=spans)
+    return replace(batch, roles=spans)
 
 
 def _drawn(choices: tuple[str, ...] | list[str], generator: torch.Generator) -> str:

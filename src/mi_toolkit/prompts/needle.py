@@ -9,14 +9,16 @@ Mechanistically Explains Long-Context Factuality" (arXiv 2404.15574).
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.bos import standard_beginning
 from mi_toolkit.prompts.passages import passages
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
 from mi_toolkit.vocabulary import encoded
 
 NEEDLE_SEQUENCES = 16
@@ -63,8 +65,7 @@ def needle_prompts(
             f"{model.cfg.model_name} has no tokenizer, so it cannot read a needle in a haystack."
         )
 
-    bos_id = bos_token_id(tokenizer)
-    head = [] if bos_id is None else [bos_id]
+    beginning = standard_beginning(model)
     n_tokens = min(n_tokens, model.cfg.n_ctx)
     generator = torch.Generator().manual_seed(seed)
     fact, question, stop = (encoded(tokenizer, text) for text in (_FACT, _QUESTION, "."))
@@ -72,7 +73,7 @@ def needle_prompts(
     for index in range(n_sequences):
         order = torch.randperm(len(WORDS), generator=generator)[:NEEDLE_WORDS].tolist()
         words = encoded(tokenizer, "".join(f" {WORDS[i]}" for i in order))
-        room = n_tokens - len([*head, *fact, *words, *stop, *question, *words])
+        room = n_tokens - len([*beginning.ids, *fact, *words, *stop, *question, *words])
         if room < NEEDLE_WORDS:
             raise PromptError(
                 f"A needle in a haystack of {n_tokens} tokens leaves {room} for the haystack: "
@@ -81,14 +82,14 @@ def needle_prompts(
         haystack, breaks = _haystack(tokenizer, room, generator)
         wanted = index / max(1, n_sequences - 1) * room
         depth = min(breaks, key=lambda place: abs(place - wanted))
-        before = [*head, *haystack[:depth], *fact]
+        before = [*beginning.ids, *haystack[:depth], *fact]
         until = [*before, *words, *stop, *haystack[depth:], *question]
         sequences.append([*until, *words])
         needles.append([len(before), len(before) + len(words)])
         answers.append([len(until), len(until) + len(words)])
-    batch = from_sequences(sequences, bos_id)
+    batch = from_sequences(sequences, beginning.bos_id, [beginning.kind] * len(sequences))
     roles = {"needle": torch.tensor(needles), "answer": torch.tensor(answers)}
-    return TokenBatch(ids=batch.ids, lengths=batch.lengths, bos_id=bos_id, roles=roles)
+    return replace(batch, roles=roles)
 
 
 def _haystack(tokenizer: Any, room: int, generator: torch.Generator) -> tuple[list[int], list[int]]:

@@ -15,10 +15,12 @@ import torch
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.prompts.bos import standard_beginning, text_beginning
 from mi_toolkit.prompts.ioi import ioi_prompts
 from mi_toolkit.prompts.needle import needle_prompts
 from mi_toolkit.prompts.passages import passages as passages
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, behind
+from mi_toolkit.vocabulary import encoded
 
 RANDOM_TOKENS = 64
 RANDOM_SEQUENCES = 32
@@ -56,15 +58,15 @@ def repeated_random(
 ) -> TokenBatch:
     """Sequences of a BOS and `n_tokens` distinct random ids, given twice.
 
-    They are ids from the start, never text: decoding and encoding again would change them. Where
-    the context is short, so are the sequences.
+    Where the tokenizer has no BOS, the document separator stands in for it: random ids have no
+    convention. They are ids from the start, never text: decoding and encoding again would change
+    them. Where the context is short, so are the sequences.
 
     Raises:
         PromptError: the vocabulary has fewer than `n_tokens` usable ids.
     """
-    bos_id = bos_token_id(model.tokenizer)
-    head = [] if bos_id is None else [bos_id]
-    n_tokens = min(n_tokens, (model.cfg.n_ctx - len(head)) // 2)
+    beginning = standard_beginning(model)
+    n_tokens = min(n_tokens, (model.cfg.n_ctx - len(beginning.ids)) // 2)
     ids = torch.tensor(usable_ids(model))
     if len(ids) < n_tokens:
         raise PromptError(
@@ -75,13 +77,26 @@ def repeated_random(
     drawn = [
         ids[torch.randperm(len(ids), generator=generator)[:n_tokens]] for _ in range(n_sequences)
     ]
-    return from_sequences([[*head, *once.tolist(), *once.tolist()] for once in drawn], bos_id)
+    return behind(beginning, [[*once.tolist(), *once.tolist()] for once in drawn])
 
 
-def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0) -> TokenBatch:
+def natural(
+    model: HookedModel,
+    *,
+    n_tokens: int = NATURAL_TOKENS,
+    seed: int = 0,
+    as_trained: bool = False,
+    prepend_bos: bool | None = None,
+) -> TokenBatch:
     """The 64 bundled passages, each cut to `n_tokens` tokens behind a BOS.
 
-    `seed` changes nothing: the passages are always the same, in the same order.
+    Args:
+        model: whose tokenizer and context count.
+        n_tokens: of each passage, beside the BOS; fewer where the context is shorter.
+        seed: changes nothing: the passages are always the same, in the same order.
+        as_trained: False for the standard protocol, where the document separator stands in for a
+            BOS that the tokenizer lacks; True to read them as any text is read.
+        prepend_bos: with `as_trained`: as `text_beginning` takes it.
 
     Raises:
         PromptError: the model has no tokenizer.
@@ -91,11 +106,9 @@ def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0
             f"{model.cfg.model_name} has no tokenizer, so it cannot read the natural passages. "
             "Load it with load_model(..., tokenizer=...)."
         )
-    bos_id = bos_token_id(model.tokenizer)
-    head = [] if bos_id is None else [bos_id]
-    room = min(n_tokens, model.cfg.n_ctx - len(head))
-    encoded = [model.tokenizer.encode(text, add_special_tokens=False) for text in passages()]
-    return from_sequences([[*head, *ids[:room]] for ids in encoded], bos_id)
+    beginning = text_beginning(model, prepend_bos) if as_trained else standard_beginning(model)
+    room = min(n_tokens, model.cfg.n_ctx - len(beginning.ids))
+    return behind(beginning, [encoded(model.tokenizer, text)[:room] for text in passages()])
 
 
 STANDARD_STIMULI = ("repeated_random", "natural")

@@ -125,6 +125,7 @@ def score_fidelity(
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = 16,
+    attention_mask: Any = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> ScoreFidelity:
@@ -143,6 +144,7 @@ def score_fidelity(
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         seed: of the draw and the interval.
         progress: show a bar; None where somebody looks.
 
@@ -153,7 +155,9 @@ def score_fidelity(
         raise WeightError(f"A rank correlation of {n} weights says nothing: take 10 or more.")
     if texts is None:
         texts = halves(evaluation_passages())[1]
-    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    batch = loss_batch(
+        model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
+    )
     matrices = weight_matrices(model)
     generator = torch.Generator().manual_seed(seed)
     drawn = _stratified(scores, n, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -45,6 +46,7 @@ def perturbation_test(
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = None,
+    attention_mask: Any = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> PerturbationTest:
@@ -67,6 +69,7 @@ def perturbation_test(
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         seed: of the random draws, the noise and the bits.
         progress: show a bar; None where somebody looks.
 
@@ -85,7 +88,9 @@ def perturbation_test(
         raise WeightError("A perturbation test needs at least one kind and one k.")
     if texts is None:
         texts = halves(evaluation_passages())[1]
-    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    batch = loss_batch(
+        model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
+    )
     matrices = weight_matrices(model)
     top = scores.ranking(doses[-1]).keys()
     trials: list[tuple[str, int, str, int, Change]] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -152,6 +152,8 @@ def perturbation_effect(
     top_k: int = 10,
     max_new_tokens: int = 20,
     num_beams: int = 1,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> PerturbationEffect:
@@ -169,6 +171,8 @@ def perturbation_effect(
         top_k: how many of the most probable tokens are kept.
         max_new_tokens: tokens to write behind the prompt, before and under the change; 0 for none.
         num_beams: beams to write them with; 1 is greedy search.
+        prepend_bos: put a BOS before a text; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         seed: of the random sets, and of noise and bits.
         progress: a progress bar; None: where somebody looks and it takes long.
 
@@ -186,7 +190,7 @@ def perturbation_effect(
         >>> effect.to_pandas()["is_control"].tolist()
         [False, True, True]
     """
-    batch = tokenise(model, prompt)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     if len(batch) != 1:
         raise PromptError(f"The effect is that on one prompt, and {len(batch)} were given.")
     if n_random < 0:
@@ -197,12 +201,11 @@ def perturbation_effect(
     shapes = {matrix.name: matrix.shape for matrix in matrices}
     generator = torch.Generator().manual_seed(seed)
     sets = [tuple(random_control(chosen, shapes, generator)) for _ in range(n_random)]
-    ids = batch.sequence(0)
 
     def written() -> str:
         if not max_new_tokens:
             return ""
-        return generate(model, ids, max_new_tokens=max_new_tokens, num_beams=num_beams).text
+        return generate(model, batch, max_new_tokens=max_new_tokens, num_beams=num_beams).text
 
     clean, texts, found = _last_logits(model, batch), [written()], []
     for index, each in enumerate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from mi_toolkit.errors import WeightError, unknown_name
 from mi_toolkit.heads.provenance import provenance_of
@@ -31,6 +32,7 @@ def score_weights(
     batch_size: int = BATCH_SIZE,
     max_length: int | None = None,
     eval_limit: int | None = None,
+    attention_mask: Any = None,
     seed: int = 0,
     n_probes: int = 32,
     n_steps: int = 16,
@@ -51,6 +53,7 @@ def score_weights(
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         seed: of `random` and of Hutchinson's probes.
         n_probes: random vectors of `hessian_diag` and `obd_hutchinson`.
         n_steps: points on the path of `weight_integrated_gradients`.
@@ -72,7 +75,9 @@ def score_weights(
     if batch_size < 1:
         raise WeightError(f"batch_size must be 1 or more; it is {batch_size}.")
     matrices = select(weight_matrices(model), parameters, layers=layers, components=components)
-    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    batch = loss_batch(
+        model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
+    )
     require_finite(matrices)
     scored = SCORERS[metric](
         Calibration(

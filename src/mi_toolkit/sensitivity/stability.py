@@ -135,6 +135,7 @@ def ranking_stability(
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = None,
+    attention_mask: Any = None,
     blocks_at_once: int | None = None,
 ) -> RankingStability:
     """Score on resampled texts, and by several metrics, and compare the rankings in pairs.
@@ -156,6 +157,7 @@ def ranking_stability(
         batch_size: as in `score_weights`.
         max_length: as in `score_weights`.
         eval_limit: as in `score_weights`.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         blocks_at_once: as in `score_blockwise`; None for all blocks in memory.
 
     Raises:
@@ -164,7 +166,9 @@ def ranking_stability(
     """
     if len(seeds) < 2 and len(metrics) < 2:
         raise WeightError("Stability compares rankings: give two or more seeds, or two metrics.")
-    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    batch = loss_batch(
+        model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
+    )
 
     scope: dict[str, Any] = {"parameters": parameters, "layers": layers, "components": components}
 

@@ -49,6 +49,7 @@ def find_super_weights(
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = HELD_OUT,
+    attention_mask: Any = None,
     progress: bool | None = None,
 ) -> SuperWeights:
     """Find the weights of MLP outputs that stand out, and confirm by ablation which of them matter.
@@ -68,6 +69,7 @@ def find_super_weights(
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts; None for all.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: show a bar; None where somebody looks.
 
     Raises:
@@ -83,7 +85,9 @@ def find_super_weights(
     )
     if texts is None:
         texts = halves(evaluation_passages())[1]
-    batch = loss_batch(model, texts, max_length=max_length, limit=eval_limit)
+    batch = loss_batch(
+        model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
+    )
     matrices = weight_matrices(model)
 
     def measured(of: TokenBatch, sets: Sequence[Sequence[Triple]]) -> tuple[Quality, list[Quality]]:

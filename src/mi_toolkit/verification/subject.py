@@ -12,9 +12,11 @@ from torch import Tensor
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.models.checkpoints import Loading
 from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.prompts.bos import text_beginning
 from mi_toolkit.prompts.passages import passages
-from mi_toolkit.prompts.tokens import TokenBatch, bos_token_id, check_fits, from_sequences
+from mi_toolkit.prompts.tokens import TokenBatch, behind, check_fits
 from mi_toolkit.verification.completions import Completion
+from mi_toolkit.vocabulary import encoded
 
 SHIFT = 7
 _SHORTEST, _LONGEST_WINDOW, _BEYOND = 48, 512, 8
@@ -66,13 +68,12 @@ class Subject:
 
 
 def text_for(model: HookedModel, facts: ModelFacts) -> TokenBatch:
-    """Natural text behind a BOS, long enough to reach beyond the model's sliding windows."""
+    """Natural text as the model reads it, longer than its sliding windows."""
     windows = [window for window in facts.windows if window and window <= _LONGEST_WINDOW]
     length = max([_SHORTEST, *(window + _BEYOND for window in windows)])
     length = min(length, int(model.cfg.n_ctx) - SHIFT)
-    bos = bos_token_id(model.tokenizer)
-    text = model.tokenizer.encode("\n".join(passages()), add_special_tokens=False)
-    ids = [*([] if bos is None else [bos]), *text][:length]
-    batch = from_sequences([ids], bos)
+    beginning = text_beginning(model)
+    text = encoded(model.tokenizer, "\n".join(passages()))[: length - len(beginning.ids)]
+    batch = behind(beginning, [text])
     check_fits(model, batch)
     return batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -91,6 +92,7 @@ def view_attention(
     layer: int | Sequence[int] | None = None,
     heads: Sequence[HeadName] | HeadName | None = None,
     prepend_bos: bool | None = None,
+    attention_mask: Any = None,
 ) -> AttentionView:
     """Where heads look on one prompt: patterns of one layer, several, or heads by name.
 
@@ -102,7 +104,8 @@ def view_attention(
         layer: one layer or several, from zero. May be left out where `heads` are named.
         heads: `["L5H1", (6, 9)]`, `report.heads("induction")`, or numbers within each of the
             layers; None for all of the layers' heads.
-        prepend_bos: put a BOS before a string; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before a string; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
 
     Raises:
         PromptError: several prompts, or one that cannot be fed.
@@ -125,7 +128,7 @@ def view_attention(
         n_heads=model.cfg.n_heads,
     )
     chosen = chosen_heads(grid, layer, heads)
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     if len(batch) != 1:
         raise PromptError(
             f"A view shows one prompt, but {len(batch)} were given. View each, and put the views "

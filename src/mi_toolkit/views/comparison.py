@@ -87,7 +87,7 @@ def models_html(comparison: ModelComparison) -> str:
             f"{facts.parameters / 1e6:,.3g}M",
             f"{facts.n_layers} × {facts.n_heads}",
             facts.positional,
-            "yes" if comparison.has_bos[name] else "no",
+            comparison.bos[name],
         ]
         for name, facts in comparison.facts.items()
     ]

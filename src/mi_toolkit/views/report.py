@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.report_text import bos_note
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 from mi_toolkit.views.head_maps import figure_text, maps_of
 from mi_toolkit.views.page import Page
@@ -33,7 +34,7 @@ class ReportView:
         maps = maps_of(self.report)
         return Section(
             title=self._title(),
-            caption=_reading(self.report),
+            caption=" ".join(filter(None, [_reading(self.report), bos_note(self.report)])),
             body=(
                 f"{_label_table(self.report)}"
                 "<p>A label is a hypothesis: it says where a head looks on these texts, and where "
@@ -92,8 +93,7 @@ def _facts(report: HeadReport) -> str:
     provenance = report.provenance
     revision = f", revision {provenance.revision}" if provenance.revision else ""
     stimuli = [
-        f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, "
-        f"{'with' if provenance.bos[name] else 'no'} BOS)"
+        f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, BOS: {provenance.bos[name]})"
         for name, batch in report.tokens.items()
     ]
     made = sorted(set(report.interval.values()) - {NOT_APPLICABLE, TOO_FEW})

@@ -10,7 +10,6 @@ the last shard in the manifest makes the same files, bit for bit, as one that wa
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +78,7 @@ def record_to_disk(
         max_length: tokens of the longest sequence, BOS included; None: the model's context.
         overlong: what becomes of a longer document: `"split"` into sequences that each begin
             with the BOS, `"truncate"`, or `"error"`.
-        prepend_bos: put a BOS before each text; None: wherever the tokenizer has one.
+        prepend_bos: put a BOS before each text; None: as the model was trained to read it.
         field: where texts come as records, the field with the text (or the token ids).
         resume: go on where an earlier run stopped; False: an error if there was one.
         progress: a progress bar; None: where somebody looks and it takes long.
@@ -118,7 +117,7 @@ def record_to_disk(
         "dtype": str(dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "shard_size": recording.rows_to_a_shard(shard_size),
-        **dataclasses.asdict(how),
+        **how.settings,
     }
     asked = Manifest(
         model=model_identity(model),

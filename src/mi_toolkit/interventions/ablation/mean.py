@@ -14,7 +14,9 @@ from mi_toolkit.prompts.tokens import TokenBatch
 def mean(model: HookedModel, needed: Sequence[Target], reference: TokenBatch | None) -> Apply:
     """The mean over the reference, BOS left out; without one, over the natural passages."""
     hooks = [target.hook for target in needed]
-    means = mean_outputs(model, hooks, natural(model) if reference is None else reference)
+    means = mean_outputs(
+        model, hooks, natural(model, as_trained=True) if reference is None else reference
+    )
 
     def hook(target: Target) -> HookFunction:
         value = means[target.hook]

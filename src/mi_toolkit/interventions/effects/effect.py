@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from mi_toolkit.interventions.effects.controls import ComponentSet, random_contr
 from mi_toolkit.interventions.effects.readings import Readings, joined, losses, readings
 from mi_toolkit.interventions.effects.result import FIGURES, AblationEffect, FreeText
 from mi_toolkit.interventions.effects.runs import Runs, one_sequence
-from mi_toolkit.predictions import kl_divergence, predictions, token_id, top_predictions
+from mi_toolkit.predictions import Token, kl_divergence, predictions, token_id, top_predictions
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
@@ -32,7 +33,7 @@ def ablation_effect(
     prompt: Prompt,
     components: ComponentName | Iterable[ComponentName],
     *,
-    target: int | str | None = None,
+    target: Token | None = None,
     how: str = "zero",
     reference: Prompt | None = None,
     n_random: int = CONTROLS,
@@ -40,6 +41,8 @@ def ablation_effect(
     max_new_tokens: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     progress: bool | None = None,
 ) -> AblationEffect:
     """What ablating components does to the prediction behind a prompt.
@@ -69,6 +72,8 @@ def ablation_effect(
             None for 20, and none for the kinds that take from the text that runs.
         batch_size: sets to a pass; None for as many as fit. It changes no figure.
         seed: of the random sets.
+        prepend_bos: put a BOS before a text; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -86,7 +91,7 @@ def ablation_effect(
     if n_random < 0:
         raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
     chosen = checked_components(model, components)
-    batch = one_sequence(model, prompt)
+    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     runs = Runs(model, batch, how=how, reference=reference)
     ids, clean = batch.sequence(0), runs.later.clean
     asked = int(clean[-1].argmax()) if target is None else token_id(model, target)
@@ -135,11 +140,11 @@ def _free_text(
         n_tokens = min(GENERATED, room) if runs.how in ("zero", "mean") else 0
     if not n_tokens:
         return None
-    before = after = generate(model, ids, max_new_tokens=n_tokens).sequences[0]
+    before = after = generate(model, runs.batch, max_new_tokens=n_tokens).sequences[0]
     if apply is not None:
         targets = targets_of(model, [chosen])
         with in_place(model, targets, apply(targets)):
-            after = generate(model, ids, max_new_tokens=n_tokens).sequences[0]
+            after = generate(model, runs.batch, max_new_tokens=n_tokens).sequences[0]
     return FreeText(
         before=tuple(before.ids.tolist()),
         after=tuple(after.ids.tolist()),

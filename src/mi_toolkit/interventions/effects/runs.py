@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,13 +19,19 @@ from mi_toolkit.interventions.effects.later_layers import LaterLayers
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 
-def one_sequence(model: HookedModel, prompt: Prompt) -> TokenBatch:
-    """The prompt's ids.
+def one_sequence(
+    model: HookedModel,
+    prompt: Prompt,
+    *,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
+) -> TokenBatch:
+    """The prompt's ids (see `tokenise`).
 
     Raises:
         PromptError: several sequences, or one that cannot be fed.
     """
-    batch = tokenise(model, prompt)
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     if len(batch) != 1:
         raise PromptError(
             f"An ablation's effect is that on one prompt, and {len(batch)} were given: call it for "

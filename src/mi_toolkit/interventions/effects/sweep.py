@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +17,7 @@ from mi_toolkit.interventions.ablation.component import Component
 from mi_toolkit.interventions.effects.readings import readings
 from mi_toolkit.interventions.effects.result import FIGURES
 from mi_toolkit.interventions.effects.runs import Runs, one_sequence
-from mi_toolkit.predictions import Prediction, predictions, token_id
+from mi_toolkit.predictions import Prediction, Token, predictions, token_id
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
@@ -140,10 +140,12 @@ def ablation_sweep(
     model: HookedModel,
     prompt: Prompt,
     *,
-    target: int | str | None = None,
+    target: Token | None = None,
     how: str = "zero",
     reference: Prompt | None = None,
     batch_size: int | None = None,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
     progress: bool | None = None,
 ) -> AblationSweep:
     """Ablate every head alone, and read the prediction behind a prompt each time.
@@ -161,6 +163,8 @@ def ablation_sweep(
         how: the kind of ablation, as in `ablating`.
         reference: text or ids that `mean` and `resample` take from.
         batch_size: heads to a pass; None for all of a layer that fit. It changes no figure.
+        prepend_bos: put a BOS before a text; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -175,7 +179,7 @@ def ablation_sweep(
         >>> sweep.log_prob.shape
         torch.Size([4, 4])
     """
-    batch = one_sequence(model, prompt)
+    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     runs = Runs(model, batch, how=how, reference=reference)
     ids, clean = batch.sequence(0), runs.later.clean
     asked = int(clean[-1].argmax()) if target is None else token_id(model, target)

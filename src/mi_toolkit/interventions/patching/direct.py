@@ -26,7 +26,7 @@ from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, attention_layers, evaluating, uncached, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.interventions.effects.runs import one_sequence
-from mi_toolkit.predictions import token_id
+from mi_toolkit.predictions import Token, token_id
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
@@ -117,8 +117,10 @@ def direct_logit_attribution(
     model: HookedModel,
     prompt: Prompt,
     *,
-    target: int | str | None = None,
-    other: int | str | None = None,
+    target: Token | None = None,
+    other: Token | None = None,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
 ) -> DirectAttribution:
     """Split the logit behind a prompt into what embedding, heads and MLPs write towards it.
 
@@ -127,6 +129,8 @@ def direct_logit_attribution(
         prompt: one text, or its ids.
         target: the token, as its id or exact text; None for the most probable one.
         other: a token to set it against: then it is the difference of their logits that is split.
+        prepend_bos: put a BOS before a text; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
 
     Raises:
         PromptError: not one prompt, or a token that is not one.
@@ -140,7 +144,7 @@ def direct_logit_attribution(
         >>> abs(sum(found.parts().values()) - found.logit) < 1e-3
         True
     """
-    batch = one_sequence(model, prompt)
+    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     _check_writes(model)
     ids = batch.sequence(0)
     written = _written(model, ids)
