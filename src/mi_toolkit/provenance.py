@@ -50,6 +50,11 @@ class Provenance:
     prompts: dict[str, str]
     """Per stimulus: SHA-256 of its token ids."""
 
+    checked: bool | None = None
+    """Whether the model proved itself as it was loaded: its logits and attention on a short probe
+    are Hugging Face's own. False where `check=False` left it out, None where the model was hooked
+    by somebody else."""
+
     attention: dict[str, str] = field(default_factory=dict)
     """Per stimulus: how its attention was read, as `whole patterns` or in `blocks of queries`. The
     figures are the same to 1e-5."""

@@ -10,6 +10,7 @@ transformers' logger, and only loading a model needs it.
 from __future__ import annotations
 
 import copy
+import subprocess
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -54,7 +55,11 @@ def bridge(
     if not hf_model.config.architectures:
         # TransformerLens chooses by this field, which only `save_pretrained` fills in.
         hf_model.config.architectures = [type(hf_model).__name__]
-    with _prepared(tokenizer) as own_tokenizer, _embedding_not_copied(TransformerBridge):
+    with (
+        _prepared(tokenizer) as own_tokenizer,
+        _embedding_not_copied(TransformerBridge),
+        _nothing_installed(),
+    ):
         model = TransformerBridge.boot_transformers(
             # Bare names may be deprecated aliases (`opt`, `neo`, …): for those TransformerLens
             # warns on the root logger, which configures logging for the whole process.
@@ -71,6 +76,11 @@ def bridge(
     hf_model.set_attn_implementation(attn_implementation)
     model.cfg.model_name = name
     return _at_rest(model)
+
+
+def is_wrapped(hf_model: Any) -> bool:
+    """Whether a bridge has put its own modules between those of `hf_model`."""
+    return any("_original_component" in module._modules for module in hf_model.modules())
 
 
 def _is_spread(hf_model: Any) -> bool:
@@ -193,6 +203,27 @@ def _embedding_not_copied(bridge_class: Any) -> Iterator[None]:
         yield
     finally:
         bridge_class.W_E_pos = copying
+
+
+@contextmanager
+def _nothing_installed() -> Iterator[None]:
+    """Keep a booting bridge from installing packages: it would call pip for torchvision.
+
+    It does so where a model also takes pictures and its processor does not load, which text does
+    not need.
+    """
+    calling = subprocess.check_call
+
+    def refuse(command: Any, *args: Any, **options: Any) -> int:
+        if "torchvision" in command:
+            raise subprocess.CalledProcessError(1, command)
+        return calling(command, *args, **options)
+
+    subprocess.check_call = refuse
+    try:
+        yield
+    finally:
+        subprocess.check_call = calling
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def test_a_file_that_holds_no_sweep_is_a_clear_error(tmp_path: Path) -> None:
 
 def batches(lengths: list[int], **asked: object) -> list[Batch]:
     batch = from_sequences([[1] * length for length in lengths], 0)
-    given = {"n_heads": 4, "whole_patterns": False, "batch_size": None, "room": 2**30}
+    given = {"n_heads": 4, "whole_patterns": False, "pads": True, "batch_size": None, "room": 2**30}
     return make_batches(batch, **given | asked)
 
 

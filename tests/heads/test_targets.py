@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from mi_toolkit.heads import targets
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour, offset
 from mi_toolkit.heads.masks import visible
-from mi_toolkit.heads.targets import Targets, marked_keys, visible_keys
+from mi_toolkit.heads.targets import Targets, marked_keys
+from mi_toolkit.sight import visible_keys
 
 SPARSE = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour) and b.sparse]
 

@@ -70,6 +70,9 @@ class LoadOptions:
     trust_remote_code: Switch = False
     """Let Python code that comes with the model run on this machine."""
 
+    unchecked: Switch = False
+    """Leave out the short passes that compare the hooked model with Hugging Face's own forward."""
+
     def check(self, name: str) -> None:
         """Tell a typo in `name` before the work, or the models, that come before it.
 
@@ -96,6 +99,7 @@ class LoadOptions:
                 device_map=self.device_map,
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
+                check=not self.unchecked,
             )
 
 

@@ -120,6 +120,7 @@ def _provenance(run: StimulusRun, seed: int) -> Provenance:
         backend=type(run.model).__name__,
         dtype=run.facts.dtype,
         seed=seed,
+        checked=getattr(run.model.cfg, "checked", None),
         bos={run.stimulus: run.batch.bos},
         bos_id=run.batch.bos_id,
         prompts={run.stimulus: run.batch.digest},

@@ -10,6 +10,7 @@ length, longest first, so that what does not fit shows at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -43,6 +44,7 @@ def make_batches(
     compares: bool,
     n_heads: int,
     whole_patterns: bool,
+    pads: bool,
     batch_size: int | None,
     room: int,
 ) -> list[Batch]:
@@ -53,6 +55,7 @@ def make_batches(
         compares: whether each is compared with the next.
         n_heads: of a layer.
         whole_patterns: whether a layer's patterns are held as a whole.
+        pads: whether sequences of unequal length run together; not where padding would be seen.
         batch_size: sequences to a batch; None to choose.
         room: bytes that are free.
     """
@@ -67,11 +70,14 @@ def make_batches(
             fits = _fits(joined, n_heads, whole_patterns, room)
         else:
             fits = len(joined) <= batch_size
-        if groups and fits:
+        if groups and fits and (pads or len(set(joined)) == 1):
             groups[-1].append(index)
         else:
             groups.append([index])
-    ahead = [group[:1] if compares else [] for group in groups[1:]]
+    ahead = [
+        group[:1] if compares and (pads or lengths[group[0]] == lengths[here[0]]) else []
+        for here, group in pairwise(groups)
+    ]
     return [
         Batch(sequences=(*group, *shown), n_fresh=len(group))
         for group, shown in zip(groups, [*ahead, []], strict=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.kinds import DistributionBehaviour, RowNeed
 from mi_toolkit.heads.plan import Plan
-from mi_toolkit.heads.rows import RowFigures, per_mass, row_entropy
+from mi_toolkit.heads.rows import RowFigures, mean_key, per_mass, row_entropy
 from mi_toolkit.heads.scores import top_share
 
 
@@ -25,7 +25,8 @@ class PatternBlock:
     """Patterns of some sequences, heads and queries of a batch; gone when the next one comes."""
 
     patterns: Float[Tensor, "sequence head query key"]
-    """Attention after softmax in float32, contiguous; the last key is the last query's own."""
+    """Attention after softmax in float32, contiguous; the last key is the last query's own,
+    or the last of all where the layer looks ahead."""
 
     first_sequence: int
     first_head: int
@@ -121,8 +122,10 @@ class BlockReader:
         if not block.sums_to_one:
             self._total[at] = block.patterns.sum(dim=-1)
         if "distance" in self.needs:
-            stop = block.first_key + block.patterns.shape[-1]
-            self._mean_key[at] = block.patterns @ self._position[block.first_key : stop]
+            positions = self._position[block.first_key :][: block.patterns.shape[-1]]
+            self._mean_key[at] = mean_key(
+                block.patterns, positions, self.plan.window, first_query=block.first_query
+            )
         if "entropy" in self.needs:
             entropy = row_entropy(block.patterns) if block.entropy is None else block.entropy
             self._entropy[at] = entropy

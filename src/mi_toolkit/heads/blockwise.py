@@ -130,13 +130,13 @@ def _entropy(
 
 
 def blocks_of(
-    patterns: Float[Tensor, "sequence head query key"],
+    patterns: Float[Tensor, "sequence head query key"], *, looks_ahead: bool = False
 ) -> Iterator[PatternBlock]:
-    """Whole causal patterns in the same blocks, in float32."""
+    """Whole patterns in the same blocks, in float32; under causal masks without what is hidden."""
     n_sequences, n_heads, n, _ = patterns.shape
     shape = block_shape(n_sequences, n_heads, 1, n, torch.get_num_threads())
     for queries, heads, sequences in _blocks(shape, n_sequences, n_heads, n):
-        block = patterns[sequences, heads, queries, : queries.stop]
+        block = patterns[sequences, heads, queries, : n if looks_ahead else queries.stop]
         yield PatternBlock(
             patterns=block.to(torch.float32, memory_format=torch.contiguous_format),
             first_sequence=sequences.start,

@@ -29,6 +29,7 @@ from mi_toolkit.heads.direct_effect import (
 )
 from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.sight import Sight
 
 KEPT_BYTES = 32 * 2**20
 """Head outputs that are kept before they are made into effects.
@@ -61,8 +62,8 @@ class CopyingMeasurement:
     def __init__(
         self,
         model: HookedModel,
-        windows: Mapping[int, int | None],
-        queries: Mapping[int | None, CopyQueriesOfPlan],
+        windows: Mapping[int, Sight],
+        queries: Mapping[Sight, CopyQueriesOfPlan],
     ) -> None:
         """Expect the layers of `windows`, and for each window the queries of each sequence."""
         self.model, self.windows, self._queries = model, windows, queries

@@ -10,6 +10,7 @@ from einops import einsum, repeat
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.attention_masks import sights
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
 from mi_toolkit.heads.copying import CopyingMeasurement
@@ -27,6 +28,7 @@ from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.saved_result import SavedResult
 from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.sight import Sight
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -125,7 +127,7 @@ def copying_scores(
     """
     facts, layers = describe_model(model), attention_layers(model)
     batch = repeated_random(model, seed=seed)
-    windows = {layer: facts.windows[layer] for layer in layers}
+    windows = sights(model, layers, facts.windows, int(batch.lengths.max()))
     queries = {window: _induction_queries(batch, window) for window in set(windows.values())}
     measurement = CopyingMeasurement(model, windows, queries)
     layer_of = {z_hook(layer): layer for layer in layers}
@@ -151,7 +153,7 @@ def copying_scores(
     )
 
 
-def _induction_queries(batch: TokenBatch, window: int | None) -> CopyQueriesOfPlan:
+def _induction_queries(batch: TokenBatch, window: Sight) -> CopyQueriesOfPlan:
     plan = make_plan(batch, pattern_behaviours(chosen(["induction"])), window, STIMULUS)
     return CopyQueriesOfPlan(plan, 0)
 

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, MaskBehaviour
 from mi_toolkit.heads.intervals import MIN_SEQUENCES
-from mi_toolkit.heads.targets import Targets, visible_keys
+from mi_toolkit.heads.targets import Targets
 from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.sight import Sight, looks_ahead, visible_keys
 
 KEPT_TOKENS = 2**13
 """Tokens whose target keys are held, for every layer asks for those of a batch in turn."""
@@ -49,10 +50,10 @@ class Eligibility:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """How one stimulus is measured in the layers of one window."""
+    """How one stimulus is measured in the layers of one sight."""
 
     batch: TokenBatch
-    window: int | None
+    window: Sight
     behaviours: tuple[AnyBehaviour, ...]
     eligibility: tuple[Eligibility, ...]
     """One per behaviour."""
@@ -83,9 +84,9 @@ class Plan:
 
 
 def make_plan(
-    batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: int | None, stimulus: str
+    batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: Sight, stimulus: str
 ) -> Plan:
-    """Find target keys, eligible queries and chance for layers of one window."""
+    """Find target keys, eligible queries and chance for layers of one sight."""
     masks = tuple(b for b in behaviours if isinstance(b, MaskBehaviour))
     queries = torch.zeros(len(masks), *batch.ids.shape, dtype=torch.bool)
     null = torch.zeros(queries.shape)
@@ -94,12 +95,12 @@ def make_plan(
         n = int(batch.lengths[index])
         n_keys = plan.targets(index).n_keys
         queries[:, index, :n] = n_keys > 0
-        null[:, index, :n] = n_keys / visible_keys(n, window)
+        null[:, index, :n] = n_keys / visible_keys(n, window).clamp_min(1)
     masked = zip(queries, null, strict=True)
     eligibility = [
         _mask_eligibility(*next(masked))
         if isinstance(behaviour, MaskBehaviour)
-        else _distribution_eligibility(batch, behaviour, stimulus)
+        else _distribution_eligibility(batch, behaviour, stimulus, looks_ahead(window))
         for behaviour in behaviours
     ]
     return Plan(
@@ -112,7 +113,7 @@ def make_plan(
 
 
 def _targets(
-    batch: TokenBatch, sequence: int, masks: Sequence[MaskBehaviour], window: int | None
+    batch: TokenBatch, sequence: int, masks: Sequence[MaskBehaviour], window: Sight
 ) -> Targets:
     ids, roles = batch.sequence(sequence), batch.roles_of(sequence)
     has_bos = bool(batch.has_bos[sequence])
@@ -132,12 +133,14 @@ def _mask_eligibility(queries: Tensor, null: Tensor) -> Eligibility:
 
 
 def _distribution_eligibility(
-    batch: TokenBatch, behaviour: DistributionBehaviour, stimulus: str
+    batch: TokenBatch, behaviour: DistributionBehaviour, stimulus: str, alone: bool
 ) -> Eligibility:
     lengths = batch.lengths
     takes_part = torch.full((len(batch),), stimulus not in behaviour.excluded_stimuli)
     if behaviour.compares_sequences:
         takes_part &= _differs_from_next(batch)
+        if alone:  # where padding would be seen, texts of other lengths run in other batches
+            takes_part &= lengths == lengths.roll(-1)
         lengths = torch.minimum(lengths, lengths.roll(-1))
     position = torch.arange(batch.ids.shape[1])
     queries = (position >= behaviour.first_query) & (position < lengths[:, None])

@@ -21,6 +21,7 @@ def provenance_of(
         backend=type(model).__name__,
         dtype=facts.dtype,
         seed=seed,
+        checked=getattr(model.cfg, "checked", None),
         bos={name: batch.bos for name, batch in batches.items()},
         bos_id=next((batch.bos_id for batch in batches.values()), None),
         prompts={name: batch.digest for name, batch in batches.items()},

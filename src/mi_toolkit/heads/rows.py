@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_toolkit.sight import Sight, looks_ahead
+
 BLOCK = 128
 """Queries that are read together where whole rows are needed."""
 
@@ -27,8 +29,8 @@ class Rows(Protocol):
     """The rows of attention of one or several sequences in one layer."""
 
     @property
-    def window(self) -> int | None:
-        """The layer's sliding window in keys, the query's own included; None for all of them."""
+    def window(self) -> Sight:
+        """What the layer sees: a sliding window in keys, None for all of them, or a square."""
         ...
 
     @property
@@ -38,7 +40,7 @@ class Rows(Protocol):
 
     @property
     def mean_key(self) -> Float[Tensor, "*rows query"]:
-        """The mean position attended to, over all of the attention."""
+        """The mean position attended to; a key ahead counts at its mirror image, as far before."""
         ...
 
     @property
@@ -83,7 +85,7 @@ class RowFigures:
     to_next: Float[Tensor, "sequence head query"]
     """Each sequence's total variation to the next."""
 
-    window: int | None
+    window: Sight
 
     def variation(self, following: Rows) -> Float[Tensor, "sequence head query"]:
         """Total variation between each sequence's rows and the next one's."""
@@ -97,8 +99,8 @@ class PatternRows:
     patterns: Float[Tensor, "*heads query key"]
     """Attention after softmax, without padding."""
 
-    window: int | None
-    """The layer's sliding window in keys, the query's own included; None for all of them."""
+    window: Sight
+    """What the layer sees: a sliding window in keys, None for all of them, or a square."""
 
     @cached_property
     def non_sink_mass(self) -> Float[Tensor, "*heads query"]:
@@ -108,7 +110,7 @@ class PatternRows:
     @cached_property
     def mean_key(self) -> Float[Tensor, "*heads query"]:
         """The mean position attended to, over all of the attention."""
-        return self.patterns @ query_positions(self.patterns)
+        return mean_key(self.patterns, query_positions(self.patterns), self.window)
 
     @property
     def own(self) -> Float[Tensor, "*heads query"]:
@@ -134,7 +136,8 @@ class PatternRows:
             self.causal_blocks(), following.causal_blocks(), strict=False
         ):
             stop = queries.start + min(block.shape[-2], other.shape[-2])
-            rows, keys = slice(0, stop - queries.start), slice(1, stop)
+            n_keys = min(block.shape[-1], other.shape[-1])
+            rows, keys = slice(0, stop - queries.start), slice(1, n_keys)
             both = slice(queries.start, stop)
             difference = block[..., rows, keys] * here[..., both, None]
             difference -= other[..., rows, keys] * there[..., both, None]
@@ -149,7 +152,23 @@ class PatternRows:
         n_queries = self.patterns.shape[-2]
         for start in range(0, n_queries, BLOCK):
             stop = min(start + BLOCK, n_queries)
-            yield slice(start, stop), self.patterns[..., start:stop, :stop]
+            n_keys = n_queries if looks_ahead(self.window) else stop
+            yield slice(start, stop), self.patterns[..., start:stop, :n_keys]
+
+
+def mean_key(
+    patterns: Float[Tensor, "*rows query key"],
+    position: Float[Tensor, " key"],
+    sight: Sight,
+    *,
+    first_query: int = 0,
+) -> Float[Tensor, "*rows query"]:
+    """The mean of the positions of all keys; those ahead of a query mirrored to before it."""
+    if not looks_ahead(sight):
+        return patterns @ position
+    n_queries = patterns.shape[-2]
+    query = torch.arange(first_query, first_query + n_queries).to(position)[:, None]
+    return (patterns * torch.where(position > query, 2 * query - position, position)).sum(dim=-1)
 
 
 def row_entropy(patterns: Float[Tensor, "*heads query key"]) -> Float[Tensor, "*heads query"]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.rows import PatternRows as PatternRows
 from mi_toolkit.heads.rows import Rows, eligible, per_mass, query_positions
+from mi_toolkit.sight import looks_ahead, visible_keys
 
 FIRST_LOCALITY_QUERY = 3
 FIRST_POSITIONAL_QUERY = 2
@@ -89,12 +90,15 @@ def locality_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     `U` is even attention over all causal keys but the sink, never the window alone: a windowed
     layer *is* local. 1 for a current- or previous-token head at any length, 0 for even attention,
     below 0 for farther than chance. Over rows `q >= 3`; a ratio of sums, so that long rows, where
-    near and far differ most, weigh most.
+    near and far differ most, weigh most. Where a layer looks ahead, `d = max(0, |q-k| - 1)` and `U`
+    spreads over both sides.
     """
     mass = rows.non_sink_mass
     query = query_positions(mass)
     distance = ((query - 1) * mass - rows.mean_key + rows.own) * per_mass(mass)
-    even_distance = (query - 1) * (query - 2) / (2 * query.clamp_min(1))
+    ahead = len(query) - 1 - query if looks_ahead(rows.window) else torch.zeros_like(query)
+    even = (query - 1) * (query - 2) + ahead * (ahead - 1).clamp_min(0)
+    even_distance = even / (2 * (query + ahead).clamp_min(1))
     counts = eligible(rows) & (query >= FIRST_LOCALITY_QUERY)
     return QueryTerms((even_distance - distance) * counts, even_distance * counts)
 
@@ -123,7 +127,7 @@ def diffuse_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     1 for even attention over all that the layer may see, 0 for a single key.
     """
     query = query_positions(rows.entropy)
-    visible = query + 1 if rows.window is None else (query + 1).clamp_max(rows.window)
+    visible = visible_keys(len(query), rows.window).to(query)
     counts = (query >= FIRST_DIFFUSE_QUERY) & (visible > 1)
     share = rows.entropy / visible.clamp_min(math.e).log()
     return QueryTerms(share * counts, counts.expand_as(share).to(share.dtype))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from mi_toolkit.attention_masks import sights
 from mi_toolkit.attention_swap import attention_by, obstacle
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.batches import Batch, make_batches
@@ -29,6 +30,7 @@ from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.memory import available_bytes
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.sight import Sight, Square, looks_ahead
 
 WHOLE_PATTERNS = "whole patterns"
 BLOCKS_OF_QUERIES = "blocks of queries"
@@ -52,10 +54,12 @@ class StimulusRun:
         self.layers = attention_layers(model)
         self.n_heads = int(model.cfg.n_heads)
         self.measurements: dict[int, Measurement] = {}
-        plans: dict[int | None, Plan] = {}
-        for window in dict.fromkeys(self.facts.windows[layer] for layer in self.layers):
-            plans[window] = plan = make_plan(batch, behaviours, window, stimulus)
-            layers = [layer for layer in self.layers if self.facts.windows[layer] == window]
+        longest = int(batch.lengths.max())
+        self.sights = sights(model, self.layers, self.facts.windows, longest)
+        plans: dict[Sight, Plan] = {}
+        for sight in dict.fromkeys(self.sights.values()):
+            plans[sight] = plan = make_plan(batch, behaviours, sight, stimulus)
+            layers = [layer for layer in self.layers if self.sights[layer] == sight]
             measurement = Measurement(plan, layers, self.n_heads)
             self.measurements |= dict.fromkeys(layers, measurement)
         measured = [
@@ -72,24 +76,27 @@ class StimulusRun:
             compares=len(batch) > 1 and any(b.compares_sequences for b in measured),
             n_heads=self.n_heads,
             whole_patterns=self.path == WHOLE_PATTERNS,
+            pads=not any(map(looks_ahead, self.sights.values())),
             batch_size=batch_size,
             room=available_bytes(model.cfg.device),
         )
 
-    def _copying(self, plans: Mapping[int | None, Plan]) -> dict[str, CopyingMeasurement]:
+    def _copying(self, plans: Mapping[Sight, Plan]) -> dict[str, CopyingMeasurement]:
         """For each behaviour that asks what a head does with what it sees: the outputs to keep."""
-        windows = {layer: self.facts.windows[layer] for layer in self.layers}
         found = {}
         for index, behaviour in enumerate(self.behaviours):
             if behaviour.facts.suppressing is None or not reads_one_norm(self.model):
                 continue
-            queries = {window: CopyQueriesOfPlan(plan, index) for window, plan in plans.items()}
+            queries = {sight: CopyQueriesOfPlan(plan, index) for sight, plan in plans.items()}
             if any(plan.eligibility[index].n_sequences for plan in plans.values()):
-                found[behaviour.name] = CopyingMeasurement(self.model, windows, queries)
+                found[behaviour.name] = CopyingMeasurement(self.model, self.sights, queries)
         return found
 
     def _path(self) -> str:
         reason = obstacle(self.model, self.layers)
+        own = [layer for layer, sight in self.sights.items() if isinstance(sight, Square)]
+        if own:
+            reason = f"the mask of layer {own[0]} is no causal window"
         if self.wants_whole:
             reason = f"{self.wants_whole[0]} is a figure of whole patterns"
         if reason is None:
@@ -143,6 +150,8 @@ class StimulusRun:
         return BlockReader(plan, batch.sequences, batch.n_fresh, shape, shown.device)
 
     def _in_blocks(self, batch: Batch) -> None:
+        windows = {l: s for l, s in self.sights.items() if not isinstance(s, Square)}
+
         def attention(
             layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float
         ) -> Tensor:
@@ -152,7 +161,7 @@ class StimulusRun:
                 key,
                 value,
                 scale=scale,
-                window=self.facts.windows[layer],
+                window=windows[layer],
                 show=reader.read,
                 with_entropy="entropy" in reader.needs,
             )
@@ -182,7 +191,8 @@ class StimulusRun:
                 return
             layer = pattern_of[name]
             reader = self._reader(layer, batch, activation)
-            for block in blocks_of(activation):
+            ahead = looks_ahead(self.sights[layer])
+            for block in blocks_of(activation, looks_ahead=ahead):
                 reader.read(block)
             self.measurements[layer].add(layer, reader)
             if self.wants_whole:
@@ -197,7 +207,7 @@ class StimulusRun:
             sequence = batch.sequences[place]
             n = int(self.batch.lengths[sequence])
             rows = PatternRows(
-                patterns=patterns[place, :, :n, :n].float(), window=self.facts.windows[layer]
+                patterns=patterns[place, :, :n, :n].float(), window=self.sights[layer]
             )
             if place < batch.n_fresh:
                 self.measurements[layer].add_whole(layer, sequence, rows, following)

@@ -17,8 +17,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from mi_toolkit.sight import Sight, sees
 
 KEPT_CELLS = 2**20
 """Cells of a sequence that are kept between layers; where there are more they are found anew."""
@@ -109,13 +111,13 @@ class Gather(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
-    """The target keys of several masks in one sequence, as far as a window shows them."""
+    """The target keys of several masks in one sequence, as far as the layer sees them."""
 
     lists: Sequence[KeyLists]
     """One for each mask."""
 
     length: int
-    window: int | None
+    window: Sight
 
     _kept: dict[tuple[int, ...], Gather] = field(default_factory=dict)
 
@@ -170,9 +172,7 @@ class Targets:
             nothing = torch.zeros(0, dtype=torch.long)
             return Cells(nothing, nothing, nothing)
         cells = Cells(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-        if self.window is None:
-            return cells
-        seen = cells.key > cells.query - self.window
+        seen = sees(self.window, cells.query, cells.key)
         return Cells(*(column[seen] for column in cells))
 
 
@@ -182,9 +182,3 @@ def _expanded(keys: KeyLists, mask: int, start: int, stop: int) -> Cells:
     offset = torch.repeat_interleave(first - (count.cumsum(dim=0) - count), count)
     key = keys.pool[offset + torch.arange(len(query))] + keys.shift
     return Cells(torch.full_like(query, mask), query, key)
-
-
-def visible_keys(n_positions: int, window: int | None) -> Float[Tensor, " query"]:
-    """`|K(q)|`: how many keys each query may see."""
-    count = torch.arange(1, n_positions + 1, dtype=torch.float32)
-    return count if window is None else count.clamp_max(window)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationMixin
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -30,6 +30,14 @@ from mi_toolkit.models.load_errors import explained
 from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 
 logger = logging.getLogger("mi_toolkit")
+
+_WRAPPERS = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
+"""Classes that run a model otherwise than as it is, and where it is inside them."""
 
 _LAYER = re.compile(r"\.\d+\.")
 _TOKENIZER_FILE = re.compile(r"tokenizer|vocab|merges|spiece|sentencepiece|bpe|tiktoken|tekken")
@@ -71,10 +79,46 @@ def causal_architecture(config: Any) -> str | None:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         return None
     causal = str(getattr(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], "__name__", ""))
-    if named:
-        return causal if causal in named else None
-    encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
-    return None if encoder else causal
+    if named and causal not in named:
+        return None
+    return None if _is_encoder(config) else causal
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether transformers lends this config a language head without making it a decoder."""
+    return type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_decoder
+
+
+def check_given(name: str, hf_model: Any) -> None:
+    """Nothing, where a model in memory is a causal LM that can be wrapped.
+
+    Raises:
+        ModelLoadError: it is none, or another wrapper is around it.
+    """
+    kind = type(hf_model).__name__
+    for wrapper, attribute in _WRAPPERS.items():
+        if kind == wrapper:
+            raise ModelLoadError(
+                f"hf_model is a {kind}, whose replicas or graphs know no hooks: give the model "
+                f"inside it, hf_model.{attribute}."
+            )
+    if hasattr(hf_model, "run_with_hooks"):
+        raise ModelLoadError(
+            f"hf_model is a hooked model already (a {kind}): use it as it is, load_model is not "
+            "needed."
+        )
+    config = getattr(hf_model, "config", None)
+    if config is None or not hasattr(hf_model, "get_input_embeddings"):
+        raise ModelLoadError(f"hf_model is a {kind}, no Hugging Face model.")
+    generates = isinstance(hf_model, GenerationMixin) or kind.endswith("ForCausalLM")
+    if generates and not config.is_encoder_decoder and not _is_encoder(config):
+        return
+    lent = " with is_decoder=False" if generates and _is_encoder(config) else ""
+    raise ModelLoadError(
+        f"{name} is not a causal language model: hf_model is a {kind}{lent}. Heads are classified "
+        "by what they read from earlier tokens, so give a decoder with its language head, such as "
+        "GPT2LMHeadModel."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

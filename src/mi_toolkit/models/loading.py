@@ -4,30 +4,38 @@
    (`checkpoints`), all by transformers, so that dtype, revision and cache are the user's.
 2. TransformerLens wraps that very model (`transformer_lens_door`): no second copy of the
    weights, nothing folded, nothing centred.
+3. The hooked model proves itself against the same weights as Hugging Face runs them (`probe`).
 """
 
 from __future__ import annotations
 
 import os
+import traceback
+import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import ModelLoadError, UnknownNameError, unknown_name
+from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError, unknown_name
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
+    check_given,
     check_vocabulary,
     load_config,
     load_tokenizer,
     load_weights,
 )
+from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 from mi_toolkit.vocabulary import put_in_front
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_BOOT_ERRORS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
+"""What TransformerLens is seen to raise where it meets a module that it does not expect."""
 _BACKENDS = ("auto", "bridge", "hooked")
 
 
@@ -43,6 +51,7 @@ def load_model(
     trust_remote_code: bool = False,
     hf_model: Any = None,
     tokenizer: Any = None,
+    check: bool = True,
 ) -> HookedModel:
     """A causal language model with hook points: in eval mode, without gradients, weights raw.
 
@@ -68,15 +77,21 @@ def load_model(
         trust_remote_code: let the repo's own Python code run.
         hf_model: a Hugging Face model already in memory. It is taken over: its modules are
             wrapped in place, its attention implementation is set, its gradients are off. It keeps
-            its own dtype, and its own device unless `device` says another.
+            its own dtype, and its own device unless `device` says another. Given a second time, in
+            the same way, it is the same handle that comes back.
         tokenizer: a tokenizer to use instead of the model's own. It is copied. A model without one
             loads, and takes token ids where others take text.
+        check: whether the model proves itself: every weight is a number, and on two short sequences
+            the hooked model gives the logits and attention of Hugging Face's own forward, to
+            rounding. It costs two short passes and one reading of the weights, no second copy.
 
     Raises:
         UnknownNameError: nothing is called `name`, or `backend` or `dtype` is none of those.
-        UnsupportedModelError: TransformerLens has no adapter for the architecture.
-        ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM, or the
-            tokenizer has tokens that the model has no embedding for.
+        UnsupportedModelError: TransformerLens has no adapter for the architecture, or does not
+            compute what Hugging Face does.
+        ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM, computes
+            NaN, the tokenizer has tokens that the model has no embedding for, or `hf_model` is
+            wrapped already.
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
@@ -95,6 +110,7 @@ def load_model(
             attn_implementation=attn_implementation,
             hf_model=hf_model,
             tokenizer=tokenizer,
+            check=check,
         )
     source = find_source(name, revision=revision)
     if backend == "hooked":
@@ -122,7 +138,20 @@ def load_model(
         attn_implementation=attn_implementation,
         hf_model=weights,
         tokenizer=tokenizer,
+        check=check,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """How a model in memory was given, and the handle that it became."""
+
+    how: tuple[object, ...]
+    handle: weakref.ref[Any]
+
+
+_given: weakref.WeakKeyDictionary[Any, _Given] = weakref.WeakKeyDictionary()
+"""By the Hugging Face model, which its handle keeps alive."""
 
 
 def _load_given(
@@ -134,10 +163,16 @@ def _load_given(
     attn_implementation: str,
     hf_model: Any,
     tokenizer: Any,
+    check: bool,
 ) -> HookedModel:
     """`hf_model` hooked under `name`; its tokenizer, if not given, from where it came itself."""
     known = find_known(name)
     official = known.name if known else name
+    check_given(official, hf_model)
+    how = (official, backend, str(device), revision, attn_implementation, id(tokenizer))
+    handle = _handle_of(official, hf_model, how)
+    if handle is not None:
+        return handle
     transformer_lens_door.require_adapter(official, type(hf_model).__name__, hf_model.config)
     if tokenizer is None:
         source = _tokenizer_source(name, hf_model, revision)
@@ -146,7 +181,7 @@ def _load_given(
     check_vocabulary(official, tokenizer, hf_model.get_input_embeddings().weight.shape[0])
     if device is not None:
         hf_model.to(_device(device))
-    return _hooked(
+    model = _hooked(
         official,
         official,
         backend=backend,
@@ -154,7 +189,31 @@ def _load_given(
         attn_implementation=attn_implementation,
         hf_model=hf_model,
         tokenizer=tokenizer,
+        check=check,
     )
+    if backend != "hooked":
+        _given[hf_model] = _Given(how=how, handle=weakref.ref(model))
+    return model
+
+
+def _handle_of(name: str, hf_model: Any, how: tuple[object, ...]) -> HookedModel | None:
+    """The handle that `hf_model` is wrapped in already; None where it is not wrapped.
+
+    Raises:
+        ModelLoadError: it is, otherwise than asked for now, or by somebody else.
+    """
+    if not transformer_lens_door.is_wrapped(hf_model):
+        return None
+    before = _given.get(hf_model)
+    handle = before.handle() if before else None
+    if before is None or handle is None or before.how != how:
+        raise ModelLoadError(
+            f"The hf_model given as {name!r} is wrapped already: a second handle on it would share "
+            "its modules and hooks with the first. Use the first handle, or load the weights anew "
+            "(`from_pretrained`) for the second."
+        )
+    found: HookedModel = handle
+    return found
 
 
 def _tokenizer_source(name: str, hf_model: Any, revision: str | None) -> Source | None:
@@ -179,24 +238,48 @@ def _hooked(
     attn_implementation: str,
     hf_model: Any,
     tokenizer: Any,
+    check: bool,
 ) -> HookedModel:
-    if backend == "hooked":
-        model = transformer_lens_door.hooked_transformer(
-            name, hf_model=hf_model, tokenizer=tokenizer
-        )
-    else:
-        model = transformer_lens_door.bridge(
-            name,
-            location=location,
-            attn_implementation=attn_implementation,
-            hf_model=hf_model,
-            tokenizer=tokenizer,
-        )
+    reference = None
+    if check:
+        check_finite(name, hf_model)
+        hf_model.set_attn_implementation(attn_implementation)
+        reference = reference_pass(name, hf_model)
+    try:
+        if backend == "hooked":
+            model = transformer_lens_door.hooked_transformer(
+                name, hf_model=hf_model, tokenizer=tokenizer
+            )
+        else:
+            model = transformer_lens_door.bridge(
+                name,
+                location=location,
+                attn_implementation=attn_implementation,
+                hf_model=hf_model,
+                tokenizer=tokenizer,
+            )
+    except _BOOT_ERRORS as error:
+        raise _cannot_wrap(name, hf_model, error) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):
         # TransformerLens goes by the architecture alone, and would take away what is put there.
         model.cfg.default_prepend_bos = True
+    if reference is not None:
+        prove(model, reference, config=hf_model.config)
+    model.cfg.checked = reference is not None
     return model
+
+
+def _cannot_wrap(name: str, hf_model: Any, error: Exception) -> UnsupportedModelError:
+    """The error for a model that TransformerLens has an adapter for and stumbles over."""
+    lines = str(error).strip().splitlines()
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    cause = lines[0].rstrip(".") if lines else f"{where.line} fails in its {where.name}"
+    return UnsupportedModelError(
+        f"{name} cannot be hooked: TransformerLens stumbles over this {type(hf_model).__name__} "
+        f"({cause}). {options_set(hf_model.config)}Use a checkpoint without such an option (or "
+        "without quantised weights), or a newer TransformerLens (pip install -U transformer-lens)."
+    )
 
 
 def _commit(source: Source, revision: str | None) -> str | None:

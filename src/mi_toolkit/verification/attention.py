@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mi_toolkit.floors import ATTENTION, ROW_SUMS
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import attention_layers
-from mi_toolkit.verification.floors import ATTENTION, ROW_SUMS
 from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
 from mi_toolkit.verification.subject import Subject
 

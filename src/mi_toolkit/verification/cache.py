@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_toolkit.floors import logit_floor
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.transformer_lens_door import key_value_cache
-from mi_toolkit.verification.floors import logit_floor
 from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
 from mi_toolkit.verification.subject import Subject
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mi_toolkit.verification.floors import logit_floor
+from mi_toolkit.floors import logit_floor
 from mi_toolkit.verification.outcome import Outcome, at_most
 from mi_toolkit.verification.subject import Subject
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from mi_toolkit.floors import logit_floor
 from mi_toolkit.models.describe import QK_NORM, QKV_BIAS
-from mi_toolkit.verification.floors import logit_floor
 from mi_toolkit.verification.outcome import Outcome, at_least, not_applicable
 from mi_toolkit.verification.subject import Subject
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.floors import ATTENTION
 from mi_toolkit.hooked_model import HookedModel, attention_layers, evaluating, pattern_hook
-from mi_toolkit.verification.floors import ATTENTION
 from mi_toolkit.verification.outcome import Outcome, at_least, at_most, not_applicable
 from mi_toolkit.verification.subject import SHIFT, Subject
 

@@ -7,11 +7,13 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-LOGITS: Mapping[str, float] = MappingProxyType({"float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2})
+LOGITS: Mapping[str, float] = MappingProxyType(
+    {"float64": 2e-5, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
+)
 """Of logits, as a share of the largest logit by size (of 1, where it is smaller)."""
 
 ATTENTION: Mapping[str, float] = MappingProxyType(
-    {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+    {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 )
 """Of a single attention weight."""
 
