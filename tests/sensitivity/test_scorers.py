@@ -186,7 +186,8 @@ def test_a_ranking_of_few_probes_says_that_it_is_noise_as_the_exact_diagonal_doe
     for seed in range(4):
         scores = score_weights(model, CURVED_TEXTS, "hessian_diag", n_probes=n, seed=seed)
         ranking = scores.ranking(k)
-        errors = [scores.standard_error[name][row, column] for name, row, column in ranking.keys()]
+        places = ranking.keys()
+        errors = [scores.standard_error[name][row, column] for name, row, column in places]
         assert ranking.standard_errors.tolist() == [float(error) for error in errors]
         n_within = sum(
             float(e) > abs(s) for e, s in zip(errors, ranking.scores.tolist(), strict=True)
