@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import offset as offset
     from mi_toolkit.heads.classify import classify_heads as classify_heads
+    from mi_toolkit.heads.control import UntrainedControl as UntrainedControl
     from mi_toolkit.heads.copying_scores import CopyingScores as CopyingScores
     from mi_toolkit.heads.copying_scores import copying_scores as copying_scores
     from mi_toolkit.heads.decorators import circuit_behaviour as circuit_behaviour
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.report import HeadReport as HeadReport
     from mi_toolkit.heads.token_maps import CircuitBehaviour as CircuitBehaviour
     from mi_toolkit.heads.token_maps import TokenMap as TokenMap
+    from mi_toolkit.heads.untrained import untrained_control as untrained_control
     from mi_toolkit.interventions.ablation import ablating as ablating
     from mi_toolkit.interventions.ablation.component import Component as Component
     from mi_toolkit.interventions.confirm import Confirmation as Confirmation
@@ -160,6 +162,7 @@ _HOME = {
     "SuperWeights": "sensitivity.super_weight",
     "TokenBatch": "prompts.tokens",
     "TokenMap": "heads.token_maps",
+    "UntrainedControl": "heads.control",
     "Verification": "verification.verification",
     "WeightScores": "sensitivity.weight_scores",
     "ablating": "interventions.ablation",
@@ -195,6 +198,7 @@ _HOME = {
     "score_blockwise": "sensitivity.blockwise",
     "score_weights": "sensitivity.score",
     "trace_pipeline": "pipeline",
+    "untrained_control": "heads.untrained",
     "verify_model": "verification.verify",
     "view_ablation": "views.ablation",
     "view_attention": "views.attention",

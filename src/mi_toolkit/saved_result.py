@@ -37,7 +37,7 @@ class SavedResult:
         Raises:
             OSError: it cannot be written: the disk is full, say.
         """
-        record, tensors = _taken_apart(self)
+        record, tensors = self.taken_apart()
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)
 
     @classmethod
@@ -50,7 +50,7 @@ class SavedResult:
         kind = cls.FORMAT.removeprefix("mi_toolkit ").rpartition(" ")[0]
         tensors, record = load_record(path, format=cls.FORMAT, kind=kind)
         try:
-            return _converter().structure(_put_together(record, tensors), cls)
+            return cls.put_together(record, tensors)
         except (BaseValidationError, LookupError, TypeError, ValueError) as error:
             raise ReportError(
                 f"{path} is a {kind} by its header, but its fields do not fit: it is damaged."
@@ -58,7 +58,18 @@ class SavedResult:
 
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as plain values that JSON can hold."""
-        return _taken_apart(self)[0]
+        return self.taken_apart()[0]
+
+    def taken_apart(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is not a tensor, as plain values, and the tensors by the path of their place."""
+        return _taken_apart(self)
+
+    @classmethod
+    def put_together(  # noqa: PYI019 (see Saved)
+        cls: type[Saved], record: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Saved:
+        """What `taken_apart` took apart; of a part of another result's file, say."""
+        return _converter().structure(_put_together(record, tensors), cls)
 
 
 def _taken_apart(result: SavedResult) -> tuple[dict[str, Any], dict[str, Tensor]]:

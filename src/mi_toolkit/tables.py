@@ -13,6 +13,7 @@ from mi_toolkit.files import written_whole
 from mi_toolkit.heads.head import Head
 
 if TYPE_CHECKING:
+    from mi_toolkit.heads.control import UntrainedControl
     from mi_toolkit.heads.copying_scores import CopyingScores
     from mi_toolkit.heads.report import HeadReport
     from mi_toolkit.interventions.confirm.confirmation import Confirmation
@@ -21,7 +22,40 @@ if TYPE_CHECKING:
 def head_table(report: HeadReport) -> pd.DataFrame:
     """One row per stimulus, behaviour and head; `home` marks the rows that the labels rest on."""
     parts = report.parts or {next(iter(report.tokens)): report}
-    return pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
+    table = pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
+    return table if report.untrained is None else _against(table, report, report.untrained)
+
+
+def _against(table: pd.DataFrame, report: HeadReport, control: UntrainedControl) -> pd.DataFrame:
+    """The table with what untrained twins reach, in the rows that they were measured for."""
+    table["untrained_max"] = float("nan")
+    table["untrained_reached"] = float("nan")
+    for behaviour in report.behaviours:
+        rows = table["home"] & (table["behaviour"] == behaviour)
+        shares = control.reached(behaviour, report[behaviour])
+        table.loc[rows, "untrained_max"] = control.highest(behaviour)
+        table.loc[rows, "untrained_reached"] = shares.flatten().numpy()
+    return table
+
+
+def control_table(control: UntrainedControl) -> pd.DataFrame:
+    """One row per twin and behaviour; `labelled` counts its heads with the label of that name."""
+    carried = dict(zip(control.label_names, control.labelled.tolist(), strict=True))
+    frames = [
+        pd.DataFrame(
+            {
+                "model": control.provenance.model,
+                "behaviour": name,
+                "stimulus": control.stimulus[name],
+                "twin": range(control.n),
+                "strongest": control[name].numpy(),
+                "labelled": pd.array(carried.get(name, [pd.NA] * control.n), dtype="Int64"),
+                "n_heads": control.n_heads,
+            }
+        )
+        for name in control.behaviours
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

@@ -116,6 +116,23 @@ def hooked_transformer(name: str, *, hf_model: Any, tokenizer: Any) -> HookedMod
     return _at_rest(model)
 
 
+def initialised_again(model: Any) -> HookedModel:
+    """A `HookedTransformer` of the same config with weights as TransformerLens initialises them.
+
+    Its random numbers are torch's own: the config's seed, which would give one model again and
+    again, is left out.
+    """
+    cfg = copy.deepcopy(model.cfg)
+    device = cfg.device
+    cfg.seed, cfg.init_weights, cfg.device = None, True, "cpu"
+    with _prepared(model.tokenizer) as tokenizer, redirect_stdout(StringIO()):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "HookedTransformer.*deprecated", DeprecationWarning)
+            fresh = type(model)(cfg, tokenizer=tokenizer)
+        fresh.cfg.device = device
+        return _at_rest(fresh.to(device))
+
+
 def require_hooked_transformer(name: str) -> Any:
     """The class `HookedTransformer`, if it is there and knows `name`.
 

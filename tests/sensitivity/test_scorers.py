@@ -126,7 +126,12 @@ def test_input_scores_equal_sums_over_the_inputs_that_hugging_face_modules_see(
         torch.testing.assert_close(scores.scores[place.name], expected, atol=1e-5, rtol=1e-3)
 
 
-def test_hutchinson_finds_the_exact_hessian_diagonal_within_its_standard_error() -> None:
+CURVED_TEXTS = ["hello world, the capital", "the capital of France is Paris"]
+
+
+@pytest.fixture(scope="module")
+def curved() -> tuple[Any, dict[str, Tensor]]:
+    """A model of 480 weights, and the exact diagonal of its Hessian on `CURVED_TEXTS`."""
     hf_model = tiny_model(
         "llama",
         hidden_size=8,
@@ -142,17 +147,61 @@ def test_hutchinson_finds_the_exact_hessian_diagonal_within_its_standard_error()
             parameter.mul_(8 if parameter.ndim == 2 else 1)
     exact_model = copy.deepcopy(hf_model)
     model = load_model("tiny", hf_model=hf_model, tokenizer=tiny_tokenizer())
-    texts = ["hello world, the capital", "the capital of France is Paris"]
-    scores = score_weights(model, texts, "hessian_diag", n_probes=300)
+    ids = ids_of(model, CURVED_TEXTS)
+    places = score_weights(model, CURVED_TEXTS, "magnitude").places
+    return model, {
+        place.name: place_of(exact_diagonal(exact_model, ids, place.hf.name), place)
+        for place in places
+    }
+
+
+def test_hutchinson_finds_the_exact_hessian_diagonal_within_its_standard_error(curved) -> None:
+    model, diagonal = curved
+    scores = score_weights(model, CURVED_TEXTS, "hessian_diag", n_probes=300)
     inside = total = 0
-    for place in scores.places:
-        exact = place_of(exact_diagonal(exact_model, ids_of(model, texts), place.hf.name), place)
-        error = (scores.scores[place.name] - exact).abs()
-        bound = 3 * scores.standard_error[place.name] + 1e-6
+    for name, exact in diagonal.items():
+        error = (scores.scores[name] - exact).abs()
+        bound = 3 * scores.standard_error[name] + 1e-6
         inside += int((error <= bound).sum())
-        total += place.size
+        total += exact.numel()
         assert float(exact.abs().max()) > 1e-4
     assert inside / total >= 0.99
+    # So the ranking of many probes stands, and says how much of it does.
+    noise = scores.ranking(10).noise
+    assert noise.warning is None
+    assert 0.5 < noise.kept <= borne_out(scores.scores, diagonal, 10)
+
+
+def borne_out(scores: dict[str, Tensor], exact: dict[str, Tensor], k: int) -> float:
+    """What the `k` highest really are, as a part of what they are said to be."""
+    said, true = (torch.cat([each[name].flatten() for name in exact]) for each in (scores, exact))
+    top = said.topk(k).indices
+    return float(true[top].sum() / said[top].sum())
+
+
+def test_a_ranking_of_few_probes_says_that_it_is_noise_as_the_exact_diagonal_does(curved) -> None:
+    model, diagonal = curved
+    n, k = 16, 20
+    kept, true = [], []
+    for seed in range(4):
+        scores = score_weights(model, CURVED_TEXTS, "hessian_diag", n_probes=n, seed=seed)
+        ranking = scores.ranking(k)
+        places = ranking.keys()
+        errors = [scores.standard_error[name][row, column] for name, row, column in places]
+        assert ranking.standard_errors.tolist() == [float(error) for error in errors]
+        n_within = sum(
+            float(e) > abs(s) for e, s in zip(errors, ranking.scores.tolist(), strict=True)
+        )
+        assert (ranking.noise.n, ranking.noise.n_within) == (k, n_within)
+        kept.append(ranking.noise.kept)
+        halves = [
+            scores.first_half,
+            {m: 2 * scores.scores[m] - scores.first_half[m] for m in diagonal},
+        ]
+        true += [borne_out(half, diagonal, k) for half in halves]
+    # What the other half says of a half's top is, on the mean, what the exact diagonal says of it.
+    assert sum(kept) / len(kept) == pytest.approx(sum(true) / len(true), abs=0.1)
+    assert sum(true) / len(true) < 0.3
 
 
 def test_saliency_is_half_the_curvature_times_the_squared_weight() -> None:

@@ -26,7 +26,12 @@ def summary_of(study: Study) -> dict[str, Any]:
 
     return {
         "top": [
-            {"metric": metric, "k": k, "weights": rows(table.head(SHOWN))}
+            {
+                "metric": metric,
+                "k": k,
+                "warning": table.attrs.get("warning"),
+                "weights": rows(table.head(SHOWN)),
+            }
             for (metric, k), table in study.top.items()
         ],
         "effects": rows(study.effects),
@@ -45,6 +50,8 @@ def show_study(study: Study, settings: Settings) -> None:
         print(top_lines(table.head(SHOWN)))
         if len(table) > SHOWN:
             print(f"… and {len(table) - SHOWN} more")
+        if "warning" in table.attrs:
+            print(f"Warning: {table.attrs['warning']}")
         print()
     if study.effects is not None:
         print(bold("Rise in loss on held-out text, nats per token"))
@@ -68,5 +75,6 @@ def top_lines(table: DataFrame) -> str:
             f"{row['rank']:>5}  {row['parameter']}[{row['row']}, {row['column']}]".ljust(42)
             + f"  {''.join(units):<12}  weight {row['weight']:+.4g}".ljust(32)
             + f"  score {row['score']:.4g}"
+            + (f" ± {row['standard_error']:.2g}" if "standard_error" in row else "")
         )
     return "\n".join(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import unknown_name
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED, behaviour_of
@@ -118,6 +119,31 @@ class HeadReport(ShownAsTable):
 
     scope_names: tuple[str, ...] = SCOPE_NAMES
     """The order of `scope`'s values."""
+
+    untrained: UntrainedControl | None = None
+    """How high untrained twins of the model score, where that was asked (`against`)."""
+
+    def against(self, control: UntrainedControl) -> HeadReport:
+        """The same report, which shows every figure against untrained twins of the model.
+
+        Args:
+            control: of `untrained_control`, on the model and the prompt of the report.
+
+        Raises:
+            ReportError: it is of another model, or was measured on other texts.
+            UnknownNameError: it does not have a behaviour of the report.
+
+        Example:
+            >>> import mi_toolkit as mi
+            >>> model = mi.load_model("toy-gpt2")
+            >>> text = "one two three one two three one two three"
+            >>> report = mi.classify_heads(model, text, behaviours=["previous_token"])
+            >>> control = mi.untrained_control(model, text, behaviours=["previous_token"], n=2)
+            >>> dict(report.against(control).summary())["previous_token"]
+            '1 head: L0H0 0.85; untrained 0.00, reaches none of them'
+        """
+        control.check(self)
+        return replace(self, untrained=control)
 
     def on(self, stimulus: str) -> HeadReport:
         """The same record, every behaviour measured on one stimulus.
@@ -239,7 +265,13 @@ class HeadReport(ShownAsTable):
 
     def summary(self) -> list[tuple[str, str]]:
         """What the report says, label by label, each in one line of text."""
-        return summary_of(self)
+        lines = summary_of(self)
+        if self.untrained is None:
+            return lines
+        beside = {name: self.untrained.beside(self, name) for name in self.listed}
+        return [
+            (name, f"{line}; {beside[name]}" if beside.get(name) else line) for name, line in lines
+        ]
 
     def copying_text(self, label: str, head: Head) -> str:
         """What a head does to the logits of what it looks at: ` copies +1.9`, or nothing."""

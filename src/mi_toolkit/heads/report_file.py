@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from mi_toolkit.heads.combine import combined
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.prompts.tokens import TokenBatch
@@ -15,6 +17,7 @@ from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
 FORMAT = "mi_toolkit head report 3"
+_UNTRAINED = "untrained twins/"
 _TENSORS = (
     "score",
     "null",
@@ -47,6 +50,9 @@ def save_report(report: HeadReport, path: str | os.PathLike[str]) -> None:
         "is_combined": bool(report.parts),
         "parts": {stimulus: part.record() for stimulus, part in parts.items()},
     }
+    if report.untrained is not None:
+        record["untrained"], of_twins = report.untrained.taken_apart()
+        tensors |= {f"{_UNTRAINED}{name}": tensor for name, tensor in of_twins.items()}
     save_record(path, format=FORMAT, tensors=tensors, record=record)
 
 
@@ -58,7 +64,15 @@ def load_report(path: str | os.PathLike[str]) -> HeadReport:
     """
     tensors, record = load_record(path, format=FORMAT, kind="head report")
     parts = {name: _part(name, part, tensors) for name, part in record["parts"].items()}
-    return combined(parts) if record["is_combined"] else next(iter(parts.values()))
+    report = combined(parts) if record["is_combined"] else next(iter(parts.values()))
+    if "untrained" not in record:
+        return report
+    of_twins = {
+        name.removeprefix(_UNTRAINED): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(_UNTRAINED)
+    }
+    return replace(report, untrained=UntrainedControl.put_together(record["untrained"], of_twins))
 
 
 def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> HeadReport:

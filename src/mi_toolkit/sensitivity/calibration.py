@@ -69,6 +69,9 @@ class Scored:
     standard_error: ByMatrix = field(default_factory=dict)
     """The same shapes, where the score is an estimate."""
 
+    first_half: ByMatrix = field(default_factory=dict)
+    """The same shapes: what the first half of the random draws alone would give, rounded down."""
+
     facts: Mapping[str, float] = field(default_factory=dict)
     """Figures about the whole: the gap of a completeness relation, say."""
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,56 @@ from mi_toolkit.errors import WeightError
 MOST_TIES = 100_000
 """Weights beyond k that ties may add to a ranking."""
 
+KEPT_ENOUGH = 0.5
+"""The part of its scores that a ranking by one half of the draws has to keep by the other."""
+
 Vector = Float[Tensor, " weight"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingNoise:
+    """How much of a ranking is noise, where the scores are estimates from random draws.
+
+    The standard errors alone do not say it: of many noisy scores, those are highest whose noise is.
+    So each half of the draws ranks by itself, and the other half, which had no part in the choice,
+    says what the chosen weights score.
+    """
+
+    n: int
+    """Weights in the ranking."""
+
+    n_within: int
+    """Of them, those whose standard error exceeds their score."""
+
+    n_probes: int | None
+    """Random draws behind each score; None where that was not kept."""
+
+    kept: float
+    """Of the scores that one half of the draws ranks highest, the part that the other half gives
+    the same weights, over both halves: 1 without noise, 0 where nothing but noise was ranked. A
+    half has twice the variance of the whole, so the ranking by all draws is somewhat better. NaN
+    where the halves were not kept."""
+
+    shared: float
+    """Share of one half's ranking that is in the other's; NaN where they were not kept."""
+
+    @property
+    def warning(self) -> str | None:
+        """What to know before the ranking is used; None where it stands."""
+        if not self.n_within and not self.kept < KEPT_ENOUGH:
+            return None
+        said = []
+        if self.n_within:
+            said.append(
+                f"{self.n_within:,} of the {self.n:,} highest are within their own standard error"
+            )
+        if not math.isnan(self.kept):
+            said.append(
+                f"the {self.n:,} that one half of the probes ranks highest have {self.kept:.0%} of "
+                f"that score by the other half, and {self.shared:.0%} of them are among its highest"
+            )
+        here = "" if self.n_probes is None else f", here {self.n_probes}"
+        return f"{'; '.join(said)}: use more probes (n_probes{here}) or another score."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +94,13 @@ class Ranking:
 
     ranks: Int[Tensor, " weight"]
     """From 1; equal scores share the best rank."""
+
+    standard_errors: Float[Tensor, " weight"] | None = None
+    """Of each score; None where scores are exact."""
+
+    noise: RankingNoise | None = None
+    """How much of the ranking is noise, as it was before any of it was cut; None where scores are
+    exact."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -154,11 +211,39 @@ def _take(ranking: Ranking, index: Tensor, ranks: Tensor | None = None) -> Ranki
         columns=ranking.columns[index],
         scores=ranking.scores[index],
         ranks=ranking.ranks[index] if ranks is None else ranks,
+        standard_errors=(
+            None if ranking.standard_errors is None else ranking.standard_errors[index]
+        ),
+        noise=ranking.noise,
     )
 
 
+def scores_at(scores: Mapping[str, Float[Tensor, "_ _"]], ranking: Ranking) -> Vector:
+    """What other figures of the same matrices are at the weights of a ranking, in its order."""
+    found = torch.empty(len(ranking))
+    for index, name in enumerate(ranking.names):
+        at = (ranking.matrix == index).nonzero().flatten()
+        if len(at):
+            found[at] = scores[name][ranking.rows[at], ranking.columns[at]].float()
+    return found
+
+
+def kept_by_the_other(
+    halves: Sequence[Mapping[str, Float[Tensor, "_ _"]]], rankings: Sequence[Ranking]
+) -> tuple[float, float]:
+    """`kept` and `shared` of `RankingNoise`, from both halves' scores and rankings."""
+    claimed = sum(float(ranking.scores.sum(dtype=torch.float64)) for ranking in rankings)
+    held = sum(
+        float(scores_at(other, ranking).sum(dtype=torch.float64))
+        for other, ranking in zip(reversed(halves), rankings, strict=True)
+    )
+    first, second = (set(ranking.keys()) for ranking in rankings)
+    kept = held / claimed if claimed > 0 else math.nan
+    return kept, len(first & second) / min(len(first), len(second))
+
+
 def concatenated(rankings: Sequence[Ranking]) -> Ranking:
-    """Rankings one behind the other, each with its own ranks."""
+    """Rankings one behind the other, each with its own ranks, without their errors and noise."""
     names = tuple(dict.fromkeys(name for ranking in rankings for name in ranking.names))
     renumbered = [
         torch.tensor([names.index(name) for name in ranking.names])[ranking.matrix]

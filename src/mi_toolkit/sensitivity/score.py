@@ -96,6 +96,7 @@ def score_weights(
         places=tuple(matrix.place for matrix in matrices),
         scores={matrix.name: scored.scores[matrix.name].cpu() for matrix in matrices},
         standard_error={name: error.cpu() for name, error in scored.standard_error.items()},
+        first_half={name: half.cpu() for name, half in scored.first_half.items()},
         facts=dict(scored.facts),
         live={matrix.name: matrix for matrix in matrices},
         provenance=provenance_of(model, {"scoring": batch}, seed=seed),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
@@ -17,13 +18,22 @@ from mi_toolkit.record_file import load_record, save_record
 from mi_toolkit.sensitivity import weight_tables
 from mi_toolkit.sensitivity.coordinates import HFPlace, MatrixPlace, WeightMatrix
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.ranking import Ranking, concatenated, ranked
+from mi_toolkit.sensitivity.ranking import (
+    Ranking,
+    RankingNoise,
+    concatenated,
+    kept_by_the_other,
+    ranked,
+    scores_at,
+)
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
     from mi_toolkit.heads.report import HeadReport
+
+logger = logging.getLogger("mi_toolkit")
 
 FORMAT = "mi_toolkit weight scores 1"
 SCOPES = ("model", "layer", "matrix")
@@ -55,6 +65,10 @@ class WeightScores(ShownAsTable):
     provenance: Provenance
     """Model, texts and versions."""
 
+    first_half: Mapping[str, Float[Tensor, "_ _"]] = field(default_factory=dict)
+    """Of estimated scores: what the first half of the random draws alone gives. Empty for the
+    others, and in files that were saved without it."""
+
     @property
     def size(self) -> int:
         """How many weights are scored."""
@@ -63,24 +77,59 @@ class WeightScores(ShownAsTable):
     def ranking(self, k: int, per: str = "model") -> Ranking:
         """The `k` highest of the model, of every layer or of every matrix, ties included.
 
+        Of estimated scores it knows the standard errors, and how much of it is noise: where that
+        is too much, `noise.warning` says so, as the log does.
+
         Raises:
             UnknownNameError: `per` is none of `model`, `layer`, `matrix`.
             WeightError: fewer than `k` weights, or too many ties.
         """
+        found = self._ranking(k, per)
+        if found.noise is not None and found.noise.warning is not None:
+            logger.warning("%s: %s", self.metric, found.noise.warning)
+        return found
+
+    def _ranking(self, k: int, per: str) -> Ranking:
         if per not in SCOPES:
             raise unknown_name("scope of a ranking", per, SCOPES)
+        found = self._ranked(self.scores, k, per)
+        if not self.standard_error:
+            return found
+        errors = scores_at(self.standard_error, found)
+        kept = shared = float("nan")
+        if self.first_half:
+            halves = (self.first_half, _SecondHalf(self))
+            rankings = [self._ranked(half, k, per) for half in halves]
+            kept, shared = kept_by_the_other(halves, rankings)
+        noise = RankingNoise(
+            n=len(found),
+            n_within=int((errors > found.scores.abs()).sum()),
+            n_probes=self.n_probes,
+            kept=kept,
+            shared=shared,
+        )
+        return replace(found, standard_errors=errors, noise=noise)
+
+    def _ranked(self, scores: Mapping[str, Tensor], k: int, per: str) -> Ranking:
         if per == "model":
-            return ranked(self.scores, k)
-        groups: dict[object, dict[str, Tensor]] = {}
+            return ranked(scores, k)
+        groups: dict[object, list[MatrixPlace]] = {}
         for place in self.places:
-            key = place.name if per == "matrix" else place.layer
-            groups.setdefault(key, {})[place.name] = self.scores[place.name]
+            groups.setdefault(place.name if per == "matrix" else place.layer, []).append(place)
         return concatenated(
             [
-                ranked(group, min(k, sum(m.numel() for m in group.values())))
+                ranked(
+                    {place.name: scores[place.name] for place in group},
+                    min(k, sum(place.size for place in group)),
+                )
                 for group in groups.values()
             ]
         )
+
+    @property
+    def n_probes(self) -> int | None:
+        """Random draws behind each score that is an estimate; None where there are none."""
+        return int(self.facts["n_probes"]) if "n_probes" in self.facts else None
 
     def top(self, k: int, per: str = "model", *, report: HeadReport | None = None) -> DataFrame:
         """The `k` highest scores as a table, exact, ties with the last included.
@@ -88,7 +137,8 @@ class WeightScores(ShownAsTable):
         Columns: `metric`, `rank`, `parameter`, `row`, `column` (canonical, `[in, out]`), `layer`,
         `component`, `head` (query head), `kv_head` (where keys and values are shared), `neuron`,
         `weight`, `score`, `hf_name`, `hf_row`, `hf_column`; with a `report` of the same model also
-        the head's `labels`.
+        the head's `labels`. Estimated scores have a `standard_error` beside them, and where too
+        much of the ranking is noise, `.attrs["warning"]` says so.
 
         Args:
             k: how many, of each group.
@@ -125,6 +175,7 @@ class WeightScores(ShownAsTable):
             tensors={
                 **{f"score/{name}": score for name, score in self.scores.items()},
                 **{f"error/{name}": error for name, error in self.standard_error.items()},
+                **{f"half/{name}": half for name, half in self.first_half.items()},
             },
             record={
                 "metric": self.metric,
@@ -151,11 +202,8 @@ class WeightScores(ShownAsTable):
             metric=record["metric"],
             places=places,
             scores={place.name: tensors[f"score/{place.name}"] for place in places},
-            standard_error={
-                name.removeprefix("error/"): tensor
-                for name, tensor in tensors.items()
-                if name.startswith("error/")
-            },
+            standard_error=_under("error/", tensors),
+            first_half=_under("half/", tensors),
             facts=record["facts"],
             live=live,
             provenance=Provenance(**record["provenance"]),
@@ -163,17 +211,51 @@ class WeightScores(ShownAsTable):
 
     def text_table(self) -> TextTable:
         """The five highest."""
-        ranking = self.ranking(min(5, self.size)).first(5)
-        found = zip(ranking.keys(), ranking.scores.tolist(), strict=True)
+        ranking = self._ranking(min(5, self.size), "model").first(5)
+        scores = [f"{score:.4g}" for score in ranking.scores.tolist()]
+        if ranking.standard_errors is not None:
+            errors = ranking.standard_errors.tolist()
+            scores = [f"{s} ± {error:.2g}" for s, error in zip(scores, errors, strict=True)]
+        found = zip(ranking.keys(), scores, strict=True)
+        rows = [(f"{name}[{row}, {column}]", score) for (name, row, column), score in found]
+        if ranking.noise is not None and ranking.noise.warning is not None:
+            rows.append(("warning", ranking.noise.warning))
         return TextTable(
             title=(
                 f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights "
                 f"in {len(self.places)} matrices, the highest"
             ),
-            rows=[
-                (f"{name}[{row}, {column}]", f"{score:.4g}") for (name, row, column), score in found
-            ],
+            rows=rows,
         )
+
+
+class _SecondHalf(Mapping[str, Tensor]):
+    """What the second half of the random draws alone gives, a matrix at a time."""
+
+    def __init__(self, scores: WeightScores) -> None:
+        self.scores = scores
+        n = scores.n_probes or 2
+        self.part = (n // 2) / n
+        """The first half's part of the draws."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        of_first = self.scores.first_half[name] * self.part
+        return (self.scores.scores[name] - of_first) / (1 - self.part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores.first_half)
+
+    def __len__(self) -> int:
+        return len(self.scores.first_half)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def live_of(

@@ -36,6 +36,7 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
         **{name: [None] * n for name in ("layer", "component", *units)},
         "weight": [float("nan")] * n,
         "score": ranking.scores.tolist(),
+        **_errors(ranking),
         **{name: [None] * n for name in ("hf_name", "hf_row", "hf_column")},
     }
     for index, name in enumerate(ranking.names):
@@ -51,7 +52,17 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
             for layer, head in zip(columns["layer"], columns["head"], strict=True)
         ]
     integers = ("layer", *units, "hf_row", "hf_column")
-    return frame(columns, integers=integers)
+    table = frame(columns, integers=integers)
+    if ranking.noise is not None and ranking.noise.warning is not None:
+        table.attrs["warning"] = ranking.noise.warning
+    return table
+
+
+def _errors(ranking: Ranking) -> Columns:
+    """The column of standard errors, where scores are estimates."""
+    if ranking.standard_errors is None:
+        return {}
+    return {"standard_error": ranking.standard_errors.tolist()}
 
 
 def _described(scores: WeightScores, place: MatrixPlace, rows: Tensor, columns: Tensor) -> Columns:

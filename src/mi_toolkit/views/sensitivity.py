@@ -50,16 +50,20 @@ def view_study(study: Study, title: str) -> Page:
     largest = max(k for _, k in study.top)
     for (metric, k), table in study.top.items():
         if k == largest:
-            parts.append(_Part(_top(metric, k, table.head(_SHOWN).to_dict("records"))))
+            rows = table.head(_SHOWN).to_dict("records")
+            parts.append(_Part(_top(metric, k, rows, table.attrs.get("warning"))))
     return Page(parts, title=title)
 
 
-def _top(metric: str, k: int, rows: Sequence[Row]) -> Section:
-    header = [name.replace("kv_head", "key-value head") for name in COLUMNS]
-    cells = [[_text(row[name]) for name in COLUMNS] for row in rows]
+def _top(metric: str, k: int, rows: Sequence[Row], warning: str | None) -> Section:
+    estimated = ("standard_error",) if "standard_error" in rows[0] else ()
+    columns = (*COLUMNS, *estimated)
+    header = [name.replace("kv_head", "key-value head").replace("_", " ") for name in columns]
+    cells = [[_text(row[name]) for name in columns] for row in rows]
+    caption = f"The first {len(rows)}. Rows and columns are canonical, [in, out]."
     return Section(
         title=f"{metric}: the top {k:,}",
-        caption=f"The first {len(rows)}. Rows and columns are canonical, [in, out].",
+        caption=caption if warning is None else f"{caption} Warning: {warning}",
         body=wide_table(header, cells),
         height=90 + 24 * len(rows),
     )

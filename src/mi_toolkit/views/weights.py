@@ -52,6 +52,9 @@ class WeightsView:
     effect: PerturbationEffect | None = None
     """What changing one of them did to a prompt."""
 
+    warning: str | None = None
+    """What to know of the ranking before it is used; None where it stands."""
+
     def with_effect(self, effect: PerturbationEffect | None) -> WeightsView:
         """The same with another effect."""
         return replace(self, effect=effect)
@@ -69,6 +72,7 @@ class WeightsView:
             caption=(
                 f"The {len(self.top)} highest of {self.size:,} scores, and the share of all scores "
                 "by head and by matrix. A score is a prediction: changing the weight tests it."
+                + ("" if self.warning is None else f" Warning: {self.warning}")
             ),
             body=f"{top_html(self)}{changed}{shares_html(self)}",
             height=500 + 30 * (len(self.top) + 2 * len({row["layer"] for row in self.layers})),
@@ -113,14 +117,16 @@ def view_weights(
         WeightsView of Critical weights of toy-gpt2 by grad_x_weight
     """
     has_heads = any(place.unit in ("head", "kv_head") for place in scores.places)
+    top = scores.top(k, report=report)
     return WeightsView(
         model=scores.provenance.model,
         metric=scores.metric,
         size=scores.size,
-        top=tuple(scores.top(k, report=report).head(k).to_dict("records")),
+        top=tuple(top.head(k).to_dict("records")),
         heads=tuple(scores.by_head().to_dict("records")) if has_heads else (),
         layers=tuple(scores.by_layer().to_dict("records")),
         effect=effect,
+        warning=top.attrs.get("warning"),
     )
 
 
@@ -149,7 +155,8 @@ def _top_row(index: int, row: Row, button: str, is_chosen: bool) -> str:
         f"<code>{name}</code>",
         html.escape(_part(row)),
         _figure(row["weight"]),
-        _figure(row["score"]),
+        _figure(row["score"])
+        + (f" ± {row['standard_error']:.2g}" if "standard_error" in row else ""),
     ]
     if button:
         cells.insert(

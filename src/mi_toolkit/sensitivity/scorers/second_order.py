@@ -70,7 +70,7 @@ def obd_hutchinson(calibration: Calibration) -> Scored:
 def _saliency(calibration: Calibration, curvature: Scored) -> Scored:
     for matrix in calibration.matrices:
         half_square = weights_of(matrix).square().mul_(0.5)
-        for figures in (curvature.scores, curvature.standard_error):
+        for figures in (curvature.scores, curvature.standard_error, curvature.first_half):
             if matrix.name in figures:
                 figures[matrix.name].mul_(half_square)
     return curvature
@@ -81,26 +81,32 @@ def hessian_diag(calibration: Calibration) -> Scored:
 
     Source: Hutchinson 1990; Yao et al. 2021, arXiv:2006.00719. Units: objective per weight². Cost:
     one double backward pass per probe and batch, for all weights at once, and memory for the graph
-    and four copies of the weights. `standard_error` comes with it: an entry's noise is the size of
-    the rest of its row of H, so small entries need many probes (`n_probes`).
+    and five copies of the weights. `standard_error` comes with it: an entry's noise is the size of
+    the rest of its row of H, so small entries need many probes (`n_probes`). The highest of many
+    noisy scores are high by their noise; `first_half` shows by how much (`RankingNoise`).
     """
     matrices = calibration.matrices
     if calibration.n_probes < 2:
         raise WeightError("hessian_diag needs n_probes=2 or more: one has no standard error.")
     mean: ByMatrix = {m.name: torch.zeros(m.shape) for m in matrices}
     squares: ByMatrix = {m.name: torch.zeros(m.shape) for m in matrices}
+    first_half: ByMatrix = {}
+    n = calibration.n_probes
     with differentiable(calibration.model, matrices), sdpa_kernel(SDPBackend.MATH):
-        for probe in range(calibration.n_probes):
+        for probe in range(n):
             signs = [_signs(calibration, matrix, probe, i) for i, matrix in enumerate(matrices)]
             for matrix, estimate in zip(matrices, _probe(calibration, signs), strict=True):
                 # Welford: the variance without keeping the estimates.
                 step = estimate - mean[matrix.name]
                 mean[matrix.name].add_(step / (probe + 1))
                 squares[matrix.name].add_(step * (estimate - mean[matrix.name]))
-    n = calibration.n_probes
+            if probe + 1 == n // 2:
+                first_half = {name: so_far.clone() for name, so_far in mean.items()}
     for total in squares.values():
         total.div_(n - 1).sqrt_().div_(n**0.5)
-    return Scored(scores=mean, standard_error=squares)
+    return Scored(
+        scores=mean, standard_error=squares, first_half=first_half, facts={"n_probes": float(n)}
+    )
 
 
 def _signs(calibration: Calibration, matrix: WeightMatrix, probe: int, index: int) -> Tensor:

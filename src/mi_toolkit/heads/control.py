@@ -1,0 +1,170 @@
+"""`UntrainedControl`: how high the heads of untrained twins score by the same protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.errors import ReportError, unknown_name
+from mi_toolkit.provenance import Provenance
+from mi_toolkit.saved_result import SavedResult
+from mi_toolkit.shown import ShownAsTable, TextTable
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from mi_toolkit.heads.report import HeadReport
+
+HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class UntrainedControl(SavedResult, ShownAsTable):
+    """The strongest heads of models with the same config and fresh weights."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit untrained control 1"
+
+    behaviours: tuple[str, ...]
+    """Names, the order of the first axis of `strongest`."""
+
+    strongest: Float[Tensor, "behaviour twin"]
+    """Per twin, the highest figure of any of its heads: a lift (0 chance, 1 perfect), or the value
+    of a distribution behaviour. NaN where nothing could show the behaviour."""
+
+    label_names: tuple[str, ...]
+    """What the twins' heads can carry: the labels, and the scopes `local` and `global`."""
+
+    labelled: Int[Tensor, "label twin"]
+    """Per twin, how many of its heads carry it."""
+
+    n_heads: int
+    """Heads of each twin, over all layers."""
+
+    stimulus: Mapping[str, str]
+    """Per behaviour: what its figures were measured on."""
+
+    min_lift: float
+    """The bar that the lift of a mask behaviour had to clear for its label."""
+
+    initialisation: str
+    """Whose code gave the twins their weights."""
+
+    provenance: Provenance
+    """The model whose twins they are, the protocol and versions. Twin i was initialised with
+    `seed + i`."""
+
+    @property
+    def n(self) -> int:
+        """How many twins."""
+        return int(self.strongest.shape[1])
+
+    def __getitem__(self, behaviour: str) -> Float[Tensor, " twin"]:
+        """The strongest head of each twin.
+
+        Raises:
+            UnknownNameError: the behaviour was not measured.
+        """
+        if behaviour not in self.behaviours:
+            raise unknown_name("behaviour of this control", behaviour, self.behaviours)
+        return self.strongest[self.behaviours.index(behaviour)]
+
+    def highest(self, behaviour: str) -> float:
+        """The highest figure of any head of any twin; NaN where nothing could show it."""
+        figures = self[behaviour]
+        known = figures[~figures.isnan()]
+        return float(known.max()) if len(known) else math.nan
+
+    def reached(self, behaviour: str, figures: Float[Tensor, "*heads"]) -> Float[Tensor, "*heads"]:
+        """The share of twins whose strongest head has each figure or more; NaN for none."""
+        twins = self[behaviour]
+        share = (twins >= figures[..., None]).float().mean(dim=-1)
+        unknown = figures.isnan() | twins.isnan().any()
+        return share.masked_fill(unknown, math.nan)
+
+    def check(self, report: HeadReport) -> None:
+        """Check that a report was measured as the twins were.
+
+        Raises:
+            ReportError: it is of another model, or was measured on other texts.
+            UnknownNameError: it has a behaviour that the twins were not measured on.
+        """
+        here, there = self.provenance, report.provenance
+        if here.model != there.model:
+            raise ReportError(
+                f"The twins are those of {here.model}, the report is of {there.model}: call "
+                "untrained_control on the model of the report."
+            )
+        for behaviour in report.behaviours:
+            self[behaviour]
+            stimulus, own = report.stimulus[behaviour], self.stimulus[behaviour]
+            if (stimulus, there.prompts[stimulus]) != (own, here.prompts[own]):
+                raise ReportError(
+                    f"{behaviour} was measured on other texts in the twins ({own}) than in the "
+                    f"report ({stimulus}): call untrained_control with the prompt, prepend_bos and "
+                    "seed of the report."
+                )
+
+    def beside(self, report: HeadReport, label: str) -> str:
+        """What the twins reach of a label's figures, in words; nothing where none were measured."""
+        behaviour = report.behaviour_of(label)
+        highest = self.highest(behaviour)
+        if math.isnan(highest):
+            return ""
+        said = f"untrained {highest:.2f}"
+        heads = report.heads(label) if label in report.label_names else []
+        if heads:
+            shares = self.reached(behaviour, report[behaviour])
+            n_reached = sum(float(shares[head]) > 0 for head in heads)
+            said += f", reaches {n_reached or 'none'} of them"
+        return said
+
+    def to_pandas(self) -> DataFrame:
+        """One row per twin and behaviour."""
+        from mi_toolkit.tables import control_table
+
+        return control_table(self)
+
+    def text_table(self) -> TextTable:
+        """Per behaviour: the strongest heads, and how many heads of all twins are labelled."""
+        names = list(dict.fromkeys([*self.behaviours, *self.label_names]))
+        return TextTable(
+            title=(
+                f"{self.n} untrained twins of {self.provenance.model}, {self.n_heads} heads each, "
+                f"initialised by {self.initialisation}"
+            ),
+            header=HEADER,
+            rows=[self._row(name) for name in names],
+        )
+
+    def _row(self, name: str) -> list[str]:
+        cells = ["", "", ""]
+        if name in self.behaviours:
+            highest = self.highest(name)
+            if math.isnan(highest):
+                return [name, "not applicable", "", "", self.stimulus[name]]
+            median = float(self[name].median())
+            cells = [f"{median:.3f}", f"{highest:.3f}", self.stimulus[name]]
+        carried = ""
+        if name in self.label_names:
+            n_labelled = int(self.labelled[self.label_names.index(name)].sum())
+            carried = f"{n_labelled} of {self.n * self.n_heads}"
+        return [name, cells[0], cells[1], carried, cells[2]]
+
+
+def labelled_heads(report: HeadReport) -> dict[str, int]:
+    """How many heads carry each label, and each scope that says something."""
+    scopes = report.scope_names[:-1] if "locality" in report.behaviours else ()
+    return {name: len(report.heads(name)) for name in (*report.label_names, *scopes)}
+
+
+def strongest_heads(report: HeadReport) -> Float[Tensor, " behaviour"]:
+    """The highest figure of any head, behaviour by behaviour; NaN where no head has one."""
+    highest = [report[name].nan_to_num(-torch.inf).max() for name in report.behaviours]
+    figures = torch.stack(highest)
+    return figures.masked_fill(figures.isinf(), math.nan)
