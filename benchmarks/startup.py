@@ -159,7 +159,7 @@ def passes_of_classify() -> float:
 
     model = mi.load_model("toy-gpt2")
     plain: Any = AutoModelForCausalLM.from_pretrained(
-        find_source("toy-gpt2").location, attn_implementation="eager"
+        find_source("toy-gpt2").location, dtype=torch.float32, attn_implementation="eager"
     )
     base = plain.eval().base_model
     batches = [
