@@ -11,10 +11,15 @@ from __future__ import annotations
 
 import copy
 import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from io import StringIO
+from types import ModuleType
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -23,6 +28,83 @@ from torch import Tensor
 from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.progress import track
+
+
+_PUT_OFF = (
+    *("datasets", "datasets.arrow_dataset", "datasets.iterable_dataset", "datasets.load"),
+    "pandas",
+)
+"""What `import transformer_lens` imports for functions that mi_toolkit never calls: a quarter of
+its time, pyarrow included."""
+
+
+def import_lightly() -> None:
+    """Import TransformerLens without what its data sets and tables need, which comes on first use.
+
+    For a process of our own, the command line's: TransformerLens asks for these modules by name
+    where it is imported, and for that time alone something stands in their place. What it has taken
+    from them by then imports the real ones when it is used. Tests ride along likewise: it imports
+    pytest wherever that is installed, and does without it elsewhere.
+    """
+    if "transformer_lens" in sys.modules:
+        return
+    try:
+        with _put_off():
+            import_module("transformer_lens.model_bridge")
+    except ImportError:  # a release that asks for more of them: with everything, then
+        for name in [name for name in sys.modules if name.split(".")[0] == "transformer_lens"]:
+            del sys.modules[name]
+        import_module("transformer_lens.model_bridge")
+
+
+@contextmanager
+def _put_off() -> Iterator[None]:
+    absent = [name for name in _PUT_OFF if name not in sys.modules]
+    if "datasets" not in absent:  # its modules are there, or come with it
+        absent = [name for name in absent if not name.startswith("datasets")]
+    stand_ins: dict[str, Any] = {name: _StandIn(name) for name in absent}
+    if "pytest" not in sys.modules:
+        stand_ins["pytest"] = None  # importing it fails as where it is not installed
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        for name in stand_ins:
+            del sys.modules[name]
+
+
+class _StandIn(ModuleType):
+    """A module to import names from that are looked up when they are used."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        # Whoever asks whether it is installed is answered as ever.
+        self.__spec__ = ModuleSpec(name, None) if "." in name else find_spec(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if sys.modules.get(self.__name__) is self:
+            return _Later(name, (), {"__module__": self.__name__})
+        return getattr(import_module(self.__name__), name)
+
+
+class _Later(type):
+    """A class or function that is imported when it is called, asked, or tested against."""
+
+    def _real(cls) -> Any:
+        return getattr(import_module(cls.__module__), cls.__name__)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._real()(*args, **kwargs)
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, cls._real())
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(cls._real(), name)
 
 
 def require_adapter(name: str, architecture: str | None, config: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from cyclopts import Group, Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
+from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, uncollected
 from mi_toolkit.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -88,9 +88,11 @@ class LoadOptions:
             MIToolkitError: as `load_model` does.
         """
         _check_name(name, self.revision)
-        with doing(f"Loading {name}"), third_parties_kept_off_stdout():
+        with doing(f"Loading {name}"), third_parties_kept_off_stdout(), uncollected():
             from mi_toolkit import load_model
+            from mi_toolkit.transformer_lens_door import import_lightly
 
+            import_lightly()
             return load_model(
                 name,
                 backend=self.backend,

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import LoadOptions
-from mi_toolkit.cli.terminal import doing, note, third_parties_kept_off_stdout
+from mi_toolkit.cli.terminal import (
+    doing,
+    note,
+    third_parties_kept_off_stdout,
+    uncollected,
+)
 from mi_toolkit.errors import PromptError
 
 if TYPE_CHECKING:
@@ -80,7 +85,7 @@ def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:
         MIToolkitError: as `load_model` does where there is no such model.
     """
     load.check(name)
-    with doing(f"Reading the config of {name}"), third_parties_kept_off_stdout():
+    with doing(f"Reading the config of {name}"), third_parties_kept_off_stdout(), uncollected():
         import torch
 
         from mi_toolkit.memory import available_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -54,6 +55,23 @@ def third_parties_kept_off_stdout() -> Iterator[None]:
     """What a library prints goes to standard error: standard output holds our answer alone."""
     with redirect_stdout(sys.stderr):
         yield
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, what is imported and loaded is not searched for garbage; nor is it ever after.
+
+    Python's collector would go through the hundred thousands of objects of torch, transformers and
+    TransformerLens again and again while they come in: a seventh of the time that they take.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()
 
 
 def prepare_process() -> None:
