@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # TransformerLens takes, in each of the processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick environments check format lint types contracts docs site tests tests-tl3 fix clean
+.PHONY: demo test quick quick-tests environments check format lint types contracts docs site tests tests-tl3 fix clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -21,6 +21,17 @@ demo: .venv/.installed
 # Closes with a table of what each part took. Parts joined by + run two at a time.
 test:
 	@$(PYTHON) tools/timed_parts.py environments format+lint+contracts+types+docs tests-tl3 tests
+
+# The inner loop: format, lint, types, and the fast tests that run what was changed since they last
+# passed. pytest-testmon knows which those are once it has seen all of them run: the first time.
+QUICK = --testmon --testmon-forceselect --numprocesses 2 --no-header -m "not (hub or slow or browser or smollm2)"
+
+quick: .venv/.installed-dev
+	@$(PYTHON) tools/timed_parts.py format+lint+types quick-tests
+
+quick-tests: .venv/.installed-dev
+	@test -e .testmondata || echo "The first time, all fast tests run: which lines each of them touches is recorded."
+	.venv/bin/python -m pytest tests $(QUICK) || test $$? -eq 5
 
 environments:
 	@$(MAKE) --no-print-directory --jobs 2 .venv/.installed-dev .venv-tl3/.installed
@@ -36,8 +47,10 @@ lint: .venv/.installed-dev
 types: .venv/.installed-dev
 	.venv/bin/mypy
 
+# Which modules may import which, and that the package declares all that it imports.
 contracts: .venv/.installed-dev
 	.venv/bin/lint-imports --no-logo
+	.venv/bin/deptry src
 
 docs: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
@@ -61,7 +74,7 @@ fix: .venv/.installed-dev
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-tl3 site build dist demo.html
+	rm -rf .venv .venv-tl3 .testmondata* site build dist demo.html
 
 # $(call install,venv,constraints,requirement). What builds packages from source (this one, and
 # one that TransformerLens needs) comes first, pinned like all else. Without the constraints pip
