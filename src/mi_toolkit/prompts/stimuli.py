@@ -8,7 +8,7 @@ rank correlation is 0.19 for induction and 0.09 for duplicate tokens), so every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -78,8 +78,14 @@ def repeated_random(
     return from_sequences([[*head, *once.tolist(), *once.tolist()] for once in drawn], bos_id)
 
 
-def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0) -> TokenBatch:
-    """The 64 bundled passages, each cut to `n_tokens` tokens behind a BOS.
+def natural(
+    model: HookedModel,
+    *,
+    n_tokens: int = NATURAL_TOKENS,
+    texts: Sequence[str] | None = None,
+    seed: int = 0,
+) -> TokenBatch:
+    """The 64 bundled passages or other texts, each cut to `n_tokens` tokens after a BOS.
 
     `seed` changes nothing: the passages are always the same, in the same order.
 
@@ -94,7 +100,10 @@ def natural(model: HookedModel, *, n_tokens: int = NATURAL_TOKENS, seed: int = 0
     bos_id = bos_token_id(model.tokenizer)
     head = [] if bos_id is None else [bos_id]
     room = min(n_tokens, model.cfg.n_ctx - len(head))
-    encoded = [model.tokenizer.encode(text, add_special_tokens=False) for text in passages()]
+    encoded = [
+        model.tokenizer.encode(text, add_special_tokens=False)
+        for text in (passages() if texts is None else texts)
+    ]
     return from_sequences([[*head, *ids[:room]] for ids in encoded], bos_id)
 
 
