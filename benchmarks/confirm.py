@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 
 import mi_toolkit as mi
 from mi_toolkit.files import written_whole
-from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.confirm.confirmation import Trial, with_interval
 from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.provenance import installed_versions
@@ -23,35 +24,54 @@ from mi_toolkit.provenance import installed_versions
 MODEL = "smollm2-135m-instruct"
 LABELS = ["induction", "previous_token"]
 
+Result = TypeVar("Result", mi.HeadReport, mi.Confirmation)
+
 
 def main() -> None:
     """Classify, confirm, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--labels", nargs="+", default=LABELS)
+    parser.add_argument("--shapley", nargs="*", default=LABELS[:1], help="labels to share out")
     parser.add_argument("--how", default="mean")
-    parser.add_argument("--n-random", type=int, default=100)
-    parser.add_argument("--n-sequences", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=24, help="random tokens, given twice")
+    parser.add_argument("--n-sequences", type=int, default=5)
+    parser.add_argument("--tokens", type=int, default=10, help="random tokens, given twice")
+    parser.add_argument("--report", type=Path, help="a report of the model, instead of a new one")
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     parser.add_argument("--resume", type=Path, help="a folder that keeps losses as they come")
     options = parser.parse_args()
     model = mi.load_model(options.model)
-    report = kept_report(model, options.resume)
-    batch = repeated_random(model, n_tokens=options.tokens, n_sequences=options.n_sequences)
-    asked = {
-        "stimulus": batch.ids,
+    if options.report is None:
+        report = kept(mi.HeadReport, options.resume, "report", lambda: mi.classify_heads(model))
+    else:
+        report = mi.HeadReport.load(options.report)
+    asked: dict[str, Any] = {
+        # Not the seed of the report's own sequences.
+        "stimulus": repeated_random(
+            model,
+            n_tokens=options.tokens,
+            n_sequences=options.n_sequences,
+            seed=report.provenance.seed + 1,
+        ).ids,
         "labels": options.labels,
         "how": options.how,
         "n_sequences": options.n_sequences,
         "resume": options.resume,
     }
-    start = time.perf_counter()
-    together = mi.confirm_heads(model, report, n_random=options.n_random, **asked)
-    halfway = time.perf_counter()
-    print(together, f"{halfway - start:.0f} s", sep="\n", flush=True)
-    alone = mi.confirm_each_head(model, report, **asked)
-    print(alone, f"{time.perf_counter() - halfway:.0f} s", sep="\n", flush=True)
+    together = kept(
+        mi.Confirmation,
+        options.resume,
+        "together",
+        lambda: mi.confirm_heads(model, report, shapley=options.shapley, **asked),
+    )
+    print(together, f"{time.process_time():.0f} s of processor", sep="\n", flush=True)
+    alone = kept(
+        mi.Confirmation,
+        options.resume,
+        "alone",
+        lambda: mi.confirm_each_head(model, report, **asked),
+    )
+    print(alone, f"{time.process_time():.0f} s of processor", sep="\n", flush=True)
     page = render(report, together, alone, options.tokens)
     if options.output:
         with written_whole(options.output) as draft:
@@ -60,15 +80,16 @@ def main() -> None:
         print(page)
 
 
-def kept_report(model: HookedModel, folder: Path | None) -> mi.HeadReport:
-    """The model's report by the standard protocol, from the folder where it is there."""
-    path = None if folder is None else folder / "report.safetensors"
+def kept(kind: type[Result], folder: Path | None, name: str, make: Callable[[], Result]) -> Result:
+    """A result from the folder where it is there, else made and kept there."""
+    path = None if folder is None else folder / f"{name}.safetensors"
     if path is not None and path.exists():
-        return mi.HeadReport.load(path)
-    report = mi.classify_heads(model)
+        return kind.load(path)
+    made = make()
     if path is not None:
-        report.save(path)
-    return report
+        path.parent.mkdir(parents=True, exist_ok=True)
+        made.save(path)
+    return made
 
 
 def render(

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -69,7 +70,11 @@ def _order_metadata(path: Path) -> None:
 
 
 def load_record(
-    path: str | os.PathLike[str], *, format: str, kind: str
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    kind: str,
+    outdated: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what `save_record` wrote.
 
@@ -77,6 +82,7 @@ def load_record(
         path: the file.
         format: the format that it must have been saved with.
         kind: what it is called in an error, such as `head report`.
+        outdated: older formats that are refused: why, and what to do.
 
     Raises:
         ReportError: no such file, it is damaged, or it holds something else.
@@ -89,6 +95,9 @@ def load_record(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+    if metadata.get("format") in outdated:
+        why = outdated[metadata["format"]]
+        raise ReportError(f"{path} holds a {kind} of an older version: {why}.")
     if metadata.get("format") != format:
         raise ReportError(
             f"{path} is a safetensors file, but holds no {kind} of this version "

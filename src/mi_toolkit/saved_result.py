@@ -29,6 +29,9 @@ class SavedResult:
     FORMAT: ClassVar[str]
     """What the file holds and its version, such as `mi_toolkit generation 1`."""
 
+    OUTDATED: ClassVar[Mapping[str, str]] = {}
+    """Formats of older versions that are not read any more: why, and what to do."""
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to one safetensors file, what is not a tensor as JSON in its header.
 
@@ -48,7 +51,7 @@ class SavedResult:
             ReportError: no such file, it is damaged, or it holds something else.
         """
         kind = cls.FORMAT.removeprefix("mi_toolkit ").rpartition(" ")[0]
-        tensors, record = load_record(path, format=cls.FORMAT, kind=kind)
+        tensors, record = load_record(path, format=cls.FORMAT, kind=kind, outdated=cls.OUTDATED)
         try:
             return cls.put_together(record, tensors)
         except (BaseValidationError, LookupError, TypeError, ValueError) as error:

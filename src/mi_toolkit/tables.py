@@ -164,6 +164,7 @@ def confirmation_table(confirmation: Confirmation) -> pd.DataFrame:
             "n_heads": len(trial.heads),
             "stimulus": trial.stimulus,
             "n_sequences": trial.n_sequences,
+            "n_seen": trial.n_seen,
             "n_queries": trial.n_queries,
             "clean_loss": trial.clean_loss,
             **{

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from mi_toolkit.interventions.confirm.claims import Labelled
     from mi_toolkit.interventions.confirm.confirmation import Confirmation
 
+MIN_RANDOM, DEFAULT_BUDGET = 500, 400
+"""As in `confirm_heads`, whose module takes seconds to import; a test holds them to it."""
+
 Count = Annotated[int | None, Parameter(validator=at_least_one)]
 
 
@@ -49,14 +52,16 @@ def confirm(
     n_random: Count = None,
     n_sequences: Count = 16,
     alpha: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.05,
-    seed: int = 0,
+    shapley: Switch = False,
+    budget: Count = None,
+    seed: int | None = None,
     batch_size: Count = None,
     output: Path | None = None,
     html: Path | None = None,
     json: Switch = False,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
-    """Ablate the heads of each label: does the loss rise more than without random heads?
+    """Ablate the heads of each label: does the loss rise more than without other heads?
 
     Without --report the model is classified first, by the standard protocol.
 
@@ -66,15 +71,20 @@ def confirm(
         labels: Only these, such as induction.
         heads: Heads of your own choice (L5H1 L6H9) in the place of a report's, for one of --labels.
         stimulus: What to measure the loss on: repeated_random, natural, or a text of your own in
-            quotes. Without it: what each label was given on.
+            quotes. Without it: what each label was given on, but other sequences of it.
         how: What stands in for the heads' outputs: their mean over natural text, zeros, those of
             another sequence, or zeros with all later attention kept as it was.
-        per_head: Ablate each labelled head alone, beside single heads of the whole model.
-        n_random: Random sets to a label. Without it 100; with --per-head all other heads.
+        per_head: Ablate each labelled head alone, next to single heads of the whole model.
+        n_random: Random sets to a label that has more than 2,000 of its kind: 500 or more. With
+            --per-head: how many other heads; without it all.
         n_sequences: Sequences of the stimulus to run at most.
         alpha: The false discovery rate up to which a label survives.
-        seed: Of the random sets and the intervals.
-        batch_size: Sets of heads to a pass. It changes memory and time, no figure.
+        shapley: Share the change out among the heads of each label, and look for heads that stand
+            in for them.
+        budget: Passes that the shares of a label may take. Without it 400.
+        seed: Of the random sets and the sequences. Without it: not the one that gave the labels.
+        batch_size: Sets of heads to a pass. It changes memory and time, and figures by rounding
+            only.
         output: Folder for confirmation.safetensors (Confirmation.load reads it), confirmation.csv
             and confirmation.png. An interrupted run is taken up again from there.
         html: File for a page of its own.
@@ -83,6 +93,12 @@ def confirm(
     """
     if heads and (not labels or len(labels) != 1 or report is not None):
         raise UsageError(msg="--heads goes with one of --labels, and without --report.")
+    if per_head and (shapley or budget):
+        raise UsageError(
+            msg="--shapley and --budget are of sets of heads: not with --per-head."
+        )
+    if n_random is not None and n_random < MIN_RANDOM and not per_head:
+        raise UsageError(msg=f"--n-random is {MIN_RANDOM} or more, except with --per-head.")
     check_folder(output)
     check_file(html)
     if report is not None:
@@ -107,23 +123,30 @@ def confirm(
             "batch_size": batch_size,
             "resume": kept,
         }
-        of_model = _labelled(hooked, labelled, seed)
+        of_model = _labelled(hooked, labelled)
         if per_head:
             found = confirm_each_head(hooked, of_model, n_random=n_random, **options)
         else:
-            found = confirm_heads(hooked, of_model, n_random=n_random or 100, **options)
+            found = confirm_heads(
+                hooked,
+                of_model,
+                n_random=n_random or MIN_RANDOM,
+                shapley=shapley,
+                budget=budget or DEFAULT_BUDGET,
+                **options,
+            )
     written = list(_write(found, output, html))
     if kept is not None:
         _remove(kept)
     _show(found, written, as_data=json)
 
 
-def _labelled(model: HookedModel, labelled: Labelled | None, seed: int) -> Labelled:
+def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
     if labelled is not None:
         return labelled
     from mi_toolkit import classify_heads
 
-    return classify_heads(model, seed=seed)
+    return classify_heads(model)
 
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
@@ -158,13 +181,14 @@ def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> Non
     if as_data:
         record = found.record()
         for trial in record["trials"]:
-            del trial["random_sets"]  # a hundred a trial, for the file
+            del trial["random_sets"]  # hundreds a trial, for the file
         print(as_json({**record, "written": [str(path) for path in written]}))
         return
     from mi_toolkit.interventions.confirm.confirmation import HEADER
 
-    print(bold(f"{found.title()} (values from {found.reference})"))
+    print(bold(found.title()))
     room = width(elsewhere=FOR_READING)
     for line in columns([HEADER, *found.rows()], width=room):
         print(line)
+    print(found.facts())
     say_written(written)

@@ -8,7 +8,7 @@ rank correlation is 0.19 for induction and 0.09 for duplicate tokens), so every 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -84,15 +84,17 @@ def natural(
     model: HookedModel,
     *,
     n_tokens: int = NATURAL_TOKENS,
+    texts: Sequence[str] | None = None,
     seed: int = 0,
     as_trained: bool = False,
     prepend_bos: bool | None = None,
 ) -> TokenBatch:
-    """The 64 bundled passages, each cut to `n_tokens` tokens behind a BOS.
+    """The 64 bundled passages or other texts, each cut to `n_tokens` tokens after a BOS.
 
     Args:
         model: whose tokenizer and context count.
         n_tokens: of each passage, beside the BOS; fewer where the context is shorter.
+        texts: other texts to read; None for the passages.
         seed: changes nothing: the passages are always the same, in the same order.
         as_trained: False for the standard protocol, where the document separator stands in for a
             BOS that the tokenizer lacks; True to read them as any text is read.
@@ -108,7 +110,8 @@ def natural(
         )
     beginning = text_beginning(model, prepend_bos) if as_trained else standard_beginning(model)
     room = min(n_tokens, model.cfg.n_ctx - len(beginning.ids))
-    return behind(beginning, [encoded(model.tokenizer, text)[:room] for text in passages()])
+    read = passages() if texts is None else texts
+    return behind(beginning, [encoded(model.tokenizer, text)[:room] for text in read])
 
 
 STANDARD_STIMULI = ("repeated_random", "natural")

@@ -6,7 +6,14 @@ import html
 import os
 from dataclasses import dataclass
 
-from mi_toolkit.interventions.confirm.confirmation import Confirmation, Trial, trial_row
+from mi_toolkit.interventions.confirm.confirmation import (
+    Confirmation,
+    LayerPart,
+    Trial,
+    details,
+    trial_row,
+)
+from mi_toolkit.interventions.confirm.effect import Effect
 from mi_toolkit.views.colours import VERDICTS
 from mi_toolkit.views.page import Page
 from mi_toolkit.views.section import Section
@@ -28,12 +35,13 @@ class ConfirmationView:
             title=found.title(),
             caption=(
                 "How much worse the model predicts without the labelled heads (coloured, with its "
-                "95% interval), beside random heads (grey). Strips of one label share a scale; the "
-                "line is no change. A label survives where few random sets do as much, over all "
-                f"labels tested (false discovery rate {found.alpha:g})."
+                "95% interval), next to other heads (grey). Strips of one label share a scale; the "
+                "line is no change. A label survives where few other sets do as much, over all "
+                f"labels tested (false discovery rate {found.alpha:g}). Below a set: its heads "
+                "layer by layer, and what the sets that do as much have in common."
             ),
             body=f'{_table(found)}<p class="facts">{html.escape(_facts(found))}</p>',
-            height=220 + 44 * (len(found.trials) + len(found.untested)),
+            height=220 + 36 * len(found.rows()),
         )
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
@@ -66,10 +74,10 @@ def view_confirmation(confirmation: Confirmation) -> ConfirmationView:
 
 
 def _table(found: Confirmation) -> str:
-    names = ["label", "ablated", "against random heads", "loss change (nats)", "effect (sd)"]
+    names = ["label", "ablated", "against other heads", "loss change (nats)", "effect (sd)"]
     names += ["percentile", *(["in its layer"] if found.by == "head" else []), "verdict"]
     rows = ["<tr>" + "".join(f"<th>{name}</th>" for name in names) + "</tr>"]
-    rows += [_row(found, trial) for trial in found.trials]
+    rows += [row for trial in found.trials for row in (_row(found, trial), *_details(found, trial))]
     span = len(names) - 1
     rows += [
         f'<tr><th>{html.escape(label)}</th><td colspan="{span}">not tested: '
@@ -90,41 +98,79 @@ def _row(found: Confirmation, trial: Trial) -> str:
     colour = VERDICTS[trial.verdict]
     return (
         f"<tr><th>{label}<small>on {html.escape(trial.stimulus)}</small></th>"
-        f'<td title="{names}">{ablated}</td><td>{_strip(found, trial)}</td>'
+        f'<td title="{names}">{ablated}</td>'
+        f"<td>{_strip(found, trial.label, _Shown.of(trial.effect), VERDICTS[trial.verdict])}</td>"
         f"<td>{change}</td><td>{effect}</td><td>{percentile}</td>{rank}"
         f'<td style="color:{colour};white-space:normal">{verdict}</td></tr>'
     )
 
 
-def _strip(found: Confirmation, trial: Trial) -> str:
+def _details(found: Confirmation, trial: Trial) -> list[str]:
+    """What is behind a verdict, row by row; layers first, with strips of their own."""
+    layers = trial.explanation.layers if trial.explanation else ()
+    rows = []
+    for place, cells in enumerate(details(trial)):
+        _, ablated, change, effect, percentile, note = map(html.escape, cells)
+        strip = ""
+        if place < len(layers):
+            strip = _strip(found, trial.label, _Shown.of(layers[place]), "#555555")
+        rows.append(
+            f"<tr><th></th><td>{ablated}</td><td>{strip}</td><td>{change}</td><td>{effect}</td>"
+            f'<td>{percentile}</td><td style="white-space:normal">{note}</td></tr>'
+        )
+    return rows
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A change with its interval, and those of other heads."""
+
+    change: float
+    low: float
+    high: float
+    others: tuple[float, ...]
+
+    @staticmethod
+    def of(found: Effect | LayerPart) -> _Shown:
+        others = found.random if isinstance(found, Effect) else found.others
+        return _Shown(found.change, found.change_low, found.change_high, tuple(others.tolist()))
+
+    @property
+    def values(self) -> list[float]:
+        """All that must fit on a scale."""
+        every = [*self.others, self.change, self.low, self.high]
+        return [value for value in every if value == value]
+
+
+def _strip(found: Confirmation, label: str, shown: _Shown, colour: str) -> str:
     every = [0.0]
-    for other in found[trial.label]:
-        effect = other.effect
-        every += [*effect.random.tolist(), effect.change, effect.change_low, effect.change_high]
-    known = [value for value in every if value == value]
-    low, high = min(known), max(known)
+    for other in found[label]:
+        every += _Shown.of(other.effect).values
+        for part in other.explanation.layers if other.explanation else ():
+            every += _Shown.of(part).values
+    low, high = min(every), max(every)
 
     def place(value: float) -> str:
         share = (value - low) / (high - low) if high > low else 0.5
         return f"{MARGIN + share * (STRIP_WIDTH - 2 * MARGIN):.1f}"
 
-    effect, colour, middle = trial.effect, VERDICTS[trial.verdict], STRIP_HEIGHT // 2
+    middle = STRIP_HEIGHT // 2
     dots = "".join(
-        f'<circle cx="{place(change)}" cy="{middle}" r="2.5"/>' for change in effect.random.tolist()
+        f'<circle cx="{place(change)}" cy="{middle}" r="2.5"/>' for change in shown.others
     )
     interval = ""
-    if effect.change_low == effect.change_low:
+    if shown.low == shown.low:
         interval = (
-            f'<path d="M{place(effect.change_low)} {middle}H{place(effect.change_high)}" '
+            f'<path d="M{place(shown.low)} {middle}H{place(shown.high)}" '
             f'stroke="{colour}" stroke-width="2"/>'
         )
     zero = place(0.0)
     return (
-        f'<svg role="img" aria-label="change {effect.change:.3f} among random ones" '
+        f'<svg role="img" aria-label="change {shown.change:.3f} among those of other heads" '
         f'width="{STRIP_WIDTH}" height="{STRIP_HEIGHT}">'
         f'<path d="M{zero} 0V{STRIP_HEIGHT}" stroke="#999"/>'
         f'<g fill="#888" fill-opacity="0.45">{dots}</g>{interval}'
-        f'<circle cx="{place(effect.change)}" cy="{middle}" r="5" fill="{colour}"/></svg>'
+        f'<circle cx="{place(shown.change)}" cy="{middle}" r="5" fill="{colour}"/></svg>'
     )
 
 
@@ -132,6 +178,6 @@ def _facts(found: Confirmation) -> str:
     made = found.provenance
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     return (
-        f"{made.model} in {made.dtype} as {made.backend}. {found.how} ablation, values from "
-        f"{found.reference}. Seed {made.seed}. {versions}."
+        f"{made.model} in {made.dtype} as {made.backend}, {found.how} ablation. {found.facts()} "
+        f"{versions}."
     )

@@ -9,6 +9,11 @@ On `repeated_random` the first half cannot be predicted: queries there add noise
 that all queries can use, and what tells is the second half. On natural text the queries of
 induction include those where the earlier continuation does *not* come back, and where following it
 does harm.
+
+The sequences are not those that gave the label: a head that was chosen on them would be tested by
+what chose it. Stimuli that are drawn are drawn with another seed, and natural text is that of the
+bundled evaluation passages, on which nothing is labelled. A prompt of one's own cannot be drawn
+again; every trial says how many of its sequences the label had been given on.
 """
 
 from __future__ import annotations
@@ -30,7 +35,8 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation.component import HeadName, checked_heads
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.prompts.stimuli import STIMULI
+from mi_toolkit.prompts.evaluation import evaluation_passages
+from mi_toolkit.prompts.stimuli import STIMULI, natural
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
@@ -49,6 +55,9 @@ class Claim:
 
     queries: Bool[Tensor, "sequence position"]
     """Queries whose prediction counts."""
+
+    n_seen: int | None
+    """Sequences that the label had been given on; None where a report does not say."""
 
     direction: int
     """1 where ablation should raise the loss; -1 where it should fall, since the label says that
@@ -89,26 +98,42 @@ def claims_of(
         name = _stimulus_name(labelled, behaviour.name, stimulus)
         if name not in stimuli:
             stimuli[name] = _batch(model, labelled, name, stimulus, seed)
+        gave = None
+        if isinstance(labelled, HeadReport):
+            gave = labelled.tokens.get(labelled.stimulus[behaviour.name])
         queries = _counted(model, heads, behaviour, stimuli[name], name)
         chosen = queries.any(dim=1).nonzero()[:n_sequences, 0]
         if not len(chosen):
             untested[label] = _hindrance(behaviour, name)
             continue
+        batch = TokenBatch(
+            ids=stimuli[name].ids[chosen],
+            lengths=stimuli[name].lengths[chosen],
+            bos_id=stimuli[name].bos_id,
+        )
         claims.append(
             Claim(
                 label=label,
                 heads=heads,
                 stimulus=name,
-                batch=TokenBatch(
-                    ids=stimuli[name].ids[chosen],
-                    lengths=stimuli[name].lengths[chosen],
-                    bos_id=stimuli[name].bos_id,
-                ),
+                batch=batch,
                 queries=queries[chosen],
+                n_seen=None if gave is None else len(_rows(batch) & _rows(gave)),
                 direction=1 if label == behaviour.name else -1,
             )
         )
     return claims, untested
+
+
+def fresh_seed(labelled: Labelled, seed: int | None) -> int:
+    """The seed, or the next after the one that labels were given with: 0 where no report says."""
+    if seed is not None:
+        return seed
+    return 1 + (labelled.provenance.seed if isinstance(labelled, HeadReport) else 0)
+
+
+def _rows(batch: TokenBatch) -> set[tuple[int, ...]]:
+    return {tuple(batch.sequence(index).tolist()) for index in range(len(batch))}
 
 
 def _counted(
@@ -174,11 +199,13 @@ def _batch(
 ) -> TokenBatch:
     if name == OWN_PROMPT and stimulus not in (None, OWN_PROMPT):
         return tokenise(model, stimulus)
+    if name == "natural":
+        return natural(model, texts=evaluation_passages())
+    if name in STIMULI:
+        return STIMULI[name](model, seed=seed)
     if isinstance(labelled, HeadReport) and name in labelled.tokens:
         return labelled.tokens[name]
-    if name not in STIMULI:
-        raise PromptError(f"{name} is no stimulus of the report, and cannot be made anew.")
-    return STIMULI[name](model, seed=seed)
+    raise PromptError(f"{name} is no stimulus of the report, and cannot be made anew.")
 
 
 def _hindrance(behaviour: AnyBehaviour, stimulus: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from jaxtyping import Float
+from torch import Tensor
 
 from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.head import Head
@@ -20,8 +23,143 @@ Verdict = Literal["survives", "fails", "undecided"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class LayerPart:
+    """The heads of a set in one layer, ablated alone, next to other heads of the layer."""
+
+    heads: tuple[Head, ...]
+    """The set's heads of this layer."""
+
+    change: float
+    """Loss change of ablating them and nothing else, in nats."""
+
+    change_low: float
+    """Lower end of its 95% interval."""
+
+    change_high: float
+    """Upper end of the same."""
+
+    others: Float[Tensor, " set"]
+    """Changes of other sets of as many heads of the layer: all of them, or a sample."""
+
+    rank: int
+    """Its place among them, 1 for the largest change in the label's direction."""
+
+    @property
+    def lags(self) -> bool:
+        """Whether it does less than the median of them."""
+        return 2 * self.rank > len(self.others) + 2
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SharedHead:
+    """A head that sets which reach the labelled set's change have in common."""
+
+    head: Head
+    """The head."""
+
+    labelled: bool
+    """Whether it is one of the label's own."""
+
+    change: float
+    """Loss change of ablating it alone, in nats."""
+
+    change_low: float
+    """Lower end of its 95% interval."""
+
+    change_high: float
+    """Upper end of the same."""
+
+    n_reaching: int
+    """Sets that reach the change and hold it."""
+
+    n_sets: int
+    """Sets that hold it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShapleyValue:
+    """A head's share of the change of its set.
+
+    The mean over orders of what the head adds when the heads before it in the order are ablated
+    already. The shares of a set add up to its change.
+    """
+
+    head: Head
+    """The head."""
+
+    value: float
+    """Its share, in nats."""
+
+    standard_error: float
+    """Of the orders that were drawn and of the sequences, together."""
+
+    order_error: float
+    """Of the orders alone: 0 where they are all."""
+
+    alone: float
+    """Loss change of ablating it alone, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backup:
+    """A head without the label whose own effect grows when the labelled heads are ablated."""
+
+    head: Head
+    """The head."""
+
+    alone: float
+    """Loss change of ablating it alone, in nats."""
+
+    after: float
+    """What ablating it adds to the ablation of the set, in nats."""
+
+    growth: float
+    """The latter minus the former, in the label's direction."""
+
+    growth_low: float
+    """Lower end of its 95% interval, above 0."""
+
+    growth_high: float
+    """Upper end of the same."""
+
+    q: float
+    """The false discovery rate at which it counts, over all heads without the label."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Explanation:
+    """What is behind the verdict on a set of heads."""
+
+    layers: tuple[LayerPart, ...]
+    """The set layer by layer; empty where it lies in one layer."""
+
+    n_reaching: int
+    """Random sets that reach the set's change."""
+
+    shared: tuple[SharedHead, ...]
+    """Heads that together cover the sets that reach it, as far as few heads can: each chosen as
+    the one that separates the reaching sets without an earlier one best from the others; heads
+    that have an effect of their own come first."""
+
+    n_without: int
+    """Random sets that hold none of them."""
+
+    n_reaching_without: int
+    """How many of those reach the change all the same."""
+
+    n_orders: int
+    """Orders behind the Shapley values; 0 where none were asked for."""
+
+    shapley: tuple[ShapleyValue, ...]
+    """Each head's share of the change; empty where none were asked for."""
+
+    backups: tuple[Backup, ...] | None
+    """Heads that stand in for the set, the largest growth first; None where not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Trial:
-    """Heads of one label, ablated together, beside random heads."""
+    """Heads of one label, ablated together, next to random sets of heads."""
 
     label: str
     """What the heads are said to do."""
@@ -35,6 +173,10 @@ class Trial:
     n_sequences: int
     """Sequences with a query that counts."""
 
+    n_seen: int | None
+    """How many of them the label had been given on: 0 unless it rests on a prompt of one's own;
+    None where the heads were named and no report says."""
+
     n_queries: int
     """Queries whose prediction counts."""
 
@@ -45,17 +187,17 @@ class Trial:
     """The loss change, and how far it stands out among those of the random sets."""
 
     random_sets: tuple[tuple[Head, ...], ...]
-    """The random sets, in the order of `effect.random`."""
+    """The random sets, in the order of `effect.random`; the tested one is none of them."""
 
     are_all: bool
-    """Whether these are all sets of the kind, not a draw of them."""
-
-    crowded: tuple[int, ...]
-    """Layers whose random heads had to be filled up with labelled ones."""
+    """Whether these are all other sets of the kind, so that p is exact; else a sample."""
 
     rank_in_layer: tuple[int, int] | None
     """Of a single head: its place among all heads of its layer by loss change (1 for the highest,
     or lowest where the label says so), and how many there are. None for a set."""
+
+    explanation: Explanation | None
+    """What is behind the verdict; None for a single head."""
 
     q: float
     """The false discovery rate at which it would count, over all trials of the confirmation."""
@@ -71,7 +213,14 @@ class Trial:
 class Confirmation(SavedResult, ShownAsTable):
     """Labels put to the test of ablation."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit confirmation 2"
+    FORMAT: ClassVar[str] = "mi_toolkit confirmation 3"
+    OUTDATED: ClassVar[Mapping[str, str]] = {
+        f"mi_toolkit confirmation {version}": (
+            "its random sets left the labelled heads out, which makes every p too small: confirm "
+            "the heads again, or read it with the version of mi_toolkit that wrote it"
+        )
+        for version in (1, 2)
+    }
 
     trials: tuple[Trial, ...]
     """What was tested, label by label; of single heads the largest effect first."""
@@ -89,7 +238,10 @@ class Confirmation(SavedResult, ShownAsTable):
     """The false discovery rate that a label may have and survive."""
 
     n_random: int | None
-    """Random sets asked for; None for all other heads."""
+    """Random sets asked for, where there are too many to run all; None for all other heads."""
+
+    n_passes: int
+    """Forward passes that it took, each of up to 32 sets of heads on one sequence."""
 
     reference: str
     """What the kind of ablation took its values from, in words."""
@@ -128,10 +280,21 @@ class Confirmation(SavedResult, ShownAsTable):
         what = "Labels" if self.by == "label" else "Single heads"
         return f"{what} of {self.provenance.model} under {self.how} ablation"
 
+    def facts(self) -> str:
+        """What the losses rest on, in a sentence."""
+        n_seen = sum(trial.n_seen or 0 for trial in self.trials)
+        fresh = "some sequences gave the label" if n_seen else "the sequences gave no label"
+        if all(trial.n_seen is None for trial in self.trials):
+            fresh = "what gave the labels is not known"
+        return (
+            f"Values from {self.reference}; seed {self.provenance.seed}, {fresh}; "
+            f"{self.n_passes} passes."
+        )
+
     def rows(self) -> list[list[str]]:
-        """A table in words: what was ablated, its loss change, effect, percentile and verdict."""
+        """A table in words: each trial, and under a set what is behind its verdict."""
         return [
-            *(trial_row(trial, self.by) for trial in self.trials),
+            *(row for trial in self.trials for row in (trial_row(trial, self.by), *details(trial))),
             *([name, "–", "", "", "", f"not tested: {why}"] for name, why in self.untested.items()),
         ]
 
@@ -158,6 +321,62 @@ def trial_row(trial: Trial, by: str) -> list[str]:
         f"{effect.percentile:.1f} of {len(effect.random)}" if len(effect.random) else "",
         f"{trial.verdict}: {trial.reason}",
     ]
+
+
+def details(trial: Trial) -> Iterator[list[str]]:
+    """What is behind a verdict, in rows under `HEADER`."""
+    found = trial.explanation
+    if found is None:
+        return
+    for part in found.layers:
+        names = " ".join(map(str, part.heads))
+        n_sets = len(part.others) + 1
+        yield [
+            "",
+            f"only layer {part.heads[0].layer}: {names}",
+            with_interval(part.change, part.change_low, part.change_high, digits=3),
+            "",
+            f"rank {part.rank} of {n_sets}" if n_sets > 1 else "",
+            "less than most of its layer" if part.lags else "",
+        ]
+    for shared in found.shared:
+        reaching = f"in {shared.n_reaching} of the {found.n_reaching} sets that do as much"
+        yield [
+            "",
+            f"{'' if shared.labelled else 'without the label: '}{shared.head}",
+            with_interval(shared.change, shared.change_low, shared.change_high, digits=3),
+            "",
+            "",
+            f"{reaching}, {shared.n_sets} of all {len(trial.random_sets)}",
+        ]
+    if found.shared:
+        yield [
+            "",
+            f"sets without {'any of ' if len(found.shared) > 1 else ''}these",
+            *[""] * 3,
+            f"{found.n_reaching_without} of {found.n_without} do as much",
+        ]
+    for share in found.shapley:
+        value = f"{share.value:+.3f} ± {share.standard_error:.3f}"
+        yield [
+            "",
+            f"{share.head}'s share",
+            value,
+            "",
+            "",
+            f"Shapley value; alone {share.alone:+.3f}",
+        ]
+    for backup in found.backups or ():
+        yield [
+            "",
+            f"stands in: {backup.head}",
+            with_interval(backup.growth, backup.growth_low, backup.growth_high, digits=3),
+            "",
+            "",
+            f"{backup.alone:+.3f} alone, {backup.after:+.3f} after the set",
+        ]
+    if found.backups == ():
+        yield ["", "stands in: no head", *[""] * 3, "no effect grows when the set is ablated"]
 
 
 def with_interval(value: float, low: float, high: float, *, digits: int) -> str:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import HookedModel, attention_layers
-from mi_toolkit.interventions.confirm.claims import Claim, Labelled, claims_of
-from mi_toolkit.interventions.confirm.confirmation import Confirmation, Trial
-from mi_toolkit.interventions.confirm.losses import LossRuns
-from mi_toolkit.interventions.confirm.measure import measure
+from mi_toolkit.interventions.confirm.claims import Claim, Labelled, claims_of, fresh_seed
+from mi_toolkit.interventions.confirm.confirmation import Confirmation
+from mi_toolkit.interventions.confirm.effect import PairedChanges
+from mi_toolkit.interventions.confirm.losses import measure
 from mi_toolkit.interventions.confirm.setting import (
+    DEFAULT_ALPHA,
     DEFAULT_SEQUENCES,
+    LossTable,
     Setting,
     every_head,
-    generator,
+    judged,
+    sequence_of_query,
 )
-from mi_toolkit.interventions.confirm.verdict import DEFAULT_ALPHA, judged
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 
 
@@ -37,15 +37,15 @@ def confirm_each_head(
     n_sequences: int | None = DEFAULT_SEQUENCES,
     alpha: float = DEFAULT_ALPHA,
     batch_size: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Confirmation:
     """Whether each labelled head alone matters for what its label says, more than other heads do.
 
-    As `confirm_heads`, one head at a time. It is set beside the model's heads without the label,
-    in all layers: one layer has too few heads for a percentile, so beside its own layer it has a
-    rank (`rank_in_layer`). Early heads weigh more than late ones whatever they do; read both.
+    As `confirm_heads`, one head at a time. It is ranked among the model's heads without the label,
+    in all layers: one layer has too few heads for a percentile, so in its own layer it has a rank
+    (`rank_in_layer`). Early heads weigh more than late ones whatever they do; read both.
 
     A head may fail where its set survives: heads of one label stand in for each other.
 
@@ -60,8 +60,8 @@ def confirm_each_head(
             share: each head of the model is ablated once per stimulus.
         n_sequences: at most so many sequences of the stimulus; None for all.
         alpha: the false discovery rate, over all heads and labels tested, up to which one survives.
-        batch_size: heads to a pass.
-        seed: of the draw, the bootstrap, and a stimulus that the report does not hold.
+        batch_size: heads to a pass. It changes figures by rounding only.
+        seed: of the draw and the stimulus; None: one more than that of the report.
         resume: a folder that keeps losses as they come.
         progress: a progress bar; None: where somebody looks and it takes long.
 
@@ -75,102 +75,72 @@ def confirm_each_head(
         >>> [(*trial.heads, trial.rank_in_layer) for trial in found["induction"]]
         [(L2H0, (1, 4)), (L2H3, ...)]
     """
+    seed = fresh_seed(report, seed)
     setting = Setting.of(
         model,
         how=how,
         reference=reference,
-        n_random=n_random,
-        n_sequences=n_sequences,
         batch_size=batch_size,
         seed=seed,
+        n_random=n_random,
+        n_sequences=n_sequences,
     )
     claims, untested = claims_of(
         model, report, labels=labels, stimulus=stimulus, n_sequences=n_sequences, seed=seed
     )
-    shared = [_Shared.of(setting, together, n_random) for together in _by_batch(claims)]
-    measure([group.run for group in shared], resume=resume, progress=progress)
-    pairs = [pair for group in shared for pair in group.trials(setting)]
+    others = {claim.label: _others(setting, claim, n_random) for claim in claims}
+    beside = {
+        claim.label: every_head(model, sorted({head.layer for head in claim.heads}))
+        for claim in claims
+    }
+    needed = {
+        claim.label: [(head,) for head in sorted({*others[claim.label], *beside[claim.label]})]
+        for claim in claims
+    }
+    tables = LossTable.of(setting, claims, needed)
+    measure([table.run for table in tables], resume=resume, progress=progress)
+    pairs = [
+        (
+            table.trial(
+                claim,
+                (head,),
+                [(other,) for other in others[claim.label]],
+                are_all=n_random is None,
+                rank_in_layer=_rank(setting, table, claim, head),
+            ),
+            claim,
+        )
+        for table in tables
+        for claim in table.claims
+        for head in claim.heads
+    ]
     order = {claim.label: place for place, claim in enumerate(claims)}
     pairs.sort(key=lambda pair: (order[pair[1].label], -pair[1].direction * pair[0].effect.change))
-    trials, of_trials = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return Confirmation(
-        trials=judged(trials, of_trials, alpha),
+        trials=judged([pair[0] for pair in pairs], [pair[1].direction for pair in pairs], alpha),
         untested=untested,
         by="head",
         how=how,
         alpha=alpha,
         n_random=n_random,
+        n_passes=sum(table.run.n_passes for table in tables),
         reference=setting.reference_in_words(),
         provenance=setting.provenance(claims),
     )
 
 
-def _by_batch(claims: Sequence[Claim]) -> list[list[Claim]]:
-    groups: dict[tuple[str, str], list[Claim]] = {}
-    for claim in claims:
-        groups.setdefault((claim.stimulus, claim.batch.digest), []).append(claim)
-    return list(groups.values())
+def _others(setting: Setting, claim: Claim, n_random: int | None) -> list[Head]:
+    """Heads without the label: all of them, or a sample."""
+    every = every_head(setting.model, attention_layers(setting.model))
+    unlabelled = [head for head in every if head not in claim.heads]
+    order = torch.randperm(len(unlabelled), generator=setting.generator())
+    return sorted(unlabelled[index] for index in order[:n_random].tolist())
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Shared:
-    """The single heads that the claims on one batch need, each ablated once."""
-
-    claims: Sequence[Claim]
-    others: Mapping[str, list[Head]]
-    """Per label the heads to stand beside."""
-
-    run: LossRuns
-    place: Mapping[Head, int]
-    """Where each head's losses are; the clean run's come first."""
-
-    are_all: bool
-
-    @staticmethod
-    def of(setting: Setting, claims: Sequence[Claim], n_random: int | None) -> _Shared:
-        model = setting.model
-        every = every_head(model, attention_layers(model))
-        others: dict[str, list[Head]] = {}
-        needed: set[Head] = set()
-        for claim in claims:
-            unlabelled = [head for head in every if head not in claim.heads]
-            order = torch.randperm(len(unlabelled), generator=generator(setting.seed))
-            others[claim.label] = sorted(unlabelled[i] for i in order[:n_random].tolist())
-            beside = every_head(model, sorted({head.layer for head in claim.heads}))
-            needed |= {*claim.heads, *others[claim.label], *beside}
-        heads = sorted(needed)
-        queries = torch.stack([claim.queries for claim in claims]).any(dim=0)
-        return _Shared(
-            claims=claims,
-            others=others,
-            run=setting.runs([(), *((head,) for head in heads)], claims[0].batch, queries),
-            place={head: index for index, head in enumerate(heads, start=1)},
-            are_all=n_random is None,
-        )
-
-    def trials(self, setting: Setting) -> list[tuple[Trial, Claim]]:
-        found = []
-        for claim in self.claims:
-            # The run holds the predictions of all claims; these are the claim's own.
-            losses = self.run.losses[:, claim.queries[self.run.queries]]
-            beside = self.others[claim.label]
-            for head in claim.heads:
-                places = [0, self.place[head], *(self.place[other] for other in beside)]
-                trial = setting.trial(
-                    claim,
-                    (head,),
-                    losses[places],
-                    [(other,) for other in beside],
-                    are_all=self.are_all,
-                    rank_in_layer=self._rank(setting, head, losses, claim),
-                )
-                found.append((trial, claim))
-        return found
-
-    def _rank(self, setting: Setting, head: Head, losses: Tensor, claim: Claim) -> tuple[int, int]:
-        layer = every_head(setting.model, [head.layer])
-        weight = 1 / claim.queries.sum(dim=1)[claim.queries.nonzero()[:, 0]]
-        means = claim.direction * (losses * weight).sum(dim=1)
-        own = means[self.place[head]]
-        n_above = sum(bool(means[self.place[other]] > own) for other in layer)
-        return n_above + 1, len(layer)
+def _rank(setting: Setting, table: LossTable, claim: Claim, head: Head) -> tuple[int, int]:
+    """A head's place in its layer by loss change, and how many heads the layer has."""
+    layer = every_head(setting.model, [head.layer])
+    changes = table.changes(claim, [(head,), *((other,) for other in layer)])
+    paired = PairedChanges.of(changes, sequence_of_query(claim))
+    own, *every = (claim.direction * paired.mean.float()).tolist()
+    return 1 + sum(change > own for change in every), len(layer)

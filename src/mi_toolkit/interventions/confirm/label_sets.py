@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.interventions.confirm.claims import Labelled, claims_of
+from mi_toolkit.interventions.confirm.claims import Claim, Labelled, claims_of, fresh_seed
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
-from mi_toolkit.interventions.confirm.measure import measure
-from mi_toolkit.interventions.confirm.random_sets import random_sets
-from mi_toolkit.interventions.confirm.setting import DEFAULT_SEQUENCES, Setting, generator
-from mi_toolkit.interventions.confirm.verdict import DEFAULT_ALPHA, judged
+from mi_toolkit.interventions.confirm.explanation import Plan
+from mi_toolkit.interventions.confirm.losses import measure
+from mi_toolkit.interventions.confirm.random_sets import RandomSets, n_sets_like, random_sets
+from mi_toolkit.interventions.confirm.setting import (
+    DEFAULT_ALPHA,
+    DEFAULT_SEQUENCES,
+    LossTable,
+    Setting,
+    judged,
+)
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
+
+ENUMERABLE = 2_000
+"""Sets of one kind up to which all are run, so that p is exact."""
+
+MIN_RANDOM = 500
+"""Random sets where there are more; fewer would leave p too coarse for several labels."""
+
+DEFAULT_BUDGET = 400
 
 
 def confirm_heads(
@@ -23,51 +38,64 @@ def confirm_heads(
     stimulus: Prompt | None = None,
     how: str = "mean",
     reference: Prompt | TokenBatch | None = None,
-    n_random: int = 100,
+    n_random: int = MIN_RANDOM,
     n_sequences: int | None = DEFAULT_SEQUENCES,
     alpha: float = DEFAULT_ALPHA,
+    shapley: bool | Collection[str] = False,
+    budget: int = DEFAULT_BUDGET,
     batch_size: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     resume: str | os.PathLike[str] | None = None,
     progress: bool | None = None,
 ) -> Confirmation:
-    """Whether each label's heads matter for what the label says, more than random heads do.
+    """Whether each label's heads matter for what the label says, more than other heads do.
 
-    All heads of a label are ablated together, and beside them random sets with as many heads in
-    each layer, none of them of the label (where a layer has too few others, see `crowded`). The
-    loss counts of the token after each query that the behaviour can use: for induction, after a
-    token that stood earlier. Per label: the loss change in nats; `effect`, its distance from the
-    random sets' mean in their standard deviations, with a 95% interval over sequences; and its
-    percentile among them, which with n random sets is at most `100 n / (n + 1)`.
+    All heads of a label are ablated together, and so are other sets with as many heads in each
+    layer, drawn from all heads of those layers, the labelled ones included: under the null the
+    labelled set is one of these draws. Where there are at most 2,000 such sets, all are run and p
+    is exact; else `n_random` of them. The loss counts of the token after each query that the
+    behaviour can use: for induction, after a token that stood earlier. Per label: the loss change
+    in nats; `effect`, its distance from the other sets' mean in their standard deviations, with a
+    95% interval over sequences; and its percentile among them.
 
-    A label **survives** where `p = (1 + random sets that reach the change) / (1 + random sets)`,
+    A label **survives** where `p = (1 + other sets that reach the change) / (1 + other sets)`,
     corrected over all labels tested (Benjamini and Hochberg's false discovery rate), is at most
     `alpha`, and the effect's interval lies above 0 (below it for `prefix_suppression`, whose heads
     hold the right token back). It is **undecided** where it ranks high (p up to a quarter) among
-    random sets too few to rule out chance: in a layer of four heads a single head has three others.
-    Else it **fails**. Where there are no more distinct sets than `n_random`, all are run.
+    too few sets to rule out chance: in a layer of four heads a single head has three others. Else
+    it **fails**.
 
-    What it does not tell: a label that many heads share (`first_token`) is compared with sets that
-    must hold labelled heads too; and a label that survives says that the heads matter there, not
-    that their attention is how. `mean` keeps a head's constant part; for a head that rests on the
-    sink `zero` shows more, and breaks more.
+    Each trial's `explanation` says what is behind the verdict: the effect of each layer's part next
+    to other heads of that layer, and the heads that the sets which do as much have in common. With
+    `shapley=True` it also has each head's share of the change, and `backups`: heads without the
+    label whose own effect grows when the set is ablated.
+
+    What it does not say: a label that survives says that the heads matter there, not that their
+    attention is how. `mean` keeps a head's constant part; for a head that rests on the sink `zero`
+    shows more, and breaks more.
 
     Args:
         model: the model of the report; it is left as it was.
         report: of `classify_heads`; or heads by the behaviour that they are said to have, such as
             `{"induction": ["L5H1"]}`.
         labels: only these; None for all that a head carries.
-        stimulus: what to measure the losses on. None: what the label was given on, in a report of
-            the standard protocol the behaviour's home stimulus; a name such as `natural`; or a
-            prompt of your own.
+        stimulus: what to measure the losses on. None: the kind of stimulus that the label was given
+            on, but other sequences of it; a name such as `natural`; or a prompt of your own.
         how: the kind of ablation, see `ablating`.
         reference: what `mean` and `resample` take from; None: natural text, and another sequence
             of the stimulus.
-        n_random: random sets to a label.
+        n_random: random sets to a label where there are more than 2,000; at least 500.
         n_sequences: at most so many sequences of the stimulus; None for all.
         alpha: the false discovery rate up to which a label survives.
-        batch_size: sets to a pass; None: as many as keep the logits under 256 MiB, at most 32.
-        seed: of the random sets, the bootstrap, and a stimulus that the report does not hold.
+        shapley: whether to share the change out among the heads, and to look for backups; or the
+            labels to do so for. That takes up to `budget` passes to a label, and for the backups
+            two sets for each head of the model without the label.
+        budget: passes that a label's Shapley values may take, each of up to 32 sets on one
+            sequence. More passes are more orders, and smaller standard errors.
+        batch_size: sets to a pass; None: as many as keep the logits under 256 MiB, at most 32. It
+            changes figures by rounding only.
+        seed: of the random sets and the stimulus; None: one more than that of the report, so that
+            the sequences are not those that gave the label.
         resume: a folder that keeps losses as they come; a call that asks for the same goes on
             from there, after an interruption too.
         progress: a progress bar; None: where somebody looks and it takes long.
@@ -75,57 +103,81 @@ def confirm_heads(
     Raises:
         UnknownNameError: no such label, stimulus, kind of ablation, or head in this model.
         ReportError: the report is of a model of another shape.
-        PromptError: a prompt or a reference that does not fit.
+        PromptError: a prompt or a reference that does not fit; too few random sets; too small a
+            budget.
         HookError: a hook did not fire.
 
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> found = mi.confirm_heads(model, {"induction": ["L2H0"]}, n_sequences=8)
+        >>> found = mi.confirm_heads(model, {"induction": ["L1H1", "L2H0"]}, n_sequences=4)
         >>> trial = found["induction"][0]
-        >>> trial.effect.change > trial.effect.random.max() + 1
-        tensor(True)
+        >>> trial.are_all, len(trial.random_sets), trial.explanation.layers[1].rank
+        (True, 15, 1)
     """
+    if n_random < MIN_RANDOM:
+        raise PromptError(
+            f"n_random={n_random} is too few to rank a set among: {MIN_RANDOM} or more. Fewer "
+            "sequences (n_sequences=) make it shorter."
+        )
+    seed = fresh_seed(report, seed)
     setting = Setting.of(
         model,
         how=how,
         reference=reference,
-        n_random=n_random,
-        n_sequences=n_sequences,
         batch_size=batch_size,
         seed=seed,
+        n_sequences=n_sequences,
+        budget=budget,
     )
     claims, untested = claims_of(
         model, report, labels=labels, stimulus=stimulus, n_sequences=n_sequences, seed=seed
     )
-    n_heads = int(model.cfg.n_heads)
-    drawn = [
-        random_sets(claim.heads, n_heads=n_heads, n_sets=n_random, generator=generator(seed))
+    shared_out = {claim.label for claim in claims} if shapley is True else set(shapley or ())
+    plans = {
+        claim.label: Plan.of(
+            setting,
+            claim,
+            _null(setting, claim, n_random),
+            budget=budget if claim.label in shared_out else None,
+        )
         for claim in claims
-    ]
-    runs = [
-        setting.runs([(), claim.heads, *beside.sets], claim.batch, claim.queries)
-        for claim, beside in zip(claims, drawn, strict=True)
-    ]
-    measure(runs, resume=resume, progress=progress)
-    trials = [
-        setting.trial(
+    }
+    tables = LossTable.of(setting, claims, {name: plan.sets() for name, plan in plans.items()})
+    measure([table.run for table in tables], resume=resume, progress=progress)
+    trials = {
+        claim.label: table.trial(
             claim,
             claim.heads,
-            run.losses,
-            beside.sets,
-            are_all=beside.are_all,
-            crowded=beside.crowded,
+            plans[claim.label].null.sets,
+            are_all=plans[claim.label].null.are_all,
+            explanation=plans[claim.label].explained(table, alpha),
         )
-        for claim, run, beside in zip(claims, runs, drawn, strict=True)
-    ]
+        for table in tables
+        for claim in table.claims
+    }
     return Confirmation(
-        trials=judged(trials, claims, alpha),
+        trials=judged(
+            [trials[claim.label] for claim in claims], [claim.direction for claim in claims], alpha
+        ),
         untested=untested,
         by="label",
         how=how,
         alpha=alpha,
         n_random=n_random,
+        n_passes=sum(table.run.n_passes for table in tables),
         reference=setting.reference_in_words(),
         provenance=setting.provenance(claims),
+    )
+
+
+def _null(setting: Setting, claim: Claim, n_random: int) -> RandomSets:
+    """All other sets of the claim's kind where they can be listed, else `n_random` of them."""
+    n_heads = int(setting.model.cfg.n_heads)
+    few = n_sets_like(claim.heads, n_heads=n_heads) <= ENUMERABLE
+    return random_sets(
+        claim.heads,
+        n_heads=n_heads,
+        n_sets=ENUMERABLE if few else n_random,
+        generator=setting.generator(),
     )

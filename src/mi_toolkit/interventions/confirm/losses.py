@@ -4,12 +4,17 @@
    compute the same: the model runs on one row until then, and is widened to all of them there.
 2. Before the unembedding all but the counted queries are cut away; what follows sees those alone.
 3. Sets are taken in the order of their first layer, so that sets which begin late share a batch.
+4. Losses are kept sequence by sequence where a folder is given, and an interrupted run goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +22,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mi_toolkit.errors import HookError, PromptError
+from mi_toolkit.errors import HookError, PromptError, ReportError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_model import HookedModel, evaluating, weights_digest
 from mi_toolkit.interventions.ablation.context import in_place
 from mi_toolkit.interventions.ablation.kinds import KINDS
 from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, targets_of
+from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.record_file import load_record, save_record
 
 OF_ONE_SEQUENCE = ("resample", "pattern_preserving")
 """Kinds that take from another reference for each sequence."""
@@ -32,6 +39,8 @@ LOGITS_BUDGET = 256 * 2**20
 MAX_ROWS = 32
 BEFORE_UNEMBEDDING = ("unembed.hook_in", "ln_final.hook_normalized")
 """Where positions can be cut away, in a TransformerBridge and in a HookedTransformer."""
+
+FORMAT = "mi_toolkit ablation losses 1"
 
 HeadSet = tuple[Head, ...]
 
@@ -65,8 +74,7 @@ class LossRuns:
         self.model, self.sets, self.batch, self.queries = model, tuple(sets), batch, queries
         self.how, self.reference = how, reference
         self._shared: Callable[[], Apply] = cache(lambda: prepared([self]))
-        most = int(queries.sum(dim=1).max()) * int(model.cfg.d_vocab) * torch.float32.itemsize
-        self.chunks = self._chunked(rows or max(1, min(MAX_ROWS, LOGITS_BUDGET // most)))
+        self.chunks = self._chunked(rows or rows_to_a_pass(model, queries))
         self._targets = [targets_of(model, [self.sets[i] for i in c]) for c in self.chunks]
         ends = queries.sum(dim=1).cumsum(dim=0).tolist()
         self.places = [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
@@ -76,6 +84,11 @@ class LossRuns:
     def sequence_of_query(self) -> Int[Tensor, " query"]:
         """Which sequence each counted query is of."""
         return self.queries.nonzero()[:, 0]
+
+    @property
+    def n_passes(self) -> int:
+        """Forward passes: each of several sets on one sequence."""
+        return len(self.chunks) * len(self.places)
 
     def run(self, sequence: int) -> Iterator[None]:
         """Fill in the losses on one sequence, pass by pass."""
@@ -148,6 +161,12 @@ class LossRuns:
         return torch.stack(rows).cpu()
 
 
+def rows_to_a_pass(model: HookedModel, queries: Bool[Tensor, "sequence position"]) -> int:
+    """Sets to a pass: as many as keep the logits in bounds."""
+    most = int(queries.sum(dim=1).max()) * int(model.cfg.d_vocab) * torch.float32.itemsize
+    return max(1, min(MAX_ROWS, LOGITS_BUDGET // most))
+
+
 def needed_by(runs: Sequence[LossRuns]) -> list[Target]:
     """All that the runs ablate, as one set."""
     heads = {head for run in runs for heads in run.sets for head in heads}
@@ -182,3 +201,64 @@ def _cutting(positions: Tensor) -> Any:
         return residual[:, positions]
 
     return cut
+
+
+def measure(
+    runs: Sequence[LossRuns], *, resume: str | os.PathLike[str] | None, progress: bool | None
+) -> None:
+    """Fill in the losses of every run.
+
+    Args:
+        runs: what to run, with one kind of ablation and one reference.
+        resume: a folder that takes each sequence's losses as soon as they are there, and gives
+            them back to a later call that asks for the very same; None keeps nothing.
+        progress: a progress bar, None where somebody looks.
+    """
+    folder = None if resume is None else Path(resume)
+    checksum = "" if folder is None or not runs else weights_digest(runs[0].model)
+    # Lazily: where everything is kept, nothing is prepared.
+    prepare = cache(lambda: prepared(runs))
+    for run in runs:
+        run.share(prepare)
+    todo = [(run, folder and folder / f"{_key(run, checksum)}.safetensors") for run in runs]
+    total = sum(len(run.chunks) * len(_restored(run, path)) for run, path in todo)
+    passes = (None for run, path in todo for _ in _passes(run, path))
+    for _ in track(passes, total=total, label="ablating heads", unit="pass", show=progress):
+        pass
+
+
+def _passes(run: LossRuns, path: Path | None) -> Iterator[None]:
+    for sequence in _missing(run):
+        yield from run.run(sequence)
+        if path is not None:
+            save_record(path, format=FORMAT, tensors={"losses": run.losses}, record={})
+
+
+def _restored(run: LossRuns, path: Path | None) -> list[int]:
+    """Take what is kept of a run, and say which sequences are missing."""
+    if path is not None and path.exists():
+        kept, _ = load_record(path, format=FORMAT, kind="kept losses")
+        if kept["losses"].shape != run.losses.shape:
+            raise ReportError(f"{path} holds the losses of another run: remove it.")
+        run.losses.copy_(kept["losses"])
+    return _missing(run)
+
+
+def _missing(run: LossRuns) -> list[int]:
+    return [
+        sequence
+        for sequence, place in enumerate(run.places)
+        if bool(run.losses[:, place].isnan().any())
+    ]
+
+
+def _key(run: LossRuns, checksum: str) -> str:
+    asked = {
+        "weights": checksum,
+        "batch": run.batch.digest,
+        "queries": run.queries.nonzero().tolist(),
+        "sets": [[tuple(head) for head in heads] for heads in run.sets],
+        "how": run.how,
+        "reference": None if run.reference is None else run.reference.digest,
+    }
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]

@@ -1,13 +1,15 @@
-"""Random sets of heads to compare a set with: as many of each layer, its own heads left out.
+"""The null: every set with as many heads in each layer, drawn from all heads of those layers.
 
-A layer with fewer other heads than the set has there gives all of them, and is filled up with heads
-of the set, drawn at random: the random sets then hold part of what they are compared with, which
-makes the comparison harder to pass, never easier.
+A label that says nothing picks its heads as chance would, so the labelled set is one of these, and
+its rank among them is a p-value: `P(p <= a) <= a`. The heads of the set must be eligible too.
+Without them set and null are not exchangeable: where one head of a layer outweighs the rest, the
+sets that hold it never meet another that does, and every fourth set of a layer of four passes.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -16,102 +18,77 @@ import torch
 
 from mi_toolkit.heads.head import Head
 
-ENUMERABLE = 10_000
-"""Distinct sets up to which all are listed before some are drawn."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSets:
-    """Distinct sets of heads, with the same number in each layer as the set they stand beside."""
+    """Distinct sets with the same number of heads in each layer as a set, that one left out."""
 
     sets: tuple[tuple[Head, ...], ...]
     """The sets; empty where there is none but the set itself."""
 
     n_distinct: int
-    """How many such sets there are at all."""
-
-    crowded: tuple[int, ...]
-    """Layers with too few other heads, filled up with heads of the set itself."""
+    """How many such sets there are, the set itself included."""
 
     @property
     def are_all(self) -> bool:
-        """Whether these are all that there are, not a draw."""
-        return len(self.sets) == self.n_distinct
+        """Whether these are all that there are, not a sample."""
+        return len(self.sets) == self.n_distinct - 1
+
+
+def n_sets_like(heads: Sequence[Head], *, n_heads: int) -> int:
+    """How many sets have as many heads in each layer, the set itself included."""
+    return math.prod(math.comb(n_heads, size) for size in _sizes(heads).values())
 
 
 def random_sets(
     heads: Sequence[Head], *, n_heads: int, n_sets: int, generator: torch.Generator
 ) -> RandomSets:
-    """Up to `n_sets` distinct random sets; all there are, where there are no more.
+    """Up to `n_sets` distinct sets other than `heads`; all there are, where there are no more.
+
+    The set and those drawn are together a draw without replacement from all sets of the kind, so
+    that under the null each rank of the set among them has the same probability.
 
     Args:
-        heads: the set to find the like of.
+        heads: the set to find others like.
         n_heads: heads of a layer.
         n_sets: how many to draw.
         generator: of the draw.
     """
-    pools = [
-        _Pool.of(layer, [head for head in heads if head.layer == layer], n_heads)
-        for layer in sorted({head.layer for head in heads})
-    ]
-    # Without another head anywhere, the one set of the kind is the set itself.
-    n_distinct = math.prod(pool.n_draws for pool in pools) if any(p.others for p in pools) else 0
-    if n_distinct <= n_sets:
-        sets = list(_every_set(pools)) if n_distinct else []
-    elif n_distinct <= ENUMERABLE:
-        listed = list(_every_set(pools))
-        order = torch.randperm(n_distinct, generator=generator)[:n_sets]
-        sets = [listed[index] for index in order.tolist()]
+    own, n_distinct = tuple(sorted(heads)), n_sets_like(heads, n_heads=n_heads)
+    if n_distinct - 1 <= 4 * n_sets:
+        every = [drawn for drawn in _every_set(heads, n_heads) if drawn != own]
+        order = range(len(every))
+        if len(every) > n_sets:
+            order = torch.randperm(len(every), generator=generator)[:n_sets].tolist()
+        sets = [every[index] for index in order]
     else:
-        drawn: dict[tuple[Head, ...], None] = {}
-        while len(drawn) < n_sets:
-            drawn[tuple(head for pool in pools for head in pool.draw(generator))] = None
-        sets = list(drawn)
-    return RandomSets(
-        sets=tuple(sets),
-        n_distinct=n_distinct,
-        crowded=tuple(pool.layer for pool in pools if pool.n_filled),
-    )
+        found: dict[tuple[Head, ...], None] = {}
+        while len(found) < n_sets:
+            found |= dict.fromkeys(_drawn(heads, n_heads, n_sets, generator))
+            found.pop(own, None)
+        sets = list(found)[:n_sets]
+    return RandomSets(sets=tuple(sets), n_distinct=n_distinct)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Pool:
-    """What one layer's part of a random set is drawn from."""
-
-    layer: int
-    own: tuple[Head, ...]
-    others: tuple[Head, ...]
-
-    @staticmethod
-    def of(layer: int, own: Sequence[Head], n_heads: int) -> _Pool:
-        every = [Head(layer, index) for index in range(n_heads)]
-        others = tuple(head for head in every if head not in own)
-        return _Pool(layer=layer, own=tuple(own), others=others)
-
-    @property
-    def n_filled(self) -> int:
-        return max(0, len(self.own) - len(self.others))
-
-    @property
-    def n_draws(self) -> int:
-        if self.n_filled:
-            return math.comb(len(self.own), self.n_filled)
-        return math.comb(len(self.others), len(self.own))
-
-    def every_draw(self) -> Iterator[tuple[Head, ...]]:
-        if not self.n_filled:
-            yield from combinations(self.others, len(self.own))
-            return
-        for filling in combinations(self.own, self.n_filled):
-            yield tuple(sorted((*self.others, *filling)))
-
-    def draw(self, generator: torch.Generator) -> tuple[Head, ...]:
-        source = self.own if self.n_filled else self.others
-        size = self.n_filled or len(self.own)
-        picked = [source[i] for i in torch.randperm(len(source), generator=generator)[:size]]
-        return tuple(sorted((*self.others, *picked) if self.n_filled else picked))
+def _sizes(heads: Sequence[Head]) -> dict[int, int]:
+    return dict(sorted(Counter(head.layer for head in heads).items()))
 
 
-def _every_set(pools: Sequence[_Pool]) -> Iterator[tuple[Head, ...]]:
-    for parts in product(*(pool.every_draw() for pool in pools)):
-        yield tuple(head for part in parts for head in part)
+def _every_set(heads: Sequence[Head], n_heads: int) -> Iterator[tuple[Head, ...]]:
+    parts = [
+        combinations([Head(layer, index) for index in range(n_heads)], size)
+        for layer, size in _sizes(heads).items()
+    ]
+    for chosen in product(*parts):
+        yield tuple(head for part in chosen for head in part)
+
+
+def _drawn(
+    heads: Sequence[Head], n_heads: int, n_sets: int, generator: torch.Generator
+) -> list[tuple[Head, ...]]:
+    parts = []
+    for layer, size in _sizes(heads).items():
+        order = torch.rand(n_sets, n_heads, generator=generator).argsort(dim=1)
+        chosen = order[:, :size].sort(dim=1).values.tolist()
+        parts.append([tuple(Head(layer, index) for index in row) for row in chosen])
+    return [tuple(head for part in row for head in part) for row in zip(*parts, strict=True)]

@@ -1,12 +1,14 @@
-"""What both ways of confirming share: arguments, checked, and the trial that comes of them."""
+"""What both ways of confirming share: arguments, checked; losses; the trial, and its verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from mi_toolkit.errors import PromptError
@@ -15,13 +17,16 @@ from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation.kinds import check_kind
 from mi_toolkit.interventions.confirm.claims import Claim
-from mi_toolkit.interventions.confirm.confirmation import Trial
-from mi_toolkit.interventions.confirm.effect import effect_of
+from mi_toolkit.interventions.confirm.confirmation import Explanation, Trial, Verdict
+from mi_toolkit.interventions.confirm.effect import TOO_FEW, effect_of
 from mi_toolkit.interventions.confirm.losses import HeadSet, LossRuns
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.provenance import Provenance
 
 DEFAULT_SEQUENCES = 16
+DEFAULT_ALPHA = 0.05
+CLEARLY_COMMON = 0.25
+"""The p above which a label fails even where there are too few other sets for it to survive."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,10 +45,9 @@ class Setting:
         *,
         how: str,
         reference: Prompt | TokenBatch | None,
-        n_random: int | None,
-        n_sequences: int | None,
         batch_size: int | None,
         seed: int,
+        **counts: int | None,
     ) -> Setting:
         """The setting, checked.
 
@@ -52,58 +56,16 @@ class Setting:
             PromptError: a count under 1, or a reference that cannot be fed.
         """
         check_kind(how)
-        counts = {"n_random": n_random, "n_sequences": n_sequences, "batch_size": batch_size}
-        for name, count in counts.items():
+        for name, count in {**counts, "batch_size": batch_size}.items():
             if count is not None and count < 1:
                 raise PromptError(f"{name} counts something: 1 or more, not {count}.")
         if reference is not None and not isinstance(reference, TokenBatch):
             reference = tokenise(model, reference)
         return Setting(model=model, how=how, reference=reference, rows=batch_size, seed=seed)
 
-    def runs(self, sets: Sequence[HeadSet], batch: TokenBatch, queries: Tensor) -> LossRuns:
-        """The sets' runs on a stimulus."""
-        return LossRuns(
-            self.model,
-            sets,
-            batch,
-            queries,
-            how=self.how,
-            reference=self.reference,
-            rows=self.rows,
-        )
-
-    def trial(
-        self,
-        claim: Claim,
-        heads: HeadSet,
-        losses: Float[Tensor, "set query"],
-        random_sets: Sequence[HeadSet],
-        *,
-        are_all: bool,
-        crowded: tuple[int, ...] = (),
-        rank_in_layer: tuple[int, int] | None = None,
-    ) -> Trial:
-        """A trial, still to be judged, from the losses of the clean run, the set and the others."""
-        sequence = claim.queries.nonzero()[:, 0]
-        clean, changes = losses[0], losses[1:] - losses[0]
-        effect = effect_of(changes, sequence, direction=claim.direction, seed=self.seed)
-        weight = 1 / claim.queries.sum(dim=1)[sequence]
-        return Trial(
-            label=claim.label,
-            heads=heads,
-            stimulus=claim.stimulus,
-            n_sequences=len(claim.batch),
-            n_queries=len(sequence),
-            clean_loss=float((clean * weight).sum() / weight.sum()),
-            effect=effect,
-            random_sets=tuple(random_sets),
-            are_all=are_all,
-            crowded=crowded,
-            rank_in_layer=rank_in_layer,
-            q=1.0,
-            verdict="undecided",
-            reason="",
-        )
+    def generator(self) -> torch.Generator:
+        """A local generator."""
+        return torch.Generator().manual_seed(self.seed)
 
     def reference_in_words(self) -> str:
         """What the kind of ablation takes its values from."""
@@ -119,11 +81,152 @@ class Setting:
         return provenance_of(self.model, batches, seed=self.seed)
 
 
-def generator(seed: int) -> torch.Generator:
-    """A local generator."""
-    return torch.Generator().manual_seed(seed)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LossTable:
+    """The losses of every set that the claims on one batch need, each set ablated once."""
+
+    claims: Sequence[Claim]
+    run: LossRuns
+    place: Mapping[HeadSet, int]
+    """Where each set's losses are; the empty set is the clean run."""
+
+    @staticmethod
+    def of(
+        setting: Setting, claims: Sequence[Claim], sets: Mapping[str, Iterable[HeadSet]]
+    ) -> list[LossTable]:
+        """A table for each batch; its losses are still to be measured.
+
+        Args:
+            setting: how the heads are ablated.
+            claims: in any order.
+            sets: per label the sets that its claim needs.
+        """
+        batches: dict[tuple[str, str], list[Claim]] = {}
+        for claim in claims:
+            batches.setdefault((claim.stimulus, claim.batch.digest), []).append(claim)
+        tables = []
+        for together in batches.values():
+            needed = [heads for claim in together for heads in sets[claim.label]]
+            distinct = list(dict.fromkeys([(), *needed]))
+            run = LossRuns(
+                setting.model,
+                distinct,
+                together[0].batch,
+                torch.stack([claim.queries for claim in together]).any(dim=0),
+                how=setting.how,
+                reference=setting.reference,
+                rows=setting.rows,
+            )
+            place = {heads: index for index, heads in enumerate(distinct)}
+            tables.append(LossTable(claims=together, run=run, place=place))
+        return tables
+
+    def changes(self, claim: Claim, sets: Sequence[HeadSet]) -> Float[Tensor, "set query"]:
+        """The sets' changes of loss at the queries that count for a claim."""
+        losses = self.run.losses[:, claim.queries[self.run.queries]]
+        return losses[[self.place[heads] for heads in sets]] - losses[self.place[()]]
+
+    def trial(
+        self,
+        claim: Claim,
+        heads: HeadSet,
+        others: Sequence[HeadSet],
+        *,
+        are_all: bool,
+        rank_in_layer: tuple[int, int] | None = None,
+        explanation: Explanation | None = None,
+    ) -> Trial:
+        """A set's trial next to others, still to be judged."""
+        sequence = sequence_of_query(claim)
+        clean = self.run.losses[self.place[()], claim.queries[self.run.queries]]
+        weight = 1 / claim.queries.sum(dim=1)[sequence]
+        return Trial(
+            label=claim.label,
+            heads=heads,
+            stimulus=claim.stimulus,
+            n_sequences=len(claim.batch),
+            n_seen=claim.n_seen,
+            n_queries=len(sequence),
+            clean_loss=float((clean * weight).sum() / weight.sum()),
+            effect=effect_of(
+                self.changes(claim, [heads, *others]), sequence, direction=claim.direction
+            ),
+            random_sets=tuple(others),
+            are_all=are_all,
+            rank_in_layer=rank_in_layer,
+            explanation=explanation,
+            q=1.0,
+            verdict="undecided",
+            reason="",
+        )
+
+
+def sequence_of_query(claim: Claim) -> Int[Tensor, " query"]:
+    """Which sequence each query that counts for a claim is of."""
+    return claim.queries.nonzero()[:, 0]
 
 
 def every_head(model: HookedModel, layers: Sequence[int]) -> list[Head]:
     """All heads of the layers."""
     return [Head(layer, head) for layer in layers for head in range(int(model.cfg.n_heads))]
+
+
+def judged(trials: Sequence[Trial], directions: Sequence[int], alpha: float) -> tuple[Trial, ...]:
+    """The trials with their false discovery rate (Benjamini and Hochberg) and verdict.
+
+    The correction is over the trials that could survive at all: one with so few other sets that
+    its p cannot reach `alpha` cannot be a false discovery either (Tarone 1990).
+    """
+    decidable = [1 / (1 + len(trial.effect.random)) <= alpha for trial in trials]
+    tested = [trial.effect.p for trial, can in zip(trials, decidable, strict=True) if can]
+    rates = iter(false_discovery_control(tested).tolist() if tested else [])
+    n_needed = math.ceil(sum(decidable) / alpha) - 1
+    found = []
+    for trial, can, direction in zip(trials, decidable, directions, strict=True):
+        rate = next(rates) if can else trial.effect.p
+        verdict, reason = _verdict(trial, direction)
+        if verdict == "survives" and not (can and rate <= alpha):
+            promising = n_reaching(trial) == 0 if can else trial.effect.p <= CLEARLY_COMMON
+            verdict = "undecided" if promising else "fails"
+            if verdict == "undecided":
+                more = can and not trial.are_all
+                reason += f"; {n_needed} would decide" if more else "; too few to rule out chance"
+        if verdict == "fails":
+            reason += _lagging(trial)
+        found.append(replace(trial, q=rate, verdict=verdict, reason=reason))
+    return tuple(found)
+
+
+def n_reaching(trial: Trial) -> int:
+    """How many of the other sets reach a trial's change."""
+    return round(trial.effect.p * (len(trial.effect.random) + 1)) - 1
+
+
+def _verdict(trial: Trial, direction: int) -> tuple[Verdict, str]:
+    """The verdict as far as one trial goes, before its rank is judged."""
+    effect, n_random = trial.effect, len(trial.effect.random)
+    others = "other heads" if trial.rank_in_layer else "other sets"
+    if not trial.are_all:
+        others = others.replace("other", "random")
+    if n_random < 2:
+        return "undecided", f"{n_random or 'no'} other set of heads to compare with"
+    if effect.interval == TOO_FEW:
+        return "undecided", "too few predictions for an interval"
+    reached = n_reaching(trial)
+    nearest = effect.effect_low if direction > 0 else -effect.effect_high
+    rank = f"beyond all {n_random} {others}"
+    if reached:
+        rank = f"{reached} of {n_random} {others} do as much"
+    if not nearest > 0:
+        return "fails", rank if reached else f"{rank}, but on other sequences perhaps not"
+    return "survives", rank
+
+
+def _lagging(trial: Trial) -> str:
+    """Layers in which a set does less than most other heads, where there are others."""
+    layers = trial.explanation.layers if trial.explanation else ()
+    lagging = [part for part in layers if part.lags]
+    if not lagging or len(lagging) == len(layers):
+        return "; in no layer more than most of its heads" if lagging else ""
+    names = " ".join(str(part.heads[0].layer) for part in lagging)
+    return f"; less than most heads of layer{'s' * (len(lagging) > 1)} {names}"
