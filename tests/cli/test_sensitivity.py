@@ -138,7 +138,7 @@ def test_fast_perturbation_takes_fewer_texts_for_the_baseline_too(tmp_path: Path
 def test_super_weights_prints_and_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    looked = ["super-weights", "toy-gpt2", *SMALL[:4], "--min-spike", "2"]
+    looked = ["super-weights", "toy-gpt2", *SMALL[:4], "--min-spike", "0.6"]
     assert run([*looked, "--output", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "not confirmed: " in out

@@ -21,7 +21,7 @@ def super_weights(
     /,
     *,
     data_file: Path | None = None,
-    eval_limit: Annotated[int, Parameter(validator=at_least_one)] = 16,
+    eval_limit: Annotated[int, Parameter(validator=at_least_one)] = 8,
     min_spike: float = 10.0,
     min_rise: float = 0.05,
     batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,
@@ -74,7 +74,7 @@ def _show(found: SuperWeights) -> None:
     before = found.baseline
     print(
         bold(found.provenance.model),
-        f"perplexity {before.perplexity:.4g} on {before.n_tokens} tokens",
+        f"perplexity {before.perplexity:.4g} on {before.n_tokens} tokens. {found.cost_text()}.",
     )
     if not found.candidates:
         print("No write of any MLP stands out: no candidate.")

@@ -39,19 +39,21 @@ class SuperWeight:
     """The weight."""
 
     spike: float
-    """Largest write of the layer over the median of its channels' largest, when it was found."""
+    """The weight's largest write over the median of its layer's channels' largest."""
+
+    channel_norm: float
+    """Norm of the weights that write into its channel over the median channel's: by the weights
+    alone, how far the channel stands out. The channel is a row of Hugging Face's matrix, or a
+    column of GPT-2's."""
 
     input_spike: float
-    """The neuron's output over the median of its neurons' largest."""
+    """The neuron's largest output over the median of its layer's neurons' largest."""
 
     input: float
-    """The neuron's output at that token."""
+    """The neuron's largest output on the search text, with its sign."""
 
     write: float
     """What the neuron writes there: input times weight."""
-
-    found_in_round: int
-    """1 in the model as it is; later where other candidates had hidden it."""
 
     screened_rise: float
     """Rise of the loss on the search text with this weight at 0, in nats per token."""
@@ -61,10 +63,10 @@ class SuperWeight:
     text was too small to look further."""
 
     restored: Quality | None
-    """The model with every other candidate at 0; None unless confirmed."""
+    """The model with every other candidate at 0; None but of confirmed ones looked at in detail."""
 
     sweep: tuple[tuple[float, float], ...]
-    """Scale and loss, for confirmed ones; empty for the others."""
+    """Scale and loss, where it was looked at in detail; empty elsewhere."""
 
     is_confirmed: bool
     """Whether the loss without it is higher by `min_rise` or more on the held-out text."""
@@ -85,6 +87,13 @@ class SuperWeights(ShownAsTable):
 
     min_rise: float
     """The bar for confirmation, in nats per token."""
+
+    n_left_out: int
+    """Weights that stand out too, but less than the candidates, and were not looked at."""
+
+    n_passes: float
+    """What the search cost: bare forward passes over the search text. One that begins at a later
+    layer counts by the layers that it ran, one over the held-out text by its tokens."""
 
     provenance: Provenance
     """Model, texts and versions."""
@@ -120,9 +129,15 @@ class SuperWeights(ShownAsTable):
         before = self.baseline
         title = (
             f"SuperWeights of {self.provenance.model}: perplexity {before.perplexity:.4g} on "
-            f"{before.n_tokens} held-out tokens, {len(self.confirmed)} confirmed"
+            f"{before.n_tokens} held-out tokens, {len(self.confirmed)} confirmed, in "
+            f"{self.cost_text()}"
         )
         return TextTable(title=title, header=header if rows else (), rows=rows)
+
+    def cost_text(self) -> str:
+        """What the search cost, and what it left out, in words."""
+        left = f", {self.n_left_out} that stand out less left out" if self.n_left_out else ""
+        return f"{self.n_passes:.1f} passes over the search text{left}"
 
     def to_pandas(self) -> DataFrame:
         """One row per candidate, with loss (nats per token) and perplexity before and after.
@@ -132,8 +147,8 @@ class SuperWeights(ShownAsTable):
         from mi_toolkit.tables import frame
 
         names = (
-            "layer matrix row column hf_name hf_row hf_column value spike input_spike input write "
-            "found_in_round screened_rise is_confirmed"
+            "layer matrix row column hf_name hf_row hf_column value spike channel_norm input_spike "
+            "input write screened_rise is_confirmed"
         ).split()
         columns: dict[str, list[Any]] = {
             name: [getattr(each, name) for each in self.candidates] for name in names

@@ -3,15 +3,16 @@
 After Yu et al. 2024 (arXiv:2411.07191), in any family:
 
 1. One forward pass. Of every layer's output projection, y = x·W_out without its bias, the largest
-   entry is found, and the input that contributes most to it: a row and a column of W_out.
-2. Where both stand out (the entry from the median channel's largest, the input from the median
-   neuron's), the weight is a candidate.
-3. Each candidate is screened: set to 0 alone, on the same short text.
-4. All candidates so far are set to 0 and the pass is run again, as one can hide another, until a
-   round finds none that the screening says matters.
-5. Those that do are confirmed by ablation on held-out text: late layers hold large writes that
-   cancel and matter to nobody. The confirmed are also restored alone, with all other candidates
-   away, and scaled up and down.
+   write of every single weight is |w| · max |x| of its neuron. Where it stands out from the median
+   channel's largest write, and its neuron's output from the median neuron's, it is a candidate. The
+   weights alone say which channels stand out (the norm of what writes into them, over the
+   median channel's): write and channel together give the order.
+2. Each candidate is screened: set to 0 alone, on the same short text. What comes before its layer
+   is known from the first pass, and only its own and later layers run.
+3. Those whose removal the short text minds are confirmed by ablation on held-out text: late layers
+   hold large writes that cancel and matter to nobody.
+4. The first of the confirmed are also restored alone, with all other candidates away, and scaled up
+   and down.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import Any
 
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.later_blocks import LaterBlocks
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.controls import Triple
-from mi_toolkit.sensitivity.edits import planned
-from mi_toolkit.sensitivity.evaluation import Quality, qualities
+from mi_toolkit.sensitivity.edits import Change, planned
+from mi_toolkit.sensitivity.evaluation import Quality, Runs, first_layer, qualities_of, runs_on
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.spikes import candidates_of, place_of
+from mi_toolkit.sensitivity.spikes import Spikes, place_of
 from mi_toolkit.sensitivity.super_weight import SCALES, SuperWeight, SuperWeights
 
 MIN_SPIKE = 10.0
@@ -35,8 +37,11 @@ MIN_RISE = 0.05
 SCREENED_SHARE = 0.2
 """Of `min_rise`: who reaches it on the short text is looked at on the held-out one."""
 
-HELD_OUT = 16
+HELD_OUT = 8
 """Passages of the bundled held-out text."""
+
+MOST_SCREENED = 32
+"""Candidates that are set to 0 at all, the furthest out first."""
 
 
 def find_super_weights(
@@ -46,6 +51,7 @@ def find_super_weights(
     search: Prompt | TokenBatch | None = None,
     min_spike: float = MIN_SPIKE,
     min_rise: float = MIN_RISE,
+    detailed: int = 1,
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = HELD_OUT,
@@ -54,9 +60,11 @@ def find_super_weights(
 ) -> SuperWeights:
     """Find the weights of MLP outputs that stand out, and confirm by ablation which of them matter.
 
-    Cost: a pass over the search text per round (eight at most), one per candidate (as many as
-    layers in a round at most), and on the held-out text two evaluations, one per candidate worth
-    it, and eight per confirmed one.
+    Cost, where a pass begins at the changed layer: one over the search text and one per candidate
+    (32 at most); one over the held-out text, one per candidate worth it and one without them all;
+    and eight per weight in detail. The result says how many whole passes over the search text that
+    came to: some 50 with the defaults in SmolLM2-135M. Memory: what each layer puts out on the
+    search text, and on a batch of the held-out text where candidates are.
 
     Args:
         model: any hooked model.
@@ -66,6 +74,8 @@ def find_super_weights(
         min_spike: how far a write has to stand out to be a candidate.
         min_rise: the rise in loss, in nats per token, that confirms a candidate; a fifth of it on
             the search text is enough to be looked at.
+        detailed: how many of the confirmed, those whose removal costs most, are also restored
+            alone and scaled.
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts; None for all.
@@ -88,43 +98,23 @@ def find_super_weights(
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
-    matrices = weight_matrices(model)
-
-    def measured(of: TokenBatch, sets: Sequence[Sequence[Triple]]) -> tuple[Quality, list[Quality]]:
-        changes = [planned(matrices, places) for places in sets]
-        return qualities(model, of, changes, batch_size=batch_size, progress=progress)
-
-    def screen(places: Sequence[Triple]) -> list[float]:
-        whole, without = measured(looked_at, [[place] for place in places])
-        return [quality.loss - whole.loss for quality in without]
-
-    worth = SCREENED_SHARE * min_rise
-    found = candidates_of(
-        model,
-        matrices,
-        looked_at,
-        min_spike=min_spike,
-        worth=worth,
-        screen=screen,
-        batch_size=batch_size,
-    )
+    ablation = _Ablation(model, looked_at.ids.numel(), batch_size, progress)
+    found, n_left_out = _screened(ablation, looked_at, min_spike)
     places = [place_of(each) for each in found]
+    worth = SCREENED_SHARE * min_rise
     looked_into = [place_of(each) for each in found if each["screened_rise"] >= worth]
     sets = [[place] for place in looked_into] + ([places] if places else [])
-    baseline, outcomes = measured(batch, sets)
+    baseline, outcomes = ablation.qualities(batch, [ablation.without(each) for each in sets])
     without = dict(zip(looked_into, outcomes, strict=False))
     confirmed = [p for p in looked_into if without[p].loss - baseline.loss >= min_rise]
-    others = {p: [other for other in places if other != p] for p in confirmed}
-    restored = dict.fromkeys(confirmed, baseline)  # a single candidate has no others
-    if len(places) > 1:
-        restored = dict(zip(confirmed, measured(batch, list(others.values()))[1], strict=True))
-    sweeps = {p: _sweep(model, matrices, batch, p, batch_size, progress) for p in confirmed}
+    confirmed.sort(key=lambda place: -without[place].loss)
+    details = _details(ablation, batch, confirmed[:detailed], places, baseline, without)
     candidates = [
         SuperWeight(
             **each,
             without=without.get(place),
-            restored=restored.get(place),
-            sweep=sweeps.get(place, ()),
+            restored=details[place][0] if place in details else None,
+            sweep=details[place][1] if place in details else (),
             is_confirmed=place in confirmed,
         )
         for each, place in zip(found, places, strict=True)
@@ -134,24 +124,105 @@ def find_super_weights(
         candidates=tuple(sorted(candidates, key=_order)),
         none_left=outcomes[-1] if places else baseline,
         min_rise=min_rise,
+        n_left_out=n_left_out,
+        n_passes=ablation.n_passes,
         provenance=provenance_of(model, {"search": looked_at, "held_out": batch}, seed=0),
     )
+
+
+class _Ablation:
+    """A model whose weights are set to 0, and what its runs cost."""
+
+    def __init__(
+        self, model: HookedModel, unit: int, batch_size: int, progress: bool | None
+    ) -> None:
+        self.model, self.matrices = model, weight_matrices(model)
+        self.batch_size, self.progress = batch_size, progress
+        self.n_passes = 0.0
+        """Of the search text, whose positions `unit` is."""
+        self._unit = unit
+
+    def without(self, places: Sequence[Triple]) -> Change:
+        """These weights at 0."""
+        return planned(self.matrices, places)
+
+    def scaled(self, place: Triple, scale: float) -> Change:
+        """One weight times something."""
+        return planned(self.matrices, [place], "scale", scale=scale)
+
+    def qualities(
+        self, texts: TokenBatch, changes: Sequence[Change]
+    ) -> tuple[Quality, list[Quality]]:
+        """The quality as it is, and under each change."""
+        layers = {first_layer(self.model, change) for change in changes}
+        return self.qualities_of(
+            runs_on(self.model, texts, layers=layers, batch_size=self.batch_size), changes, texts
+        )
+
+    def qualities_of(
+        self, runs: Runs, changes: Sequence[Change], texts: TokenBatch
+    ) -> tuple[Quality, list[Quality]]:
+        """As `qualities`, from runs of the unchanged model."""
+        n_parts = -(-len(texts) // self.batch_size)
+        return qualities_of(self._counted(runs), changes, n_parts=n_parts, progress=self.progress)
+
+    def _counted(self, runs: Runs) -> Runs:
+        for batch, run in runs:
+            yield batch, run
+            self.n_passes += run.passes * batch.ids.numel() / self._unit
+
+
+def _screened(
+    ablation: _Ablation, looked_at: TokenBatch, min_spike: float
+) -> tuple[list[dict[str, Any]], int]:
+    """The candidates, each with what its removal does to the search text; and how many it left."""
+    outputs = [matrix for matrix in ablation.matrices if matrix.component == "W_out"]
+    spikes = Spikes(ablation.model, outputs)
+    runs = list(_watched(ablation, looked_at, spikes))
+    kept, n_left_out = spikes.candidates(min_spike, MOST_SCREENED)
+    changes = [ablation.without([place_of(each)]) for each in kept]
+    whole, without = ablation.qualities_of(runs, changes, looked_at)
+    rises = [quality.loss - whole.loss for quality in without]
+    screened = [{**each, "screened_rise": rise} for each, rise in zip(kept, rises, strict=True)]
+    return screened, n_left_out
+
+
+def _watched(ablation: _Ablation, looked_at: TokenBatch, spikes: Spikes) -> Runs:
+    """The one pass, in batches."""
+    reuses = None
+    for start in range(0, len(looked_at), ablation.batch_size):
+        part = looked_at.part(start, min(start + ablation.batch_size, len(looked_at)))
+        with spikes.watching(part):
+            run = LaterBlocks(ablation.model, part.ids, reuses=reuses)
+        reuses = run.check() if reuses is None else reuses
+        yield part, run
+
+
+def _details(
+    ablation: _Ablation,
+    batch: TokenBatch,
+    chosen: Sequence[Triple],
+    places: Sequence[Triple],
+    baseline: Quality,
+    without: dict[Triple, Quality],
+) -> dict[Triple, tuple[Quality, tuple[tuple[float, float], ...]]]:
+    """Of each chosen weight the model with it alone left, and scale and loss."""
+    scales = [scale for scale in SCALES if scale]
+    changes = []
+    for place in chosen:
+        others = [other for other in places if other != place]
+        # A single candidate has no others: the weight as it is stands for that.
+        changes += [ablation.without(others)] if others else []
+        changes += [ablation.scaled(place, scale) for scale in scales]
+    outcomes = iter(ablation.qualities(batch, changes)[1] if changes else [])
+    details = {}
+    for place in chosen:
+        restored = next(outcomes) if len(places) > 1 else baseline
+        losses = [(scale, next(outcomes).loss) for scale in scales]
+        details[place] = restored, ((0.0, without[place].loss), *losses)
+    return details
 
 
 def _order(each: SuperWeight) -> tuple[bool, float, float]:
     loss = float("-inf") if each.without is None else each.without.loss
     return not each.is_confirmed, -loss, -each.screened_rise
-
-
-def _sweep(
-    model: HookedModel,
-    matrices: Sequence[Any],
-    batch: TokenBatch,
-    place: Triple,
-    batch_size: int,
-    progress: bool | None,
-) -> tuple[tuple[float, float], ...]:
-    """Scale and loss of one weight."""
-    changes = [planned(matrices, [place], "scale", scale=scale) for scale in SCALES]
-    _, measured = qualities(model, batch, changes, batch_size=batch_size, progress=progress)
-    return tuple((scale, found.loss) for scale, found in zip(SCALES, measured, strict=True))
