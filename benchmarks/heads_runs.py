@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, GPT2Config
 import mi_toolkit as mi
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.prompts.bos import bos_token_id
 from mi_toolkit.prompts.stimuli import passages, repeated_random
-from mi_toolkit.prompts.tokens import bos_token_id
 
 Run = Callable[[], object]
 

@@ -36,7 +36,7 @@ def test_it_says_how_to_read_it_and_how_far_to_trust_it() -> None:
 def test_it_says_what_the_figures_rest_on() -> None:
     read = text(Page([view_report(made_report({"induction": torch.rand(2, 2)}))]).document())
     assert "made in float32 as TransformerBridge" in read
-    assert "prompt (8 × 3 tokens, BOS: own)" in read
+    assert "prompt (8 × 3 tokens, with BOS)" in read
     assert "seed 0" in read
     assert "bootstrap over sequences" in read
     assert "mi-toolkit 0" in read

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -36,7 +38,7 @@ the same."""
 
 
 def target_ids(
-    model: HookedModel, target: TokenTarget | None, logits: Float[Tensor, " vocabulary"]
+    model: HookedModel, target: Any, logits: Float[Tensor, " vocabulary"]
 ) -> tuple[int, ...]:
     """The id of the target, or both of a contrast; None is the most probable next token.
 
@@ -46,15 +48,17 @@ def target_ids(
     """
     if target is None:
         return (int(logits.argmax()),)
-    if isinstance(target, str) or not (isinstance(target, Sequence) or getattr(target, "ndim", 0)):
+    several = isinstance(target, Sequence | Tensor | np.ndarray) and not isinstance(target, str)
+    if not several or getattr(target, "ndim", 1) == 0:
         return (token_id(model, target),)
-    if len(target) != 2:
+    tokens: list[Token] = list(target)
+    if len(tokens) != 2:
         raise PromptError(
-            f"A contrast is of two tokens, (this, not that); the one given has {len(target)}."
+            f"A contrast is of two tokens, (this, not that); the one given has {len(tokens)}."
         )
-    ids = tuple(token_id(model, token) for token in target)
+    ids = tuple(token_id(model, token) for token in tokens)
     if ids[0] == ids[1]:
-        raise PromptError(f"A contrast of {target[0]!r} with itself is 0 on every prompt.")
+        raise PromptError(f"A contrast of {tokens[0]!r} with itself is 0 on every prompt.")
     return ids
 
 

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from mi_toolkit.heads.head import Head
 
 HEADS_SHOWN = 8
+_BOS = {
+    "own": "with BOS",
+    "stand-in": "a document separator for a BOS",
+    "none": "no BOS",
+    "in the text": "BOS in the text",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,7 +99,8 @@ def _facts(report: HeadReport) -> str:
     provenance = report.provenance
     revision = f", revision {provenance.revision}" if provenance.revision else ""
     stimuli = [
-        f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, BOS: {provenance.bos[name]})"
+        f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, "
+        f"{_BOS.get(provenance.bos[name], provenance.bos[name])})"
         for name, batch in report.tokens.items()
     ]
     made = sorted(set(report.interval.values()) - {NOT_APPLICABLE, TOO_FEW})
