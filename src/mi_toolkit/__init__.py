@@ -111,6 +111,7 @@ if TYPE_CHECKING:
     from mi_toolkit.views.run_comparison import view_runs as view_runs
     from mi_toolkit.views.sensitivity_pictures import view_fidelity as view_fidelity
     from mi_toolkit.views.statistics import view_statistics as view_statistics
+    from mi_toolkit.views.untrained import view_untrained as view_untrained
     from mi_toolkit.views.verification import view_verification as view_verification
     from mi_toolkit.views.weights import view_weights as view_weights
 
@@ -215,6 +216,7 @@ _HOME = {
     "view_fidelity": "views.sensitivity_pictures",
     "view_runs": "views.run_comparison",
     "view_statistics": "views.statistics",
+    "view_untrained": "views.untrained",
     "view_verification": "views.verification",
     "view_weights": "views.weights",
 }

@@ -52,6 +52,7 @@ def classify(
     data_file: Path | None = None,
     field: str = "text",
     resume: Path | None = None,
+    untrained: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     output: Path | None = None,
     html: Path | None = None,
     json: Switch = False,
@@ -81,6 +82,8 @@ def classify(
         field: Where that file has records, the field with the text.
         resume: File for what is measured so far. A run that was interrupted goes on from it when
             it is called again in the same way, and ends with the same figures.
+        untrained: Classify so many models of the same config with fresh weights, too, and show
+            each figure against their strongest head. It takes as many times as long.
         output: Folder for report.safetensors (HeadReport.load reads it) and heads.csv.
         html: File for a page of its own: the report, and patterns of the labelled heads.
         json: Write JSON instead of a table, and nothing else, to standard output.
@@ -97,7 +100,7 @@ def classify(
     check_file(resume)
     _check_behaviours(behaviours)
     hooked = load.load(model)
-    from mi_toolkit import classify_heads
+    from mi_toolkit import classify_heads, untrained_control
 
     with third_parties_kept_off_stdout():
         report = classify_heads(
@@ -110,6 +113,19 @@ def classify(
             seed=seed,
             resume=resume,
         )
+        if untrained is not None:
+            report = report.against(
+                untrained_control(
+                    hooked,
+                    texts or None,
+                    n=untrained,
+                    behaviours=behaviours,
+                    min_lift=min_lift,
+                    prepend_bos=bos,
+                    batch_size=batch_size,
+                    seed=seed,
+                )
+            )
     written = [*_write_folder(report, output)]
     if html is not None:
         with doing(f"Drawing {html}"), third_parties_kept_off_stdout():
@@ -169,12 +185,15 @@ def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
 def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> Page:
     from mi_toolkit.prompts.tokens import tokenise
     from mi_toolkit.views import Page, view_attention, view_report
+    from mi_toolkit.views.untrained import view_untrained
 
     ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)
     if len(ids) > PICTURED_TOKENS:
         note(f"The page shows patterns of the first {PICTURED_TOKENS} of {len(ids)} tokens.")
         ids = ids[:PICTURED_TOKENS]
-    return Page([view_report(report), view_attention(model, ids, heads=pictured_heads(report))])
+    control = [] if report.untrained is None else [view_untrained(report.untrained, report)]
+    attention = view_attention(model, ids, heads=pictured_heads(report))
+    return Page([view_report(report), *control, attention])
 
 
 def pictured_heads(report: HeadReport) -> list[Head]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 
@@ -38,5 +39,17 @@ def report_record(report: HeadReport) -> dict[str, Any]:
             }
             for row, name in enumerate(report.behaviours)
         },
+        "untrained": None if report.untrained is None else _twins(report.untrained),
         "provenance": record["provenance"],
+    }
+
+
+def _twins(control: UntrainedControl) -> dict[str, Any]:
+    """Per behaviour the strongest head of each twin, per label how many heads carry it."""
+    return {
+        "n": control.n,
+        "n_heads": control.n_heads,
+        "initialisation": control.initialisation,
+        "strongest": dict(zip(control.behaviours, control.strongest.tolist(), strict=True)),
+        "labelled": dict(zip(control.label_names, control.labelled.tolist(), strict=True)),
     }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from mi_toolkit.cli.layout import columns, packed, wrapped
 from mi_toolkit.heads.classify import OWN_PROMPT
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
@@ -76,14 +78,24 @@ def _group_table(report: HeadReport, names: list[str], width: int) -> list[str]:
     widest = max(map(len, report.listed))
     room = width - widest - len("  chance  heads  ")
     has_chance = any(_group(report, name)[0] for name in names)
-    rows = [["", "chance" if has_chance else "", "heads", "strongest first, with 95% interval"]]
+    twins = [] if report.untrained is None else ["untrained"]
+    room -= sum(len(f"  {name}") for name in twins)
+    titles = ["", "chance" if has_chance else "", *twins, "heads"]
+    rows = [[*titles, "strongest first, with 95% interval"]]
     for name in names:
         behaviour = report.behaviour_of(name)
         can_show = report.applicable[behaviour] and name in report.label_names
         count = str(len(report.heads(name)) or _NONE) if can_show else _NONE
-        cells = [f"{name:{widest}}", f"{chance(report, behaviour):>6}", count]
+        cells = [f"{name:{widest}}", f"{chance(report, behaviour):>6}"]
+        cells += [untrained_highest(report, behaviour) for _ in twins] + [count]
         rows.append([*cells, _heads(report, name, room)])
-    return columns(rows, width=width, align="<>>")
+    return columns(rows, width=width, align="<>>" + ">" * len(twins))
+
+
+def untrained_highest(report: HeadReport, behaviour: str) -> str:
+    """The highest figure of any head of an untrained twin; nothing where there is none."""
+    highest = math.nan if report.untrained is None else report.untrained.highest(behaviour)
+    return "" if math.isnan(highest) else f"{highest:z.2f}"
 
 
 def chance(report: HeadReport, behaviour: str) -> str:
@@ -161,8 +173,29 @@ def _notes(report: HeadReport) -> Iterator[str]:
     ]
     if bars:
         yield f"A label needs its interval's lower end at {', '.join(bars)} or above."
+    if report.untrained is not None:
+        yield untrained_note(report, report.untrained)
     if any(facts.suppressing for facts in report.facts.values()):
         yield (
             "copies, suppresses: what the head does to the logits of the tokens that it looks at, "
             "in standard deviations over the vocabulary."
         )
+
+
+def untrained_note(report: HeadReport, control: UntrainedControl) -> str:
+    """What the column of untrained twins holds, and which labelled heads they reach."""
+    reached = []
+    for name in report.label_names:
+        behaviour, heads = report.behaviour_of(name), report.heads(name)
+        shares = control.reached(behaviour, report[behaviour])
+        n_reached = sum(float(shares[head]) > 0 for head in heads)
+        reached += [f"{n_reached} of {len(heads)} {name}"] * bool(n_reached)
+    found = (
+        f"reaches these labelled heads: {', '.join(reached)}"
+        if reached
+        else ("reaches no labelled head")
+    )
+    return (
+        f"untrained: the strongest head of {control.n} models of the same config with fresh "
+        f"weights; it {found}."
+    )

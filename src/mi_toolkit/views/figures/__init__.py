@@ -36,6 +36,7 @@ from mi_toolkit.views.figures.stimuli import stimulus_grid as stimulus_grid
 from mi_toolkit.views.figures.style import house_style as house_style
 from mi_toolkit.views.figures.sweep import length_curve as length_curve
 from mi_toolkit.views.figures.sweep import sweep_grid as sweep_grid
+from mi_toolkit.views.figures.untrained import untrained_figure as untrained_figure
 from mi_toolkit.views.figures.verification import verification_figure as verification_figure
 from mi_toolkit.views.figures.weight_maps import weight_maps as weight_maps
 from mi_toolkit.views.figures.weights import dose_curve as dose_curve
