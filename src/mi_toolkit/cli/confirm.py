@@ -94,9 +94,7 @@ def confirm(
     if heads and (not labels or len(labels) != 1 or report is not None):
         raise UsageError(msg="--heads goes with one of --labels, and without --report.")
     if per_head and (shapley or budget):
-        raise UsageError(
-            msg="--shapley and --budget are of sets of heads: not with --per-head."
-        )
+        raise UsageError(msg="--shapley and --budget are of sets of heads: not with --per-head.")
     if n_random is not None and n_random < MIN_RANDOM and not per_head:
         raise UsageError(msg=f"--n-random is {MIN_RANDOM} or more, except with --per-head.")
     check_folder(output)
