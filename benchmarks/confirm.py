@@ -17,12 +17,21 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.files import written_whole
-from mi_toolkit.interventions.confirm.confirmation import Trial, with_interval
+from mi_toolkit.interventions.confirm.confirmation import (
+    Backup,
+    LayerPart,
+    ShapleyValue,
+    SharedHead,
+    Trial,
+    with_interval,
+)
 from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.provenance import installed_versions
 
 MODEL = "smollm2-135m-instruct"
 LABELS = ["induction", "previous_token"]
+MOST = 12
+"""Backups that the page lists."""
 
 Result = TypeVar("Result", mi.HeadReport, mi.Confirmation)
 
@@ -98,32 +107,36 @@ def render(
     """The page."""
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     first = together.trials[0]
-    n_heads = report.scope.numel()
+    explained = "\n".join(explanation(trial) for trial in together.trials)
     return f"""# Confirmed heads
 
 Written by `benchmarks/confirm.py` with {versions}, {torch.get_num_threads()} threads.
 
 Labels of {together.provenance.model}, given by `classify_heads` under the standard protocol, put to
-the test of {together.how} ablation (values from {together.reference}) on {first.n_sequences} other
-sequences: a BOS and {n_tokens} random tokens, given twice. What counts is the loss of the token
-after each query that the behaviour can use.
+the test of {together.how} ablation (values from {together.reference}) on {first.n_sequences}
+sequences that gave no label: a BOS and {n_tokens} random tokens, given twice. They are so few and
+so short that all of it takes {together.n_passes} + {alone.n_passes} forward passes of up to 32 sets
+of heads, a quarter of an hour on one core; the intervals are as wide as that makes them. What counts
+is the loss of the token after each query that the behaviour can use.
 
 ## All heads of a label together
 
-Beside {together.n_random} random sets with as many heads in each layer, none of them of the label.
-A percentile cannot be above {100 - 100 / (1 + len(first.effect.random)):.1f} here. A label survives
-where its false discovery rate is at most {together.alpha:g} and its effect's interval is above 0.
+Next to {len(first.random_sets)} random sets with as many heads in each layer, drawn from all heads
+of these layers, the labelled ones included. A label survives where its false discovery rate is at
+most {together.alpha:g} and its effect's interval is above 0.
 
 {table(SETS, [set_row(trial) for trial in together.trials])}
 
 What counts for `previous_token` is every query, and in the first half of such a sequence nothing
-can be predicted. A label that fails is not one that is wrong about where the heads look: it says
-that random heads of the same layers matter about as much for these predictions.
+can be predicted. A label that fails is not wrong about where the heads look: other heads of the
+same layers matter about as much for these predictions.
 
+{explained}
 ## Each head alone
 
-Beside every head of the model without the label ({n_heads} heads in all), and its place in its own
-layer. A head may fail where its set survives: heads of one label stand in for each other.
+Next to every head of the model without the label ({report.scope.numel()} heads in all), and its
+place in its own layer. A head may fail where its set survives: heads of one label stand in for each
+other.
 
 {table(HEADS, [head_row(report, trial) for trial in alone.trials])}
 """
@@ -134,7 +147,7 @@ SETS = [
     "heads",
     "loss without ablation",
     "loss change (nats)",
-    "random sets: mean (least to most)",
+    "other sets: mean (least to most)",
     "effect (sd)",
     "percentile",
     "verdict",
@@ -149,6 +162,83 @@ HEADS = [
     "in its layer",
     "verdict",
 ]
+LAYERS = ["only these heads", "loss change (nats)", "other sets of the layer: mean", "rank"]
+SHARED = ["head", "alone (nats)", "in sets that do as much", "in all sets"]
+SHARES = ["head", "share (nats) ± standard error", "alone (nats)"]
+BACKUPS = ["head", "growth (nats)", "alone (nats)", "after the set (nats)"]
+
+
+def explanation(trial: Trial) -> str:
+    """What is behind the verdict on one label."""
+    found = trial.explanation
+    if found is None:
+        return ""
+    parts = [f"### {trial.label}: what is behind it\n"]
+    if found.layers:
+        parts += ["Its heads layer by layer, next to as many other heads of the layer.\n"]
+        parts += [table(LAYERS, [layer_row(part) for part in found.layers]), ""]
+    if found.shared:
+        without = (
+            f"Of the {found.n_without} sets without any, {found.n_reaching_without} do as much."
+        )
+        parts += [
+            f"Heads that the {found.n_reaching} random sets which do as much share. {without}\n",
+            table(SHARED, [shared_row(shared) for shared in found.shared]),
+            "",
+        ]
+    if found.shapley:
+        parts += [
+            f"Each head's Shapley value over {found.n_orders} orders: its share of the change.\n",
+            table(SHARES, [share_row(share) for share in found.shapley]),
+            "",
+        ]
+    if found.backups is not None:
+        n_backups = len(found.backups) or "none"
+        parts += [f"Heads whose own effect grows when the set is ablated: {n_backups}.\n"]
+    if found.backups:
+        shown = found.backups[:MOST]
+        more = len(found.backups) - len(shown)
+        parts += [
+            table(BACKUPS, [backup_row(backup) for backup in shown]),
+            f"\n{more} more grow less.\n" if more else "",
+        ]
+    return "\n".join(parts)
+
+
+def layer_row(part: LayerPart) -> list[str]:
+    """The set's heads of one layer."""
+    return [
+        " ".join(map(str, part.heads)),
+        with_interval(part.change, part.change_low, part.change_high, digits=3),
+        f"{part.others.mean():+.3f}" if len(part.others) else "",
+        f"{part.rank} of {len(part.others) + 1}",
+    ]
+
+
+def shared_row(shared: SharedHead) -> list[str]:
+    """A head that the reaching sets share."""
+    return [
+        f"{shared.head}{'' if shared.labelled else ' (without the label)'}",
+        with_interval(shared.change, shared.change_low, shared.change_high, digits=3),
+        str(shared.n_reaching),
+        str(shared.n_sets),
+    ]
+
+
+def share_row(share: ShapleyValue) -> list[str]:
+    """A head's share."""
+    value = f"{share.value:+.3f} ± {share.standard_error:.3f}"
+    return [str(share.head), value, f"{share.alone:+.3f}"]
+
+
+def backup_row(backup: Backup) -> list[str]:
+    """A head that stands in."""
+    return [
+        str(backup.head),
+        with_interval(backup.growth, backup.growth_low, backup.growth_high, digits=3),
+        f"{backup.alone:+.3f}",
+        f"{backup.after:+.3f}",
+    ]
 
 
 def set_row(trial: Trial) -> list[str]:

@@ -34,7 +34,7 @@ def results() -> list[ShownAsTable]:
     model = loaded("toy-gpt2")
     verse = mi.classify_heads(model, "one two three one two three one two three")
     prose = mi.classify_heads(model, "It was late, and the rain had not stopped.")
-    few = {"n_random": 2, "n_sequences": 2}
+    few = {"n_sequences": 2}
     return [
         verse,
         mi.confirm_heads(model, {"induction": ["L2H0"]}, reference="a text", **few),

@@ -57,10 +57,10 @@ def random_sets(
     own, n_distinct = tuple(sorted(heads)), n_sets_like(heads, n_heads=n_heads)
     if n_distinct - 1 <= 4 * n_sets:
         every = [drawn for drawn in _every_set(heads, n_heads) if drawn != own]
-        order = range(len(every))
+        sets = every
         if len(every) > n_sets:
             order = torch.randperm(len(every), generator=generator)[:n_sets].tolist()
-        sets = [every[index] for index in order]
+            sets = [every[index] for index in order]
     else:
         found: dict[tuple[Head, ...], None] = {}
         while len(found) < n_sets:
