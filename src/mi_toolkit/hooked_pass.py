@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,7 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating, uncached
+from mi_toolkit.hooked_model import (
+    HookedModel,
+    HookFunction,
+    evaluating,
+    method_replaced,
+    uncached,
+)
 
 Visitor = Callable[[str, Tensor], None]
 """`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
@@ -120,6 +126,40 @@ def activations_that_fire(
 
     _run(model, ids, {name: noting(name) for name in names})
     return fired
+
+
+@contextmanager
+def keeping_block_outputs(model: HookedModel, layers: Sequence[int]) -> Iterator[dict[int, Any]]:
+    """Inside, a pass leaves what each of these blocks returns, by its layer, as it returned it."""
+    blocks: Any = model.blocks  # type: ignore[attr-defined]
+    kept: dict[int, Any] = {}
+
+    def keeping(layer: int) -> Callable[..., None]:
+        def keep(block: Any, arguments: Any, returned: Any) -> None:
+            kept[layer] = returned
+
+        return keep
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(blocks[layer].register_forward_hook(keeping(layer)).remove)
+        yield kept
+
+
+@contextmanager
+def starting_at_block(model: HookedModel, layer: int, returned: Any) -> Iterator[None]:
+    """Inside, no block before `layer` is computed: a pass goes on from what the last one returned.
+
+    Args:
+        model: the model, whose blocks before `layer` have not changed.
+        layer: the first block to compute; as many as there are blocks for the last norm alone.
+        returned: of block `layer - 1`, from a pass over the same ids.
+    """
+    blocks: Any = model.blocks  # type: ignore[attr-defined]
+    with ExitStack() as stack:
+        for block in blocks[:layer]:
+            stack.enter_context(method_replaced(block, "forward", lambda *_, **__: returned))
+        yield
 
 
 def _run(

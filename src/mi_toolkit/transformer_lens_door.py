@@ -28,7 +28,6 @@ from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.progress import track
 
-
 _PUT_OFF = (
     *("datasets", "datasets.arrow_dataset", "datasets.iterable_dataset", "datasets.load"),
     "pandas",
