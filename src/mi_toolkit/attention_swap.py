@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mi_toolkit.errors import UnsupportedModelError
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_model import HookedModel, method_replaced
 
 Attention = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
 """`(layer, query, key, value, scale)`, each `["sequence head position d_head"]`, keys and values
@@ -127,20 +127,6 @@ def _looked_up(
 
 
 @contextmanager
-def _replaced(module: nn.Module, method: str, function: Callable[..., Any]) -> Iterator[None]:
-    # Around nn.Module's own attribute setting, which bridges overload.
-    before = module.__dict__.get(method)
-    module.__dict__[method] = function
-    try:
-        yield
-    finally:
-        if before is None:
-            del module.__dict__[method]
-        else:
-            module.__dict__[method] = before
-
-
-@contextmanager
 def _in_reconstruction(component: Any, layer: int, attention: Attention) -> Iterator[None]:
     def reconstruct(q: Tensor, k: Tensor, v: Tensor, **kwargs: Any) -> tuple[Tensor, None]:
         cfg = component.config
@@ -158,7 +144,7 @@ def _in_reconstruction(component: Any, layer: int, attention: Attention) -> Iter
         z = attention(layer, query, key, value, scale)
         return component._apply_output_projection(z.flatten(start_dim=2)), None
 
-    with _replaced(component, "_reconstruct_attention", reconstruct):
+    with method_replaced(component, "_reconstruct_attention", reconstruct):
         yield
 
 
@@ -171,11 +157,11 @@ def _in_wrapped(component: Any, layer: int, attention: Attention) -> Iterator[No
 
     with ExitStack() as stack:
         if hasattr(wrapped, "_attn"):  # GPT-Neo, which does not scale
-            stack.enter_context(_replaced(wrapped, "_attn", attend))
+            stack.enter_context(method_replaced(wrapped, "_attn", attend))
         # The forward of the plain bridge hands over to the module that it wraps.
         plain = next(c for c in type(component).__mro__ if c.__name__ == "AttentionBridge")
         forward = MethodType(vars(plain)["forward"], component)
-        stack.enter_context(_replaced(component, "forward", forward))
+        stack.enter_context(method_replaced(component, "forward", forward))
         _attending[id(wrapped)] = (layer, attention)
         stack.callback(_attending.pop, id(wrapped))
         yield
@@ -200,7 +186,7 @@ def _in_hooked(component: Any, layer: int, attention: Attention) -> Iterator[Non
         weight = component.W_O.flatten(end_dim=1).T
         return functional.linear(z.flatten(start_dim=2).to(weight.dtype), weight, component.b_O)
 
-    with _replaced(component, "forward", forward):
+    with method_replaced(component, "forward", forward):
         yield
 
 

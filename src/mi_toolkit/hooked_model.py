@@ -117,6 +117,21 @@ def evaluating(model: HookedModel) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def method_replaced(module: nn.Module, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, `function` is this one module's method."""
+    # Around nn.Module's own attribute setting, which bridges overload.
+    before = module.__dict__.get(method)
+    module.__dict__[method] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__[method]
+        else:
+            module.__dict__[method] = before
+
+
 def weights_digest(model: HookedModel) -> str:
     """SHA-256 that tells one set of weights from another, down to a single bit of a single weight.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel, evaluating, uncached
+from mi_toolkit.hooked_model import HookedModel, evaluating, method_replaced, uncached
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +88,9 @@ class LaterBlocks:
 
     def _from(self, layer: int, ids: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
         output = _mapped(self._outputs[layer], rows)
-        with _replacing_forward(self.blocks[:layer], lambda *_, **__: output):
+        with ExitStack() as stack:
+            for block in self.blocks[:layer]:
+                stack.enter_context(method_replaced(block, "forward", lambda *_, **__: output))
             return self._forward(ids, layer)
 
     def _forward(self, ids: Tensor, layer: int) -> Tensor:
@@ -143,23 +145,6 @@ class LaterBlocks:
             layer,
         )
         return False
-
-
-@contextmanager
-def _replacing_forward(blocks: Sequence[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
-    """Inside, the blocks compute nothing; after it, each is as it was."""
-    # Into the block's own dictionary: a bridge hands an attribute that is set on to the module
-    # that it wraps, from where it would not be taken away again.
-    own = [vars(block).get("forward") for block in blocks]
-    try:
-        for block in blocks:
-            vars(block)["forward"] = forward
-        yield
-    finally:
-        for block, before in zip(blocks, own, strict=True):
-            vars(block).pop("forward", None)
-            if before is not None:
-                vars(block)["forward"] = before
 
 
 def _mapped(output: Any, change: Callable[[Tensor], Tensor]) -> Any:

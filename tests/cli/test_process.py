@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import subprocess
 import sys
@@ -24,15 +25,68 @@ def test_help_names_every_command(command: list[str]) -> None:
         assert f"\n  {name} " in done.stdout
 
 
-def test_help_imports_nothing_heavy() -> None:
-    heavy = {"torch", "transformers", "transformer_lens", "pandas", "matplotlib", "numpy", "tqdm"}
-    program = (
-        "import sys; from mi_toolkit.cli.main import run; run(['classify', '--help']); "
-        f"print(sorted({heavy} & set(sys.modules)), file=sys.stderr)"
-    )
+def printed_by(program: str) -> str:
+    """The last line that a process of its own prints on standard error."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert "--behaviours" in done.stdout
-    assert done.stderr.strip() == "[]"
+    return done.stderr.splitlines()[-1] if done.stderr else f"nothing: {done.stdout}"
+
+
+def test_the_package_imports_the_standard_library_alone() -> None:
+    third = {"cyclopts", "rich", "attr", "packaging", "numpy", "torch", "dataclasses", "inspect"}
+    program = (
+        "import sys; before = set(sys.modules); import mi_toolkit; "
+        f"print(sorted({third} & (set(sys.modules) - before)), file=sys.stderr)"
+    )
+    assert printed_by(program) == "[]"
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    heavy = {"torch", "transformers", "transformer_lens", "pandas", "matplotlib", "numpy", "tqdm"}
+    heavy |= {"jinja2", "huggingface_hub", "pyarrow", "gradio", "circuitsvis", "IPython"}
+    program = (
+        "import sys; from mi_toolkit.cli.main import run; from mi_toolkit.cli.app import app; "
+        "names = [[], ['activations', 'info'], ['sensitivity', 'compare']]; "
+        "names += [[name] for name in app if not name.startswith('-')]; "
+        "codes = [run([*name, '--help']) for name in names]; "
+        f"print(len(codes), set(codes), sorted({heavy} & set(sys.modules)), file=sys.stderr)"
+    )
+    n_commands, found = printed_by(program).split(" ", 1)
+    assert int(n_commands) > 20
+    assert found == "{0} []"
+
+
+CLASSIFYING = """
+import gc, sys
+from mi_toolkit.cli.main import run
+import transformers
+counts = {}
+for name in ("AutoTokenizer", "AutoModelForCausalLM"):
+    def counted(*arguments, name=name, load=getattr(transformers, name).from_pretrained, **options):
+        counts[name] = counts.get(name, 0) + 1
+        return load(*arguments, **options)
+    setattr(getattr(transformers, name), "from_pretrained", counted)
+code = run(["classify", "To be or not to be or not to be", "--behaviours", "induction"])
+unused = "datasets pandas pyarrow pytest matplotlib circuitsvis wandb gradio IPython".split()
+there = [name for name in unused if name in sys.modules]
+first = (code, there, counts, gc.isenabled())
+from transformer_lens import patching
+from transformer_lens.utilities import hf_utils
+is_one = isinstance({}, hf_utils.Dataset)
+made = hf_utils.Dataset.from_dict({"text": ["a"]})
+import datasets, pandas
+real = type(made) is datasets.Dataset and isinstance(made, hf_utils.Dataset) and not is_one
+real = real and patching.pd.DataFrame is pandas.DataFrame
+print((*first, real), file=sys.stderr)
+"""
+
+
+def test_classify_imports_what_it_uses_and_loads_once() -> None:
+    code, there, counts, collects, is_real = ast.literal_eval(printed_by(CLASSIFYING))
+    assert code == 0
+    assert there == []
+    assert counts == {"AutoTokenizer": 1, "AutoModelForCausalLM": 1}
+    assert collects, "Python's collector is on again once the model is loaded"
+    assert is_real, "what TransformerLens took from pandas and datasets is theirs when it is used"
 
 
 def test_the_table_of_models_imports_nothing_heavy() -> None:

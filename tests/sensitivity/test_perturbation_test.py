@@ -6,7 +6,8 @@ import gc
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from mi_toolkit.errors import UnknownNameError, WeightError
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.sensitivity.controls import bottom, magnitude_matched, random_control
-from mi_toolkit.sensitivity.edits import Edit, planned
+from mi_toolkit.sensitivity.edits import Change, Edit, planned
 from mi_toolkit.sensitivity.evaluation import qualities
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.perturb import perturbed
@@ -176,6 +177,74 @@ def test_twenty_random_controls_cost_twenty_evaluations_and_one_backup_at_a_time
         assert backed_up == [0, *doses]
     finally:
         handle.remove()
+
+
+@contextmanager
+def hooked_to_no_effect(model: Any) -> Iterator[None]:
+    """A hook in the first block: every pass then is a whole one."""
+    with model.hooks(fwd_hooks=[("blocks.0.hook_resid_pre", lambda activation, hook: None)]):
+        yield
+
+
+def changes_of(model: Any, token: int) -> list[Change]:
+    """In the third block, in the last norm, in the first and the third, in a token."""
+    matrices = weight_matrices(model)
+    sets = [
+        [("blocks.2.attn.W_V", 3, 7), ("blocks.3.mlp.W_in", 1, 2)],
+        [("ln_final.w", 0, 5)],
+        [("blocks.0.mlp.W_out", 4, 4), ("blocks.2.attn.W_O", 1, 1)],
+        [("embed.W_E", token, 3)],
+    ]
+    return [planned(matrices, weights, "scale", scale=20.0) for weights in sets]
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_blocks_before_the_changed_one_run_once_and_no_bit_differs(name: str) -> None:
+    model: Any = loaded(name)
+    batch = loss_batch(model, TEXTS[:2])
+    changes = changes_of(model, int(batch.ids[0, 1]))
+    runs = [0] * 4
+    counters = [
+        block.attn.register_forward_pre_hook(lambda *_, at=at: runs.__setitem__(at, runs[at] + 1))
+        for at, block in enumerate(model.blocks)
+    ]
+    try:
+        found = qualities(model, batch, changes, batch_size=2)
+        # Unchanged, once more from the third block on to see that this can be done, and each
+        # change from its first block on.
+        assert runs == [3, 3, 5, 5]
+        with hooked_to_no_effect(model):
+            whole = qualities(model, batch, changes, batch_size=2)
+        assert runs == [3 + 5, 3 + 5, 5 + 5, 5 + 5]
+    finally:
+        for counter in counters:
+            counter.remove()
+    assert found == whole
+    assert all(each.kl > 0 for each in found[1])
+    assert not any("forward" in vars(block) for block in model.blocks)
+
+
+def test_a_block_that_reads_what_an_earlier_one_left_elsewhere_has_whole_passes() -> None:
+    model: Any = loaded("toy-gpt2")
+    left: list[torch.Tensor] = []
+
+    def read(module: Any, arguments: Any, returned: torch.Tensor) -> torch.Tensor:
+        return returned + (left.pop() if left else 0)
+
+    leaving = model.blocks[0].mlp.register_forward_hook(
+        lambda module, arguments, returned: left.append(returned)
+    )
+    reading = model.blocks[3].mlp.register_forward_hook(read)
+    batch = loss_batch(model, TEXTS[:2])
+    changes = [planned(weight_matrices(model), [("blocks.3.mlp.W_in", 1, 2)])]
+    try:
+        found = qualities(model, batch, changes, batch_size=1)
+        with hooked_to_no_effect(model):
+            whole = qualities(model, batch, changes, batch_size=1)
+    finally:
+        leaving.remove()
+        reading.remove()
+    assert found == whole
 
 
 def test_ctrl_c_in_the_middle_of_a_test_restores_every_bit() -> None:

@@ -1,8 +1,9 @@
 """How well a model predicts held-out text, whole and with some of its weights changed.
 
 All changes are measured batch by batch: the unchanged model's predictions of one batch are all that
-is ever kept of it, every change costs one forward pass over the texts, from the first changed layer
-on, and nothing else, and only the weights of one change are copied at a time.
+is ever kept of it, and what its blocks return there. A change costs one forward pass over the texts
+from the first block on that it touches: what comes before is not computed again. Only the weights
+of one change are copied at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.edits import Change, applied
-from mi_toolkit.sensitivity.objective import next_tokens, token_losses
+from mi_toolkit.sensitivity.objective import next_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,16 @@ class Quality:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
+class _Clean:
+    """What the unchanged model predicts of one batch's real tokens."""
+
+    def __init__(self, logits: Tensor, targets: Tensor) -> None:
+        self.real = targets != -100
+        self.targets = targets[self.real][:, None]
+        self.logs = logits[self.real].float().log_softmax(dim=-1)
+        self.probabilities = self.logs.exp()
+
+
 class _Sums:
     """Running sums of one condition."""
 
@@ -53,17 +65,14 @@ class _Sums:
         self.loss = self.correct = self.kl = 0.0
         self.n_tokens = 0
 
-    def add(self, logits: Tensor, targets: Tensor, clean: Tensor | None) -> None:
-        real = targets != -100
-        chosen = logits[real].float()
-        # token_losses keeps the place of each token; here only the real ones are left.
-        losses = token_losses(chosen[None], targets[real][None])
-        self.loss += float(losses.sum(dtype=torch.float64))
-        self.correct += float((chosen.argmax(dim=-1) == targets[real]).sum())
-        self.n_tokens += int(real.sum())
-        if clean is not None:
-            ours, theirs = chosen.log_softmax(dim=-1), clean
-            self.kl += float((theirs.exp() * (theirs - ours)).sum(dtype=torch.float64))
+    def add(self, logits: Tensor, clean: _Clean) -> None:
+        chosen = logits[clean.real].float()
+        self.correct += float((chosen.argmax(dim=-1, keepdim=True) == clean.targets).sum())
+        self.n_tokens += len(clean.targets)
+        logs = chosen.log_softmax(dim=-1)
+        self.loss -= float(logs.gather(1, clean.targets).sum(dtype=torch.float64))
+        apart = torch.sub(clean.logs, logs, out=logs).mul_(clean.probabilities)
+        self.kl += float(apart.sum(dtype=torch.float64))
 
     def quality(self) -> Quality:
         n = self.n_tokens
@@ -79,15 +88,16 @@ def qualities(
     *,
     batch_size: int,
     progress: bool | None = None,
+    label: str = "Evaluating changed weights",
 ) -> tuple[Quality, list[Quality]]:
     """The quality of the model as it is, and under each change, all on the same texts.
 
     What comes before the first changed layer is computed once.
     """
-    layers = {first_layer(model, change) for change in changes}
+    layers = set(first_layers(model, changes))
     runs = runs_on(model, texts, layers=layers, batch_size=batch_size)
     n_parts = math.ceil(len(texts) / batch_size)
-    return qualities_of(runs, changes, n_parts=n_parts, progress=progress)
+    return qualities_of(runs, changes, n_parts=n_parts, progress=progress, label=label)
 
 
 Runs = Iterable[tuple[TokenBatch, LaterBlocks]]
@@ -98,7 +108,11 @@ def runs_on(
     model: HookedModel, texts: TokenBatch, *, layers: Collection[int], batch_size: int
 ) -> Iterator[tuple[TokenBatch, LaterBlocks]]:
     """The unchanged model on the texts, batch by batch, ready to run again from some layers on."""
-    reuses = None
+    # A hook in a block that is not computed again would not fire. (Permanent ones are
+    # TransformerLens' own, and part of what a block returns.)
+    points = model.hook_dict.values()
+    hooked = any(point.has_hooks(including_permanent=False) for point in points)
+    reuses = False if hooked else None
     for start in range(0, len(texts), batch_size):
         batch = texts.part(start, min(start + batch_size, len(texts)))
         run = LaterBlocks(model, batch.ids, layers=layers, reuses=reuses)
@@ -108,35 +122,48 @@ def runs_on(
 
 
 def qualities_of(
-    runs: Runs, changes: Sequence[Change], *, n_parts: int, progress: bool | None = None
+    runs: Runs,
+    changes: Sequence[Change],
+    *,
+    n_parts: int,
+    progress: bool | None = None,
+    label: str = "Evaluating changed weights",
 ) -> tuple[Quality, list[Quality]]:
     """As `qualities`, from runs of the unchanged model that are there or being made."""
     baseline, sums = _Sums(), [_Sums() for _ in changes]
 
     def steps() -> Iterator[None]:
+        starts: list[int] | None = None
         for batch, run in runs:
-            targets = next_tokens(batch).to(run.clean.device)
-            baseline.add(run.clean, targets, None)
+            starts = first_layers(run.model, changes) if starts is None else starts
+            clean = _Clean(run.clean, next_tokens(batch).to(run.clean.device))
+            baseline.add(run.clean, clean)
             yield
-            clean = run.clean[targets != -100].float().log_softmax(dim=-1) if changes else None
-            for change, sum_ in zip(changes, sums, strict=True):
+            for start, change, sum_ in zip(starts, changes, sums, strict=True):
                 with applied(change.edits()):
-                    logits = run.logits(first_layer(run.model, change))
-                sum_.add(logits, targets, clean)
+                    logits = run.logits(start)
+                sum_.add(logits, clean)
                 yield
 
     total = n_parts * (1 + len(changes))
-    for _ in track(steps(), total=total, label="Evaluating", unit="pass", show=progress):
+    for _ in track(steps(), total=total, label=label, unit="pass", show=progress):
         pass
     return baseline.quality(), [each.quality() for each in sums]
 
 
-def first_layer(model: HookedModel, change: Change) -> int:
-    """The first block that computes something else under a change; past the last one if none."""
-    return min(_layer(model, matrix) for matrix, _, _ in change.places)
+def first_layers(model: HookedModel, changes: Sequence[Change]) -> list[int]:
+    """The first block that computes something else under each change; past the last if none."""
+    blocks: Any = model.blocks  # type: ignore[attr-defined]
+    # Backwards, so that a parameter that blocks share counts where it comes first.
+    home = {
+        id(parameter): layer
+        for layer in reversed(range(len(blocks)))
+        for parameter in blocks[layer].parameters()
+    }
 
+    def first(matrix: WeightMatrix) -> int:
+        follows = matrix.name.startswith(("ln_final.", "unembed."))
+        elsewhere = len(blocks) if follows else 0
+        return min(home.get(id(live.parameter), elsewhere) for live in matrix.live)
 
-def _layer(model: HookedModel, matrix: WeightMatrix) -> int:
-    if matrix.layer is not None:
-        return matrix.layer
-    return 0 if matrix.component in ("W_E", "W_pos") else int(model.cfg.n_layers)
+    return [min(first(matrix) for matrix, *_ in change.places) for change in changes]

@@ -165,7 +165,14 @@ def score_fidelity(
     # A weight that is 0 already cannot be removed.
     drawn = {at: stratum for at, stratum in drawn.items() if _value(by_name, at) != 0}
     changes = [planned(matrices, [at]) for at in drawn]
-    baseline, found = qualities(model, batch, changes, batch_size=batch_size, progress=progress)
+    baseline, found = qualities(
+        model,
+        batch,
+        changes,
+        batch_size=batch_size,
+        progress=progress,
+        label=f"Removing weights by {scores.metric}",
+    )
     of_weights = torch.tensor([float(scores.scores[name][r, c]) for name, r, c in drawn])
     rises = torch.tensor([quality.loss - baseline.loss for quality in found])
     has_sign = any(bool((score < 0).any()) for score in scores.scores.values())

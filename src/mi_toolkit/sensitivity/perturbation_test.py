@@ -103,7 +103,14 @@ def perturbation_test(
                 )
                 trials.append((kind, dose, group, draw, change))
     changes = [change for *_, change in trials]
-    baseline, found = qualities(model, batch, changes, batch_size=batch_size, progress=progress)
+    baseline, found = qualities(
+        model,
+        batch,
+        changes,
+        batch_size=batch_size,
+        progress=progress,
+        label=f"Perturbing by {scores.metric}",
+    )
     if baseline.loss > math.log(model.cfg.d_vocab):
         logger.warning(
             "%s predicts these texts worse than even odds over its vocabulary (%.2f nats per token "

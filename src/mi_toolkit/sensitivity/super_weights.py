@@ -27,7 +27,7 @@ from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batc
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.controls import Triple
 from mi_toolkit.sensitivity.edits import Change, planned
-from mi_toolkit.sensitivity.evaluation import Quality, Runs, first_layer, qualities_of, runs_on
+from mi_toolkit.sensitivity.evaluation import Quality, Runs, first_layers, qualities_of, runs_on
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.spikes import Spikes, place_of
 from mi_toolkit.sensitivity.super_weight import SCALES, SuperWeight, SuperWeights
@@ -154,7 +154,7 @@ class _Ablation:
         self, texts: TokenBatch, changes: Sequence[Change]
     ) -> tuple[Quality, list[Quality]]:
         """The quality as it is, and under each change."""
-        layers = {first_layer(self.model, change) for change in changes}
+        layers = set(first_layers(self.model, changes))
         return self.qualities_of(
             runs_on(self.model, texts, layers=layers, batch_size=self.batch_size), changes, texts
         )
