@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
@@ -70,6 +70,10 @@ class LoadOptions:
     trust_remote_code: Switch = False
     """Let Python code that comes with the model run on this machine."""
 
+    no_cache: Switch = False
+    """Convert a GGUF file anew, and keep nothing; without it, the converted weights are kept
+    beside the Hugging Face hub's cache."""
+
     def check(self, name: str) -> None:
         """Tell a typo in `name` before the work, or the models, that come before it.
 
@@ -88,15 +92,19 @@ class LoadOptions:
         with doing(f"Loading {name}"), third_parties_kept_off_stdout():
             from mi_toolkit import load_model
 
-            return load_model(
-                name,
-                backend=self.backend,
-                dtype=self.dtype,
-                device=None if self.device == "auto" else self.device,
-                device_map=self.device_map,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-            )
+            return load_model(name, **self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """These options as arguments of `load_model`."""
+        return {
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "device": None if self.device == "auto" else self.device,
+            "device_map": self.device_map,
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+            "cache": not self.no_cache,
+        }
 
 
 def token_named(given: str | None) -> int | str | None:
