@@ -94,6 +94,27 @@ def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None
             assert effect[layer, head].double() == pytest.approx(float(expected), abs=1e-4)
 
 
+def test_the_heads_asked_about_have_the_figures_that_all_have() -> None:
+    """Also where the outputs were made into effects before it was known which are asked about."""
+    model, batch = loaded("toy-gpt2"), repeated_random(loaded("toy-gpt2")).part(0, 9)
+    measurement = CopyingMeasurement(model, {1: None, 2: None}, queries_of(batch))
+    z = torch.randn(9, 129, 4, 32, generator=torch.Generator().manual_seed(0))
+    for layer in (1, 2):
+        measurement.add(layer, (layer + 1) * z, range(9))
+    asked = torch.zeros(4, 4, dtype=torch.bool)
+    asked[1, 2] = asked[2, 0] = True
+    some = measurement.figures(seed=0, heads=asked)
+    every = measurement.figures(seed=0)
+    measurement.reduce()
+    reduced = measurement.figures(seed=0, heads=asked)
+    for name in ("effect", "ci_low", "ci_high"):
+        of_all = getattr(every, name)
+        assert bool(of_all[[1, 2]].isfinite().all())
+        for found in (getattr(some, name), getattr(reduced, name)):
+            assert torch.allclose(found[asked], of_all[asked], atol=1e-6)
+            assert bool(found[~asked].isnan().all())
+
+
 def turned_round(name: str, head: Head) -> HookedModel:
     """The bundled model with the output of one head negated in its own weights."""
     model = copy.deepcopy(loaded(name))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +17,7 @@ from mi_toolkit.heads.direct_effect import (
     effective_unembedding,
     frozen_norm,
     output_weights,
+    vocabulary_spread,
 )
 from mi_toolkit.hooked_model import HookedModel, z_hook
 from mi_toolkit.models.loading import load_model
@@ -57,9 +62,9 @@ def test_an_effect_is_what_the_write_does_to_the_logits_of_the_real_model(name: 
     unembedding = effective_unembedding(model)
     z = recorded(model, z_hook(2))[0]
     target = IDS[0].roll(-1)
-    effects = direct_effect(
-        z, output_weights(model, 2), unembedding.directions(target), unembedding.covariance
-    )
+    weights = output_weights(model, 2)
+    spread = vocabulary_spread(weights, unembedding.covariance)
+    effects = direct_effect(z, weights, unembedding.directions(target), spread)
     for head in range(model.cfg.n_heads):
         logits = logits_from(model, 2, head)
         above = logits.gather(1, target[:, None])[:, 0] - logits.mean(dim=1)
@@ -97,7 +102,9 @@ def test_a_norm_behind_the_attention_is_part_of_what_a_head_writes() -> None:
 
 
 def test_a_head_that_writes_nothing_has_no_effect() -> None:
-    zero = direct_effect(torch.zeros(3, 2, 4), torch.ones(2, 4, 6), torch.ones(3, 6), torch.eye(6))
+    zero = direct_effect(
+        torch.zeros(3, 2, 4), torch.ones(2, 4, 6), torch.ones(3, 6), torch.ones(2, 4, 4)
+    )
     assert torch.equal(zero, torch.zeros(3, 2))
 
 
@@ -107,3 +114,52 @@ def test_a_projection_before_the_unembedding_is_refused() -> None:
     narrow.W_U = torch.zeros(32, 10)
     with pytest.raises(UnsupportedModelError, match="something other than one norm"):
         effective_unembedding(narrow)
+
+
+def covariance_in_full(model) -> torch.Tensor:
+    """Of the logits' directions over the vocabulary, by numpy's own, in float64."""
+    gain = frozen_norm(model.ln_final, model.W_U[:, 0].detach()).gain.double()
+    directions = (model.W_U.detach().double() * gain[:, None]).T
+    return torch.from_numpy(np.cov(directions.numpy(), rowvar=False, bias=True))
+
+
+def test_the_covariance_is_made_once_and_again_after_any_edit() -> None:
+    """In place, by replacement, and through `.data`, which torch's version counter does not see."""
+    hf_model = tiny_model("qwen2", tie_word_embeddings=False)
+    model = load_model("mine", hf_model=hf_model, tokenizer=tiny_tokenizer())
+    weight, norm = hf_model.lm_head, hf_model.model.norm
+
+    def in_place() -> None:
+        with torch.no_grad():
+            weight.weight[5, 3] += 0.5
+
+    def through_data() -> None:
+        weight.weight.data[7] *= 2
+
+    def two_coordinates_swapped() -> None:
+        weight.weight.data = weight.weight.data[:, [1, 0, *range(2, 32)]].clone()
+
+    def of_the_norm() -> None:
+        norm.weight.data[0] = 3.0
+
+    def nothing() -> None:
+        pass
+
+    edits = [nothing, in_place, through_data, two_coordinates_swapped, of_the_norm]
+    for edit in edits:
+        before = effective_unembedding(model)
+        kept = before.covariance
+        assert effective_unembedding(model).covariance is kept
+        edit()
+        after = effective_unembedding(model).covariance
+        assert (after is kept) == (edit is nothing), edit.__name__
+        assert torch.allclose(after.double(), covariance_in_full(model), rtol=1e-5, atol=1e-9)
+
+
+def test_what_is_kept_goes_with_its_model() -> None:
+    model = load_model("mine", hf_model=tiny_model("qwen2"), tokenizer=tiny_tokenizer())
+    kept = weakref.ref(effective_unembedding(model).covariance)
+    assert kept() is not None
+    del model
+    gc.collect()
+    assert kept() is None

@@ -15,6 +15,9 @@ from mi_toolkit.models.sources import Source, cached_snapshot
 from mi_toolkit.provenance import installed_versions
 
 FORMAT = "mi_toolkit head atlas 1"
+_NO_FIGURE = ("device", "cache")
+"""Arguments of `load_model` that change last digits at most: a digest holds elsewhere too."""
+
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
@@ -25,8 +28,9 @@ def protocol_of(*, min_lift: float, seed: int, load: Mapping[str, Any], headvis:
         "behaviours": {behaviour.name: asdict(behaviour.facts) for behaviour in chosen(None)},
         "min_lift": min_lift,
         "seed": seed,
-        # The device changes last digits at most; a digest is to hold on another machine too.
-        "load": {name: str(value) for name, value in sorted(load.items()) if name != "device"},
+        "load": {
+            name: str(value) for name, value in sorted(load.items()) if name not in _NO_FIGURE
+        },
         "headvis": headvis,
         "versions": installed_versions(),
     }

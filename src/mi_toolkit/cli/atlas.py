@@ -16,7 +16,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_folder, fields_of, writing
+from mi_toolkit.cli.output import as_json, check_folder, writing
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
 
 
@@ -61,7 +61,7 @@ def atlas(
             seed=seed,
             batch_size=batch_size,
             headvis=headvis,
-            load=fields_of(load),
+            load=load.arguments(),
         )
     counts = {
         name: {shown.label: shown.count for shown in made.profiles(name) if shown.applicable}

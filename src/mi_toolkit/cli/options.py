@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
@@ -72,6 +72,9 @@ class LoadOptions:
 
     unchecked: Switch = False
     """Leave out the short passes that compare the hooked model with Hugging Face's own forward."""
+    no_cache: Switch = False
+    """Convert a GGUF file anew, and keep nothing; without it, the converted weights are kept
+    beside the Hugging Face hub's cache."""
 
     def check(self, name: str) -> None:
         """Tell a typo in `name` before the work, or the models, that come before it.
@@ -93,16 +96,20 @@ class LoadOptions:
             from mi_toolkit.transformer_lens_door import import_lightly
 
             import_lightly()
-            return load_model(
-                name,
-                backend=self.backend,
-                dtype=self.dtype,
-                device=None if self.device == "auto" else self.device,
-                device_map=self.device_map,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                check=not self.unchecked,
-            )
+            return load_model(name, **self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """These options as arguments of `load_model`."""
+        return {
+            "backend": self.backend,
+            "dtype": self.dtype,
+            "device": None if self.device == "auto" else self.device,
+            "device_map": self.device_map,
+            "revision": self.revision,
+            "trust_remote_code": self.trust_remote_code,
+            "check": not self.unchecked,
+            "cache": not self.no_cache,
+        }
 
 
 def token_named(given: str | None) -> int | str | None:

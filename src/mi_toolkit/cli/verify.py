@@ -88,6 +88,7 @@ def _verified(name: str, max_new_tokens: int, load: LoadOptions, *, as_data: boo
             device=None if load.device == "auto" else load.device,
             revision=load.revision,
             trust_remote_code=load.trust_remote_code,
+            cache=not load.no_cache,
             max_new_tokens=max_new_tokens,
         )
     if not as_data:

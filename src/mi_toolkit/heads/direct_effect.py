@@ -8,15 +8,18 @@
 3. `sd_v(e_v · w)` is `sqrt(z M z)` with `M = W_O C W_O'` and `C` the covariance of `e_v` over the
    vocabulary, so no logits are ever computed.
 
+Mean and covariance depend on the weights alone, and cost as much as a short forward pass: they are
+kept for as long as the model lives, and made anew where its unembedding or final norm has changed.
+
 Logits here are before a soft cap, where a model has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import einsum
@@ -92,20 +95,27 @@ class EffectiveUnembedding:
     norm: FrozenNorm
     """The final norm."""
 
-    @cached_property
+    _kept: dict[str, Tensor] = field(default_factory=dict)
+    """Mean and covariance, once they were asked for."""
+
+    @property
     def mean(self) -> Float[Tensor, " d_model"]:
         """The mean direction over the vocabulary."""
-        return self.norm.transposed(self.unembedding.float().mean(dim=-1))
+        if "mean" not in self._kept:
+            self._kept["mean"] = self.norm.transposed(self.unembedding.float().mean(dim=-1))
+        return self._kept["mean"]
 
-    @cached_property
+    @property
     def covariance(self) -> Float[Tensor, "d_model d_model"]:
         """Of the directions over the vocabulary: `w C w` is the variance that a write `w` gives."""
-        d_model, d_vocab = self.unembedding.shape
-        total = self.unembedding.new_zeros(d_model, d_model, dtype=torch.float32)
-        for start in range(0, d_vocab, VOCABULARY_BLOCK):
-            block = self._directions(self.unembedding[:, start : start + VOCABULARY_BLOCK])
-            total.addmm_(block.T, block)
-        return total / d_vocab
+        if "covariance" not in self._kept:
+            d_model, d_vocab = self.unembedding.shape
+            total = self.unembedding.new_zeros(d_model, d_model, dtype=torch.float32)
+            for start in range(0, d_vocab, VOCABULARY_BLOCK):
+                block = self._directions(self.unembedding[:, start : start + VOCABULARY_BLOCK])
+                total.addmm_(block.T, block)
+            self._kept["covariance"] = total / d_vocab
+        return self._kept["covariance"]
 
     def directions(self, ids: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch d_model"]:
         """What raises each token's logit against the vocabulary's mean, up to the frozen scale."""
@@ -136,7 +146,35 @@ def effective_unembedding(model: HookedModel) -> EffectiveUnembedding:
     parts: Any = model
     unembedding = parts.W_U.detach()
     norm = frozen_norm(parts.ln_final, unembedding[:, 0])
-    return EffectiveUnembedding(unembedding=unembedding, norm=norm)
+    content = _content(unembedding, norm)
+    before = _kept_of.get(model)
+    if before is None or not _equal(before[0], content):
+        before = _kept_of[model] = (content, {})
+    return EffectiveUnembedding(unembedding=unembedding, norm=norm, _kept=before[1])
+
+
+_kept_of: WeakKeyDictionary[Any, tuple[tuple[Tensor, ...], dict[str, Tensor]]] = WeakKeyDictionary()
+"""For each model that is in memory: the content that its mean and covariance were made of."""
+
+
+def _content(unembedding: Float[Tensor, "d_model d_vocab"], norm: FrozenNorm) -> tuple[Tensor, ...]:
+    """What mean and covariance depend on: the norm, and the sum of each coordinate's bits.
+
+    An address and torch's version counter would not see an edit through `.data`. The bits are
+    summed as integers, exactly, so that one changed value always shows, in the time of one reading.
+    What keeps every sum is the same values in another order of tokens, which changes neither.
+    """
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[unembedding.element_size()]
+    shape = torch.tensor(unembedding.shape)
+    return unembedding.view(whole).sum(dim=-1), shape, norm.gain, torch.tensor(norm.centred)
+
+
+def _equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
+    """Whether two contents are the same, of the same dtypes and on the same devices."""
+    return all(
+        (a.dtype, a.device, a.shape) == (b.dtype, b.device, b.shape) and torch.equal(a, b)
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -148,11 +186,18 @@ def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head
     return frozen_norm(block.ln1_post, weights[0, 0])(weights.float())
 
 
+def vocabulary_spread(
+    weights: Float[Tensor, "head d_head d_model"], covariance: Float[Tensor, "d_model d_model"]
+) -> Float[Tensor, "head d_head d_head"]:
+    """`W_O C W_O'` of each head: `z M z` is the variance over the vocabulary that its `z` gives."""
+    return einsum(weights @ covariance, weights, "head a d_model, head b d_model -> head a b")
+
+
 def direct_effect(
     z: Float[Tensor, "query head d_head"],
     weights: Float[Tensor, "head d_head d_model"],
     directions: Float[Tensor, "query d_model"],
-    covariance: Float[Tensor, "d_model d_model"],
+    spread: Float[Tensor, "head d_head d_head"],
 ) -> Float[Tensor, "query head"]:
     """Each head's effect along each query's direction, in standard deviations over the vocabulary.
 
@@ -162,10 +207,9 @@ def direct_effect(
         z: the heads' outputs before `W_O`.
         weights: their `W_O`.
         directions: what raises the logit that is asked about, against the vocabulary's mean.
-        covariance: of all tokens' directions.
+        spread: their `vocabulary_spread`.
     """
     read = einsum(directions, weights, "query d_model, head d_head d_model -> query head d_head")
-    spread = einsum(weights @ covariance, weights, "head a d_model, head b d_model -> head a b")
     spread_z = einsum(z, spread, "query head a, head a b -> query head b")
     along, variance = (z * read).sum(dim=-1), (z * spread_z).sum(dim=-1)
     return torch.where(variance > 0, along / variance.clamp_min(_TINY).sqrt(), 0.0)

@@ -18,7 +18,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -223,7 +229,8 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
     if source.kind == "folder" and not source.gguf_file and not _has_tokenizer(source.location):
         return _without_tokenizer(source)
     with explained(source, part="tokenizer"), quiet_transformers(source, revision):
-        tokenizer = AutoTokenizer.from_pretrained(
+        reader = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
+        tokenizer = reader.from_pretrained(
             source.location,
             revision=revision,
             trust_remote_code=trust_remote_code,

@@ -28,6 +28,7 @@ from mi_toolkit.models.checkpoints import (
     load_tokenizer,
     load_weights,
 )
+from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
@@ -52,6 +53,7 @@ def load_model(
     hf_model: Any = None,
     tokenizer: Any = None,
     check: bool = True,
+    cache: bool = True,
 ) -> HookedModel:
     """A causal language model with hook points: in eval mode, without gradients, weights raw.
 
@@ -84,6 +86,9 @@ def load_model(
         check: whether the model proves itself: every weight is a number, and on two short sequences
             the hooked model gives the logits and attention of Hugging Face's own forward, to
             rounding. It costs two short passes and one reading of the weights, no second copy.
+        cache: keep what is converted from a GGUF file as safetensors beside the hub's cache
+            (`HF_HOME/assets/mi_toolkit/gguf`), where the next load finds it. False neither reads
+            nor writes there.
 
     Raises:
         UnknownNameError: nothing is called `name`, or `backend` or `dtype` is none of those.
@@ -115,21 +120,28 @@ def load_model(
     source = find_source(name, revision=revision)
     if backend == "hooked":
         transformer_lens_door.require_hooked_transformer(source.name)
-    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
-    transformer_lens_door.require_adapter(source.name, causal_architecture(config), config)
-    if tokenizer is None:
-        tokenizer = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
-    check_vocabulary(source.name, tokenizer, int(config.get_text_config().vocab_size))
-    weights = load_weights(
-        source,
-        config,
-        dtype=torch_dtype,
-        device=_device(device),
-        revision=revision,
-        attn_implementation=attn_implementation,
-        trust_remote_code=trust_remote_code,
-        device_map=device_map,
-    )
+    if cache:
+        source = converted(source, torch_dtype)
+    with header_parsed_once(source):
+        config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+        transformer_lens_door.require_adapter(source.name, causal_architecture(config), config)
+        own = tokenizer
+        if own is None:
+            own = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+        check_vocabulary(source.name, own, int(config.get_text_config().vocab_size))
+        weights = load_weights(
+            source,
+            config,
+            dtype=torch_dtype,
+            device=_device(device),
+            revision=revision,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            device_map=device_map,
+        )
+    # A tokenizer that was given says nothing of the file's own; what is spread may lie elsewhere.
+    if cache and source.gguf_file is not None and tokenizer is None and device_map is None:
+        keep(source, config=config, tokenizer=own, model=weights, dtype=torch_dtype)
     return _hooked(
         source.name,
         source.location,
@@ -137,7 +149,7 @@ def load_model(
         revision=_commit(source, revision) or revision,
         attn_implementation=attn_implementation,
         hf_model=weights,
-        tokenizer=tokenizer,
+        tokenizer=own,
         check=check,
     )
 

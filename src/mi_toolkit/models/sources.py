@@ -34,6 +34,9 @@ class Source:
     """Whether `location` is a hub id or a folder on this machine."""
     gguf_file: str | None = None
     """The GGUF file inside `location` that holds the weights, or None for safetensors."""
+    own_tokenizer_file: bool = False
+    """Whether `tokenizer.json` says all. transformers reads other folders by the class of the
+    family, such as `Qwen2Tokenizer`, which puts its own way of splitting in place of the file's."""
 
 
 def find_source(name: str | os.PathLike[str], *, revision: str | None = None) -> Source:

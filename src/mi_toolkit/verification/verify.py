@@ -14,6 +14,7 @@ from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import Loading, load_config, read_weights
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.models.gguf_cache import header_parsed_once
 from mi_toolkit.models.loading import dtype_named, load_model
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.progress import track
@@ -34,6 +35,7 @@ def verify_model(
     device: str | torch.device | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    cache: bool = True,
     max_new_tokens: int = 20,
     progress: bool | None = None,
 ) -> Verification:
@@ -50,6 +52,8 @@ def verify_model(
         device: where to run.
         revision: of the hub repo.
         trust_remote_code: let the repo's own Python code run.
+        cache: whether the model may come from the cache of converted GGUF files, as `load_model`
+            takes it. The checkpoint that it is set against is always read from the file itself.
         max_new_tokens: the length of each completion.
         progress: a progress bar; None: where somebody looks and it takes long.
 
@@ -80,6 +84,7 @@ def verify_model(
                 dtype=dtype,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
+                cache=cache,
             )
         except ModelLoadError:
             if weights_outcome(loading).verdict == "passed":
@@ -97,18 +102,19 @@ def _reference(
 ) -> tuple[Any, Loading]:
     """The model as transformers alone reads it, and what became of the tensors."""
     source = find_source(name, revision=revision)
-    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
-    model, loading = read_weights(
-        source,
-        config,
-        dtype=dtype_named(dtype),
-        revision=revision,
-        attn_implementation="eager",
-        trust_remote_code=trust_remote_code,
-    )
-    if source.gguf_file is not None:
-        more = left_over_in_gguf(Path(source.location) / source.gguf_file, model)
-        loading = replace(loading, unused=loading.unused + more)
+    with header_parsed_once(source):
+        config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+        model, loading = read_weights(
+            source,
+            config,
+            dtype=dtype_named(dtype),
+            revision=revision,
+            attn_implementation="eager",
+            trust_remote_code=trust_remote_code,
+        )
+        if source.gguf_file is not None:
+            more = left_over_in_gguf(Path(source.location) / source.gguf_file, model)
+            loading = replace(loading, unused=loading.unused + more)
     return model.eval().requires_grad_(requires_grad=False), loading
 
 
