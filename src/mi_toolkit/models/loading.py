@@ -18,7 +18,13 @@ from typing import Any
 import torch
 
 from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError, unknown_name
+from mi_toolkit.errors import (
+    MIToolkitError,
+    ModelLoadError,
+    UnknownNameError,
+    UnsupportedModelError,
+    unknown_name,
+)
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
@@ -251,11 +257,13 @@ def _hooked(
                 hf_model=hf_model,
                 tokenizer=tokenizer,
             )
+        if reference is not None:
+            prove(model, reference, config=hf_model.config)
+    except MIToolkitError:
+        raise
     except _BOOT_ERRORS as error:
         raise _cannot_wrap(name, hf_model, error) from error
     model.cfg.revision = revision
-    if reference is not None:
-        prove(model, reference, config=hf_model.config)
     model.cfg.checked = reference is not None
     return model
 
