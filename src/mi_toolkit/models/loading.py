@@ -38,7 +38,7 @@ from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_BOOT_ERRORS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
+_BOOT_ERRORS = (AssertionError, RuntimeError, ValueError)
 """What TransformerLens is seen to raise where it meets a module that it does not expect."""
 _BACKENDS = ("auto", "bridge", "hooked")
 
