@@ -40,7 +40,7 @@ _BRANCHES = ("use_attn_result", "use_split_qkv_input", "use_attn_in")
 _SCORE_EDITS = ("sinks", "attn_logit_softcapping", "softcap")
 
 _attending: dict[int, tuple[int, Attention]] = {}
-"""By the id of a wrapped module: its layer and who computes its attention now."""
+"""By the id of a module that asks: its layer and who computes its attention now."""
 
 
 def obstacle(model: HookedModel, layers: Sequence[int]) -> str | None:
@@ -162,8 +162,9 @@ def _in_wrapped(component: Any, layer: int, attention: Attention) -> Iterator[No
         plain = next(c for c in type(component).__mro__ if c.__name__ == "AttentionBridge")
         forward = MethodType(vars(plain)["forward"], component)
         stack.enter_context(method_replaced(component, "forward", forward))
-        _attending[id(wrapped)] = (layer, attention)
-        stack.callback(_attending.pop, id(wrapped))
+        for module in wrapped.modules():  # BERT's attention asks the registry from a part of it
+            _attending[id(module)] = (layer, attention)
+            stack.callback(_attending.pop, id(module))
         yield
 
 

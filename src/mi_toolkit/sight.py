@@ -36,8 +36,8 @@ def looks_ahead(sight: Sight) -> bool:
 
 
 def sees(
-    sight: Sight, query: Int[Tensor, " cell"], key: Int[Tensor, " cell"]
-) -> Bool[Tensor, " cell"]:
+    sight: Sight, query: Int[Tensor, "*cell"], key: Int[Tensor, "*cell"]
+) -> Bool[Tensor, "*cell"]:
     """Whether each query may see the key beside it."""
     if isinstance(sight, Square):
         return sight.seen[query, key]

@@ -8,7 +8,6 @@ denominator; the behaviour's value is the ratio of their sums.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -129,5 +128,5 @@ def diffuse_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     query = query_positions(rows.entropy)
     visible = visible_keys(len(query), rows.window).to(query)
     counts = (query >= FIRST_DIFFUSE_QUERY) & (visible > 1)
-    share = rows.entropy / visible.clamp_min(math.e).log()
+    share = rows.entropy / visible.clamp_min(2).log()
     return QueryTerms(share * counts, counts.expand_as(share).to(share.dtype))

@@ -50,8 +50,8 @@ class StimulusRun:
         self.model, self.batch, self.stimulus = model, batch, stimulus
         self.batch_size = batch_size
         self.behaviours = tuple(behaviours)
-        self.facts = describe_model(model)
         self.layers = attention_layers(model)
+        self.facts = describe_model(model)
         self.n_heads = int(model.cfg.n_heads)
         self.measurements: dict[int, Measurement] = {}
         longest = int(batch.lengths.max())

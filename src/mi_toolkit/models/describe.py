@@ -45,7 +45,7 @@ def describe_model(model: Any) -> ModelFacts:
     name = model.cfg.model_name if hasattr(model, "cfg") else config.name_or_path
     weights = _weight_names(hf_model)
     parameter = next(hf_model.parameters())
-    n_heads = int(config.num_attention_heads)
+    n_heads = int(getattr(config, "num_attention_heads", 0))  # none in recurrent models
     return ModelFacts(
         name=name,
         family=family_of(name, config.model_type),
@@ -106,13 +106,13 @@ def _n_kv_heads(config: Any) -> int:
     for field in ("num_key_value_heads", "num_kv_heads"):
         if getattr(config, field, None) is not None:
             return int(getattr(config, field))
-    return int(config.num_attention_heads)
+    return int(getattr(config, "num_attention_heads", 0))
 
 
 def _d_head(config: Any) -> int:
-    return int(
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    )
+    n_heads = getattr(config, "num_attention_heads", 0)
+    given = getattr(config, "head_dim", None)
+    return int(given or (config.hidden_size // n_heads if n_heads else 0))
 
 
 def _d_mlp(config: Any) -> int:

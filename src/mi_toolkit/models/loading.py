@@ -18,7 +18,13 @@ from typing import Any
 import torch
 
 from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError, unknown_name
+from mi_toolkit.errors import (
+    MIToolkitError,
+    ModelLoadError,
+    UnknownNameError,
+    UnsupportedModelError,
+    unknown_name,
+)
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
@@ -35,7 +41,7 @@ from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 from mi_toolkit.vocabulary import put_in_front
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_BOOT_ERRORS = (AssertionError, AttributeError, RuntimeError, TypeError, ValueError)
+_BOOT_ERRORS = (AssertionError, RuntimeError, ValueError)
 """What TransformerLens is seen to raise where it meets a module that it does not expect."""
 _BACKENDS = ("auto", "bridge", "hooked")
 
@@ -270,14 +276,16 @@ def _hooked(
                 hf_model=hf_model,
                 tokenizer=tokenizer,
             )
+        if reference is not None:
+            prove(model, reference, config=hf_model.config)
+    except MIToolkitError:
+        raise
     except _BOOT_ERRORS as error:
         raise _cannot_wrap(name, hf_model, error) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):
         # TransformerLens goes by the architecture alone, and would take away what is put there.
         model.cfg.default_prepend_bos = True
-    if reference is not None:
-        prove(model, reference, config=hf_model.config)
     model.cfg.checked = reference is not None
     return model
 

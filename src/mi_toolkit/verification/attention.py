@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mi_toolkit.attention_masks import sights
 from mi_toolkit.floors import ATTENTION, ROW_SUMS
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import attention_layers
+from mi_toolkit.sight import sees
 from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
 from mi_toolkit.verification.subject import Subject
 
@@ -29,20 +31,19 @@ def attention_rows(subject: Subject) -> Outcome:
 
 
 def attention_mask(subject: Subject) -> Outcome:
-    """Nothing is seen of what comes later, or lies before the layer's window."""
+    """Nothing is seen of what the layer's mask hides: later keys, or those before its window."""
     length = subject.ids.shape[1]
     query, key = torch.arange(length)[:, None], torch.arange(length)
     windows, worst = subject.facts.windows, 0.0
+    layers = attention_layers(subject.model)
+    seen = sights(subject.model, layers, windows, length)
 
     def look(layer: int, patterns: Tensor) -> None:
         nonlocal worst
-        window = windows[layer]
-        hidden = key > query
-        if window is not None:
-            hidden = hidden | (key <= query - window)
+        hidden = ~sees(seen[layer], *torch.broadcast_tensors(query, key))
         worst = max(worst, float(patterns.double().cpu()[..., hidden].abs().max()))
 
-    visit_patterns(subject.model, subject.ids, attention_layers(subject.model), look)
+    visit_patterns(subject.model, subject.ids, layers, look)
     declared = sorted({window for window in windows if window})
     reached = [window for window in declared if window < length]
     said = "No layer has a window."

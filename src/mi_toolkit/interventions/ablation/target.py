@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import HookedModel, HookFunction, neuron_hook, z_hook
 from mi_toolkit.interventions.ablation.component import Component
@@ -78,6 +79,13 @@ def replacing(target: Target, value: Callable[[Tensor], Tensor | float]) -> Hook
     """A hook that puts `value(activation)` where the target is marked; what it was given stays."""
 
     def replace(activation: Tensor) -> Tensor:
+        if activation.ndim == target.mask.ndim and activation.shape[2] != target.mask.shape[2]:
+            # Values of another width than queries: TransformerLens cuts them into other heads.
+            raise UnsupportedModelError(
+                f"{target.hook} shows {activation.shape[2]} parts of width {activation.shape[3]} "
+                f"where the model has {target.mask.shape[2]} heads, so no head of this layer can "
+                "be ablated. Its MLP can."
+            )
         return torch.where(target.mask, value(activation), activation)
 
     return replace

@@ -1,0 +1,183 @@
+"""What is claimed of every family, each held against an untouched Hugging Face copy.
+
+A claim takes a subject and raises an AssertionError where a figure is another; what the library
+refuses by name it refuses here too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mi_toolkit as mi
+from mi_toolkit.hooked_model import attention_layers
+from mi_toolkit.hooked_pass import logits_and_activations
+from mi_toolkit.transformer_lens_door import checkpoint_path
+from tests.families.zoo import Row, build
+from tests.tiny_models import tiny_tokenizer
+
+CLOSE = 2e-5
+LENGTH = 24
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A hooked model, and the same weights as Hugging Face runs them."""
+
+    model: Any
+    reference: Any
+    ids: Tensor
+
+    def reference_patterns(self) -> dict[int, Tensor]:
+        """Hugging Face's own, by layer; only for layers with attention."""
+        layers = attention_layers(self.model)
+        with torch.no_grad():
+            found = self.reference(self.ids, output_attentions=True, use_cache=False).attentions
+        assert len(found) in (len(layers), self.model.cfg.n_layers)
+        by_layer = layers if len(found) == len(layers) else range(len(found))
+        return dict(zip(by_layer, found, strict=True))
+
+
+def subject_of(row: Row) -> Subject:
+    """The row's model, loaded, and its copy.
+
+    Raises:
+        ModelLoadError: it is refused.
+    """
+    theirs = build(row)
+    reference = copy.deepcopy(theirs)
+    model = mi.load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
+    generator = torch.Generator().manual_seed(1)
+    return Subject(
+        model=model,
+        reference=reference,
+        ids=torch.randint(3, 300, (2, LENGTH), generator=generator),
+    )
+
+
+def logits(subject: Subject) -> None:
+    """Logits are Hugging Face's."""
+    found = logits_and_activations(subject.model, subject.ids, [], lambda *_: None)
+    assert_close(found, subject.reference(subject.ids, use_cache=False).logits)
+
+
+def patterns(subject: Subject) -> None:
+    """So are attention patterns, in every layer."""
+    found = mi.record(subject.model, subject.ids, "pattern")
+    for layer, wanted in subject.reference_patterns().items():
+        assert_close(found[f"blocks.{layer}.attn.hook_pattern"], wanted)
+
+
+def scores(subject: Subject) -> None:
+    """Scores and chance are what Hugging Face's patterns give, whatever the mask."""
+    report = mi.classify_heads(subject.model, subject.ids)
+    n = subject.ids.shape[1]
+    for layer, pattern in subject.reference_patterns().items():
+        seen = (pattern > 0).any(dim=1).any(dim=0)
+        for name, offset in (("previous_token", 1), ("current_token", 0)):
+            query = torch.arange(1, n)
+            query = query[seen[query, query - offset]]
+            wanted = pattern[:, :, query, query - offset].mean(dim=(0, -1))
+            index = report.index(name)
+            assert_close(report.score[index, layer], wanted)
+            chance = (1 / seen[query].sum(dim=-1)).mean()
+            assert_close(report.null[index, layer], chance.expand_as(wanted))
+        rows = torch.arange(8, n)[seen[8:].sum(dim=-1) > 1]
+        entropy = torch.special.entr(pattern[:, :, rows]).sum(dim=-1)
+        wanted = (entropy / seen[rows].sum(dim=-1).log()).mean(dim=(0, -1))
+        assert_close(report.score[report.index("diffuse"), layer], wanted)
+        assert_close(report.score[report.index("locality"), layer], _locality(pattern, seen))
+
+
+def _locality(pattern: Tensor, seen: Tensor) -> Tensor:
+    """By its definition, cell by cell; distances count on both sides where a layer looks ahead."""
+    position = torch.arange(len(seen))
+    query, key = position[:, None], position
+    distance = ((query - key).abs() - 1).clamp_min(0)
+    may = (key >= 1) & ((key <= query) | bool(seen.triu(1).any()))
+    mass = pattern[..., 1:].sum(dim=-1)
+    counts = (mass >= 0.05) & (position >= 3)
+    looked = (pattern * (key >= 1) * distance).sum(dim=-1) / mass.clamp_min(0.05)
+    uniform = (may * distance).sum(dim=-1) / may.sum(dim=-1).clamp_min(1)
+    return 1 - (looked * counts).sum(dim=(0, -1)) / (uniform * counts).sum(dim=(0, -1))
+
+
+def ablation(subject: Subject) -> None:
+    """Ablating a head is what zeroing its rows of `W_O` does."""
+    model, head = subject.model, 1
+    layer = attention_layers(model)[0]
+    path = checkpoint_path(model, f"blocks.{layer}.attn.o")
+    assert path is not None
+    with mi.ablating(model, [f"L{layer}H{head}"]):
+        found = logits_and_activations(model, subject.ids, [], lambda *_: None)
+    weight = subject.reference.get_submodule(path).weight
+    turned = type(subject.reference.get_submodule(path)).__name__ == "Conv1D"
+    width = weight.shape[0 if turned else 1] // int(model.cfg.n_heads)
+    mine = slice(head * width, (head + 1) * width)
+    rows = weight[mine] if turned else weight[:, mine]
+    kept = rows.clone()
+    rows.zero_()
+    try:
+        wanted = subject.reference(subject.ids, use_cache=False).logits
+    finally:
+        rows.copy_(kept)
+    assert_close(found, wanted)
+
+
+def beams(subject: Subject) -> None:
+    """Beam search writes what Hugging Face's writes, with its scores."""
+    prompt = subject.ids[0, :8]
+    found = mi.generate(subject.model, prompt, max_new_tokens=4, num_beams=2, eos_ids=())
+    theirs = subject.reference.generate(
+        prompt[None],
+        attention_mask=torch.ones_like(prompt[None]),
+        max_new_tokens=4,
+        num_beams=2,
+        num_return_sequences=2,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    assert [each.ids.tolist() for each in found.sequences] == theirs.sequences[:, 8:].tolist()
+    assert_close(torch.tensor([each.score for each in found.sequences]), theirs.sequences_scores)
+
+
+def gradients(subject: Subject) -> None:
+    """Gradients with respect to the embeddings are Hugging Face's."""
+    prompt, target = subject.ids[0, :8], 7
+    found = mi.attribute(subject.model, prompt, target, "gradient_norm")
+    held: list[Tensor] = []
+
+    def hold(_: Any, __: Any, embedding: Tensor) -> Tensor:
+        held.append(embedding.detach().requires_grad_())
+        return held[0]
+
+    embedding = subject.reference.get_input_embeddings()
+    # BLOOM's norm of its embeddings is part of them.
+    norm = getattr(subject.reference.base_model, "word_embeddings_layernorm", embedding)
+    handle = norm.register_forward_hook(hold)
+    with torch.enable_grad():
+        logit = subject.reference(prompt[None], use_cache=False).logits[0, -1, target]
+        (wanted,) = torch.autograd.grad(logit, held)
+    handle.remove()
+    assert_close(found.scores, wanted[0].norm(dim=-1))
+
+
+CLAIMS: Mapping[str, Callable[[Subject], None]] = {
+    claim.__name__: claim for claim in (logits, patterns, scores, ablation, beams, gradients)
+}
+"""By the name of the column."""
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    """Equal to rounding, as a share of the largest value where that is above 1."""
+    wanted = wanted.detach().float()
+    scale = max(1.0, float(wanted.abs().max()))
+    torch.testing.assert_close(found.float(), wanted, atol=CLOSE * scale, rtol=0)
