@@ -69,13 +69,13 @@ def _order_metadata(path: Path) -> None:
 
 
 def load_record(
-    path: str | os.PathLike[str], *, format: str, kind: str
+    path: str | os.PathLike[str], *, format: str | tuple[str, ...], kind: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read back what `save_record` wrote.
 
     Args:
         path: the file.
-        format: the format that it must have been saved with.
+        format: the format that it must have been saved with, or those, the newest first.
         kind: what it is called in an error, such as `head report`.
 
     Raises:
@@ -89,10 +89,11 @@ def load_record(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
-    if metadata.get("format") != format:
+    formats = (format,) if isinstance(format, str) else format
+    if metadata.get("format") not in formats:
         raise ReportError(
             f"{path} is a safetensors file, but holds no {kind} of this version "
-            f"({metadata.get('format', 'no format named')}; wanted {format!r})."
+            f"({metadata.get('format', 'no format named')}; wanted {formats[0]!r})."
         )
     return tensors, json.loads(metadata["report"])
 

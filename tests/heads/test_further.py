@@ -41,7 +41,7 @@ def figures(name: str, batch: TokenBatch, heads: list[torch.Tensor]) -> HeadFigu
     for block in blocks_of(patterns):
         reader.read(block)
     measurement.add(0, reader)
-    return summarise(measurement, seed=0)
+    return summarise(measurement, min_lift=0.3)
 
 
 def masks_of(name: str, batch: TokenBatch) -> torch.Tensor:

@@ -74,7 +74,7 @@ def confirm(
         n_sequences: Sequences of the stimulus to run at most.
         alpha: The false discovery rate up to which a label survives.
         seed: Of the random sets and the intervals.
-        batch_size: Sets of heads to a pass. It changes memory and time, no figure.
+        batch_size: Sets of heads to a pass. It changes memory and time; figures by rounding only.
         output: Folder for confirmation.safetensors (Confirmation.load reads it), confirmation.csv
             and confirmation.png. An interrupted run is taken up again from there.
         html: File for a page of its own.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mi_toolkit.heads.combine import combined
@@ -14,13 +16,17 @@ from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
-FORMAT = "mi_toolkit head report 2"
+FORMAT = "mi_toolkit head report 3"
+BEFORE = "mi_toolkit head report 2"
+"""Saved before p was kept: labels by intervals alone, which a bootstrap made."""
+
 _TENSORS = (
     "score",
     "null",
     "lift",
     "ci_low",
     "ci_high",
+    "p",
     "head_queries",
     "copying",
     "copying_low",
@@ -56,7 +62,7 @@ def load_report(path: str | os.PathLike[str]) -> HeadReport:
     Raises:
         ReportError: no such file, or it holds no report.
     """
-    tensors, record = load_record(path, format=FORMAT, kind="head report")
+    tensors, record = load_record(path, format=(FORMAT, BEFORE), kind="head report")
     parts = {name: _part(name, part, tensors) for name, part in record["parts"].items()}
     return combined(parts) if record["is_combined"] else next(iter(parts.values()))
 
@@ -79,6 +85,9 @@ def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> 
     }
     for name in ("behaviours", "label_names", "windows"):
         record[name] = tuple(record[name])
+    if "fdr" not in record:
+        record["fdr"] = None
+        tensors[f"{stimulus}/p"] = torch.full_like(tensors[f"{stimulus}/score"], math.nan)
     record |= {name: tensors[f"{stimulus}/{name}"] for name in _TENSORS}
     return HeadReport(
         **record,
