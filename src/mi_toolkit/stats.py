@@ -35,16 +35,16 @@ MIN_QUERIES = 8
 """Queries of a series under which there is no interval."""
 
 UNSEEN = 0.2
-"""How much of a text at each end of the range the standard error allows for: the least of
-.05, .1 and .2 with which intervals cover on the whole grid of `tests/heads/coverage`, means over pairs of
-texts included."""
+"""How much of a text at each end of the range the standard error allows for: the least
+of .05, .1 and .2 with which intervals cover on the whole grid of `tests/heads/coverage`, means over
+pairs of texts included."""
 
 RUN_IF_CONSTANT = 5.0
 """Queries to an independent one where a series never changes, so that it cannot show its runs:
 `(1 + ρ) / (1 - ρ)` of runs of mean length 3, whose `ρ` is 2/3."""
 
-EDGE = 1e-4
-"""How near to an end of its range a figure can be told from it."""
+EDGE = 0.01
+"""The share of its range within which a figure is not told from the end: its interval reaches it."""
 
 Bounds = tuple[Float[Tensor, "*head"] | float, Float[Tensor, "*head"] | float]
 """The lowest and the highest value that a figure can have."""
@@ -75,7 +75,12 @@ class Estimate:
         ends = (self.centre - half, self.centre + half)
         if self.bounds is not None:
             low, high = self.bounds
-            ends = (low + (high - low) * ends[0].sigmoid(), low + (high - low) * ends[1].sigmoid())
+            place = (self.value - low) / (high - low)
+            shares = (
+                ends[0].sigmoid().where(place > EDGE, 0 * half),
+                ends[1].sigmoid().where(place < 1 - EDGE, 1 + 0 * half),
+            )
+            ends = (low + (high - low) * shares[0], low + (high - low) * shares[1])
         return (
             torch.minimum(ends[0], self.value).to(self.value.dtype),
             torch.maximum(ends[1], self.value).to(self.value.dtype),
@@ -86,8 +91,8 @@ class Estimate:
         place = torch.full_like(self.centre, bar)
         if self.bounds is not None:
             place = _logit((place - self.bounds[0]) / (self.bounds[1] - self.bounds[0]))
-        # No spread at all (figures without a range): beyond the bar or not.
-        t = ((self.centre - place) / self.standard_error).nan_to_num(nan=torch.nan)
+        # Without any spread it is infinite: beyond the bar or not.
+        t = (self.centre - place) / self.standard_error
         return torch.from_numpy(stdtr(self.freedom.numpy(), -t.numpy())).to(self.value.dtype)
 
 

@@ -104,7 +104,8 @@ def circuit_figures(hits: PairHits, *, bar: float) -> CircuitFigures:
     score, null = hits.hit.mean(dim=-1), hits.null.mean(dim=-1)
     low = high = p = torch.full_like(score, torch.nan)
     if len(above) >= MIN_QUERIES:
-        least = -hits.null.sum(dim=-1) / room.sum(dim=0)
-        estimate = over_texts(above, room, bounds=(least.double(), 1.0))
+        # A map's pairs are all there are, not a few of many: nothing is allowed for what is unseen.
+        estimate = over_texts(above, room, bounds=None)
         (low, high), p = estimate.ends(), estimate.p_at_most(bar)
+        high = high.clamp_max(1)
     return CircuitFigures(score, null, above.sum(dim=0) / room.sum(dim=0), low, high, p)

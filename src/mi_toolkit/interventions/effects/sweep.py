@@ -160,7 +160,8 @@ def ablation_sweep(
         target: the token to ask about, as its id or exact text; None for the most probable one.
         how: the kind of ablation, as in `ablating`.
         reference: text or ids that `mean` and `resample` take from.
-        batch_size: heads to a pass; None for all of a layer that fit. It changes figures by rounding only.
+        batch_size: heads to a pass; None for all of a layer that fit. It changes figures by
+            rounding only.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
