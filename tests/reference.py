@@ -7,7 +7,7 @@ Slow on purpose.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -77,8 +77,9 @@ def locality(patterns: list[Pattern]) -> tuple[float, float]:
 
 
 def positional(patterns: list[Pattern]) -> float:
+    """Mean over all pairs: up to five texts, all different."""
     pairs = []
-    for here, there in pairwise(patterns):
+    for here, there in combinations(patterns, 2):
         variations = []
         for q in range(2, min(len(here), len(there))):
             a, b = off_sink(here[q]), off_sink(there[q])

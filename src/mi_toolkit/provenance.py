@@ -37,7 +37,7 @@ class Provenance:
     """Of the weights, such as `float32`."""
 
     seed: int
-    """Of the random stimulus and the bootstrap."""
+    """Of the random stimulus."""
 
     bos: dict[str, str]
     """Per stimulus, what its sequences begin with: `own`, the tokenizer's BOS, put there;

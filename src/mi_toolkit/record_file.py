@@ -72,7 +72,7 @@ def _order_metadata(path: Path) -> None:
 def load_record(
     path: str | os.PathLike[str],
     *,
-    format: str,
+    format: str | tuple[str, ...],
     kind: str,
     outdated: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -80,7 +80,7 @@ def load_record(
 
     Args:
         path: the file.
-        format: the format that it must have been saved with.
+        format: the format that it must have been saved with, or those, the newest first.
         kind: what it is called in an error, such as `head report`.
         outdated: older formats that are refused: why, and what to do.
 
@@ -98,10 +98,11 @@ def load_record(
     if metadata.get("format") in outdated:
         why = outdated[metadata["format"]]
         raise ReportError(f"{path} holds a {kind} of an older version: {why}.")
-    if metadata.get("format") != format:
+    formats = (format,) if isinstance(format, str) else format
+    if metadata.get("format") not in formats:
         raise ReportError(
             f"{path} is a safetensors file, but holds no {kind} of this version "
-            f"({metadata.get('format', 'no format named')}; wanted {format!r})."
+            f"({metadata.get('format', 'no format named')}; wanted {formats[0]!r})."
         )
     return tensors, json.loads(metadata["report"])
 

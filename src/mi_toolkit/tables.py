@@ -100,16 +100,18 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
         frame["name"] = [str(head) for head in heads]
         frame["kv_head"] = [part.kv_head(head) for head in heads]
         frame["window"] = pd.array([part.windows[head.layer] for head in heads], dtype="Int64")
-        for field in ("score", "null", "lift", "ci_low", "ci_high"):
+        for field in ("score", "null", "lift", "ci_low", "ci_high", "p"):
             frame[field] = getattr(part, field)[row].flatten().numpy()
         frame["n_queries"] = part.head_queries[row].flatten().numpy()
         frame["n_sequences"] = part.n_sequences[behaviour]
         frame["applicable"] = part.applicable[behaviour]
         frame["interval"] = part.interval[behaviour]
+        frame["interval_over"] = part.interval_over[behaviour]
         for field in ("copying", "copying_low", "copying_high"):
             frame[field] = getattr(part, field)[row].flatten().numpy()
         frame["label"] = _labels(part, behaviour)
         frame["labelled"] = frame["label"].notna()
+        frame["borderline"] = part.borderline[row].flatten().numpy()
         frame["coverage"] = part.coverage.flatten().numpy()
         frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
         frames.append(frame)

@@ -101,7 +101,8 @@ def test_the_standard_protocol_labels_each_behaviour_at_home() -> None:
     assert random.applicable["positional"] is False
     assert report.n_sequences["induction"] == 32
     assert report.n_sequences["diffuse"] == 64
-    assert report.interval["induction"] == "bootstrap over sequences"
+    assert report.interval["induction"] == "jackknife over texts"
+    assert report.interval_over["induction"] == "texts"
     assert report.provenance.bos == {"repeated_random": "own", "natural": "own"}
     low, high = report.ci_low[row], report.ci_high[row]
     assert ((low <= report.lift[row]) & (report.lift[row] <= high)).all()

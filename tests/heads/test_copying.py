@@ -50,7 +50,7 @@ def test_a_head_built_to_copy_and_one_built_to_suppress_are_told_apart() -> None
     idle = torch.randn(z[:, :, :1].shape, generator=torch.Generator().manual_seed(0))
     measurement = CopyingMeasurement(model, {1: None}, queries_of(batch))
     measurement.add(1, torch.cat([z, idle], dim=2), range(len(z)))
-    figures = measurement.figures(seed=0)
+    figures = measurement.figures()
     assert figures.ci_low[1, 0] > 1
     assert figures.ci_high[1, 1] < -1
     assert figures.effect[1, 2] == 0
@@ -69,7 +69,7 @@ def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None
     measurement = CopyingMeasurement(model, windows, queries_of(batch))
     for layer, hook in enumerate(names):
         measurement.add(layer, seen[hook], range(len(seen[hook])))
-    effect = measurement.figures(seed=0).effect
+    effect = measurement.figures().effect
     norm, unembed = untouched(name).base_model, model.W_U.double()
     gain = effective_unembedding(model).norm.gain.double()
     assert norm is not None
@@ -179,7 +179,7 @@ def test_few_sequences_get_an_interval_over_queries_and_few_queries_none() -> No
         batch = from_sequences([[*ids, *ids[:repeats]]], None)
         measurement = CopyingMeasurement(model, {0: None}, queries_of(batch))
         measurement.add(0, z, range(len(z)))
-        figures = measurement.figures(seed=0)
+        figures = measurement.figures()
         assert figures.n_queries == repeats
         assert bool(figures.effect[0].isfinite().all())
         assert bool(figures.ci_low[0].isfinite().all()) == has_interval

@@ -41,7 +41,7 @@ def figures(name: str, batch: TokenBatch, heads: list[torch.Tensor]) -> HeadFigu
     for block in blocks_of(patterns):
         reader.read(block)
     measurement.add(0, reader)
-    return summarise(measurement, seed=0)
+    return summarise(measurement, min_lift=0.3)
 
 
 def masks_of(name: str, batch: TokenBatch) -> torch.Tensor:
@@ -92,7 +92,8 @@ def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
     found = figures(name, batch, heads)
     assert found.lift[0, 0].tolist()[:2] == pytest.approx([1, 0], abs=1e-5)
     assert float(found.score[0, 0, 2]) == 0
-    assert float(found.ci_low[0, 0, 0]) == pytest.approx(1)
+    assert 0.9 < float(found.ci_low[0, 0, 0]) < 1  # texts unlike these are allowed for
+    assert float(found.p[0, 0, 0]) < 1e-4
 
 
 def test_copy_paste_is_counted_by_the_key_attended_most() -> None:

@@ -11,7 +11,14 @@ from mi_toolkit.errors import UnknownNameError
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
-from mi_toolkit.heads.labels import SCOPE_NAMES, label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.labels import (
+    SCOPE_NAMES,
+    BarFigures,
+    borderline_heads,
+    label_heads,
+    label_names,
+    scope_of_heads,
+)
 
 
 def grid(*values: float) -> torch.Tensor:
@@ -22,10 +29,21 @@ def facts_of(*names: str) -> dict[str, BehaviourFacts]:
     return {name: BEHAVIOURS[name].facts for name in names}
 
 
+def bars(
+    ci_low: dict[str, torch.Tensor], score: dict[str, torch.Tensor] | None = None
+) -> dict[str, BarFigures]:
+    nowhere = torch.full_like(next(iter(ci_low.values())), torch.nan)
+    return {
+        name: BarFigures(low if score is None else score[name], low, low + 0.1, nowhere)
+        for name, low in ci_low.items()
+    }
+
+
 def labels_of(ci_low: dict[str, torch.Tensor], score: dict[str, torch.Tensor]) -> torch.Tensor:
     unknown = torch.full_like(next(iter(ci_low.values())), torch.nan)
     copying = dict.fromkeys(ci_low, (unknown, unknown))
-    return label_heads(score, ci_low, copying, facts_of(*ci_low), min_lift=0.3)
+    figures = bars(ci_low, score)
+    return label_heads(figures, copying, facts_of(*ci_low), min_lift=0.3, fdr=None)
 
 
 def test_a_mask_label_needs_the_lower_end_at_the_bar() -> None:
@@ -38,11 +56,11 @@ def test_a_head_that_lowers_what_it_finds_is_labelled_so_instead() -> None:
     copying = {"induction": (grid(0.5, -0.9, -0.1, -0.9), grid(0.8, -0.2, 0.1, -0.2))}
     facts = facts_of("induction")
     assert label_names(facts) == ("induction", "prefix_suppression")
-    copies, lowers = label_heads(low, low, copying, facts, min_lift=0.3)
+    copies, lowers = label_heads(bars(low), copying, facts, min_lift=0.3, fdr=None)
     assert copies.tolist() == [[True, False, True, False]]
     assert lowers.tolist() == [[False, True, False, False]]
     needy = {"induction": replace(facts["induction"], needs_copying=True)}
-    copies, lowers = label_heads(low, low, copying, needy, min_lift=0.3)
+    copies, lowers = label_heads(bars(low), copying, needy, min_lift=0.3, fdr=None)
     assert copies.tolist() == [[True, False, False, False]]
     assert lowers.tolist() == [[False, True, False, False]]
 
@@ -53,6 +71,35 @@ def test_a_positional_head_must_not_be_diffuse() -> None:
     positional, diffuse = labels_of(low, score)
     assert positional.tolist() == [[True, False, False]]
     assert not diffuse.any()
+
+
+def test_false_discoveries_are_held_over_all_heads_and_behaviours() -> None:
+    # By hand: of five tests (NaN is none) the adjusted p are .005, .05, .05, .05 and .9 at most.
+    p = {"induction": grid(0.001, 0.02, 0.9), "first_token": grid(0.03, 0.04, torch.nan)}
+    far = torch.zeros(1, 3)
+    figures = {name: BarFigures(far, far - 1, far + 1, own) for name, own in p.items()}
+    copying = {"induction": (far, far + 1)}
+    facts = facts_of(*p)
+
+    def labelled(fdr: float | None) -> list[list[bool]]:
+        found = label_heads(figures, copying, facts, min_lift=0.3, fdr=fdr)
+        return [found[0, 0].tolist(), found[2, 0].tolist()]
+
+    assert labelled(0.05) == [[True, True, False], [True, True, False]]
+    assert labelled(0.04) == [[True, False, False], [False, False, False]]
+    assert labelled(None) == [[False] * 3, [False] * 3]  # by the lower ends, all under the bar
+
+
+def test_a_head_whose_interval_reaches_beyond_the_bar_unproven_is_borderline() -> None:
+    facts = facts_of("first_token", "locality")
+    low, high = grid(0.2, 0.1, 0.35, 0.2), grid(0.4, 0.25, 0.5, 0.4)
+    p = grid(0.2, 0.9, 0.001, 0.001)
+    figures = dict.fromkeys(facts, BarFigures(low, low, high, p))
+    found = borderline_heads(figures, facts, min_lift=0.3, fdr=0.05)
+    assert found["first_token"].tolist() == [[True, False, False, False]]
+    assert not found["locality"].any()  # a scope has no label
+    alone = borderline_heads(figures, facts, min_lift=0.3, fdr=None)
+    assert alone["first_token"].tolist() == [[True, False, False, True]]
 
 
 def test_locality_is_a_scope_and_no_label() -> None:

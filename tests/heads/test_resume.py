@@ -146,19 +146,25 @@ def batches(lengths: list[int], **asked: object) -> list[Batch]:
 
 def test_sequences_run_sorted_by_length_each_once_with_little_padding() -> None:
     lengths = [5, 300, 40, 7, 280, 38, 6]
-    cut = batches(lengths, compares=False)
+    cut = batches(lengths, compared=())
     assert [batch.sequences for batch in cut] == [(1, 4), (2, 5), (3, 6, 0)]
     assert all(batch.n_fresh == len(batch.sequences) for batch in cut)
 
 
-def test_sequences_that_are_compared_run_in_order_and_overlap_by_one() -> None:
-    cut = batches([50] * 7, compares=True, batch_size=3)
-    assert [batch.sequences for batch in cut] == [(0, 1, 2, 3), (3, 4, 5, 6), (6,)]
-    assert [batch.n_fresh for batch in cut] == [3, 3, 1]
+def test_what_is_compared_runs_in_that_order_and_shows_the_others_once_more() -> None:
+    circle = [2, 0, 1, 3, 4]  # the last is compared with the first; 5 is a second copy of one
+    compared = [*zip(circle, [*circle[1:], circle[0]], strict=True)]
+    cut = batches([50] * 6, compared=compared, batch_size=3)
+    assert [batch.sequences for batch in cut] == [(2, 0, 1, 3), (3, 4, 5, 2)]
+    assert [batch.n_fresh for batch in cut] == [3, 3]
+    assert [batch.places_of(compared) for batch in cut] == [
+        [(0, 1), (1, 2), (2, 3)],
+        [(0, 1), (1, 3)],
+    ]
 
 
 def test_batches_shrink_with_the_room_that_there_is() -> None:
-    whole = {"compares": False, "whole_patterns": True}
+    whole = {"compared": (), "whole_patterns": True}
     sizes = [
         max(len(batch.sequences) for batch in batches([100] * 40, room=room, **whole))
         for room in (2**20, 2**24, 2**30)

@@ -21,7 +21,7 @@ STEP, STAY = torch.eye(9)[1:], torch.eye(9)[:8]
 
 
 def figures(logits: torch.Tensor):
-    return circuit_figures(pair_hits(logits[None], NEXT), seed=0)
+    return circuit_figures(pair_hits(logits[None], NEXT), bar=0.3)
 
 
 def test_a_head_that_steps_on_has_lift_one() -> None:
@@ -60,11 +60,11 @@ def test_a_head_that_copies_is_no_successor() -> None:
 def test_half_the_steps_give_half_the_score() -> None:
     found = figures(torch.cat([STEP[:4], STAY[4:]]))
     assert float(found.score) == 0.5
-    assert 0 <= float(found.ci_low) < float(found.lift) < float(found.ci_high) < 1
+    assert -0.1 <= float(found.ci_low) < float(found.lift) < float(found.ci_high) < 1
 
 
 def test_under_eight_pairs_there_is_no_interval() -> None:
-    found = circuit_figures(pair_hits(STEP[None, :5], NEXT[:5]), seed=0)
+    found = circuit_figures(pair_hits(STEP[None, :5], NEXT[:5]), bar=0.3)
     assert float(found.score) == 1
     assert found.ci_low.isnan().all()
 
@@ -195,4 +195,4 @@ def test_a_model_without_one_final_norm_is_told(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(circuits, "effective_unembedding", unsupported)
     maps = successor_maps(loaded("toy-gpt2").tokenizer)
     with pytest.raises(UnsupportedModelError, match="no norm"):
-        measure_circuits(loaded("toy-gpt2"), maps, seed=0)
+        measure_circuits(loaded("toy-gpt2"), maps, bar=0.3)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.labels import label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.labels import BarFigures, label_heads, label_names, scope_of_heads
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.prompts.tokens import from_sequences
 from mi_toolkit.provenance import Provenance
@@ -35,7 +35,10 @@ def made_report(
     score = torch.where(is_mask[:, None, None], values * (1 - NULL) + NULL, values)
     n_layers, n_heads = values.shape[1:]
     coverage = torch.ones(n_layers, n_heads)
-    by_name = dict(zip(names, low, strict=True))
+    p = torch.where(values.isnan(), torch.nan, torch.zeros_like(values))
+    bar = zip(score, low, high, p, strict=True)
+    by_name = {name: BarFigures(*figures) for name, figures in zip(names, bar, strict=True)}
+    locality = by_name.get("locality")
     unknown = torch.full_like(coverage, torch.nan)
     nowhere = torch.full_like(values, torch.nan)
     applicable = {name: not bool(figures[name].isnan().all()) for name in names}
@@ -52,29 +55,30 @@ def made_report(
         copying=nowhere,
         copying_low=nowhere,
         copying_high=nowhere,
+        p=p,
         labels=label_heads(
-            dict(zip(names, score, strict=True)),
             by_name,
             dict.fromkeys(names, (unknown, unknown)),
             facts,
             min_lift=0.3,
+            fdr=None,
         ),
         label_names=label_names(facts),
         scope=scope_of_heads(
-            by_name.get("locality", unknown),
-            dict(zip(names, high, strict=True)).get("locality", unknown),
+            unknown if locality is None else locality.ci_low,
+            unknown if locality is None else locality.ci_high,
             coverage,
         ),
         windows=tuple(windows or [None] * n_layers),
         applicable=applicable,
         interval={
-            name: "bootstrap over sequences" if applicable[name] else "not applicable"
-            for name in names
+            name: "jackknife over texts" if applicable[name] else "not applicable" for name in names
         },
         n_sequences=dict.fromkeys(names, 8),
         n_queries=dict.fromkeys(names, 100),
         stimulus=dict.fromkeys(names, "prompt"),
         min_lift=0.3,
+        fdr=None,
         n_kv_heads=n_heads,
         provenance=Provenance(
             model=model,

@@ -68,8 +68,8 @@ def head_atlas(
             and that are not among these, keep their files and leave the index.
         out: the folder; `HeadAtlas` says what is in it.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
-        seed: of the random stimulus and the bootstrap.
-        batch_size: sequences to a forward pass; it changes no figure.
+        seed: of the random stimulus.
+        batch_size: sequences to a forward pass; it changes figures by rounding only.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
         headvis: write each model's heads for HeadVis too, into `models/<name>/headvis`.
         progress: a progress bar; None: where somebody looks and it takes long.

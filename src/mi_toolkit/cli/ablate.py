@@ -90,7 +90,7 @@ def ablate(
         max_new_tokens: Tokens to generate behind the prompt, with nothing ablated and with
             --components ablated. Without it: 20 for zero and mean.
         seed: Of the random sets.
-        batch_size: Sets to a pass. It changes memory and time, no figure.
+        batch_size: Sets to a pass. It changes memory and time; figures by rounding only.
         output: Folder for ablation.safetensors (AblationEffect.load or AblationSweep.load reads
             it), ablation.csv and ablation.png.
         html: File for a page of its own.

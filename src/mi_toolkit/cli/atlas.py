@@ -40,8 +40,8 @@ def atlas(
         output: The folder.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
-        seed: Of the random stimulus and the intervals.
-        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        seed: Of the random stimulus.
+        batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         headvis: Also write each model's heads for HeadVis, into models/NAME/headvis.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the models are loaded.

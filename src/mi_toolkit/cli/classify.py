@@ -46,6 +46,7 @@ def classify(
     model: ModelName = DEFAULT_MODEL,
     behaviours: Several[str] = None,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    fdr: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.05,
     bos: bool | None = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
@@ -71,12 +72,13 @@ def classify(
             are named, each on prompts of its own: name_mover, s_inhibition (IOI prompts),
             retrieval (a needle in a haystack), successor (the weights), offset_3 (or any other
             distance), and those of installed packages.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
-            the 95% interval has to reach it.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded.
+        fdr: Share of false labels, in expectation, among all that are given (Benjamini and
+            Hochberg over all heads and behaviours). 1: each head alone, by its 95% interval.
         bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the
             model's tokenizer has one.
-        seed: Of the random stimulus and the intervals.
-        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        seed: Of the random stimulus.
+        batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         data_file: More prompts, hundreds or thousands: .txt (one per line, empty ones left out),
             .jsonl or .parquet.
         field: Where that file has records, the field with the text.
@@ -108,6 +110,7 @@ def classify(
             texts or None,
             behaviours=behaviours,
             min_lift=min_lift,
+            fdr=fdr if fdr < 1 else None,
             prepend_bos=bos,
             batch_size=batch_size,
             seed=seed,

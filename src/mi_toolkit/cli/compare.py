@@ -65,8 +65,8 @@ def compare(
             the 95% interval has to reach it.
         bos: Put a beginning-of-sequence token before each text. Without the option: wherever a
             model's tokenizer has one. It is the same for all models.
-        seed: Of the random stimulus and the intervals.
-        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        seed: Of the random stimulus.
+        batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         output: Folder for the comparison (ModelComparison.load reads it), labels.csv and
             agreement.csv.
         html: File for a page of its own.

@@ -9,7 +9,7 @@ from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 
 _FIGURES = (
-    *("score", "null", "lift", "ci_low", "ci_high"),
+    *("score", "null", "lift", "ci_low", "ci_high", "p"),
     *("copying", "copying_low", "copying_high"),
 )
 
@@ -26,6 +26,7 @@ def report_record(report: HeadReport) -> dict[str, Any]:
         "n_kv_heads": report.n_kv_heads,
         "windows": list(report.windows),
         "min_lift": report.min_lift,
+        "fdr": report.fdr,
         "labels": {**labels, UNCLASSIFIED: [str(head) for head in report.heads(UNCLASSIFIED)]},
         "scope": [[report.scope_names[index] for index in row] for row in report.scope.tolist()],
         "coverage": report.coverage.tolist(),
@@ -35,6 +36,8 @@ def report_record(report: HeadReport) -> dict[str, Any]:
                     key: record[key][name]
                     for key in ("stimulus", "applicable", "interval", "n_sequences", "n_queries")
                 },
+                "interval_over": report.interval_over[name],
+                "borderline": report.borderline[row].tolist(),
                 **{field: getattr(report, field)[row].tolist() for field in _FIGURES},
             }
             for row, name in enumerate(report.behaviours)

@@ -155,6 +155,8 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
     names, left_out = packed([str(head) for head in bare], width=room, most_lines=MOST_LINES)
     # They come in no order of strength: a few of many would say nothing.
     rows.append([UNCLASSIFIED, f"{count}: {names}" if bare and not left_out else count])
+    lines = dict(report.summary())
+    rows.extend([name, lines[name]] for name in ("borderline", "intervals") if name in lines)
     return [[f"{name:{widest}}", text] for name, text in rows]
 
 
@@ -172,7 +174,14 @@ def _notes(report: HeadReport) -> Iterator[str]:
         if (bar := report.facts[report.behaviour_of(name)].min_label) is not None
     ]
     if bars:
-        yield f"A label needs its interval's lower end at {', '.join(bars)} or above."
+        needed = ", ".join(bars)
+        if report.fdr is None:
+            yield f"A label needs its interval's lower end at {needed} or above."
+        else:
+            yield (
+                f"A label says beyond doubt: above {needed}; of all labels at most "
+                f"{report.fdr:.0%} are false in expectation."
+            )
     if report.untrained is not None:
         yield untrained_note(report, report.untrained)
     if any(facts.suppressing for facts in report.facts.values()):

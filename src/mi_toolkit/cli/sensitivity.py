@@ -80,11 +80,11 @@ def sensitivity(
             the bundled passages.
         eval_limit: At most so many texts of each half.
         max_length: Tokens of a text. Without it: 128.
-        batch_size: Texts to a pass. It changes memory and time, no figure.
+        batch_size: Texts to a pass. It changes memory and time; figures by rounding only.
         layers: Only these layers, by number: 1 is layer 1 alone.
         components: Only these: W_Q, W_out, …, or attn, mlp, embeddings, biases, norms.
         blocks_at_once: Hold the gradients of so many blocks together, with a pass for each group.
-            It changes memory and time, no figure. Without it: all, or what fits.
+            It changes memory and time; figures by rounding only. Without it: all, or what fits.
         no_perturbation: Score and list only.
         fast_perturbation: Test on 8 texts, with 5 random draws; the unchanged model, too.
         force_perturbation: Test models of 7B parameters and more, too.

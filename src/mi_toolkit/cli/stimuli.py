@@ -51,8 +51,8 @@ def stimuli(
         behaviours: Only these, one or several, such as induction or duplicate_token.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
-        seed: Of the random tokens and the intervals.
-        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        seed: Of the random tokens.
+        batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         output: Folder for stimuli.csv.
         html: File for a page of its own.
         png: File for the picture alone; SVG where the name ends in .svg.

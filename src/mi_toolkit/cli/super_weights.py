@@ -38,7 +38,7 @@ def super_weights(
         min_spike: How far a write has to stand out: times the median channel's largest.
         min_rise: The rise in loss, in nats per token, that confirms a candidate; who reaches a
             fifth of it on the search text is looked at.
-        batch_size: Texts to a pass. It changes memory and time, no figure.
+        batch_size: Texts to a pass. It changes memory and time; figures by rounding only.
         output: Folder for super_weights.csv.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the model is loaded.

@@ -55,8 +55,8 @@ def sweep(
         sequences: Sequences at each length, as far as the text goes.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
-        seed: Of the random tokens and the intervals.
-        batch_size: Sequences to a pass. It changes memory and time, no figure.
+        seed: Of the random tokens.
+        batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         output: Folder for a report per length (LengthSweep.load reads them), heads.csv and
             labels.csv. A sweep that was interrupted goes on from what is there.
         html: File for a page of its own.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mi_toolkit.comparison.alignment import agrees, chance_agreement, continues, shared_positions
 from mi_toolkit.comparison.continuations import Continuations
-from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
+from mi_toolkit.stats import MIN_TEXTS, over_queries, over_texts
 
 PairFigures = tuple[float, float, float, float, int]
 
@@ -27,8 +27,8 @@ class Agreement:
     """What the same continuations would agree by if they were paired at random."""
 
     ci_low: Float[Tensor, "model model"]
-    """Lower end of the 95% interval of the share: bootstrap over texts, or, under eight of them,
-    over blocks of positions; NaN under eight positions."""
+    """Lower end of the 95% interval of the share: over texts, or, under three of them, over
+    their positions; NaN under eight positions there."""
 
     ci_high: Float[Tensor, "model model"]
     """Upper end of the same."""
@@ -42,13 +42,11 @@ class Agreement:
         return (self.share - self.chance) / (1 - self.chance)
 
 
-def agreement_of(said: Sequence[Sequence[Continuations]], *, seed: int) -> Agreement:
+def agreement_of(said: Sequence[Sequence[Continuations]]) -> Agreement:
     """The agreement of every pair, from the continuations of each model on each text."""
     n = len(said)
     figures = {
-        (one, other): _pair(said[one], said[other], seed)
-        for one in range(n)
-        for other in range(one, n)
+        (one, other): _pair(said[one], said[other]) for one in range(n) for other in range(one, n)
     }
     table = torch.tensor(
         [[figures[min(i, j), max(i, j)] for j in range(n)] for i in range(n)], dtype=torch.float64
@@ -77,27 +75,26 @@ def own_accuracy(texts: Sequence[str], said: Sequence[Continuations]) -> float:
     return sum(hits) / len(hits) if hits else float("nan")
 
 
-def _pair(ones: Sequence[Continuations], others: Sequence[Continuations], seed: int) -> PairFigures:
+def _pair(ones: Sequence[Continuations], others: Sequence[Continuations]) -> PairFigures:
     by_text = [shared_positions(one, other) for one, other in zip(ones, others, strict=True)]
     pairs = [pair for found in by_text for pair in found]
     if not pairs:
         return (float("nan"),) * 4 + (0,)
-    low, high = _interval(by_text, seed)
+    low, high = _interval(by_text)
     share = sum(agrees(*pair) for pair in pairs) / len(pairs)
     return share, chance_agreement(pairs), low, high, len(pairs)
 
 
-def _interval(by_text: Sequence[Sequence[tuple[str, str]]], seed: int) -> tuple[float, float]:
+def _interval(by_text: Sequence[Sequence[tuple[str, str]]]) -> tuple[float, float]:
     hits = [torch.tensor([float(agrees(*pair)) for pair in found]) for found in by_text if found]
-    if sum(map(len, hits)) < MIN_QUERIES:
-        return float("nan"), float("nan")
-    if len(hits) >= MIN_SEQUENCES:
+    lengths = [len(found) for found in hits]
+    if len(hits) >= MIN_TEXTS:
         numerator = torch.stack([found.sum() for found in hits])[:, None]
-        denominator = torch.tensor([float(len(found)) for found in hits])[:, None]
-        block = 1
+        denominator = torch.tensor(lengths, dtype=numerator.dtype)[:, None]
+        estimate = over_texts(numerator, denominator, bounds=(0.0, 1.0))
     else:
         numerator = torch.cat(hits)[:, None]
-        denominator = torch.ones_like(numerator)
-        block = block_length(len(numerator))
-    low, high = interval(numerator, denominator, None, block=block, seed=seed)
+        ones = torch.ones_like(numerator)
+        estimate = over_queries(numerator, ones, lengths=lengths, bounds=(0.0, 1.0))
+    low, high = estimate.ends()
     return float(low), float(high)

@@ -65,8 +65,8 @@ def length_sweep(
             tokens or plain text.
         n_sequences: sequences of each stimulus at each length, as far as the text goes.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
-        batch_size: sequences to a forward pass; it changes no figure.
-        seed: of the random tokens and the bootstrap.
+        batch_size: sequences to a forward pass; it changes figures by rounding only.
+        seed: of the random tokens.
         folder: where each finished report is written. One that is there already, of the same
             model, tokens, protocol and versions, is read back, so an interrupted sweep goes on.
         progress: a progress bar; None: where somebody looks and it takes long.

@@ -69,8 +69,8 @@ def compare_models(
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
         prepend_bos: put a BOS before each text; None: each model by its own convention. True or
             False is for all of them.
-        batch_size: sequences to a forward pass; it changes no figure.
-        seed: of the random stimulus and the bootstrap.
+        batch_size: sequences to a forward pass; it changes figures by rounding only.
+        seed: of the random stimulus.
         load: what loads a model by its name, such as `partial(load_model, dtype="bfloat16")`.
         progress: a progress bar; None: where somebody looks and it takes long.
 
@@ -121,7 +121,7 @@ def compare_models(
         reports={name: model.report for name, model in read.items()},
         groups=groups_of(facts_of),
         n_texts=len(shown),
-        agreement=agreement_of(said, seed=seed),
+        agreement=agreement_of(said),
         accuracy={name: own_accuracy(shown, model.said) for name, model in read.items()},
     )
 

@@ -9,31 +9,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.heads.labels import clears_bar, label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.labels import BarFigures, label_heads, label_names, scope_of_heads
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.heads.summary import HeadFigures, summarise
 from mi_toolkit.provenance import Provenance
+from mi_toolkit.stats import CONFIDENCE
 
 
-def assembled(run: StimulusRun, min_lift: float, seed: int) -> HeadReport:
+def assembled(run: StimulusRun, min_lift: float, fdr: float | None, seed: int) -> HeadReport:
     """The report of a stimulus whose batches are all measured."""
     names = tuple(behaviour.name for behaviour in run.behaviours)
     facts = {behaviour.name: behaviour.facts for behaviour in run.behaviours}
-    figures = {each: summarise(each, seed=seed) for each in set(run.measurements.values())}
+    figures = {each: summarise(each, min_lift=min_lift) for each in set(run.measurements.values())}
     tensors: dict[str, Any] = {
         name: _by_layer(run, figures, name)
-        for name in ("score", "null", "lift", "ci_low", "ci_high", "n_queries")
+        for name in ("score", "null", "lift", "ci_low", "ci_high", "p", "n_queries")
     }
     head_queries = tensors.pop("n_queries").nan_to_num(0).long()
     coverage = _coverage(run, names, head_queries)
     unknown = torch.full(coverage.shape, math.nan)
     by_name = {
-        field: dict(zip(names, tensors[field], strict=True))
-        for field in ("score", "ci_low", "ci_high")
+        name: BarFigures(*(tensors[field][row] for field in BarFigures._fields))
+        for row, name in enumerate(names)
     }
-    copying = _copying_figures(run, by_name["score"], by_name["ci_low"], min_lift, seed)
+    copying = _copying_figures(run, by_name, fdr)
     ends = zip(copying["copying_low"], copying["copying_high"], strict=True)
     most = [_with_most_queries(run, index) for index in range(len(names))]
     return HeadReport(
@@ -44,16 +45,16 @@ def assembled(run: StimulusRun, min_lift: float, seed: int) -> HeadReport:
         head_queries=head_queries,
         coverage=coverage,
         labels=label_heads(
-            by_name["score"],
-            by_name["ci_low"],
+            by_name,
             dict(zip(names, ends, strict=True)),
             facts,
             min_lift=min_lift,
+            fdr=fdr,
         ),
         label_names=label_names(facts),
         scope=scope_of_heads(
-            by_name["ci_low"].get("locality", unknown),
-            by_name["ci_high"].get("locality", unknown),
+            by_name["locality"].ci_low if "locality" in by_name else unknown,
+            by_name["locality"].ci_high if "locality" in by_name else unknown,
             coverage,
         ),
         windows=run.facts.windows,
@@ -63,6 +64,7 @@ def assembled(run: StimulusRun, min_lift: float, seed: int) -> HeadReport:
         n_queries={name: int(head_queries[i].max()) for i, name in enumerate(names)},
         stimulus=dict.fromkeys(names, run.stimulus),
         min_lift=min_lift,
+        fdr=fdr,
         n_kv_heads=run.facts.n_kv_heads,
         provenance=_provenance(run, seed),
         tokens={run.stimulus: run.batch},
@@ -71,19 +73,19 @@ def assembled(run: StimulusRun, min_lift: float, seed: int) -> HeadReport:
 
 
 def _copying_figures(
-    run: StimulusRun,
-    score: Mapping[str, Tensor],
-    ci_low: Mapping[str, Tensor],
-    min_lift: float,
-    seed: int,
+    run: StimulusRun, by_name: Mapping[str, BarFigures], fdr: float | None
 ) -> dict[str, Any]:
-    """Of the heads that look where a behaviour asks: what they do to what they see there."""
-    facts = {behaviour.name: behaviour.facts for behaviour in run.behaviours}
-    rows = torch.full((3, len(facts), *next(iter(score.values())).shape), math.nan)
-    for index, name in enumerate(facts):
+    """Of the heads that may look where a behaviour asks: what they do to what they see there.
+
+    A head that is labelled among others, in this report or in one that joins several stimuli, has
+    a p of its own at `fdr` or under.
+    """
+    most = (1 - CONFIDENCE) / 2 if fdr is None else fdr
+    shape = next(iter(by_name.values())).score.shape
+    rows = torch.full((3, len(by_name), *shape), math.nan)
+    for index, (name, of_head) in enumerate(by_name.items()):
         if name in run.copying:
-            heads = clears_bar(name, score, ci_low, facts, min_lift=min_lift)
-            figures = run.copying[name].figures(seed=seed, heads=heads)
+            figures = run.copying[name].figures(heads=of_head.p <= most)
             for row, ends in zip(
                 rows, (figures.effect, figures.ci_low, figures.ci_high), strict=True
             ):

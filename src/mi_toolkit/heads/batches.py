@@ -1,16 +1,15 @@
 """Which sequences run together: as many as memory has room for, with little padding.
 
-Batches change no figure. Where sequences are compared with the next one (`positional`), they run in
-the caller's order, and each batch shows the first sequence of the next batch once more: sorted by
-length, most would have to run a second time, as the next of another, since rows of attention are
-not kept. Prompts given in order of length run with the least padding. Otherwise they run sorted by
-length, longest first, so that what does not fit shows at once.
+Batches change figures by rounding only. Where sequences are compared (`positional`), they run in
+the order in which they are compared, and each batch shows once more what its sequences are compared
+with and others hold: rows of attention are not kept. Otherwise they run sorted by length, longest
+first, so that what does not fit shows at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
@@ -35,13 +34,19 @@ class Batch:
     """Their places in the stimulus."""
 
     n_fresh: int
-    """How many of them are measured; one more may be shown to compare the last with."""
+    """How many of them are measured; the rest is shown to be compared with."""
+
+    def places_of(self, compared: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Of the pairs of sequences that are compared, the places in the batch of its own."""
+        place = {sequence: index for index, sequence in enumerate(self.sequences)}
+        fresh = set(self.sequences[: self.n_fresh])
+        return [(place[first], place[second]) for first, second in compared if first in fresh]
 
 
 def make_batches(
     batch: TokenBatch,
     *,
-    compares: bool,
+    compared: Sequence[tuple[int, int]],
     n_heads: int,
     whole_patterns: bool,
     pads: bool,
@@ -52,7 +57,7 @@ def make_batches(
 
     Args:
         batch: the sequences.
-        compares: whether each is compared with the next.
+        compared: the pairs that are compared, each with the first of the two.
         n_heads: of a layer.
         whole_patterns: whether a layer's patterns are held as a whole.
         pads: whether sequences of unequal length run together; not where padding would be seen.
@@ -60,9 +65,9 @@ def make_batches(
         room: bytes that are free.
     """
     lengths = batch.lengths.tolist()
-    order = list(range(len(batch)))
-    if not compares:
-        order.sort(key=lambda index: (-lengths[index], index))
+    order = sorted(range(len(batch)), key=lambda index: (-lengths[index], index))
+    if compared:
+        order = list(dict.fromkeys([*(first for first, _ in compared), *order]))
     groups: list[list[int]] = []
     for index in order:
         joined = [lengths[place] for place in (*groups[-1], index)] if groups else []
@@ -74,14 +79,16 @@ def make_batches(
             groups[-1].append(index)
         else:
             groups.append([index])
-    ahead = [
-        group[:1] if compares and (pads or lengths[group[0]] == lengths[here[0]]) else []
-        for here, group in pairwise(groups)
-    ]
-    return [
-        Batch(sequences=(*group, *shown), n_fresh=len(group))
-        for group, shown in zip(groups, [*ahead, []], strict=True)
-    ]
+    cut = []
+    for group in groups:
+        own = set(group)
+        others = dict.fromkeys(
+            second
+            for first, second in compared
+            if first in own and second not in own and (pads or lengths[first] == lengths[second])
+        )
+        cut.append(Batch(sequences=(*group, *others), n_fresh=len(group)))
+    return cut
 
 
 def _fits(lengths: list[int], n_heads: int, whole_patterns: bool, room: int) -> bool:

@@ -93,6 +93,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         needs=("mass", "distance"),
         first_query=scores.FIRST_LOCALITY_QUERY,
         pools_queries=True,
+        value_range=(-2.0, 1.0),
         min_label=0.5,
         carries_label=False,  # it decides a head's scope
     ),
@@ -105,6 +106,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         first_query=scores.FIRST_POSITIONAL_QUERY,
         pools_queries=False,
         compares_sequences=True,
+        value_range=(0.0, 1.0),
         excluded_stimuli=("repeated_random",),
         min_label=0.6,
     ),
@@ -116,6 +118,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         needs=("entropy",),
         first_query=scores.FIRST_DIFFUSE_QUERY,
         pools_queries=False,
+        value_range=(0.0, 1.0),
         min_label=0.85,
     ),
 )

@@ -8,7 +8,7 @@ two rows are looked at one by one: heads and queries go together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -43,14 +43,15 @@ class PatternBlock:
 class BlockReader:
     """Reads the figures of one layer off its blocks, for one batch of sequences.
 
-    Blocks of the same heads and queries come one behind the other, sequence by sequence: a row is
-    compared with the same row of the sequence before.
+    Blocks of the same heads and queries come one after the other, sequence by sequence. Rows that
+    later sequences are compared with are held until then; no more than a block of each.
 
     Args:
         plan: of the layer's window.
         sequences: the places in the plan of the sequences shown.
-        n_fresh: how many of them are measured; one more may be shown to compare the last with.
+        n_fresh: how many of them are measured; the rest is shown to be compared with.
         shape: sequences shown, heads and queries.
+        compared: the places, among the sequences shown, of the pairs that are compared.
         device: where the patterns are.
     """
 
@@ -60,9 +61,11 @@ class BlockReader:
         sequences: Sequence[int],
         n_fresh: int,
         shape: tuple[int, int, int],
+        compared: Sequence[tuple[int, int]] = (),
         device: torch.device | str = "cpu",
     ) -> None:
         self.plan, self.sequences, self.n_fresh = plan, sequences, n_fresh
+        self.compared = compared
         self.needs = needs_of(plan)
         self._top_only = [i for i, mask in enumerate(plan.masks) if mask.top_only]
         self._targets = [plan.targets(sequence) for sequence in sequences]
@@ -70,9 +73,14 @@ class BlockReader:
         # One row of queries for each mask; behind them each query's own attention, and the sink's.
         self._gathered = torch.zeros(n_sequences, n_heads, (len(plan.masks) + 2) * n, device=device)
         self._total = torch.ones(shape, device=device)
-        self._mean_key, self._entropy, self._to_next = torch.zeros(3, *shape, device=device)
+        self._mean_key, self._entropy = torch.zeros(2, *shape, device=device)
+        self._variation = torch.zeros(len(compared), n_heads, n, device=device)
         self._position = torch.arange(n, dtype=torch.float32, device=device)
-        self._last: tuple[tuple[int, int, int], Tensor] | None = None
+        # For each sequence: the pairs that it completes, each with its earlier sequence.
+        self._completes: dict[int, list[tuple[int, int]]] = {}
+        for pair, places in enumerate(compared):
+            self._completes.setdefault(max(places), []).append((pair, min(places)))
+        self._held: dict[int, Tensor] = {}
 
     @property
     def attended(self) -> Float[Tensor, "mask sequence head query"]:
@@ -81,13 +89,18 @@ class BlockReader:
 
     @property
     def figures(self) -> RowFigures:
-        """What the distribution scores need, once every block was read."""
-        return self._figures(0)
+        """What distribution scores need of the measured sequences, once every block was read."""
+        return self._figures(range(self.n_fresh))
 
     @property
-    def following(self) -> RowFigures:
-        """The same of each sequence's next one; behind the last, nothing that counts."""
-        return self._figures(-1)
+    def figures_of_pairs(self) -> tuple[RowFigures, RowFigures]:
+        """The same of both sequences of each pair that is compared."""
+        first, second = ([pair[side] for pair in self.compared] for side in (0, 1))
+        variation = self._variation.cpu()
+        return (
+            replace(self._figures(first), to_other=variation),
+            replace(self._figures(second), to_other=variation),
+        )
 
     @property
     def _row_figures(self) -> Float[Tensor, "row sequence head query"]:
@@ -95,19 +108,18 @@ class BlockReader:
         rows = self._gathered.view(n_sequences, n_heads, -1, len(self._position))
         return rows.movedim(2, 0).cpu()
 
-    def _figures(self, turn: int) -> RowFigures:
+    def _figures(self, places: Sequence[int]) -> RowFigures:
         own, sink = self._row_figures[-2:]
-        figures = {
-            "non_sink_mass": self._total.cpu() - sink,
-            "mean_key": self._mean_key.cpu(),
-            "own": own,
-            "entropy": self._entropy.cpu(),
-            "to_next": self._to_next.cpu(),
-        }
-        turned = {
-            name: figure.roll(turn, dims=0)[: self.n_fresh] for name, figure in figures.items()
-        }
-        return RowFigures(**turned, window=self.plan.window)
+        chosen = torch.tensor(places, dtype=torch.long)
+        mass = (self._total.cpu() - sink)[chosen]
+        return RowFigures(
+            non_sink_mass=mass,
+            mean_key=self._mean_key.cpu()[chosen],
+            own=own[chosen],
+            entropy=self._entropy.cpu()[chosen],
+            to_other=torch.zeros_like(mass),
+            window=self.plan.window,
+        )
 
     def read(self, block: PatternBlock) -> None:
         """Take the figures of one block."""
@@ -129,7 +141,7 @@ class BlockReader:
         if "entropy" in self.needs:
             entropy = row_entropy(block.patterns) if block.entropy is None else block.entropy
             self._entropy[at] = entropy
-        if "variation" in self.needs:
+        if "variation" in self.needs and self.compared:
             self._compare(block, at)
 
     def _gather(self, block: PatternBlock, index: int, heads: slice) -> None:
@@ -150,14 +162,25 @@ class BlockReader:
         rows = block.patterns * per_mass(non_sink_mass(block))[..., None]
         if block.first_key == 0:
             rows[..., 0] = 0
-        to_next = self._to_next
-        place = (block.first_head, block.first_query, block.first_sequence)
-        if self._last is not None and self._last[0] == place:
-            to_next[(at[0].start - 1, *at[1:])] = half_distance(self._last[1], rows[0])
-        if len(rows) > 1:
-            earlier = (slice(at[0].start, at[0].stop - 1), *at[1:])
-            to_next[earlier] = half_distance(rows[:-1], rows[1:])
-        self._last = ((*place[:2], at[0].stop), rows[-1].clone())
+        sequences = range(at[0].start, at[0].stop)
+        if sequences.start == 0:
+            self._held.clear()
+        for place, own in zip(sequences, rows, strict=True):
+            for pair, earlier in self._completes.get(place, ()):
+                other = (
+                    rows[earlier - sequences.start] if earlier in sequences else self._held[earlier]
+                )
+                self._variation[(pair, *at[1:])] = half_distance(other, own)
+        for place in list(self._held):
+            if self._last_wanted(place) < sequences.stop:
+                del self._held[place]
+        for place, own in zip(sequences, rows, strict=True):
+            if self._last_wanted(place) >= sequences.stop:
+                self._held[place] = own.clone()
+
+    def _last_wanted(self, place: int) -> int:
+        """The last sequence that is compared with an earlier one; -1 without."""
+        return max((max(pair) for pair in self.compared if min(pair) == place), default=-1)
 
 
 def needs_of(plan: Plan) -> set[RowNeed]:

@@ -77,10 +77,10 @@ def circuit_logits(
     return logits
 
 
-def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, seed: int) -> CircuitFigures:
+def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, bar: float) -> CircuitFigures:
     """Figures of every head for one behaviour's maps, `[layer head]`; NaN where it has none."""
     shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
-    figures = CircuitFigures(*torch.full((5, *shape), math.nan))
+    figures = CircuitFigures(*torch.full((6, *shape), math.nan))
     if not maps:
         return figures
     unembedding = effective_unembedding(model)
@@ -97,6 +97,6 @@ def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, seed: int)
             for embedding, directions, target in read
         ]
         together = PairHits(*(torch.cat(part, dim=-1) for part in zip(*hits, strict=True)))
-        for all_layers, figure in zip(figures, circuit_figures(together, seed=seed), strict=True):
+        for all_layers, figure in zip(figures, circuit_figures(together, bar=bar), strict=True):
             all_layers[layer] = figure
     return figures

@@ -3,7 +3,7 @@
 1. The prompt becomes token batches; without one, the two standard stimuli do.
 2. For each stimulus and each window among the layers, find target keys, eligible queries, chance.
 3. Run the model once over each batch; read each block of patterns as it appears and drop it.
-4. Sum up: score, chance, lift, interval; labels where an interval clears its bar.
+4. Sum up: score, chance, lift, interval; labels where a figure clears its bar beyond doubt.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mi_toolkit.heads.assemble import assembled
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.combine import combined
 from mi_toolkit.heads.kinds import Behaviour
-from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
+from mi_toolkit.heads.labels import DEFAULT_FDR, DEFAULT_MIN_LIFT
 from mi_toolkit.heads.protocol import (
     blank_report,
     circuit_report,
@@ -43,6 +43,7 @@ def classify_heads(
     *,
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
+    fdr: float | None = DEFAULT_FDR,
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     batch_size: int | None = None,
@@ -71,12 +72,14 @@ def classify_heads(
             on its home stimulus and `report.on(...)` for the other. Behaviours beyond the standard
             ones bring the home stimulus of each; `successor` is read off the weights.
         behaviours: names from `BEHAVIOURS`, or behaviours themselves; None for those of `STANDARD`.
-        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        min_lift: the lift that a mask behaviour's label says is exceeded.
+        fdr: the share of false labels, in expectation, among all that the report gives: Benjamini
+            and Hochberg over all heads and behaviours. None: each head alone, by its 95% interval.
         prepend_bos: put a BOS before each string; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         batch_size: sequences to a forward pass; None: as many as memory has room for, up to where
-            more are no quicker. It changes no figure.
-        seed: of the random stimulus and the bootstrap.
+            more are no quicker. It changes figures by rounding only.
+        seed: of the random stimulus.
         progress: a progress bar with the time to go; None: where somebody looks and it takes long.
         resume: a file for the sums of the batches that are done. After an interruption, the same
             call goes on from it, to the same figures bit for bit; it stays, and may be deleted.
@@ -96,6 +99,8 @@ def classify_heads(
         >>> report["previous_token"].shape
         torch.Size([4, 4])
     """
+    if fdr is not None and not 0 < fdr < 1:
+        raise PromptError(f"fdr is a share of false labels, between 0 and 1, or None; not {fdr}.")
     table = chosen(behaviours)
     patterns = pattern_behaviours(table)
     if batch_size is not None and batch_size < 1:
@@ -125,13 +130,15 @@ def classify_heads(
     ):
         runs[name].measure(batch)
         checkpoint.finished(name)
-    parts = {name: widened(assembled(run, min_lift, seed), table) for name, run in runs.items()}
+    parts = {
+        name: widened(assembled(run, min_lift, fdr, seed), table) for name, run in runs.items()
+    }
     if OWN_PROMPT in parts:
         return parts[OWN_PROMPT]
     if prompt is not None:
         own = stimuli[OWN_PROMPT]
-        return blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, seed=seed)
-    circuits = circuit_report(model, table, min_lift=min_lift, seed=seed)
+        return blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, fdr=fdr, seed=seed)
+    circuits = circuit_report(model, table, min_lift=min_lift, fdr=fdr, seed=seed)
     if circuits is not None:
         parts[WEIGHTS] = widened(circuits, table)
     return combined(parts)

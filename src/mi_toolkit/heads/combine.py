@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.heads.labels import label_heads, scope_of_heads
+from mi_toolkit.heads.labels import BarFigures, label_heads, scope_of_heads
 from mi_toolkit.heads.report import HeadReport
 
 
@@ -28,21 +28,22 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     def entries(field: str) -> dict[str, Any]:
         return {name: getattr(parts[home], field)[name] for name, home in homes.items()}
 
-    score, ci_low, ci_high = rows("score"), rows("ci_low"), rows("ci_high")
+    bar = {field: rows(field) for field in BarFigures._fields}
     copying_low, copying_high = rows("copying_low"), rows("copying_high")
     by_name = {
-        name: (score[row], ci_low[row], ci_high[row]) for row, name in enumerate(first.behaviours)
+        name: BarFigures(*(figure[row] for figure in bar.values()))
+        for row, name in enumerate(first.behaviours)
     }
     coverage, scope = first.coverage, first.scope
     if "locality" in homes:
         coverage = parts[homes["locality"]].coverage
-        scope = scope_of_heads(by_name["locality"][1], by_name["locality"][2], coverage)
+        scope = scope_of_heads(by_name["locality"].ci_low, by_name["locality"].ci_high, coverage)
     labels = label_heads(
-        {name: figures[0] for name, figures in by_name.items()},
-        {name: figures[1] for name, figures in by_name.items()},
+        by_name,
         {name: (copying_low[row], copying_high[row]) for row, name in enumerate(homes)},
         first.facts,
         min_lift=first.min_lift,
+        fdr=first.fdr,
     )
     provenance = replace(
         first.provenance,
@@ -52,11 +53,9 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     )
     return replace(
         first,
-        score=score,
+        **bar,
         null=rows("null"),
         lift=rows("lift"),
-        ci_low=ci_low,
-        ci_high=ci_high,
         head_queries=rows("head_queries"),
         copying=rows("copying"),
         copying_low=copying_low,

@@ -7,7 +7,7 @@ head's direct effect on the logit does.
 1. For each query with target keys `M(q)`, as `induction` defines them, keep the head's output `z`.
 2. Its effect there is that of `z W_O` on the logit of `t[k]`, mean over `k` in `M(q)`, in standard
    deviations over the vocabulary (see `direct_effect`).
-3. Average within a sequence, then over sequences; the interval is a bootstrap.
+3. Average within a sequence, then over sequences; the interval is a jackknife.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from mi_toolkit.heads.direct_effect import (
     output_weights,
     vocabulary_spread,
 )
-from mi_toolkit.heads.intervals import MIN_QUERIES, MIN_SEQUENCES, block_length, interval
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.sight import Sight
+from mi_toolkit.stats import MIN_TEXTS, over_queries, over_texts
 
 KEPT_BYTES = 32 * 2**20
 """Head outputs that are kept before they are made into effects.
@@ -144,9 +144,7 @@ class CopyingMeasurement:
                 start = rows.first[sequence]
                 self._effects[layer][start : start + len(effect), heads] = effect
 
-    def figures(
-        self, *, seed: int, heads: Bool[Tensor, "layer head"] | None = None
-    ) -> CopyingFigures:
+    def figures(self, *, heads: Bool[Tensor, "layer head"] | None = None) -> CopyingFigures:
         """Means and intervals of what was added, of the given heads or of all.
 
         Of what is kept, no other heads are looked at, and nothing is computed where none is asked.
@@ -167,7 +165,7 @@ class CopyingMeasurement:
             units = torch.stack([self._effects[layer] for layer in layers], dim=1)
             weighted = rows.weight[:, None, None] * units
             effect[layers] = weighted.sum(dim=0) / rows.weight.sum()
-            low[layers], high[layers] = _interval(weighted, rows, seed)
+            low[layers], high[layers] = _interval(weighted, rows)
         for figure in (effect, low, high):
             figure[~asked] = torch.nan
         return CopyingFigures(
@@ -181,7 +179,7 @@ class CopyingMeasurement:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EffectRows:
-    """Where the effects of each sequence lie in a layer's table: the units of the bootstrap."""
+    """Where the effects of each sequence lie in a layer's table: the units of the interval."""
 
     by_sequence: bool
     """Whether a sequence that takes part has one row, the mean of its queries; else one each."""
@@ -192,6 +190,9 @@ class EffectRows:
     weight: Float[Tensor, " row"]
     """One for each sequence that takes part, in equal parts on its rows."""
 
+    lengths: tuple[int, ...]
+    """Of each sequence: its rows."""
+
     n_queries: int
     n_sequences: int
 
@@ -199,12 +200,13 @@ class EffectRows:
     def of(cls, count: Int[Tensor, " sequence"]) -> EffectRows:
         """The rows of sequences with so many queries."""
         n_sequences = int((count > 0).sum())
-        by_sequence = n_sequences >= MIN_SEQUENCES
+        by_sequence = n_sequences >= MIN_TEXTS
         rows = count.clamp_max(1) if by_sequence else count
         return cls(
             by_sequence=by_sequence,
             first=(rows.cumsum(dim=0) - rows).tolist(),
             weight=(1 / rows).repeat_interleave(rows),
+            lengths=tuple(rows.tolist()),
             n_queries=int(count.sum()),
             n_sequences=n_sequences,
         )
@@ -216,19 +218,13 @@ class EffectRows:
 
 
 def _interval(
-    weighted: Float[Tensor, "row layer head"], rows: EffectRows, seed: int
+    weighted: Float[Tensor, "row layer head"], rows: EffectRows
 ) -> tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]:
-    """Over sequences, or over blocks of pooled queries where there are few sequences."""
-    n_layers, n_heads = weighted.shape[1:]
-    if rows.total < MIN_QUERIES:
-        low = torch.full((n_layers, n_heads), torch.nan)
-        return low, low
-    ends = interval(
-        weighted.flatten(start_dim=1),
-        rows.weight[:, None],
-        None,
-        block=1 if rows.by_sequence else block_length(rows.total),
-        seed=seed,
-    )
-    low, high = (end.view(n_layers, n_heads) for end in ends)
+    """Over sequences, or over the queries of one or two; an effect has no range to be cut to."""
+    above, below = weighted.flatten(start_dim=1), rows.weight[:, None]
+    if rows.by_sequence:
+        estimate = over_texts(above, below, bounds=None)
+    else:
+        estimate = over_queries(above, below, lengths=rows.lengths, bounds=None)
+    low, high = (end.view(weighted.shape[1:]) for end in estimate.ends())
     return low, high

@@ -49,7 +49,7 @@ class CopyingScores(SavedResult, ShownAsTable):
     below 0 it suppresses. Of every head, whether it looks there or not."""
 
     ci_low: Float[Tensor, "layer head"]
-    """Lower end of the 95% interval of the effect: a bootstrap over sequences."""
+    """Lower end of the 95% interval of the effect: a jackknife over sequences."""
 
     ci_high: Float[Tensor, "layer head"]
     """Upper end of the same."""
@@ -112,7 +112,7 @@ def copying_scores(
 
     Args:
         model: a HookedTransformer or a TransformerBridge; it is left as it was.
-        seed: of the random stimulus and the bootstrap.
+        seed: of the random stimulus.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -141,7 +141,7 @@ def copying_scores(
             measurement.add(layer_of[name], z, range(start, start + len(z)))
 
         visit_activations(model, part.ids, list(layer_of), keep)
-    figures = measurement.figures(seed=seed)
+    figures = measurement.figures()
     return CopyingScores(
         effect=figures.effect,
         ci_low=figures.ci_low,

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -72,68 +71,3 @@ def _block_sums(
         if size in sizes:
             of_size[size] = running.clone()
     return torch.cat([of_size[size] for size in sizes])
-
-
-def interval(
-    numerator: Float[Tensor, "unit head"],
-    denominator: Float[Tensor, "unit own_head"],
-    null: Float[Tensor, " unit"] | None,
-    *,
-    block: int,
-    seed: int,
-) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
-    """The 2.5th and 97.5th percentile of `resampled_ratios`."""
-    return percentile_ends(resampled_ratios(numerator, denominator, null, block=block, seed=seed))
-
-
-def resampled_ratios(
-    numerator: Float[Tensor, "unit head"],
-    denominator: Float[Tensor, "unit own_head"],
-    null: Float[Tensor, " unit"] | None,
-    *,
-    block: int,
-    seed: int,
-) -> Float[Tensor, "resample head"]:
-    """Ratios of sums over resampled units.
-
-    Args:
-        numerator: what each unit adds to the numerator, 0 where it is not eligible.
-        denominator: what each unit adds to the denominator; one column where all heads agree.
-        null: what each unit adds to the numerator of chance; the ratio is then of the lift.
-        block: units drawn together.
-        seed: of the local generator.
-    """
-    columns = [numerator, denominator, *([] if null is None else [null[:, None]])]
-    sums = resampled_sums(torch.cat(columns, dim=1), block=block, seed=seed)
-    widths = [column.shape[1] for column in columns]
-    above, below, *chance = sums.split(widths, dim=1)
-    if chance:
-        # The lift `(above / below - null) / (1 - null)`, of `null = chance / below`.
-        above, below = above - chance[0], below - chance[0]
-    ratios: Tensor = above / below
-    return ratios
-
-
-def percentile_ends(
-    values: Float[Tensor, "resample head"],
-) -> tuple[Float[Tensor, " head"], Float[Tensor, " head"]]:
-    """The ends of the interval that holds 95% of each column; NaNs are left out."""
-    low, high = quantiles(values, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return low, high
-
-
-def quantiles(
-    values: Float[Tensor, "resample head"], shares: tuple[float, ...]
-) -> list[Float[Tensor, " head"]]:
-    """The quantiles of each column, interpolated; NaNs are left out, all of them give NaN."""
-    # numpy sorts floats several times as fast as torch does.
-    ordered = torch.from_numpy(np.sort(values.T.contiguous().numpy(), axis=1))
-    n_valid = torch.from_numpy(np.count_nonzero(~np.isnan(ordered.numpy()), axis=1))
-    found = []
-    for share in shares:
-        place = (n_valid - 1).clamp_min(0) * share
-        below = place.floor().long()
-        above = torch.minimum(below + 1, (n_valid - 1).clamp_min(0))
-        start, end = (ordered.gather(1, at[:, None])[:, 0] for at in (below, above))
-        found.append(torch.lerp(start, end, (place - below).to(values.dtype)))
-    return found

@@ -23,11 +23,12 @@ Mask = Callable[..., Bool[Tensor, "position position"]]
 each query. A behaviour with roles gets the positions of each as one more keyword argument."""
 
 Terms = Callable[..., tuple[Float[Tensor, "*rows query"], Float[Tensor, "*rows query"]]]
-"""From the patterns of a sequence and the next to each head's and query's part of a ratio."""
+"""From the patterns of a sequence, and of one that it is compared with where that is asked, to each
+head's and query's part of a ratio."""
 
 RowNeed = Literal["mass", "distance", "entropy", "variation"]
 """A figure of a row of attention: its mass off the sink, how far it looks, its entropy, its total
-variation to the next sequence's row."""
+variation to another sequence's row."""
 
 Kind = Literal["mask", "distribution", "circuit"]
 
@@ -219,7 +220,10 @@ class DistributionBehaviour(Behaviour):
     """Whether the value is a ratio of sums over all queries, or a mean over sequences of means."""
 
     compares_sequences: bool = False
-    """Whether it compares each sequence with the next."""
+    """Whether it compares sequences in pairs; the value is the mean over pairs."""
+
+    value_range: tuple[float, float] | None = None
+    """The lowest and highest value there can be, by which its interval is cut; None: not known."""
 
     needs: tuple[RowNeed, ...] | None = None
     """What `terms` reads of each row; None for whole patterns."""

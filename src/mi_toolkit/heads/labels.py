@@ -1,14 +1,16 @@
-"""Labels: which behaviours a head shows beyond doubt, from the lower ends of its intervals."""
+"""Labels: which behaviours a head shows beyond doubt, from one-sided p or from intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.heads.kinds import BehaviourFacts
+from mi_toolkit.stats import discoveries
 
 SCOPE_NAMES = ("local", "global", "undetermined")
 UNCLASSIFIED = "unclassified"
@@ -17,6 +19,18 @@ LOCAL_FROM = 0.5
 
 MIN_COVERAGE = 0.1
 DEFAULT_MIN_LIFT = 0.3
+DEFAULT_FDR = 0.05
+
+
+class BarFigures(NamedTuple):
+    """What one behaviour's label is decided by."""
+
+    score: Float[Tensor, "layer head"]
+    ci_low: Float[Tensor, "layer head"]
+    ci_high: Float[Tensor, "layer head"]
+
+    p: Float[Tensor, "layer head"]
+    """One-sided, of a true figure at or under the bar."""
 
 
 def label_names(facts: Mapping[str, BehaviourFacts]) -> tuple[str, ...]:
@@ -36,33 +50,74 @@ def behaviour_of(label: str, facts: Mapping[str, BehaviourFacts]) -> str:
     return owners[0] if owners else label
 
 
+def bar_of(behaviour: BehaviourFacts, min_lift: float) -> float:
+    """What a figure must exceed for the label: the behaviour's own bar, or the caller's."""
+    return min_lift if behaviour.min_label is None else behaviour.min_label
+
+
 def clears_bar(
-    name: str,
-    score: Mapping[str, Float[Tensor, "layer head"]],
-    ci_low: Mapping[str, Float[Tensor, "layer head"]],
+    figures: Mapping[str, BarFigures],
     facts: Mapping[str, BehaviourFacts],
     *,
     min_lift: float,
-) -> Bool[Tensor, "layer head"]:
-    """Which heads look where a behaviour asks, beyond doubt.
+    fdr: float | None,
+) -> dict[str, Bool[Tensor, "layer head"]]:
+    """Which heads look where each behaviour asks, beyond doubt.
 
-    A mask behaviour's bar is `min_lift`; `positional` (0.6) also asks that the head is not diffuse,
-    since a head that spreads evenly has the same rows on every text.
+    Over all heads and all behaviours that carry a label, at most `fdr` of those that clear their
+    bar do so by chance, in expectation (Benjamini and Hochberg on the one-sided p). None: each head
+    alone, where the 95% interval lies above the bar. `positional` also asks that the head is not
+    diffuse, since a head that spreads evenly has the same rows on every text.
     """
-    bar = facts[name].min_label
-    clears = ci_low[name] >= (min_lift if bar is None else bar)
-    if name == "positional" and "diffuse" in score:
-        clears &= ~(score["diffuse"] >= (facts["diffuse"].min_label or 1.0))
+    tested = [name for name, behaviour in facts.items() if behaviour.carries_label]
+    clears = {
+        name: of_head.ci_low >= bar_of(facts[name], min_lift) for name, of_head in figures.items()
+    }
+    if fdr is not None and tested:
+        found = discoveries(torch.stack([figures[name].p for name in tested]), fdr)
+        clears |= dict(zip(tested, found, strict=True))
+    if "positional" in clears:
+        clears["positional"] &= ~_evenly(figures, facts)
     return clears
 
 
+def borderline_heads(
+    figures: Mapping[str, BarFigures],
+    facts: Mapping[str, BehaviourFacts],
+    *,
+    min_lift: float,
+    fdr: float | None,
+) -> dict[str, Bool[Tensor, "layer head"]]:
+    """Which heads these texts cannot tell from each behaviour's bar: more texts would.
+
+    Their interval reaches beyond the bar, and they do not clear it beyond doubt.
+    """
+    clears = clears_bar(figures, facts, min_lift=min_lift, fdr=fdr)
+    found = {}
+    for name, behaviour in facts.items():
+        reaches = figures[name].ci_high > bar_of(behaviour, min_lift)
+        found[name] = reaches & ~clears[name] & behaviour.carries_label
+    if "positional" in found:
+        found["positional"] &= ~_evenly(figures, facts)
+    return found
+
+
+def _evenly(
+    figures: Mapping[str, BarFigures], facts: Mapping[str, BehaviourFacts]
+) -> Bool[Tensor, "layer head"]:
+    """Heads that spread evenly; none where that was not measured."""
+    if "diffuse" not in figures:
+        return torch.zeros_like(figures["positional"].score, dtype=torch.bool)
+    return figures["diffuse"].score >= (facts["diffuse"].min_label or 1.0)
+
+
 def label_heads(
-    score: Mapping[str, Float[Tensor, "layer head"]],
-    ci_low: Mapping[str, Float[Tensor, "layer head"]],
+    figures: Mapping[str, BarFigures],
     copying: Mapping[str, tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]],
     facts: Mapping[str, BehaviourFacts],
     *,
     min_lift: float,
+    fdr: float | None,
 ) -> Bool[Tensor, "label layer head"]:
     """Which head carries which label, in the order of `label_names`.
 
@@ -72,20 +127,22 @@ def label_heads(
     needs it.
     """
     rows = []
+    all_clear = clears_bar(figures, facts, min_lift=min_lift, fdr=fdr)
     for name, behaviour in facts.items():
-        clears = clears_bar(name, score, ci_low, facts, min_lift=min_lift)
+        clears = all_clear[name]
         lowers = torch.zeros_like(clears)
         if behaviour.suppressing is not None:
             low, high = copying[name]
             lowers = clears & (high < 0)
             if behaviour.needs_copying:
-                clears &= low > 0
+                clears = clears & (low > 0)
         if behaviour.carries_label:
             rows.append(clears & ~lowers)
         if behaviour.suppressing is not None:
             rows.append(lowers)
     if not rows:
-        return torch.zeros(0, *next(iter(ci_low.values())).shape, dtype=torch.bool)
+        shape = next(iter(figures.values())).score.shape
+        return torch.zeros(0, *shape, dtype=torch.bool)
     return torch.stack(rows)
 
 

@@ -1,12 +1,12 @@
 """Measuring behaviours while a model runs: figures of rows in, a few sums per unit out.
 
-A unit is what the bootstrap draws: a sequence, or a query where there are too few sequences. Of
+A unit is what an interval is over: a sequence, or a query where there are too few sequences. Of
 each layer's patterns only a numerator and a denominator per behaviour, unit and head are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,6 +34,12 @@ class UnitSums:
     null: Float[Tensor, " unit"] | None
     """The numerator of chance; None for a distribution behaviour."""
 
+    lengths: tuple[int, ...] | None
+    """Where the units are queries: how many each sequence has, one after the other."""
+
+    units_to_term: int
+    """2 where a term is of a pair of sequences, and stands in the sums of both; else 1."""
+
     n_queries: Int[Tensor, "layer head"]
     """How many queries each head was measured on."""
 
@@ -41,8 +47,8 @@ class UnitSums:
 class _Chosen(NamedTuple):
     """What one behaviour takes of a batch, in every layer alike."""
 
-    takes_part: Bool[Tensor, " sequence"]
-    """Which of the batch's sequences have eligible queries; the rest is of those alone."""
+    takes_part: Bool[Tensor, " row"]
+    """Which of the batch's sequences or pairs have eligible queries; the rest is of those alone."""
 
     rows: Int[Tensor, " kept"]
     """Their rows in the sums."""
@@ -51,7 +57,7 @@ class _Chosen(NamedTuple):
     """1 for an eligible query."""
 
     share: Float[Tensor, "kept 1 query"]
-    """The same in equal parts of each sequence."""
+    """The same in equal parts of each sequence or pair."""
 
     n_queries: int
 
@@ -67,14 +73,15 @@ class Measurement:
         self.place = {layer: place for place, layer in enumerate(layers)}
         heads = (len(layers), n_heads)
         self._n_queries = torch.zeros(len(plan.behaviours), *heads, dtype=torch.long)
-        self._row = torch.zeros(len(plan.behaviours), len(plan.batch), dtype=torch.long)
+        self._row: list[Tensor] = []
         self._batch: tuple[tuple[int, ...], int] | None = None
-        self._of_batch: dict[int, _Chosen] = {}
+        self._of_batch: dict[int, _Chosen | None] = {}
+        self._place_of_pair = {pair: place for place, pair in enumerate(plan.compared)}
         self._sums: list[tuple[Tensor, Tensor]] = []
         for index, behaviour in enumerate(plan.behaviours):
             eligibility = plan.eligibility[index]
             takes_part = eligibility.queries.any(dim=-1)
-            self._row[index] = takes_part.cumsum(dim=0) - 1
+            self._row.append(takes_part.cumsum(dim=0) - 1)
             shape: tuple[int, ...] = (int(takes_part.sum()), *heads)
             if not eligibility.by_sequence:
                 shape = (*shape, eligibility.queries.shape[1])
@@ -96,50 +103,78 @@ class Measurement:
 
     def add(self, layer: int, reader: BlockReader) -> None:
         """Take the rows of one layer for the reader's sequences."""
-        figures, following = reader.figures, reader.following
-        sequences, n = tuple(reader.sequences[: reader.n_fresh]), figures.own.shape[-1]
+        figures = reader.figures
+        pairs = reader.figures_of_pairs if reader.compared else None
+        n = figures.own.shape[-1]
         masks = iter(reader.attended[:, : reader.n_fresh])
         for index, behaviour in enumerate(self.plan.behaviours):
-            chosen = self._chosen(index, sequences, n)
+            chosen = self._chosen(index, reader, n)
             if not isinstance(behaviour, DistributionBehaviour):
                 attended = next(masks)
                 if chosen is not None:
                     self._keep_mask(index, layer, chosen, attended)
             elif behaviour.needs is not None and chosen is not None:
-                terms = QueryTerms(*behaviour.terms(figures, following))
+                compares = behaviour.compares_sequences and pairs is not None
+                terms = QueryTerms(*behaviour.terms(*(pairs if compares else (figures, None))))
                 self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
 
     def add_whole(
-        self, layer: int, sequence: int, rows: PatternRows, following: PatternRows | None
+        self, layer: int, reader: BlockReader, rows_of: Callable[[int], PatternRows]
     ) -> None:
-        """Take one sequence's whole patterns, for the behaviours that want them."""
+        """Take whole patterns, by their places in the batch, for the behaviours that want them."""
         for index, behaviour in enumerate(self.plan.behaviours):
             if not isinstance(behaviour, DistributionBehaviour) or behaviour.needs is not None:
                 continue
-            chosen = self._chosen(index, (sequence,), rows.patterns.shape[-2])
-            if chosen is not None:
-                numerator, denominator = behaviour.measured(rows, following)
-                terms = QueryTerms(numerator[None].cpu(), denominator[None].cpu())
-                self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
+            places: Sequence[tuple[int, int | None]] = reader.compared
+            if not behaviour.compares_sequences:
+                places = [(place, None) for place in range(reader.n_fresh)]
+            for place, other in places:
+                rows = rows_of(place)
+                chosen = self._of_row(index, reader, place, other, rows.patterns.shape[-2])
+                if chosen is not None:
+                    following = None if other is None else rows_of(other)
+                    numerator, denominator = behaviour.measured(rows, following)
+                    terms = QueryTerms(numerator[None].cpu(), denominator[None].cpu())
+                    self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
 
-    def _chosen(self, index: int, sequences: tuple[int, ...], n: int) -> _Chosen | None:
+    def _of_row(
+        self, index: int, reader: BlockReader, place: int, other: int | None, n: int
+    ) -> _Chosen | None:
+        """What one behaviour takes of one sequence, or of a pair."""
+        row = reader.sequences[place]
+        if other is not None:
+            row = self._place_of_pair[row, reader.sequences[other]]
+        return self._take(index, [row], n)
+
+    def _chosen(self, index: int, reader: BlockReader, n: int) -> _Chosen | None:
         """What one behaviour takes of a batch; None where nothing is eligible."""
+        sequences = tuple(reader.sequences)
         if self._batch != (sequences, n):
             # Every layer of a batch takes the same.
             self._batch, self._of_batch = (sequences, n), {}
         if index not in self._of_batch:
-            queries = self.plan.eligibility[index].queries[list(sequences), :n]
-            takes_part = queries.any(dim=-1)
-            weight = queries[takes_part][:, None].to(torch.float32)
-            self._of_batch[index] = _Chosen(
-                takes_part=takes_part,
-                rows=self._row[index, torch.tensor(sequences)[takes_part]],
-                weight=weight,
-                share=weight / weight.sum(dim=-1, keepdim=True),
-                n_queries=int(queries.sum()),
-            )
-        chosen = self._of_batch[index]
-        return chosen if chosen.n_queries else None
+            behaviour, rows = self.plan.behaviours[index], list(sequences[: reader.n_fresh])
+            if isinstance(behaviour, DistributionBehaviour) and behaviour.compares_sequences:
+                pairs = [(sequences[one], sequences[other]) for one, other in reader.compared]
+                rows = [self._place_of_pair[pair] for pair in pairs]
+            self._of_batch[index] = self._take(index, rows, n)
+        return self._of_batch[index]
+
+    def _take(self, index: int, rows: Sequence[int], n: int) -> _Chosen | None:
+        """What one behaviour takes of rows: of sequences, or of pairs where it compares."""
+        places = torch.tensor(rows, dtype=torch.long)
+        queries = self.plan.eligibility[index].queries[places, :n]
+        if not queries.any():
+            return None
+        takes_part = queries.any(dim=-1)
+        weight = queries[takes_part][:, None].to(torch.float32)
+        return _Chosen(
+            takes_part=takes_part,
+            rows=self._row[index][places[takes_part]],
+            weight=weight,
+            share=weight / weight.sum(dim=-1, keepdim=True),
+            n_queries=int(queries.sum()),
+        )
 
     def _keep_mask(self, index: int, layer: int, chosen: _Chosen, attended: Tensor) -> None:
         self._n_queries[index, self.place[layer]] += chosen.n_queries
@@ -170,11 +205,19 @@ class Measurement:
         takes_part = eligibility.queries.any(dim=-1)
         queries, share = eligibility.queries[takes_part], eligibility.share[takes_part]
         numerator, denominator = self._sums[index]
-        varies = isinstance(self.plan.behaviours[index], DistributionBehaviour)
+        behaviour = self.plan.behaviours[index]
+        varies = isinstance(behaviour, DistributionBehaviour)
+        compares = isinstance(behaviour, DistributionBehaviour) and behaviour.compares_sequences
+        lengths = None
         if eligibility.by_sequence:
             denominator = denominator if varies else share.sum(dim=-1)[:, None, None]
+            if compares:
+                numerator, denominator = (
+                    self._of_each_text(sums, takes_part) for sums in (numerator, denominator)
+                )
         else:
             by_query = "sequence layer head query -> sequence query layer head"
+            lengths = tuple(queries.sum(dim=-1).tolist())
             numerator = rearrange(numerator, by_query)[queries]
             denominator = (
                 rearrange(denominator, by_query)[queries]
@@ -185,5 +228,18 @@ class Measurement:
             numerator=numerator,
             denominator=denominator,
             null=eligibility.null,
+            lengths=lengths,
+            units_to_term=2 if compares and eligibility.by_sequence else 1,
             n_queries=self._n_queries[index],
         )
+
+    def _of_each_text(
+        self, of_pairs: Float[Tensor, "pair layer head"], takes_part: Bool[Tensor, " pair"]
+    ) -> Float[Tensor, "text layer head"]:
+        """The sums of the pairs that each text is in; of texts in none, 0."""
+        pairs = torch.tensor(self.plan.compared)[takes_part]
+        texts, place = pairs.unique(return_inverse=True)
+        sums = of_pairs.new_zeros(len(texts), *of_pairs.shape[1:])
+        for side in place.T:
+            sums.index_add_(0, side, of_pairs)
+        return sums

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,21 +11,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, MaskBehaviour
-from mi_toolkit.heads.intervals import MIN_SEQUENCES
 from mi_toolkit.heads.targets import Targets
 from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.sight import Sight, looks_ahead, visible_keys
+from mi_toolkit.sight import Sight, visible_keys
+from mi_toolkit.stats import MIN_TEXTS
 
 KEPT_TOKENS = 2**13
 """Tokens whose target keys are held, for every layer asks for those of a batch in turn."""
+
+
+COMPARED_WITH = 2
+"""Texts ahead of it in the order of their digests that each text is compared with: all pairs of up
+to five texts, and twice as many pairs as texts of more."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eligibility:
     """Which queries one behaviour can use under one window, as far as the tokens tell."""
 
-    queries: Bool[Tensor, "sequence query"]
-    """Eligible queries."""
+    queries: Bool[Tensor, "row query"]
+    """Eligible queries of each sequence, or of each pair of them that is compared."""
 
     n_sequences: int
     """Sequences that take part."""
@@ -39,12 +45,12 @@ class Eligibility:
 
     @property
     def by_sequence(self) -> bool:
-        """Whether there are enough sequences to bootstrap over them."""
-        return self.n_sequences >= MIN_SEQUENCES
+        """Whether there are enough sequences for an interval over them."""
+        return self.n_sequences >= MIN_TEXTS
 
     @property
-    def share(self) -> Float[Tensor, "sequence query"]:
-        """Of each sequence's eligible queries each one's part, 0 elsewhere."""
+    def share(self) -> Float[Tensor, "row query"]:
+        """Of each row's eligible queries each one's part, 0 elsewhere."""
         return self.queries / self.queries.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
@@ -57,6 +63,9 @@ class Plan:
     behaviours: tuple[AnyBehaviour, ...]
     eligibility: tuple[Eligibility, ...]
     """One per behaviour."""
+
+    compared: tuple[tuple[int, int], ...] = ()
+    """The pairs of sequences that are compared."""
 
     _held: dict[int, Targets] = field(default_factory=dict)
 
@@ -84,9 +93,23 @@ class Plan:
 
 
 def make_plan(
-    batch: TokenBatch, behaviours: Sequence[AnyBehaviour], window: Sight, stimulus: str
+    batch: TokenBatch,
+    behaviours: Sequence[AnyBehaviour],
+    window: Sight,
+    stimulus: str,
+    *,
+    pads: bool = True,
 ) -> Plan:
-    """Find target keys, eligible queries and chance for layers of one sight."""
+    """Find target keys, eligible queries and chance for layers of one sight.
+
+    Args:
+        batch: the sequences.
+        behaviours: what is measured.
+        window: what the layers' queries may see.
+        stimulus: the name of the sequences.
+        pads: whether sequences of unequal length may run together; not where padding would be
+            seen.
+    """
     masks = tuple(b for b in behaviours if isinstance(b, MaskBehaviour))
     queries = torch.zeros(len(masks), *batch.ids.shape, dtype=torch.bool)
     null = torch.zeros(queries.shape)
@@ -96,11 +119,13 @@ def make_plan(
         n_keys = plan.targets(index).n_keys
         queries[:, index, :n] = n_keys > 0
         null[:, index, :n] = n_keys / visible_keys(n, window).clamp_min(1)
+    compares = any(compares_on(behaviour, stimulus) for behaviour in behaviours)
+    compared = compared_pairs(batch, pads=pads) if compares else ()
     masked = zip(queries, null, strict=True)
     eligibility = [
         _mask_eligibility(*next(masked))
         if isinstance(behaviour, MaskBehaviour)
-        else _distribution_eligibility(batch, behaviour, stimulus, looks_ahead(window))
+        else _distribution_eligibility(batch, behaviour, stimulus, compared)
         for behaviour in behaviours
     ]
     return Plan(
@@ -108,6 +133,7 @@ def make_plan(
         window=window,
         behaviours=tuple(behaviours),
         eligibility=tuple(eligibility),
+        compared=compared,
         _held=plan._held,
     )
 
@@ -133,27 +159,49 @@ def _mask_eligibility(queries: Tensor, null: Tensor) -> Eligibility:
 
 
 def _distribution_eligibility(
-    batch: TokenBatch, behaviour: DistributionBehaviour, stimulus: str, alone: bool
+    batch: TokenBatch,
+    behaviour: DistributionBehaviour,
+    stimulus: str,
+    compared: Sequence[tuple[int, int]],
 ) -> Eligibility:
-    lengths = batch.lengths
-    takes_part = torch.full((len(batch),), stimulus not in behaviour.excluded_stimuli)
+    sequences, lengths = torch.arange(len(batch)), batch.lengths
     if behaviour.compares_sequences:
-        takes_part &= _differs_from_next(batch)
-        if alone:  # where padding would be seen, texts of other lengths run in other batches
-            takes_part &= lengths == lengths.roll(-1)
-        lengths = torch.minimum(lengths, lengths.roll(-1))
+        sequences = torch.tensor(compared, dtype=torch.long).view(-1, 2)
+        lengths = lengths[sequences].amin(dim=-1)
     position = torch.arange(batch.ids.shape[1])
     queries = (position >= behaviour.first_query) & (position < lengths[:, None])
-    queries &= takes_part[:, None]
-    sequences = queries.any(dim=-1)
-    if behaviour.compares_sequences:
-        sequences = sequences | sequences.roll(1)
-    return Eligibility(queries=queries, n_sequences=int(sequences.sum()))
+    queries &= stimulus not in behaviour.excluded_stimuli
+    takes_part = sequences[queries.any(dim=-1)].unique()
+    return Eligibility(queries=queries, n_sequences=len(takes_part))
 
 
-def _differs_from_next(batch: TokenBatch) -> Bool[Tensor, " sequence"]:
-    differs = [
-        not torch.equal(batch.sequence(here), batch.sequence(here + 1))
-        for here in range(len(batch) - 1)
-    ]
-    return torch.tensor([*differs, False])
+def compares_on(behaviour: AnyBehaviour, stimulus: str) -> bool:
+    """Whether a behaviour compares the sequences of a stimulus."""
+    return (
+        isinstance(behaviour, DistributionBehaviour)
+        and behaviour.compares_sequences
+        and stimulus not in behaviour.excluded_stimuli
+    )
+
+
+def compared_pairs(batch: TokenBatch, *, pads: bool = True) -> tuple[tuple[int, int], ...]:
+    """Which texts are compared: each with the next `COMPARED_WITH`, in a circle.
+
+    The texts stand in the order of a digest of their ids, which is as good as a random one and does
+    not change with the order of the prompts. Of equal texts one takes part. Without `pads`, texts
+    of unequal length do not run together, and are not compared.
+    """
+    first: dict[bytes, int] = {}
+    for index in range(len(batch)):
+        ids = batch.sequence(index).to(torch.long).contiguous().numpy().tobytes()
+        first.setdefault(hashlib.sha256(ids).digest(), index)
+    order = [first[digest] for digest in sorted(first)]
+    n = len(order)
+    return tuple(
+        (order[place], order[(place + distance) % n])
+        for place in range(n)
+        for distance in range(1, min(COMPARED_WITH, n // 2) + 1)
+        # Half way around a circle, a pair would come twice.
+        if (2 * distance < n or place < distance)
+        and (pads or batch.lengths[order[place]] == batch.lengths[order[(place + distance) % n]])
+    )

@@ -16,9 +16,14 @@ import torch
 from mi_toolkit.errors import BehaviourError, unknown_name
 from mi_toolkit.heads.behaviours import STANDARD, AnyBehaviour
 from mi_toolkit.heads.circuits import measure_circuits
-from mi_toolkit.heads.intervals import MIN_QUERIES
 from mi_toolkit.heads.kinds import Behaviour
-from mi_toolkit.heads.labels import label_heads, label_names, scope_of_heads
+from mi_toolkit.heads.labels import (
+    BarFigures,
+    bar_of,
+    label_heads,
+    label_names,
+    scope_of_heads,
+)
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.heads.report import FIGURES, HeadReport
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
@@ -28,8 +33,9 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.prompts.bos import bos_token_id
 from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI
 from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
+from mi_toolkit.stats import MIN_QUERIES
 
-BY_PAIRS = "bootstrap over pairs of tokens"
+BY_PAIRS = "jackknife over pairs of tokens"
 
 
 def pattern_behaviours(behaviours: Sequence[Behaviour]) -> tuple[AnyBehaviour, ...]:
@@ -62,7 +68,12 @@ def home_stimuli(
 
 
 def circuit_report(
-    model: HookedModel, behaviours: Sequence[Behaviour], *, min_lift: float, seed: int
+    model: HookedModel,
+    behaviours: Sequence[Behaviour],
+    *,
+    min_lift: float,
+    fdr: float | None,
+    seed: int,
 ) -> HeadReport | None:
     """The figures of the circuit behaviours, measured on the weights; None without any."""
     circuits = [b for b in behaviours if isinstance(b, CircuitBehaviour)]
@@ -71,8 +82,11 @@ def circuit_report(
     maps = {circuit.name: circuit.maps(model.tokenizer) for circuit in circuits}
     n_pairs = {name: sum(len(each.pairs) for each in own) for name, own in maps.items()}
     sources = dict.fromkeys(s for own in maps.values() for each in own for s, _ in each.pairs)
-    measured = [measure_circuits(model, maps[circuit.name], seed=seed) for circuit in circuits]
-    score, null, lift, ci_low, ci_high = (
+    measured = [
+        measure_circuits(model, maps[circuit.name], bar=bar_of(circuit.facts, min_lift))
+        for circuit in circuits
+    ]
+    score, null, lift, ci_low, ci_high, p = (
         torch.stack(figure) for figure in zip(*measured, strict=True)
     )
     pairs = torch.tensor(list(n_pairs.values()))[:, None, None]
@@ -84,6 +98,7 @@ def circuit_report(
             WEIGHTS,
             from_sequences([[id_] for id_ in sources] or [[0]], bos_token_id(model.tokenizer)),
             min_lift=min_lift,
+            fdr=fdr,
             seed=seed,
         ),
         score=score,
@@ -91,13 +106,14 @@ def circuit_report(
         lift=lift,
         ci_low=ci_low,
         ci_high=ci_high,
+        p=p,
         head_queries=torch.where(score.isnan(), 0, pairs),
         labels=label_heads(
-            dict(zip(facts, score, strict=True)),
-            dict(zip(facts, ci_low, strict=True)),
+            dict(zip(facts, map(BarFigures, score, ci_low, ci_high, p), strict=True)),
             {},  # what circuits write is what they are judged by
             facts,
             min_lift=min_lift,
+            fdr=fdr,
         ),
         applicable={name: n > 0 for name, n in n_pairs.items()},
         interval={
@@ -116,6 +132,7 @@ def blank_report(
     batch: TokenBatch,
     *,
     min_lift: float,
+    fdr: float | None,
     seed: int,
 ) -> HeadReport:
     """A report in which nothing was applicable."""
@@ -139,6 +156,7 @@ def blank_report(
         n_queries=dict.fromkeys(names, 0),
         stimulus=dict.fromkeys(names, stimulus),
         min_lift=min_lift,
+        fdr=fdr,
         n_kv_heads=described.n_kv_heads,
         provenance=provenance_of(model, {stimulus: batch}, seed=seed),
         tokens={stimulus: batch},

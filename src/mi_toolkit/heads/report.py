@@ -15,8 +15,14 @@ from mi_toolkit.errors import unknown_name
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
-from mi_toolkit.heads.labels import SCOPE_NAMES, UNCLASSIFIED, behaviour_of
-from mi_toolkit.heads.report_text import bos_note, copying_text, summary_of
+from mi_toolkit.heads.labels import (
+    SCOPE_NAMES,
+    UNCLASSIFIED,
+    BarFigures,
+    behaviour_of,
+    borderline_heads,
+)
+from mi_toolkit.heads.report_text import bos_note, copying_text, interval_over, summary_of
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.shown import ShownAsTable, TextTable
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 
 
 FIGURES = (
-    "score", "null", "lift", "ci_low", "ci_high", "copying", "copying_low", "copying_high",
+    "score", "null", "lift", "ci_low", "ci_high", "p", "copying", "copying_low", "copying_high",
 )  # fmt: skip
 """The fields that hold a figure for every behaviour, layer and head; NaN where there is none."""
 
@@ -56,6 +62,10 @@ class HeadReport(ShownAsTable):
 
     ci_high: Float[Tensor, "behaviour layer head"]
     """Upper end of the same; NaN where there are too few queries for an interval."""
+
+    p: Float[Tensor, "behaviour layer head"]
+    """One-sided p of a true lift (or value) at or under the behaviour's bar; NaN where there is no
+    interval, and in reports saved before it was kept."""
 
     head_queries: Int[Tensor, "behaviour layer head"]
     """Queries that each figure rests on."""
@@ -104,6 +114,10 @@ class HeadReport(ShownAsTable):
 
     min_lift: float
     """The bar that the lift of a mask behaviour had to clear for its label."""
+
+    fdr: float | None
+    """The false discovery rate that labels hold over all heads and behaviours; None: each head
+    alone, by its 95% interval."""
 
     n_kv_heads: int
     """Key and value heads of a layer; fewer than query heads where these share them."""
@@ -192,6 +206,29 @@ class HeadReport(ShownAsTable):
             raise unknown_name("label of this report", label, known)
         found = [Head(*index) for index in marked.nonzero().tolist()]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
+
+    @property
+    def borderline(self) -> Bool[Tensor, "behaviour layer head"]:
+        """Heads that these texts cannot tell from the bar of a behaviour; more texts would.
+
+        The interval reaches beyond the bar, and the head does not clear it beyond doubt. False for
+        behaviours that carry no label.
+        """
+        figures = {
+            name: BarFigures(*(getattr(self, field)[row] for field in BarFigures._fields))
+            for row, name in enumerate(self.behaviours)
+        }
+        found = borderline_heads(figures, self.facts, min_lift=self.min_lift, fdr=self.fdr)
+        return torch.stack(list(found.values()))
+
+    @property
+    def interval_over(self) -> Mapping[str, str | None]:
+        """Per behaviour: what its intervals speak of; None where there are none.
+
+        `texts`: other texts like these. `queries`: other places of this very prompt, which is one
+        or two texts; the figure itself is exact for it, and says nothing of others.
+        """
+        return {name: interval_over(made) for name, made in self.interval.items()}
 
     @property
     def listed(self) -> tuple[str, ...]:
@@ -303,6 +340,7 @@ class HeadReport(ShownAsTable):
             "n_queries": dict(self.n_queries),
             "stimulus": dict(self.stimulus),
             "min_lift": self.min_lift,
+            "fdr": self.fdr,
             "n_kv_heads": self.n_kv_heads,
             "provenance": asdict(self.provenance),
         }

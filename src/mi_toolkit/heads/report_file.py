@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mi_toolkit.heads.combine import combined
@@ -17,6 +19,9 @@ from mi_toolkit.provenance import Provenance
 from mi_toolkit.record_file import load_record, save_record
 
 FORMAT = "mi_toolkit head report 3"
+BEFORE = "mi_toolkit head report 2"
+"""Saved before p was kept: labels by intervals alone, which a bootstrap made."""
+
 _UNTRAINED = "untrained twins/"
 _TENSORS = (
     "score",
@@ -24,6 +29,7 @@ _TENSORS = (
     "lift",
     "ci_low",
     "ci_high",
+    "p",
     "head_queries",
     "copying",
     "copying_low",
@@ -62,7 +68,7 @@ def load_report(path: str | os.PathLike[str]) -> HeadReport:
     Raises:
         ReportError: no such file, or it holds no report.
     """
-    tensors, record = load_record(path, format=FORMAT, kind="head report")
+    tensors, record = load_record(path, format=(FORMAT, BEFORE), kind="head report")
     parts = {name: _part(name, part, tensors) for name, part in record["parts"].items()}
     report = combined(parts) if record["is_combined"] else next(iter(parts.values()))
     if "untrained" not in record:
@@ -75,8 +81,15 @@ def load_report(path: str | os.PathLike[str]) -> HeadReport:
     return replace(report, untrained=UntrainedControl.put_together(record["untrained"], of_twins))
 
 
+def _with_bos_in_words(provenance: dict[str, Any]) -> dict[str, Any]:
+    """A report saved before knew whether there was a BOS, not whether it was a stand-in."""
+    said = {True: "own or stand-in", False: "none"}
+    bos = {name: said.get(value, value) for name, value in provenance["bos"].items()}
+    return {**provenance, "bos": bos}
+
+
 def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> HeadReport:
-    provenance = Provenance(**record.pop("provenance"))
+    provenance = Provenance(**_with_bos_in_words(record.pop("provenance")))
     batch = TokenBatch(
         ids=tensors[f"{stimulus}/ids"],
         lengths=tensors[f"{stimulus}/lengths"],
@@ -94,6 +107,9 @@ def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> 
     }
     for name in ("behaviours", "label_names", "windows"):
         record[name] = tuple(record[name])
+    if "fdr" not in record:
+        record["fdr"] = None
+        tensors[f"{stimulus}/p"] = torch.full_like(tensors[f"{stimulus}/score"], math.nan)
     record |= {name: tensors[f"{stimulus}/{name}"] for name in _TENSORS}
     return HeadReport(
         **record,

@@ -15,6 +15,26 @@ if TYPE_CHECKING:
 
 MOST_HEADS = 6
 
+_OVER = {
+    "jackknife over texts": "texts",
+    "bootstrap over sequences": "texts",
+    "jackknife over queries of this prompt": "queries",
+    "bootstrap over blocks of pooled queries": "queries",
+    "jackknife over pairs of tokens": "pairs of tokens",
+    "bootstrap over pairs of tokens": "pairs of tokens",
+}
+"""What intervals speak of, by how they were made; the bootstrap is that of reports saved before."""
+
+ON_THIS_PROMPT = (
+    "on this prompt: exact for it; intervals speak of its other places, not of other texts "
+    "(give 3 or more for those)"
+)
+
+
+def interval_over(made: str) -> str | None:
+    """What an interval made so speaks of: `texts`, `queries`; None where there is none."""
+    return _OVER.get(made)
+
 
 def summary_of(report: HeadReport) -> list[tuple[str, str]]:
     """What the report says of each label, of scopes and of the rest, each in one line."""
@@ -24,6 +44,13 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
         counts = ", ".join(f"{name} {scopes[name]}" for name in report.scope_names)
         lines.append(("scope", counts))
     lines.append((UNCLASSIFIED, f"{len(report.heads(UNCLASSIFIED))} heads"))
+    borderline = int(report.borderline.sum())
+    if borderline:
+        lines.append(
+            ("borderline", f"{borderline} heads × behaviours, which more texts would decide")
+        )
+    if "queries" in report.interval_over.values():
+        lines.append(("intervals", ON_THIS_PROMPT))
     return lines
 
 

@@ -54,7 +54,7 @@ class Rows(Protocol):
         ...
 
     def variation(self, following: Rows) -> Float[Tensor, "*rows query"]:
-        """Total variation between these rows and those of the next sequence, the sink apart."""
+        """Total variation between these rows and those of another sequence, the sink apart."""
         ...
 
 
@@ -82,14 +82,14 @@ class RowFigures:
     own: Float[Tensor, "sequence head query"]
     entropy: Float[Tensor, "sequence head query"]
 
-    to_next: Float[Tensor, "sequence head query"]
-    """Each sequence's total variation to the next."""
+    to_other: Float[Tensor, "sequence head query"]
+    """The total variation to the sequence that each is compared with."""
 
     window: Sight
 
     def variation(self, following: Rows) -> Float[Tensor, "sequence head query"]:
-        """Total variation between each sequence's rows and the next one's."""
-        return self.to_next
+        """Total variation between each sequence's rows and those of the one it is compared with."""
+        return self.to_other
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,7 +128,7 @@ class PatternRows:
         return eligible(self)
 
     def variation(self, following: Rows) -> Float[Tensor, "*heads query"]:
-        """Total variation between these rows and the next sequence's; 0 where one has no row."""
+        """Total variation between these rows and another sequence's; 0 where one has no row."""
         assert isinstance(following, PatternRows)
         here, there = per_mass(self.non_sink_mass), per_mass(following.non_sink_mass)
         found = torch.zeros_like(here)

@@ -1,9 +1,9 @@
 """Scores of attention patterns: pure functions on tensors, which know no model.
 
 Mask behaviours have one score, `mask_score`, over their target keys. Distribution behaviours ask
-where a row's attention lies as a whole; each is a function of the `Rows` of a sequence (and of the
-next sequence's, None behind the last) that gives, per head and query, a numerator and a
-denominator; the behaviour's value is the ratio of their sums.
+where a row's attention lies as a whole; each is a function of the `Rows` of a sequence (and of one
+that it is compared with, where the score compares) that gives, per head and query, a numerator and
+a denominator; the behaviour's value is the ratio of their sums.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def locality_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
 def positional_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     """How much position alone decides where a head looks, the sink apart.
 
-    `1 - mean TV(A'_b[q], A'_{b+1}[q])` between this sequence and the next, over the rows `q >= 2`
-    that both have and that look off the sink in both. 1 where two texts give the same rows, 0
+    `1 - mean TV(A'_a[q], A'_b[q])` between two texts, over the rows `q >= 2` that both have and
+    that look off the sink in both. 1 where two texts give the same rows, 0
     where they share no key. Misleads on stimuli of a fixed period, where an induction head looks
     at a fixed offset.
     """

@@ -56,9 +56,10 @@ class StimulusRun:
         self.measurements: dict[int, Measurement] = {}
         longest = int(batch.lengths.max())
         self.sights = sights(model, self.layers, self.facts.windows, longest)
+        pads = not any(map(looks_ahead, self.sights.values()))
         plans: dict[Sight, Plan] = {}
         for sight in dict.fromkeys(self.sights.values()):
-            plans[sight] = plan = make_plan(batch, behaviours, sight, stimulus)
+            plans[sight] = plan = make_plan(batch, behaviours, sight, stimulus, pads=pads)
             layers = [layer for layer in self.layers if self.sights[layer] == sight]
             measurement = Measurement(plan, layers, self.n_heads)
             self.measurements |= dict.fromkeys(layers, measurement)
@@ -73,10 +74,10 @@ class StimulusRun:
         self.copying = self._copying(plans)
         self.batches = make_batches(
             batch,
-            compares=len(batch) > 1 and any(b.compares_sequences for b in measured),
+            compared=next(iter(plans.values())).compared,
             n_heads=self.n_heads,
             whole_patterns=self.path == WHOLE_PATTERNS,
-            pads=not any(map(looks_ahead, self.sights.values())),
+            pads=pads,
             batch_size=batch_size,
             room=available_bytes(model.cfg.device),
         )
@@ -147,7 +148,14 @@ class StimulusRun:
     def _reader(self, layer: int, batch: Batch, shown: Tensor) -> BlockReader:
         shape = (len(batch.sequences), self.n_heads, shown.shape[-2])
         plan = self.measurements[layer].plan
-        return BlockReader(plan, batch.sequences, batch.n_fresh, shape, shown.device)
+        return BlockReader(
+            plan,
+            batch.sequences,
+            batch.n_fresh,
+            shape,
+            compared=batch.places_of(plan.compared),
+            device=shown.device,
+        )
 
     def _in_blocks(self, batch: Batch) -> None:
         windows = {l: s for l, s in self.sights.items() if not isinstance(s, Square)}
@@ -196,19 +204,16 @@ class StimulusRun:
                 reader.read(block)
             self.measurements[layer].add(layer, reader)
             if self.wants_whole:
-                self._read_whole(layer, batch, activation)
+                self._read_whole(layer, reader, activation)
 
         ids = self.batch.chosen(batch.sequences).ids
         visit_activations(self.model, ids, [*pattern_of, *z_of], read)
 
-    def _read_whole(self, layer: int, batch: Batch, patterns: Tensor) -> None:
-        following: PatternRows | None = None
-        for place in reversed(range(len(batch.sequences))):
-            sequence = batch.sequences[place]
-            n = int(self.batch.lengths[sequence])
-            rows = PatternRows(
+    def _read_whole(self, layer: int, reader: BlockReader, patterns: Tensor) -> None:
+        def rows_of(place: int) -> PatternRows:
+            n = int(self.batch.lengths[reader.sequences[place]])
+            return PatternRows(
                 patterns=patterns[place, :, :n, :n].float(), window=self.sights[layer]
             )
-            if place < batch.n_fresh:
-                self.measurements[layer].add_whole(layer, sequence, rows, following)
-            following = rows
+
+        self.measurements[layer].add_whole(layer, reader, rows_of)

@@ -1,8 +1,7 @@
-"""From unit sums to figures: score, chance, lift and interval of each head."""
+"""From unit sums to figures: score, chance, lift, interval and p of each head."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,24 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.heads.behaviours import MaskBehaviour
-from mi_toolkit.heads.intervals import (
-    MIN_QUERIES,
-    MIN_SEQUENCES,
-    RESAMPLES,
-    block_length,
-    percentile_ends,
-    resampled_ratios,
-)
+from mi_toolkit.heads.labels import bar_of
 from mi_toolkit.heads.measure import Measurement, UnitSums
 from mi_toolkit.heads.scores import lift
+from mi_toolkit.stats import MIN_QUERIES, Bounds, Estimate, over_queries, over_texts
 
+BY_TEXTS = "jackknife over texts"
+BY_QUERIES = "jackknife over queries of this prompt"
 BY_SEQUENCE = "bootstrap over sequences"
 BY_QUERY_BLOCKS = "bootstrap over blocks of pooled queries"
 TOO_FEW = "too few"
 NOT_APPLICABLE = "not applicable"
-
-MIN_PAIRS = MIN_SEQUENCES - 1
-"""Units of a bootstrap over sequences: eight sequences, or the seven pairs that they make."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +32,9 @@ class HeadFigures:
     ci_low: Float[Tensor, "behaviour layer head"]
     ci_high: Float[Tensor, "behaviour layer head"]
 
+    p: Float[Tensor, "behaviour layer head"]
+    """One-sided, of a true figure at or under the bar of the behaviour's label."""
+
     n_queries: Int[Tensor, "behaviour layer head"]
     """Queries that each head was measured on."""
 
@@ -47,20 +42,21 @@ class HeadFigures:
     """Per behaviour: how the interval was made, or why there is none."""
 
 
-def summarise(measurement: Measurement, *, seed: int) -> HeadFigures:
+def summarise(measurement: Measurement, *, min_lift: float) -> HeadFigures:
     """Figures of the layers of one window from their sums."""
-    behaviours = measurement.plan.behaviours
     rows, kinds = [], []
-    for index, behaviour in enumerate(behaviours):
+    for index, behaviour in enumerate(measurement.plan.behaviours):
         units = measurement.unit_sums(index)
-        eligibility = measurement.plan.eligibility[index]
         is_mask = isinstance(behaviour, MaskBehaviour)
         below = units.denominator.sum(dim=0)
         score = units.numerator.sum(dim=0) / below
         null = torch.full_like(score, torch.nan)
         if units.null is not None:
             null = (units.null.sum() / below).expand_as(score)
-        low, high = _interval(units, eligibility.by_sequence, seed)
+        value_range = None if isinstance(behaviour, MaskBehaviour) else behaviour.value_range
+        estimate = _estimate(units, value_range)
+        low, high = (end.view_as(score) for end in estimate.ends())
+        bar = bar_of(behaviour.facts, min_lift)
         rows.append(
             (
                 score,
@@ -68,60 +64,42 @@ def summarise(measurement: Measurement, *, seed: int) -> HeadFigures:
                 lift(score, null) if is_mask else torch.full_like(score, torch.nan),
                 low,
                 high,
+                estimate.p_at_most(bar).view_as(score),
                 units.n_queries,
             )
         )
-        kinds.append(_kind(eligibility.n_queries, eligibility.by_sequence, units.n_queries))
+        kinds.append(_kind(measurement.plan.eligibility[index].n_queries, units))
     columns = (torch.stack(column) for column in zip(*rows, strict=True))
-    score, null, lifts, low, high, n_queries = columns
+    score, null, lifts, low, high, p, n_queries = columns
     return HeadFigures(
         score=score,
         null=null,
         lift=lifts,
         ci_low=low,
         ci_high=high,
+        p=p,
         n_queries=n_queries,
         interval=tuple(kinds),
     )
 
 
-def _kind(n_queries: int, by_sequence: bool, measured: Tensor) -> str:
+def _kind(n_queries: int, units: UnitSums) -> str:
     if n_queries == 0:
         return NOT_APPLICABLE
-    if by_sequence:
-        return BY_SEQUENCE
-    return BY_QUERY_BLOCKS if int(measured.max()) >= MIN_QUERIES else TOO_FEW
+    if units.lengths is None:
+        return BY_TEXTS
+    return BY_QUERIES if int(units.n_queries.max()) >= MIN_QUERIES else TOO_FEW
 
 
-def _interval(units: UnitSums, by_sequence: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Intervals, over each head's own eligible units."""
-    numerator, denominator = units.numerator.flatten(1), units.denominator.flatten(1)
-    values = torch.full((numerator.shape[1], RESAMPLES), torch.nan)
-    for heads, above, below, null in _alike(numerator, denominator, units.null):
-        if len(above) >= (MIN_PAIRS if by_sequence else MIN_QUERIES):
-            block = 1 if by_sequence else block_length(len(above))
-            values[heads] = resampled_ratios(above, below, null, block=block, seed=seed).T
-    low, high = percentile_ends(values.T)
-    return low.view(units.numerator.shape[1:]), high.view(units.numerator.shape[1:])
-
-
-def _alike(
-    numerator: Float[Tensor, "unit head"],
-    denominator: Float[Tensor, "unit own_head"],
-    null: Float[Tensor, " unit"] | None,
-) -> Iterator[tuple[slice | list[int], Tensor, Tensor, Tensor | None]]:
-    """Heads with equally many eligible units, each head's own one below the other, without rest."""
-    if denominator.shape[1] == 1:
-        chosen = denominator[:, 0] > 0
-        own_null = None if null is None else null[chosen]
-        yield slice(None), numerator[chosen], denominator[chosen], own_null
-        return
-    eligible = denominator.T > 0
-    counts = eligible.sum(dim=-1).tolist()
-    above, below = (each.T[eligible].split(counts) for each in (numerator, denominator))
-    for n in set(counts):
-        heads = [head for head, count in enumerate(counts) if count == n]
-        own_above, own_below = (
-            torch.stack([own[head] for head in heads], dim=1) for own in (above, below)
-        )
-        yield heads, own_above, own_below, None
+def _estimate(units: UnitSums, value_range: tuple[float, float] | None) -> Estimate:
+    """The lift, or a distribution behaviour's value, with its uncertainty."""
+    above, below = units.numerator.flatten(1), units.denominator.flatten(1)
+    bounds: Bounds | None = value_range
+    if units.null is not None:
+        # The lift `(above / below - null) / (1 - null)`, of `null = chance / below`.
+        chance = units.null[:, None]
+        above, below = above - chance, below - chance
+        bounds = (-float(units.null.sum() / below.sum()), 1.0)
+    if units.lengths is None:
+        return over_texts(above, below, bounds=bounds, units_to_term=units.units_to_term)
+    return over_queries(above, below, lengths=units.lengths, bounds=bounds)

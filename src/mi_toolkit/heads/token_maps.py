@@ -6,7 +6,7 @@
 3. `score` is the share of all maps' pairs that are hit. `null` is the same for the map with its
    targets permuted, the mean over all permutations: a head that always writes the same token, or
    the source itself, gets nothing above it. `lift` is `(score - null) / (1 - null)`.
-4. The interval of the lift is a bootstrap over pairs.
+4. The interval of the lift is a jackknife over pairs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.intervals import MIN_QUERIES, interval
 from mi_toolkit.heads.kinds import Behaviour, Kind
 from mi_toolkit.heads.scores import top_share
+from mi_toolkit.stats import MIN_QUERIES, over_texts
 
 WEIGHTS = "weights"
 """What a report calls the stimulus of circuit behaviours: no text, but the model's weights."""
@@ -73,6 +73,9 @@ class CircuitFigures(NamedTuple):
     ci_low: Float[Tensor, "*layer head"]
     ci_high: Float[Tensor, "*layer head"]
 
+    p: Float[Tensor, "*layer head"]
+    """One-sided, of a true lift at or under the bar."""
+
 
 def pair_hits(
     logits: Float[Tensor, "head pair candidate"], target: Int[Tensor, " pair"]
@@ -91,15 +94,18 @@ def pair_hits(
     return PairHits(hit=hit, null=top[..., target].mean(dim=-1))
 
 
-def circuit_figures(hits: PairHits, *, seed: int) -> CircuitFigures:
-    """Score, null, lift and its interval of every head, over all maps' pairs together.
+def circuit_figures(hits: PairHits, *, bar: float) -> CircuitFigures:
+    """Score, null, lift, its interval and p of every head, over all maps' pairs together.
 
-    The lift is a ratio of sums over pairs, `Σ(hit - null) / Σ(1 - null)`, whose bootstrap draws
-    pairs. Under 8 pairs there is no interval.
+    The lift is a ratio of sums over pairs, `Σ(hit - null) / Σ(1 - null)`, whose jackknife leaves
+    out pairs. Under 8 pairs there is no interval.
     """
     above, room = (hits.hit - hits.null).T, (1 - hits.null).T
     score, null = hits.hit.mean(dim=-1), hits.null.mean(dim=-1)
-    low = high = torch.full_like(score, torch.nan)
+    low = high = p = torch.full_like(score, torch.nan)
     if len(above) >= MIN_QUERIES:
-        low, high = interval(above, room, None, block=1, seed=seed)
-    return CircuitFigures(score, null, above.sum(dim=0) / room.sum(dim=0), low, high)
+        # A map's pairs are all there are, not a few of many: nothing is allowed for what is unseen.
+        estimate = over_texts(above, room, bounds=None)
+        (low, high), p = estimate.ends(), estimate.p_at_most(bar)
+        high = high.clamp_max(1)
+    return CircuitFigures(score, null, above.sum(dim=0) / room.sum(dim=0), low, high, p)

@@ -4,7 +4,7 @@
    to IO, less that to S1 and S2; mean over the name movers given.
 2. Each head is ablated alone, and the preference of the name movers in later layers measured again.
 3. The effect is the preference that is lost: above 0 the head kept them off the subject. Its
-   interval is a bootstrap over prompts.
+   interval is a jackknife over prompts.
 
 After Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593), section 3.2.
 """
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.intervals import MIN_SEQUENCES, interval
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation import HeadName, ablating
 from mi_toolkit.prompts.ioi import ioi_prompts
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.stats import over_texts
 
 ROLES = ("end", "io", "s1", "s2")
 
@@ -50,7 +50,7 @@ class InhibitionEffects(ShownAsTable):
     the subject, below 0 it drew them to it."""
 
     ci_low: Float[Tensor, " head"]
-    """Lower end of the effect's 95% interval; NaN under 8 prompts."""
+    """Lower end of the effect's 95% interval; NaN under 3 prompts."""
 
     ci_high: Float[Tensor, " head"]
     """Upper end of the same."""
@@ -94,7 +94,7 @@ def s_inhibition_effects(
         name_movers: whose attention to measure, such as `report.heads("name_mover")`.
         prompts: with the roles `end`, `io`, `s1` and `s2`; None for `ioi_prompts(model)`.
         how: as in `ablating`; `mean` takes the head's mean over the prompts themselves.
-        seed: of the prompts and the bootstrap.
+        seed: of the prompts.
 
     Raises:
         PromptError: no name mover, or prompts without the roles.
@@ -130,9 +130,7 @@ def s_inhibition_effects(
         before.append(clean[:, behind].mean(dim=-1))
         lost.append((clean - after)[:, behind].mean(dim=-1))
     units = torch.stack(lost, dim=1) if lost else clean.new_zeros(len(batch), 0)
-    low = high = torch.full((len(ablated),), torch.nan)
-    if len(batch) >= MIN_SEQUENCES and len(ablated):
-        low, high = interval(units, torch.ones_like(units), None, block=1, seed=seed)
+    low, high = over_texts(units, torch.ones(len(batch), 1), bounds=None).ends()
     return InhibitionEffects(
         heads=ablated,
         name_movers=movers,

@@ -32,4 +32,5 @@ class Settings:
     seeds: tuple[int, ...] = ()
     """Resampled sets of texts for stability; none: no stability over data."""
     blocks_at_once: int | None = None
-    """Blocks whose gradients are held together; None for all. It changes no figure."""
+    """Blocks whose gradients are held together; None for all. It changes figures by rounding
+    only."""

@@ -54,6 +54,9 @@ class Cell:
     is_framed: bool = False
     """Whether the head carries the map's label."""
 
+    is_borderline: bool = False
+    """Whether the texts cannot tell the head from the bar of the map's label."""
+
     is_measured: bool = True
     """Whether there is a figure; without one the cell is hatched."""
 
@@ -90,6 +93,7 @@ def behaviour_map(report: HeadReport, behaviour: str) -> HeadMap:
     values, scale = report[behaviour], _scale(report, behaviour)
     labelled = report.heads(behaviour) if behaviour in report.label_names else []
     written = _written(values, labelled)
+    borderline = report.borderline[report.index(behaviour)]
     n_layers, n_heads = values.shape
 
     def cell(head: Head) -> Cell:
@@ -104,9 +108,11 @@ def behaviour_map(report: HeadReport, behaviour: str) -> HeadMap:
         return Cell(
             head=head,
             colours=(scale.colour(figure),),
-            tip=f"{head}: {figure_text(report, behaviour, head)}",
+            tip=f"{head}: {figure_text(report, behaviour, head)}"
+            + (", borderline" if borderline[head] else ""),
             text=signed(figure) if head in written else "",
             is_framed=head in labelled,
+            is_borderline=bool(borderline[head]),
         )
 
     return HeadMap(

@@ -89,10 +89,26 @@ def _reading(report: HeadReport) -> str:
     bar = f"{report.min_lift:g}"
     return (
         "Lift is the attention on a behaviour's target tokens beyond what even attention over the "
-        "same tokens would put there: 0 is chance, 1 is perfect. Brackets hold its 95% interval, "
-        f"and a head carries a label where the lower end is at least {bar}; positional, diffuse "
-        "and local or global are judged by a value and bars of their own."
+        "same tokens would put there: 0 is chance, 1 is perfect. Brackets hold its 95% interval"
+        f"{_speaks_of(report)}. A head carries a label where its lift exceeds {bar} beyond doubt"
+        f"{_doubt(report)}; a dashed frame is borderline, for more texts to decide. Positional, "
+        "diffuse and local or global are judged by a value and bars of their own."
     )
+
+
+def _speaks_of(report: HeadReport) -> str:
+    if "queries" in report.interval_over.values():
+        return (
+            ", which on one or two texts speaks of other places of this very prompt, not of other "
+            "texts"
+        )
+    return ", which speaks of other texts like these"
+
+
+def _doubt(report: HeadReport) -> str:
+    if report.fdr is None:
+        return " (its interval lies above)"
+    return f", with at most {report.fdr:.0%} of all labels false in expectation"
 
 
 def _facts(report: HeadReport) -> str:
@@ -134,7 +150,7 @@ def _label_table(report: HeadReport) -> str:
         )
     rows.extend(
         f'<tr><th>{name}</th><td colspan="2">{html.escape(lines[name])}</td></tr>'
-        for name in ("scope", UNCLASSIFIED)
+        for name in ("scope", UNCLASSIFIED, "borderline", "intervals")
         if name in lines
     )
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'

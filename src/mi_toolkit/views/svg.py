@@ -106,6 +106,8 @@ def _marks(cell: Cell, across: int) -> Iterator[str]:
         yield f'<path class="hatch" d="M{x} {bottom}L{right} {y}"/>'
     if cell.is_framed:
         yield f'<path class="frame" d="M{x + 1} {y + 1}H{right - 1}V{bottom - 1}H{x + 1}Z"/>'
+    if cell.is_borderline:
+        yield f'<path class="border" d="M{x + 1} {y + 1}H{right - 1}V{bottom - 1}H{x + 1}Z"/>'
     if cell.text:
         ink = ink_on(cell.colours[0])
         yield f'<text x="{x + across // 2}" y="{y + 16}" fill="{ink}">{cell.text}</text>'
@@ -129,4 +131,10 @@ def _legend(head_map: HeadMap) -> str:
         )
     if any(cell.is_framed for cell in head_map.cells):
         entries.append(f'<span><i class="framed" style="border-color:{FRAME}"></i>labelled</span>')
+    n_borderline = sum(cell.is_borderline for cell in head_map.cells)
+    if n_borderline:
+        entries.append(
+            f'<span><i class="framed" style="border:1px dashed {FRAME}"></i>'
+            f"{n_borderline} borderline</span>"
+        )
     return f'<div class="legend">{"".join(entries)}</div>'

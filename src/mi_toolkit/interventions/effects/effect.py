@@ -70,7 +70,7 @@ def ablation_effect(
         top_k: how many of the most probable tokens are kept, before and after.
         max_new_tokens: tokens to generate greedily behind the prompt, before and under ablation;
             None for 20, and none for the kinds that take from the text that runs.
-        batch_size: sets to a pass; None for as many as fit. It changes no figure.
+        batch_size: sets to a pass; None for as many as fit. It changes figures by rounding only.
         seed: of the random sets.
         prepend_bos: put a BOS before a text; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.

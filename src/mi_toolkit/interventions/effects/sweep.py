@@ -162,7 +162,8 @@ def ablation_sweep(
         target: the token to ask about, as its id or exact text; None for the most probable one.
         how: the kind of ablation, as in `ablating`.
         reference: text or ids that `mean` and `resample` take from.
-        batch_size: heads to a pass; None for all of a layer that fit. It changes no figure.
+        batch_size: heads to a pass; None for all of a layer that fit. It changes figures by
+            rounding only.
         prepend_bos: put a BOS before a text; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: a progress bar; None: where somebody looks and it takes long.

@@ -29,7 +29,8 @@ def head_map(report: HeadReport, behaviour: str, ax: Axes | None = None) -> Axes
     Colour is lift (0 chance, 1 perfect; below chance is white) or the value of a distribution
     behaviour; locality, which goes below 0, has a colour for each side. In small models every
     figure is written in its cell, in others those of the labelled and the strongest heads. A
-    head without a figure is hatched.
+    head without a figure is hatched; one that the texts cannot tell from the label's bar has a
+    dashed frame.
 
     Args:
         report: whose figures to show.
@@ -165,6 +166,9 @@ def _mark(ax: Axes, cell: Cell) -> None:
         )
     if cell.is_framed:
         ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, linewidth=1.4))
+    if cell.is_borderline:
+        dashed = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
+        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, **dashed))
     if cell.text:
         ax.text(
             corner[0] + 0.5,
