@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import mi_toolkit as mi
 from mi_toolkit.errors import BehaviourError, ReportError, UnknownNameError, UnsupportedModelError
@@ -53,19 +54,24 @@ def test_a_twin_has_the_weights_that_training_begins_from() -> None:
     first, again, other = (untrained_twin(model, seed=seed) for seed in (0, 0, 1))
     assert weights_digest(first) == weights_digest(again)
     assert weights_digest(first) != weights_digest(other)
-    config, n_layers = first.original_model.config, first.cfg.n_layers
+    config = first.original_model.config
     assert config.to_dict() == model.original_model.config.to_dict()
-    for name, weight in weights_of(first).items():
-        if name.endswith("bias"):
-            assert not weight.any(), name
-        elif ".ln_" in name:
-            assert (weight == 1).all(), name
-        else:  # GPT-2 makes what writes to the residual stream smaller by its depth
-            writes = name.endswith(("attn.o.weight", "mlp.out.weight", "c_proj.weight"))
-            scale = math.sqrt(2 * n_layers) if writes else 1.0
-            expected = config.initializer_range / scale
-            assert float(weight.std()) == pytest.approx(expected, rel=0.03), name
-            assert abs(float(weight.mean())) < 0.1 * expected, name
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.to_dict()))
+    expected = dict(plain.named_parameters())
+    parts = {"attn.o.": "attn.c_proj.", "mlp.in.": "mlp.c_fc.", "mlp.out.": "mlp.c_proj."}
+    found = weights_of(first)
+    for name, weight in found.items():
+        own = name
+        for ours, theirs in parts.items():
+            own = own.replace(ours, theirs)
+        if own in expected:
+            assert torch.equal(weight, expected.pop(own)), name
+    # Of queries, keys and values TransformerLens has copies; nothing else may be left over.
+    assert {name.rsplit(".", 2)[1] for name in expected} <= {"c_attn", "lm_head"}, list(expected)
+    embedding = found["transformer.wte.weight"]
+    assert float(embedding.std()) == pytest.approx(config.initializer_range, rel=0.03)
     assert not first.training
     assert not any(weight.requires_grad for weight in first.parameters())
 
