@@ -194,8 +194,6 @@ def test_text_json_and_picture_say_what_the_twins_reach(control, report, tmp_pat
     assert re.search(r"^ +chance  untrained  heads ", text, flags=re.MULTILINE)
     row = next(line for line in text.splitlines() if line.startswith("positional"))
     assert f"{control.highest('positional'):.2f}" in row.split()[1]
-    n_reached = int((shown["positional"] <= control.highest("positional")).sum())
-    assert n_reached == 16
     assert "untrained: the strongest head of 3 models of the same config" in text
     assert f"{len(report.heads('diffuse'))} of {len(report.heads('diffuse'))} diffuse" in text
     assert "induction" not in text[text.index("reaches these labelled heads") :].split(".")[0]
