@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import re
 import weakref
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 import torch
 from transformer_lens.config import TransformerBridgeConfig
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import mi_toolkit as mi
+from mi_toolkit.cli.report_json import report_record
+from mi_toolkit.cli.report_text import report_lines
 from mi_toolkit.errors import BehaviourError, ReportError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.heads import untrained
 from mi_toolkit.heads.control import UntrainedControl
@@ -22,6 +26,7 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel, weights_digest
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.untrained import initialisation_of, untrained_twin
+from mi_toolkit.views import figures
 from tests.models_here import loaded
 from tests.sensitivity.small_models import small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
@@ -53,19 +58,24 @@ def test_a_twin_has_the_weights_that_training_begins_from() -> None:
     first, again, other = (untrained_twin(model, seed=seed) for seed in (0, 0, 1))
     assert weights_digest(first) == weights_digest(again)
     assert weights_digest(first) != weights_digest(other)
-    config, n_layers = first.original_model.config, first.cfg.n_layers
+    config = first.original_model.config
     assert config.to_dict() == model.original_model.config.to_dict()
-    for name, weight in weights_of(first).items():
-        if name.endswith("bias"):
-            assert not weight.any(), name
-        elif ".ln_" in name:
-            assert (weight == 1).all(), name
-        else:  # GPT-2 makes what writes to the residual stream smaller by its depth
-            writes = name.endswith(("attn.o.weight", "mlp.out.weight", "c_proj.weight"))
-            scale = math.sqrt(2 * n_layers) if writes else 1.0
-            expected = config.initializer_range / scale
-            assert float(weight.std()) == pytest.approx(expected, rel=0.03), name
-            assert abs(float(weight.mean())) < 0.1 * expected, name
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config.to_dict()))
+    expected = dict(plain.named_parameters())
+    parts = {"attn.o.": "attn.c_proj.", "mlp.in.": "mlp.c_fc.", "mlp.out.": "mlp.c_proj."}
+    found = weights_of(first)
+    for name, weight in found.items():
+        own = name
+        for ours, theirs in parts.items():
+            own = own.replace(ours, theirs)
+        if own in expected:
+            assert torch.equal(weight, expected.pop(own)), name
+    # Of queries, keys and values TransformerLens has copies; nothing else may be left over.
+    assert {name.rsplit(".", 2)[1] for name in expected} <= {"c_attn", "lm_head"}, list(expected)
+    embedding = found["transformer.wte.weight"]
+    assert float(embedding.std()) == pytest.approx(config.initializer_range, rel=0.03)
     assert not first.training
     assert not any(weight.requires_grad for weight in first.parameters())
 
@@ -176,6 +186,33 @@ def test_twins_of_another_model_prompt_or_behaviour_are_refused(control, report)
         report.against(few)
     with pytest.raises(BehaviourError, match="at least one twin, not 0"):
         mi.untrained_control(loaded("toy-gpt2"), n=0)
+
+
+def test_text_json_and_picture_say_what_the_twins_reach(control, report, tmp_path: Path) -> None:
+    shown = report.against(control)
+    text = "\n".join(report_lines(shown, width=120, emphasise=str))
+    assert re.search(r"^ +chance  untrained  heads ", text, flags=re.MULTILINE)
+    row = next(line for line in text.splitlines() if line.startswith("positional"))
+    assert f"{control.highest('positional'):.2f}" in row.split()[1]
+    assert "untrained: the strongest head of 3 models of the same config" in text
+    assert f"{len(report.heads('diffuse'))} of {len(report.heads('diffuse'))} diffuse" in text
+    assert "induction" not in text[text.index("reaches these labelled heads") :].split(".")[0]
+    assert "untrained" not in "\n".join(report_lines(report, width=120, emphasise=str))
+    record = report_record(shown)["untrained"]
+    assert record["strongest"]["induction"] == control["induction"].tolist()
+    assert report_record(report)["untrained"] is None
+    ax = figures.untrained_figure(control, report)
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == list(control.behaviours)
+    dots = [line for line in ax.lines if line.get_marker() == "o"]
+    for name, line in zip(control.behaviours, dots, strict=True):
+        assert list(line.get_xdata()) == control[name].tolist()
+    diamonds = [line for line in ax.lines if line.get_marker() == "D"]
+    n_labelled = sum(len(report.heads(name)) for name in report.label_names)
+    assert len(diamonds) == n_labelled
+    assert "0 of 1 reached" in [text.get_text() for text in ax.texts]
+    mi.view_untrained(control, report).save_html(tmp_path / "twins.html")
+    assert "80 of" not in (tmp_path / "twins.html").read_text()
+    assert "48 of 48" in (tmp_path / "twins.html").read_text()
 
 
 def test_what_nothing_could_show_stays_unknown() -> None:

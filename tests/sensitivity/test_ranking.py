@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mi_toolkit.errors import WeightError
 from mi_toolkit.sensitivity.ranking import (
+    RankingNoise,
     jaccard,
+    kept_by_the_other,
     rank_biased_overlap,
     ranked,
     spearman,
@@ -67,3 +69,29 @@ def test_spearman_is_the_correlation_of_mean_ranks() -> None:
     expected = torch.corrcoef(torch.tensor([ranks_a, ranks_b]))[0, 1]
     assert spearman(a, b) == pytest.approx(float(expected))
     assert math.isnan(spearman(a, torch.ones(5)))
+
+
+def test_what_the_other_half_keeps_is_1_without_noise_and_0_of_noise_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = {"a": torch.rand(200, 50, generator=generator)}
+    noise = [{"a": torch.randn(200, 50, generator=generator)} for _ in range(2)]
+    for halves, kept, shared in (([true, true], 1.0, 1.0), (noise, 0.0, 0.0)):
+        rankings = [ranked(half, 100) for half in halves]
+        found = kept_by_the_other(halves, rankings)
+        assert found == pytest.approx((kept, shared), abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("n_within", "kept", "says"),
+    [
+        (0, 0.9, None),
+        (3, 0.9, "3 of the 100 highest are within their own standard error; the 100 that one"),
+        (0, 0.2, "the 100 that one half of the probes ranks highest have 20% of that score by the"),
+        (2, math.nan, "2 of the 100 highest are within their own standard error: use more probes"),
+        (0, math.nan, None),
+    ],
+)
+def test_a_warning_says_what_is_wrong(n_within: int, kept: float, says: str | None) -> None:
+    warning = RankingNoise(n=100, n_within=n_within, n_probes=8, kept=kept, shared=0.5).warning
+    assert (warning is None) == (says is None)
+    assert (warning or "").startswith(says or "")

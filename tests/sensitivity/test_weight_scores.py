@@ -8,12 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
+from mi_toolkit.cli.sensitivity_text import top_lines
 from mi_toolkit.errors import ReportError, UnknownNameError, WeightError
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.score import score_weights
 from mi_toolkit.sensitivity.weight_scores import WeightScores
+from mi_toolkit.views.weights import view_weights
 from tests.models_here import loaded
 from tests.sensitivity.test_scorers import TEXTS
 
@@ -115,3 +117,47 @@ def test_a_result_says_what_it_is(scores) -> None:
     assert repr(weight_matrices(load_model("toy-gpt2"))[0]) == (
         "embed.W_E [1024, 128] = transformer.wte.weight"
     )
+
+
+def test_a_ranking_of_noise_says_so_wherever_it_is_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = loaded("toy-gpt2")
+    scope = {"layers": [1], "components": ["W_Q"]}
+    scores = score_weights(model, TEXTS[:1], "hessian_diag", n_probes=5, **scope)
+    ranking = scores.ranking(30)
+    warning = ranking.noise.warning
+    assert warning is not None
+    assert warning.endswith("use more probes (n_probes, here 5) or another score.")
+    assert f"hessian_diag: {warning}" in caplog.messages
+    # The halves are those of 2 and of 3 probes, whatever came to rank them.
+    two = score_weights(model, TEXTS[:1], "hessian_diag", n_probes=2, **scope)
+    (name,) = two.scores
+    assert torch.equal(scores.first_half[name], two.scores[name])
+    three = (5 * scores.scores[name] - 2 * two.scores[name]) / 3
+    halves = [two.scores[name].flatten(), three.flatten()]
+    tops = [half.topk(30).indices for half in halves]
+    claimed = sum(float(half[top].sum()) for half, top in zip(halves, tops, strict=True))
+    held = sum(float(half[top].sum()) for half, top in zip(halves[::-1], tops, strict=True))
+    assert ranking.noise.kept == pytest.approx(held / claimed, abs=1e-4)
+    shared = len(set(tops[0].tolist()) & set(tops[1].tolist())) / 30
+    assert ranking.noise.shared == pytest.approx(shared)
+    table = scores.top(30)
+    assert table["standard_error"].tolist() == ranking.standard_errors.tolist()
+    assert table.attrs["warning"] == warning
+    table.to_parquet(tmp_path / "top.parquet")
+    assert pd.read_parquet(tmp_path / "top.parquet").attrs == table.attrs
+    assert " ± " in repr(scores)
+    assert "use more probes" in repr(scores)
+    view = view_weights(scores, 30)
+    assert f"Warning: {warning}" in view.section().caption
+    assert " ± " in view.section().body
+    assert " ± " in top_lines(table)
+    scores.save(tmp_path / "scores.safetensors")
+    assert WeightScores.load(tmp_path / "scores.safetensors").ranking(30).noise == ranking.noise
+    layers = scores.ranking(10, per="layer")
+    assert layers.noise.n == 10
+    exact = score_weights(model, TEXTS[:1], "magnitude", **scope)
+    assert exact.ranking(30).noise is None
+    assert "standard_error" not in exact.top(30)
+    assert "warning" not in exact.top(30).attrs

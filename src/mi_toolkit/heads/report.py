@@ -154,7 +154,7 @@ class HeadReport(ShownAsTable):
             >>> report = mi.classify_heads(model, text, behaviours=["previous_token"])
             >>> control = mi.untrained_control(model, text, behaviours=["previous_token"], n=2)
             >>> dict(report.against(control).summary())["previous_token"]
-            '1 head: L0H0 0.85; untrained 0.00, reaches none of them'
+            '1 head: L0H0 1.00; untrained 0.00, reaches none of them'
         """
         control.check(self)
         return replace(self, untrained=control)

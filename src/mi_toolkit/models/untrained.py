@@ -78,7 +78,7 @@ def _numbers_drawn_aside(device: torch.device, seed: int) -> Iterator[None]:
         torch.device("cpu"),
     ):
         # Not torch.manual_seed, which seeds every device, forked or not.
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield
 
 
