@@ -44,7 +44,7 @@ RUN_IF_CONSTANT = 5.0
 `(1 + ρ) / (1 - ρ)` of runs of mean length 3, whose `ρ` is 2/3."""
 
 EDGE = 0.01
-"""The share of its range within which a figure is not told from the end: its interval goes there."""
+"""The share of its range within which a figure is not told from the end: its interval goes on."""
 
 Bounds = tuple[Float[Tensor, "*head"] | float, Float[Tensor, "*head"] | float]
 """The lowest and the highest value that a figure can have."""
