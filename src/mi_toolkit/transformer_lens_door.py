@@ -32,9 +32,10 @@ from mi_toolkit.progress import track
 _PUT_OFF = (
     *("datasets", "datasets.arrow_dataset", "datasets.iterable_dataset", "datasets.load"),
     "pandas",
+    "scipy.optimize",
 )
 """What `import transformer_lens` imports for functions that mi_toolkit never calls: a quarter of
-its time, pyarrow included."""
+its time, pyarrow included; and what transformers' models do for the loss of object detection."""
 
 
 def import_lightly() -> None:

@@ -89,6 +89,17 @@ def test_classify_imports_what_it_uses_and_loads_once() -> None:
     assert is_real, "what TransformerLens took from pandas and datasets is theirs when it is used"
 
 
+@pytest.mark.slow
+def test_a_transformer_lens_that_takes_more_of_a_module_is_imported_with_all_of_it() -> None:
+    program = (
+        "import sys; from mi_toolkit import transformer_lens_door as door; "
+        "door._PUT_OFF = ('datasets',); "  # whose modules it then finds no package for
+        "door.import_lightly(); from transformer_lens.utilities import hf_utils; import datasets; "
+        "print(hf_utils.Dataset is datasets.Dataset, file=sys.stderr)"
+    )
+    assert printed_by(program) == "True"
+
+
 def test_the_table_of_models_imports_nothing_heavy() -> None:
     program = (
         "import sys; from mi_toolkit.cli.main import run; run(['models', '--all']); "
