@@ -116,8 +116,8 @@ Labels of {together.provenance.model}, given by `classify_heads` under the stand
 the test of {together.how} ablation (values from {together.reference}) on {first.n_sequences}
 sequences that gave no label: a BOS and {n_tokens} random tokens, given twice. They are so few and
 so short that all of it takes {together.n_passes} + {alone.n_passes} forward passes of up to 32 sets
-of heads, a quarter of an hour on one core; the intervals are as wide as that makes them. What
-counts is the loss of the token after each query that the behaviour can use.
+of heads, a quarter of an hour on one core; the intervals are as wide as that makes them. The loss
+that counts is that of the token after each query that the behaviour can use.
 
 ## All heads of a label together
 
