@@ -86,9 +86,10 @@ def test_context_ends_where_its_sequence_does() -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_statistics_of_neurons_are_those_of_the_recorded_ones(name: str) -> None:
     model = loaded(name)
-    statistics = mi.activation_statistics(model, TEXTS, "blocks.*.mlp.hook_post", batch_size=1)
+    how = {"batch_size": 1, "prepend_bos": True}
+    statistics = mi.activation_statistics(model, TEXTS, "blocks.*.mlp.hook_post", **how)
     spoken = [text for text in TEXTS if text]
-    everything = mi.record(model, spoken, "mlp_post", positions=slice(1, None), batch_size=1)
+    everything = mi.record(model, spoken, "mlp_post", positions=slice(1, None), **how)
     table = everything.row_table()
     assert list(statistics.units) == list(everything)
     for hook, unit in statistics.units.items():

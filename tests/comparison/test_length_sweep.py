@@ -9,6 +9,7 @@ import mi_toolkit as mi
 from mi_toolkit.comparison import length_sweep as module
 from mi_toolkit.comparison.texts import of_length
 from mi_toolkit.errors import ComparisonError, PromptError, ReportError, UnknownNameError
+from mi_toolkit.prompts.bos import standard_beginning
 from mi_toolkit.prompts.stimuli import passages, repeated_random
 from tests.models_here import loaded
 
@@ -125,7 +126,13 @@ def test_a_report_of_another_protocol_is_not_taken(
 
 def test_own_text_is_cut_and_joined_to_length_and_never_read_twice() -> None:
     model = loaded("toy-gpt2")
-    batch = of_length(model, passages(), n_tokens=500, n_sequences=100)
+    batch = of_length(
+        model,
+        passages(),
+        n_tokens=500,
+        n_sequences=100,
+        beginning=standard_beginning(model),
+    )
     starts = {tuple(batch.sequence(index)[1:9].tolist()) for index in range(len(batch))}
     encoded = [tuple(model.tokenizer.encode(text)[:8]) for text in passages()]
     assert len(starts) == len(batch)

@@ -89,7 +89,9 @@ def test_ends_and_length_penalties_are_hugging_faces(penalty: float, early: bool
     # A full stop comes soon, and in some beams before others.
     ends = model.tokenizer.encode(".")
     options = {"length_penalty": penalty, "early_stopping": early}
-    found = generate(model, PROMPT, max_new_tokens=14, num_beams=4, eos_ids=ends, **options)
+    found = generate(
+        model, PROMPT, max_new_tokens=14, num_beams=4, eos_ids=ends, prepend_bos=True, **options
+    )
     ids, given = of_hugging_face(
         unwrapped(name), found.prompt_ids, 14, 4, eos_token_id=ends, **options
     )

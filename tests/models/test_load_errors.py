@@ -263,7 +263,7 @@ def test_an_extra_special_beyond_the_embeddings_is_let_be() -> None:
     tokenizer.add_tokens(beyond, special_tokens=True)
     model = load_model("mine", hf_model=tiny_model("qwen2"), tokenizer=tokenizer)
     with pytest.raises(PromptError, match="outside the vocabulary of mine: 0 to 319"):
-        tokenise(model, "hello <image 120>")
+        tokenise(model, "hello <image 90>")
 
 
 def test_a_gguf_file_that_is_none_is_named(tmp_path: Path) -> None:

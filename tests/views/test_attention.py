@@ -41,7 +41,7 @@ def test_patterns_are_those_of_the_model(name: str) -> None:
     for pattern, (layer, head) in zip(view.patterns, view.heads, strict=True):
         torch.testing.assert_close(pattern, own_patterns(model, ids, layer)[head])
     assert len(view.tokens) == ids.shape[1]
-    assert "".join(view.tokens[1:]) == PROMPT
+    assert "".join(view.tokens[int(tokenise(model, PROMPT).has_bos) :]) == PROMPT
 
 
 def test_all_heads_of_a_layer_are_shown_where_none_are_named(model: HookedModel) -> None:
