@@ -14,6 +14,9 @@ from mi_toolkit.errors import MIToolkitError
 from tests.families.claims import CLAIMS, Subject, subject_of
 from tests.families.zoo import ROWS
 
+# transformers 5.9 compiles parts of GPT-BigCode as it is imported.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
+
 RIGHT = "yes"
 PAGE = "docs/which_models.md"
 

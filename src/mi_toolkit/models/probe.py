@@ -194,7 +194,7 @@ def _first_layer(model: HookedModel, reference: Reference) -> str:
 
 def options_set(config: Any) -> str:
     """A sentence on the config options that are not at their class's default, sizes apart."""
-    options = {}
+    options: dict[str, Any] = {}
     for part in (config, config.get_text_config()):
         try:
             defaults = type(part)().to_dict()

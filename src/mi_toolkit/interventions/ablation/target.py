@@ -79,7 +79,7 @@ def replacing(target: Target, value: Callable[[Tensor], Tensor | float]) -> Hook
     """A hook that puts `value(activation)` where the target is marked; what it was given stays."""
 
     def replace(activation: Tensor) -> Tensor:
-        if activation.ndim == target.mask.ndim and activation.shape[2] != target.mask.shape[2]:
+        if activation.ndim == 4 and activation.shape[2] != target.mask.shape[2]:
             # Values of another width than queries: TransformerLens cuts them into other heads.
             raise UnsupportedModelError(
                 f"{target.hook} shows {activation.shape[2]} parts of width {activation.shape[3]} "
