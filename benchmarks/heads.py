@@ -135,12 +135,13 @@ def cost(options: argparse.Namespace) -> str:
                     *(f"{ratio(times, run, 'forward'):.2f}" for run in others),
                 ]
             )
-    columns = ["model", "tokens", "threads", "forward s", "natural text", "repeated ids", *peers]
+    columns = ["model", "tokens", "threads", "forward s", "classify_heads", "repeated ids", *peers]
     rows = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
     return f"""## Cost
 
-One sequence. `classify_heads` measures all behaviours, intervals included: on natural text, and on
-random ids given twice, where it finds out what the heads that match a prefix do to the logits too.
+One sequence. `classify_heads` measures all behaviours, intervals included: on natural text, and, as
+`repeated ids`, on random ids given twice, where it finds out what the heads that match a prefix do
+to the logits too.
 Each run as a ratio to a bare eager forward pass of an untouched Hugging Face copy of the model over
 the same ids (no hook, no unembedding): medians of {options.repetitions} interleaved rounds of
 processor time, without the first, in which what depends on the weights alone is made. Seconds are
