@@ -20,13 +20,16 @@ from pathlib import Path
 import torch
 from heads_runs import (
     GPT2_SHAPE,
+    REPEATED,
     Bench,
     alone,
     interleaved,
+    on_threads,
     ratio,
     run_alone,
     runs_at_512,
     runs_at_length,
+    runs_by_default,
 )
 from heads_runs import without_gradients as bare
 
@@ -40,6 +43,7 @@ MODELS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2", SMOLL
 LABELS = ["previous_token", "current_token", "first_token", "duplicate_token", "induction"]
 REPETITIONS = 7
 TOKENS = 512
+THREADS = (1, 2)
 LONG = [2048, 8192]
 MOST_REPEATED = 4096
 PROMPTS = [100, 1000, 4000]
@@ -110,36 +114,67 @@ in parentheses how many heads earn the label. Scopes are from natural text.
 
 
 def cost(options: argparse.Namespace) -> str:
-    """Ratios to a bare eager forward of an untouched copy."""
-    rows, header = [], []
+    """Ratios to a bare eager forward of an untouched copy, at one thread and at two."""
+    rows, peers = [], []
     for name in [*here(options.models), GPT2_SHAPE]:
         bench = Bench(name, TOKENS)
-        times = interleaved(
-            runs_at_512(bench, peers=options.peers and not name.startswith("toy")),
-            options.repetitions,
-        )
-        others = [run for run in times if run != "forward"]
-        header = max(header, others, key=len)
-        forward = statistics.median(times["forward"])
+        runs = runs_at_512(bench, peers=options.peers and not name.startswith("toy"))
+        for threads in THREADS:
+            times = on_threads(lambda runs=runs: interleaved(runs, options.repetitions), threads)
+            others = [run for run in times if not run.endswith(("forward", "classify_heads"))]
+            peers = max(peers, others, key=len)
+            repeated = f"{REPEATED}classify_heads"
+            rows.append(
+                [
+                    name,
+                    str(bench.ids.shape[1]),
+                    str(threads),
+                    f"{statistics.median(times['forward']):.3f}",
+                    f"{ratio(times, 'classify_heads', 'forward'):.2f}",
+                    f"{ratio(times, repeated, f'{REPEATED}forward'):.2f}",
+                    *(f"{ratio(times, run, 'forward'):.2f}" for run in others),
+                ]
+            )
+    columns = ["model", "tokens", "threads", "forward s", "classify_heads", "repeated ids", *peers]
+    rows = [[*row, *[""] * (len(columns) - len(row))] for row in rows]
+    return f"""## Cost
+
+One sequence. `classify_heads` measures all behaviours, intervals included: on natural text, and, as
+`repeated ids`, on random ids given twice, where it finds out what the heads that match a prefix do
+to the logits too.
+Each run as a ratio to a bare eager forward pass of an untouched Hugging Face copy of the model over
+the same ids (no hook, no unembedding): medians of {options.repetitions} interleaved rounds of
+processor time, without the first, in which what depends on the weights alone is made. Seconds are
+of the machine that ran it; the ratio is what to compare. A ratio under 1 is possible: attention in
+blocks leaves out what is masked. `{GPT2_SHAPE}` is GPT-2's config with random weights. The bundled
+models are so small that fixed costs outweigh their forward pass.
+
+{table(columns, rows)}"""
+
+
+def defaults(options: argparse.Namespace) -> str:
+    """What the standard protocol and `confirm_heads` take, in bare forward passes over its ids."""
+    rows = []
+    for name in here(options.models):
+        bench = Bench(name, TOKENS)
+        times = interleaved(runs_by_default(bench), 1)
         rows.append(
             [
                 name,
-                str(bench.ids.shape[1]),
-                f"{forward:.3f}",
-                *(f"{ratio(times, run, 'forward'):.2f}" for run in others),
+                str(sum(ids.numel() for ids in bench.standard)),
+                f"{statistics.median(times['forward']):.2f}",
+                *(f"{ratio(times, run, 'forward'):.2f}" for run in times if run != "forward"),
             ]
         )
-    rows = [[*row, *[""] * (3 + len(header) - len(row))] for row in rows]
-    return f"""## Cost
+    columns = ["model", "tokens", "forward s", "classify_heads", "confirm_heads"]
+    return f"""## Defaults
 
-One sequence of natural text. `classify_heads` measures all behaviours, intervals included. Each
-run as a ratio to a bare eager forward pass of an untouched Hugging Face copy of the model (no hook,
-no unembedding): medians of {options.repetitions} interleaved rounds. Seconds are of the machine
-that ran it; the ratio is what to compare. A ratio under 1 is possible: attention in blocks leaves
-out what is masked. `{GPT2_SHAPE}` is GPT-2's config with random weights. The bundled models are so
-small that fixed costs outweigh their forward pass.
+`classify_heads(model)` and `confirm_heads(model, report)` with their defaults, as ratios to one
+bare eager forward pass over the tokens of the standard protocol (32 sequences of random ids given
+twice and 64 passages, padding included), in processor time. `confirm_heads` runs the heads of every
+label and 100 random sets.
 
-{table(["model", "tokens", "forward s", *header], rows)}"""
+{table(columns, rows)}"""
 
 
 def long(options: argparse.Namespace) -> str:
@@ -232,6 +267,7 @@ its sums, 6 KB here; a hundred prompts are two batches, too few for the allocato
 SECTIONS: dict[str, Callable[[argparse.Namespace], str]] = {
     "found": found,
     "cost": cost,
+    "defaults": defaults,
     "long": long,
     "bfloat16": bfloat16,
     "sweep": sweep,

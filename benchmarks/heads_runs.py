@@ -22,9 +22,10 @@ import mi_toolkit as mi
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.prompts.bos import bos_token_id
-from mi_toolkit.prompts.stimuli import passages, repeated_random
+from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI, passages, repeated_random
 
 Run = Callable[[], object]
+Times = dict[str, list[float]]
 
 GPT2_SHAPE = "gpt2-shape"
 """GPT-2's real config with random weights, and a bundled model's tokenizer: for cost alone."""
@@ -85,13 +86,29 @@ class Bench:
         batch = repeated_random(self.model, n_tokens=(self.tokens - 1) // 2, n_sequences=1)
         return batch.ids
 
+    @cached_property
+    def standard(self) -> list[torch.Tensor]:
+        """The texts of the standard protocol, eight to a batch."""
+        batches = [STIMULI[name](self.model, seed=0) for name in STANDARD_STIMULI]
+        return [
+            batch.part(start, min(start + 8, len(batch))).ids
+            for batch in batches
+            for start in range(0, len(batch), 8)
+        ]
+
+
+REPEATED = "repeated ids: "
+"""Before the names of the runs on random ids given twice, on which copying is measured too."""
+
 
 def runs_at_512(bench: Bench, *, peers: bool) -> dict[str, Run]:
-    """A bare eager forward, `classify_heads`, and what other tools do to the same text."""
-    model, ids, base = bench.model, bench.ids, bench.untouched()
+    """A bare eager forward and `classify_heads`, on both texts; other tools on the first."""
+    model, ids, twice, base = bench.model, bench.ids, bench.twice, bench.untouched()
     runs: dict[str, Run] = {
         "forward": without_gradients(lambda: base(ids, use_cache=False)),
         "classify_heads": lambda: mi.classify_heads(model, ids, progress=False),
+        f"{REPEATED}forward": without_gradients(lambda: base(twice, use_cache=False)),
+        f"{REPEATED}classify_heads": lambda: mi.classify_heads(model, twice, progress=False),
     }
     if peers:
         runs |= {
@@ -115,6 +132,25 @@ def runs_at_length(bench: Bench) -> dict[str, Run]:
     return {
         "sdpa": without_gradients(lambda: base(ids, use_cache=False)),
         "classify": lambda: mi.classify_heads(model, ids, progress=False),
+    }
+
+
+def runs_by_default(bench: Bench) -> dict[str, Run]:
+    """A bare eager forward over the standard protocol's texts, and what we do by default."""
+    model, batches, base = bench.model, bench.standard, bench.untouched()
+    report: list[mi.HeadReport] = []
+
+    def forward() -> None:
+        for ids in batches:
+            base(ids, use_cache=False)
+
+    def classified() -> None:
+        report[:] = [mi.classify_heads(model, progress=False)]
+
+    return {
+        "forward": without_gradients(forward),
+        "classify_heads": classified,
+        "confirm_heads": lambda: mi.confirm_heads(model, report[0], progress=False),
     }
 
 
@@ -148,16 +184,26 @@ def without_gradients(run: Run) -> Run:
     return bare
 
 
-def interleaved(runs: dict[str, Run], repetitions: int) -> dict[str, list[float]]:
+def on_threads(run: Callable[[], Times], threads: int) -> Times:
+    """What `run` measures with so many threads; torch's own number comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return run()
+    finally:
+        torch.set_num_threads(before)
+
+
+def interleaved(runs: dict[str, Run], repetitions: int) -> Times:
     """Seconds of each run, taken in turn, without the first round."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: Times = {name: [] for name in runs}
     for _ in range(repetitions + 1):
         for name, run in runs.items():
             times[name].append(seconds(run))
     return {name: each[1:] for name, each in times.items()}
 
 
-def ratio(times: dict[str, list[float]], above: str, below: str) -> float:
+def ratio(times: Times, above: str, below: str) -> float:
     """The median of the ratios within a round."""
     return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
 

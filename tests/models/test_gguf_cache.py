@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import logging
 import shutil
 from collections.abc import Iterator
@@ -13,6 +15,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from mi_toolkit.atlas.protocol import protocol_of
+from mi_toolkit.cli.options import LoadOptions
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models import gguf_cache
 from mi_toolkit.models.gguf_cache import converted
@@ -174,6 +178,20 @@ def test_an_interrupted_conversion_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         load_model(file)
     assert entries(folder) == []
+
+
+def test_no_cache_on_the_command_line_reaches_load_model() -> None:
+    """As does every other option, and it changes no digest of an atlas."""
+    asked = LoadOptions(no_cache=True).arguments()
+    assert asked["cache"] is False
+    assert LoadOptions().arguments()["cache"] is True
+    assert len(asked) == len(dataclasses.fields(LoadOptions))
+    inspect.signature(load_model).bind("toy-gpt2", **asked)
+    one, other = (
+        protocol_of(min_lift=0.3, seed=0, load=options.arguments(), headvis=False)
+        for options in (LoadOptions(), LoadOptions(no_cache=True))
+    )
+    assert one == other
 
 
 @pytest.mark.slow
