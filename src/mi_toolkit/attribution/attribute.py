@@ -122,9 +122,10 @@ def attribute(
         better = better_baseline(question, named) if is_short and jumps else None
     if not is_finite:
         way_out = "occlusion" if better is None else f"baseline={better!r}"
+        jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+.3f}"
         raise AttributionError(
             f"Scores of tokens are NaN or infinite in {model.cfg.model_name}, from the baseline "
-            f"{named!r}: its gradients are no numbers there. Take {way_out}."
+            f"{named!r}{jump}: its gradients are no numbers there. Take {way_out}."
         )
     found = Attribution(
         method=method,
