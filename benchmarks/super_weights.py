@@ -36,7 +36,7 @@ def main() -> None:
     """Search every model, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", *TOYS])
-    parser.add_argument("--eval-limit", type=int, default=8)
+    parser.add_argument("--eval-limit", type=int, default=4)
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
     parts = []
