@@ -129,7 +129,7 @@ def row(each: SuperWeight) -> str:
         f"`{each.matrix}[{each.row}, {each.column}]`",
         f"`{each.hf_name}[{each.hf_row}, {each.hf_column}]`",
         f"{each.value:+.3g}",
-        f"{each.spike:.0f}×",
+        f"{each.spike:.3g}×",
         f"{each.channel_norm:.2f}×",
         f"{each.screened_rise:+.4f}",
         without,
