@@ -36,7 +36,7 @@ def main() -> None:
     """Search every model, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["smollm2-135m-instruct", *TOYS])
-    parser.add_argument("--eval-limit", type=int, default=8)
+    parser.add_argument("--eval-limit", type=int, default=4)
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
     parts = []
@@ -129,7 +129,7 @@ def row(each: SuperWeight) -> str:
         f"`{each.matrix}[{each.row}, {each.column}]`",
         f"`{each.hf_name}[{each.hf_row}, {each.hf_column}]`",
         f"{each.value:+.3g}",
-        f"{each.spike:.0f}×",
+        f"{each.spike:.3g}×",
         f"{each.channel_norm:.2f}×",
         f"{each.screened_rise:+.4f}",
         without,

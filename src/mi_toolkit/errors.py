@@ -42,6 +42,10 @@ class WeightError(MIToolkitError, ValueError):
     """Weights that cannot be scored, ranked or perturbed as asked."""
 
 
+class AttributionError(MIToolkitError, ValueError):
+    """Scores of tokens that do not add up to what they should explain, or that are no numbers."""
+
+
 class ReportError(MIToolkitError, ValueError):
     """A saved report that cannot be read, or a question that a report cannot answer."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,48 +13,125 @@ import torch
 from mi_toolkit import Attribution, attribute, load_model
 from mi_toolkit.attribution.embeddings import embeddings_of, replaced_embeddings
 from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
+from mi_toolkit.errors import (
+    AttributionError,
+    HookError,
+    PromptError,
+    ReportError,
+    UnknownNameError,
+)
 from tests.models_here import TOYS, loaded
 from tests.sensitivity.small_models import FAMILIES, small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 NAMES = (" Mary", " John")
+STEPS: dict[str, Any] = {"steps": 8, "allow_incomplete": True}
+
+
+def counting(model: Any, ran: list[tuple[int, int]]) -> ExitStack:
+    """Inside, rows that any block ran and positions that were unembedded are counted by hooks."""
+    hooks = ExitStack()
+    for module, axis in ((model.blocks[0], 0), (model.unembed, 1)):
+        handle = module.register_forward_hook(
+            lambda _, __, output, axis=axis: ran.append(
+                (axis, (output[0] if isinstance(output, tuple) else output).shape[axis])
+            )
+        )
+        hooks.callback(handle.remove)
+    return hooks
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_integrated_gradients_add_up_within_one_percent_at_the_steps_they_chose(name: str) -> None:
+def test_the_default_adds_up_within_one_percent_and_120_passes(name: str) -> None:
     for target in (None, NAMES):
-        found = attribute(loaded(name), PROMPT, target)
+        ran: list[tuple[int, int]] = []
+        with counting(loaded(name), ran):
+            found = attribute(loaded(name), PROMPT, target)
+        assert sum(rows for axis, rows in ran if axis == 0) == found.n_passes <= 120
+        assert {positions for axis, positions in ran if axis == 1} == {1}
+        assert len(ran) < found.n_passes, "two entries a call: points run in batches"
+        assert found.baseline == "mean"
         assert found.is_complete
         assert found.completeness_error <= 0.01
         total = float(found.scores.double().sum())
         assert abs(total - (found.value - found.baseline_value)) <= 0.011 * abs(
             found.value - found.baseline_value
         )
-        assert 32 <= found.steps <= 256
+        assert 17 <= found.steps <= found.n_passes - 3
+        assert f"{found.steps} steps, {found.n_passes} passes of the prompt." in repr(found)
         assert "NOT" not in repr(found)
 
 
-def test_steps_that_do_not_suffice_are_said_to() -> None:
-    found = attribute(loaded("toy-qwen2"), PROMPT, NAMES, max_steps=2)
-    assert found.steps == 2
-    assert not found.is_complete
-    assert "with 2 steps: NOT within 1%. Do not trust single scores" in repr(found)
-    assert attribute(loaded("toy-qwen2"), PROMPT, NAMES, steps=3).steps == 3
-    loose = attribute(loaded("toy-qwen2"), PROMPT, NAMES, tolerance=10.0)
-    assert (loose.steps, loose.is_complete) == (32, True)
+def test_steps_that_do_not_suffice_are_refused_and_given_where_they_are_asked_for() -> None:
+    model = loaded("toy-qwen2")
+    said = r"with 2 steps, 5 passes .*: NOT within 1%. .* raise max_steps, ask a contrast"
+    with pytest.raises(AttributionError, match=said + ".* allow_incomplete=True"):
+        attribute(model, PROMPT, NAMES, max_steps=2)
+    found = attribute(model, PROMPT, NAMES, max_steps=2, allow_incomplete=True)
+    assert (found.steps, found.is_complete, found.jump) == (2, False, None)
+    assert re.search(said, repr(found))
+    assert attribute(model, PROMPT, NAMES, steps=3, allow_incomplete=True).steps == 3
+    loose = attribute(model, PROMPT, NAMES, tolerance=10.0)
+    assert (loose.steps, loose.is_complete) == (17, True)
+
+
+def test_a_jump_at_the_baseline_ends_the_integral_at_once_and_names_a_better_one() -> None:
+    """RMSNorm with next to no epsilon: any length but 0 becomes 1, so F jumps behind zero."""
+    model = rms_norms(n_layers=2)
+    ids = torch.tensor([3, 7, 11])
+    ran: list[tuple[int, int]] = []
+    message = (
+        r"NOT within 1%. .* no number of steps mends it, as F jumps by [+-]\d.* right behind the "
+        r"baseline 'zero': take baseline='mean'"
+    )
+    with counting(model, ran), pytest.raises(AttributionError, match=message):
+        attribute(model, ids, 5, baseline="zero")
+    # One for the target, F at both ends, 17 points, the probe; three to try the mean.
+    assert sum(rows for axis, rows in ran if axis == 0) == 1 + 2 + 17 + 1 + 3
+    asked = attribute(model, ids, 5, baseline="zero", allow_incomplete=True)
+    assert (asked.steps, asked.better_baseline) == (17, "mean")
+    # The jump itself, from a model that nothing hooks.
+    with torch.no_grad():
+        rows = model.original_model.get_input_embeddings()(ids)[None]
+        close, at = (
+            model.original_model(inputs_embeds=rows * share).logits[0, -1, 5]
+            for share in (2.0**-14, 0.0)
+        )
+    assert asked.jump == pytest.approx(float(close - at), rel=1e-3)
+    assert attribute(model, ids, 5).is_complete
+
+
+def test_gradients_that_are_no_numbers_are_refused_with_a_better_baseline() -> None:
+    model, ids = rms_norms(n_layers=6, epsilon=1e-18), torch.tensor([3, 7, 11])
+    message = (
+        "NaN or infinite in rms, from .* 'zero', where F jumps by .* Take baseline='(mean|eos)'"
+    )
+    with pytest.raises(AttributionError, match=message):
+        attribute(model, ids, 5, baseline="zero", allow_incomplete=True)
+
+
+def test_what_is_no_number_is_refused() -> None:
+    model = loaded("toy-gpt2")
+    hook = [("blocks.1.hook_resid_pre", lambda found, hook: found / 0.0)]
+    with model.hooks(fwd_hooks=hook), pytest.raises(AttributionError, match="F is nan on the base"):
+        attribute(model, PROMPT, 5, "occlusion")
+
+
+def rms_norms(n_layers: int, epsilon: float = 1e-10) -> Any:
+    hf_model = tiny_model("llama", num_hidden_layers=n_layers, rms_norm_eps=epsilon)
+    return load_model("rms", hf_model=hf_model, tokenizer=tiny_tokenizer())
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].has_baseline])
 def test_a_contrast_turned_round_turns_every_score_round(method: str) -> None:
     this, that = (
-        attribute(loaded("toy-gpt-neo"), PROMPT, target, method, steps=8)
+        attribute(loaded("toy-gpt-neo"), PROMPT, target, method, **STEPS)
         for target in (NAMES, NAMES[::-1])
     )
     torch.testing.assert_close(this.scores, -that.scores, atol=1e-4, rtol=1e-4)
     log_probs = attribute(
-        loaded("toy-gpt-neo"), PROMPT, NAMES, method, steps=8, objective="log_prob"
+        loaded("toy-gpt-neo"), PROMPT, NAMES, method, **STEPS, objective="log_prob"
     )
     torch.testing.assert_close(this.scores, log_probs.scores, atol=1e-4, rtol=1e-4)
 
@@ -76,7 +155,7 @@ def test_a_target_is_the_most_probable_token_an_id_or_an_exact_text() -> None:
 def test_equal_calls_give_equal_scores_and_batches_change_them_by_rounding(method: str) -> None:
     model = loaded("toy-pythia")
     first, again, one_by_one = (
-        attribute(model, PROMPT, NAMES, method, steps=6, batch_size=size) for size in (4, 4, 1)
+        attribute(model, PROMPT, NAMES, method, **STEPS, batch_size=size) for size in (4, 4, 1)
     )
     assert torch.equal(first.scores, again.scores)
     torch.testing.assert_close(first.scores, one_by_one.scores, atol=1e-3, rtol=1e-3)
@@ -92,7 +171,7 @@ def test_the_model_comes_back_as_it_was(method: str) -> None:
     weights = [parameter.detach().clone() for parameter in parameters]
     hooks = [len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules()]
     with torch.no_grad():
-        attribute(model, PROMPT, method=method, steps=4)
+        attribute(model, PROMPT, method=method, **STEPS)
         assert not torch.is_grad_enabled()
     assert all(map(torch.equal, weights, parameters))
     assert [index for index, p in enumerate(parameters) if p.requires_grad] == [3]
@@ -138,7 +217,7 @@ def test_hooked_transformer_and_bridge_agree(
     for method in METHODS:
         for baseline in ("zero", "mean") if METHODS[method].has_baseline else (None,):
             ours, theirs = (
-                attribute(model, ids, (5, 6), method, baseline=baseline, steps=16).scores
+                attribute(model, ids, (5, 6), method, baseline=baseline, **STEPS).scores
                 for model in (hooked, bridge)
             )
             torch.testing.assert_close(
@@ -185,7 +264,7 @@ def test_an_attribution_is_the_same_read_back(tmp_path: Path) -> None:
         ({"target": (" Mary", " Mary")}, "A contrast of ' Mary' with itself is 0"),
         ({"target": (1, 2, 3)}, r"A contrast is of two tokens, .* has 3"),
         ({"method": "gradient_norm", "baseline": "zero"}, "gradient_norm has no baseline"),
-        ({"baseline": "zeor"}, "No such baseline: 'zeor' is not one token .* zero, mean, bos"),
+        ({"baseline": "zeor"}, "No such baseline: 'zeor' is not one token .* mean, zero, bos"),
         ({"baseline": "unk"}, "The tokenizer of toy-gpt2 has no unk token"),
         ({"steps": 0}, "steps=0: it has to be 1 or more"),
         ({"batch_size": 0}, "batch_size=0: it has to be 1 or more"),
@@ -236,25 +315,30 @@ def test_embeddings_that_nothing_ran_on_are_an_error() -> None:
 def test_points_gathered_where_they_are_needed_give_what_a_thousand_even_ones_give(
     name: str,
 ) -> None:
-    chosen = attribute(loaded(name), PROMPT, NAMES, tolerance=1e-3)
-    fine = attribute(loaded(name), PROMPT, NAMES, steps=1024)
-    assert chosen.steps < 512
+    chosen = attribute(loaded(name), PROMPT, NAMES, tolerance=1e-3, max_steps=512)
+    fine = attribute(loaded(name), PROMPT, NAMES, steps=512)
+    assert chosen.steps < 256
     torch.testing.assert_close(
         chosen.scores, fine.scores, rtol=0, atol=0.02 * float(fine.scores.abs().max())
     )
 
 
 def test_points_go_where_the_scores_do_not_add_up() -> None:
-    """From zero a norm leaps at once: evenly spread, so many points miss what chosen ones find."""
-    chosen = attribute(loaded("toy-qwen2"), PROMPT, max_steps=1024)
-    even = attribute(loaded("toy-qwen2"), PROMPT, steps=4 * 8)
+    """From zero a norm leaps at once: evenly spread, as many points miss what chosen ones find."""
+    model = loaded("toy-qwen2")
+    chosen = attribute(model, PROMPT, baseline="zero")
+    even = attribute(model, PROMPT, baseline="zero", steps=chosen.steps, allow_incomplete=True)
     assert chosen.is_complete
     assert chosen.completeness_error < even.completeness_error
 
 
 @pytest.mark.smollm2
-def test_smollm2_is_complete_too_from_a_token() -> None:
-    """Evenly spread over the line, 256 points miss by more than the whole difference."""
+def test_smollm2_adds_up_by_default_and_from_zero_says_why_not() -> None:
+    """Thirty norms in a row: behind zero F leaps; the mean takes fewer passes than 120."""
     model = loaded("smollm2-135m-instruct")
-    found = attribute(model, "The capital of France is", " Paris", baseline="eos")
+    prompt = "The capital of France is"
+    found = attribute(model, prompt, " Paris")
     assert found.is_complete
+    assert found.n_passes <= 120
+    with pytest.raises(AttributionError, match=r"'zero', where F jumps by .* Take baseline='mean'"):
+        attribute(model, prompt, " Paris", baseline="zero")

@@ -33,6 +33,7 @@ def setting(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 def ours(setting: dict[str, Any], method: str, **options: Any) -> torch.Tensor:
     model = loaded(setting["name"])
+    options = {"baseline": "zero", "allow_incomplete": True} | options
     return attribute(model, setting["ids"], (TARGET, OTHER), method, **options).scores
 
 

@@ -20,7 +20,7 @@ def test_attribute_prints_a_line_for_each_token(capsys: pytest.CaptureFixture[st
     assert re.search(r"^' Mary': \d+\.\d\d%, rank \d+$", out, re.M)
     assert len(re.findall(r"^ ?\d+  '", out, re.M)) == 15
     assert re.search(r"^ 2  ' Mary' +[+-]\d\.\d{3}  ▇", out, re.M)
-    assert re.search(r"^The scores add up to .* error 0\.\d\d% with \d+ steps\.$", out, re.M)
+    assert re.search(r"error 0\.\d\d% with\s\d+\ssteps, \d+ passes of\sthe\sprompt\.$", out, re.M)
 
 
 def test_attribute_writes_a_folder_and_a_page(
@@ -28,12 +28,12 @@ def test_attribute_writes_a_folder_and_a_page(
 ) -> None:
     folder, page = tmp_path / "out", tmp_path / "page.html"
     asked = ["The cat sat on the", "--model", "toy-qwen2", "--method", "occlusion"]
-    asked += ["--target", "id:40", "--baseline", "mean", "--objective", "log_prob"]
+    asked += ["--target", "id:40", "--baseline", "zero", "--objective", "log_prob"]
     assert run(["attribute", *asked, "--output", str(folder), "--html", str(page), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert (record["method"], record["baseline"], record["objective"]) == (
         "occlusion",
-        "mean",
+        "zero",
         "log_prob",
     )
     assert record["target"][0]["token"] == 40
@@ -80,3 +80,14 @@ def test_a_mistake_is_told_before_a_model_is_loaded(
 def test_a_target_without_its_space_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["attribute", "--target", "store"]) == 1
     assert "' store' is one" in capsys.readouterr().err
+
+
+def test_scores_that_do_not_add_up_are_refused_unless_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = ["attribute", "--model", "toy-qwen2", "--max-steps", "2"]
+    assert run(asked) == 1
+    assert "NOT within 1%" in (refused := capsys.readouterr().err)
+    assert "allow_incomplete=True" in refused
+    assert run([*asked, "--allow-incomplete", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["is_complete"] is False

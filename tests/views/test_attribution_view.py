@@ -20,7 +20,9 @@ HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
 def found(method: str = "occlusion") -> Attribution:
-    return attribute(loaded("toy-gpt2"), PROMPT, (" Mary", " John"), method, steps=4)
+    return attribute(
+        loaded("toy-gpt2"), PROMPT, (" Mary", " John"), method, steps=4, allow_incomplete=True
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,7 +62,9 @@ def test_colours_are_white_at_zero_and_dark_at_the_largest_by_size() -> None:
 
 
 def test_what_is_not_complete_is_said_to_be_on_the_page_and_in_the_picture() -> None:
-    shown = attribute(loaded("toy-qwen2"), PROMPT, (" Mary", " John"), max_steps=1)
+    shown = attribute(
+        loaded("toy-qwen2"), PROMPT, (" Mary", " John"), max_steps=1, allow_incomplete=True
+    )
     assert "NOT within 1%" in view_attribution(shown).section().caption
     words = " ".join(text.get_text() for text in attribution_figure(shown).figure.texts)
     assert "NOT within 1%" in words

@@ -6,17 +6,17 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.attribution.baselines import baseline_embedding
-from mi_toolkit.attribution.completeness import completeness_error
+from mi_toolkit.attribution.baselines import DEFAULT_BASELINE, baseline_embedding
+from mi_toolkit.attribution.completeness import better_baseline, completeness_error
 from mi_toolkit.attribution.embeddings import embeddings_of
 from mi_toolkit.attribution.methods import METHODS
 from mi_toolkit.attribution.objectives import TokenTarget, objective_of, target_ids
-from mi_toolkit.attribution.question import Question
-from mi_toolkit.errors import PromptError, unknown_name
+from mi_toolkit.attribution.question import Answer, Question, last_logits
+from mi_toolkit.errors import AttributionError, PromptError, unknown_name
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.predictions import predictions
@@ -24,6 +24,9 @@ from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 TOKENS_PER_PASS = 1024
+
+MAX_STEPS = 112
+"""With what else runs, the defaults stay within 120 passes of the prompt."""
 
 
 def attribute(
@@ -35,8 +38,9 @@ def attribute(
     objective: str = "logit",
     baseline: int | str | None = None,
     steps: int | None = None,
-    max_steps: int = 1024,
+    max_steps: int = MAX_STEPS,
     tolerance: float = 0.01,
+    allow_incomplete: bool = False,
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     batch_size: int | None = None,
@@ -56,13 +60,15 @@ def attribute(
             `attention_rollout`.
         objective: what is explained of the target: its `logit`, or its `log_prob`, which also moves
             with every other token's logit. Of a contrast both are the same.
-        baseline: what stands for no information: `zero` (the default), the `mean` embedding of the
-            vocabulary, `bos`, `eos`, `pad`, `unk`, or any token by its id or exact text. For
+        baseline: what stands for no information: the `mean` embedding of the vocabulary (the
+            default), `zero`, `bos`, `eos`, `pad`, `unk`, or any token by its id or exact text. For
             methods that have one.
-        steps: points of the integral over the whole line, exactly; None to begin with 32 and add
+        steps: points of the integral over the whole line, exactly; None to begin with 17 and add
             points where the scores do not add up.
-        max_steps: where adding ends, whether or not they do.
-        tolerance: the completeness error at which it may end before.
+        max_steps: where adding ends, whether or not they do. A point is one forward and backward
+            pass of the prompt.
+        tolerance: the completeness error that integrated gradients have to reach.
+        allow_incomplete: give scores that miss the tolerance all the same; the result says so.
         prepend_bos: put a BOS before a text. None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         batch_size: prompts to a pass; None for about 1,024 tokens. It changes memory and time, and
@@ -73,6 +79,8 @@ def attribute(
         PromptError: more than one sequence, or a target that is not one token.
         UnknownNameError: no such method or objective.
         HookError: the model does not run on the embeddings that it is given.
+        AttributionError: integrated gradients that do not add up, unless `allow_incomplete`; or
+            what is no number.
 
     Example:
         >>> import mi_toolkit as mi
@@ -90,9 +98,11 @@ def attribute(
         raise PromptError(f"{method} has no baseline: leave baseline out.")
     batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
     ids = _one_sequence(batch)
+    named: int | str = DEFAULT_BASELINE if baseline is None else baseline
     # Inside, gradients are on even where the caller's code has them off.
     with evaluating(model), torch.inference_mode(mode=False), torch.enable_grad():
-        logits = _last_logits(model, ids)
+        with torch.no_grad():
+            logits = last_logits(model, ids[None])[0].float().cpu()
         tokens = target_ids(model, target, logits)
         embeddings = embeddings_of(model, ids)
         question = Question(
@@ -100,37 +110,59 @@ def attribute(
             ids=ids,
             objective=objective_of(objective, tokens),
             embeddings=embeddings,
-            baseline=baseline_embedding(
-                model, "zero" if baseline is None else baseline, embeddings
-            ),
+            baseline=baseline_embedding(model, named, embeddings),
             steps=steps,
             max_steps=max_steps,
             tolerance=tolerance,
             batch_size=batch_size or max(1, TOKENS_PER_PASS // len(ids)),
             progress=progress,
+            rows_run=[1],
         )
+        without, value = question.ends
         answer = chosen.run(question)
-        with torch.no_grad():
-            ends = torch.stack([question.embeddings, question.baseline])
-            value, without = question.values(ends).double().tolist()
-    scores = answer.scores.cpu()
-    return Attribution(
+        is_short, is_finite = _is_short(question, answer), bool(answer.scores.isfinite().all())
+        jumps = answer.jump is not None or not is_finite
+        better = better_baseline(question, named) if is_short and jumps else None
+    if not is_finite:
+        way_out = "occlusion" if better is None else f"baseline={better!r}"
+        jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+.3f}"
+        raise AttributionError(
+            f"Scores of tokens are NaN or infinite in {model.cfg.model_name}, from the baseline "
+            f"{named!r}{jump}: its gradients are no numbers there. Take {way_out}."
+        )
+    found = Attribution(
         method=method,
         objective=objective,
         target=predictions(model.tokenizer, logits, torch.tensor(tokens)),
         ids=ids,
         tokens=token_texts(model.tokenizer, ids.tolist()),
-        scores=scores.float(),
+        scores=answer.scores.float().cpu(),
         value=value,
-        baseline=_named(model, baseline) if chosen.has_baseline else None,
+        baseline=_in_words(model, named) if chosen.has_baseline else None,
         baseline_value=without if chosen.has_baseline else math.nan,
-        completeness_error=completeness_error(scores, value, without)
+        completeness_error=completeness_error(answer.scores, value, without)
         if chosen.has_baseline
         else math.nan,
         tolerance=tolerance,
         steps=answer.steps,
+        n_passes=sum(question.rows_run),
+        jump=answer.jump,
+        better_baseline=better,
         provenance=provenance_of(model, {"prompt": batch}, seed=0),
     )
+    if is_short and not allow_incomplete:
+        raise AttributionError(
+            f"{found.sum_text()} allow_incomplete=True gives the scores all the same."
+        )
+    return found
+
+
+def _is_short(question: Question, answer: Answer) -> bool:
+    """Whether an integral misses what it should add up to, or is no number."""
+    if answer.steps is None:
+        return False
+    without, value = question.ends
+    return not completeness_error(answer.scores, value, without) <= question.tolerance
 
 
 def _check_numbers(steps: int | None, max_steps: int, batch_size: int | None) -> None:
@@ -147,15 +179,8 @@ def _one_sequence(batch: TokenBatch) -> Int[Tensor, " position"]:
     return batch.sequence(0)
 
 
-def _last_logits(model: HookedModel, ids: Int[Tensor, " position"]) -> Float[Tensor, " vocabulary"]:
-    rows = ids[None].to(model.cfg.device)
-    with torch.no_grad():
-        logits: Tensor = model(rows, return_type="logits", attention_mask=torch.ones_like(rows))
-    return logits[0, -1].float().cpu()
-
-
-def _named(model: HookedModel, baseline: int | str | None) -> str:
+def _in_words(model: HookedModel, baseline: int | str) -> str:
     """The baseline in words; a token's id as its text, which says more."""
     if isinstance(baseline, int):
         return repr(token_texts(model.tokenizer, [baseline])[0])
-    return "zero" if baseline is None else baseline
+    return baseline

@@ -23,7 +23,7 @@ _SHOWN = 5
 class Attribution(SavedResult, ShownAsTable):
     """Scores of a prompt's tokens for one prediction, and how far they add up."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit attribution 1"
+    FORMAT: ClassVar[str] = "mi_toolkit attribution 2"
 
     method: str
     """The method, by its name in `METHODS`."""
@@ -64,6 +64,17 @@ class Attribution(SavedResult, ShownAsTable):
     steps: int | None
     """Points of the integral; None where there is none."""
 
+    n_passes: int
+    """How often the prompt went through the model, forward or forward and backward: a pass of n
+    rows counts n."""
+
+    jump: float | None
+    """By how much F changes in the first 1/16,384 of the line from the baseline, where that is more
+    than the tolerance lets be missed and the scores do not add up; None elsewhere."""
+
+    better_baseline: str | None
+    """A baseline from which F does not jump, where it jumps from this one."""
+
     provenance: Provenance
     """Model, prompt and versions."""
 
@@ -98,12 +109,23 @@ class Attribution(SavedResult, ShownAsTable):
         adds = f"The scores add up to {total:+.3f} of {whole:+.3f}, error {_percent(self)}"
         if self.steps is None:
             return f"{adds}."
-        steps = f"{self.steps:,} steps"
-        if self.is_complete:
-            return f"{adds} with {steps}."
+        adds = f"{adds} with {self.steps:,} steps, {self.n_passes:,} passes of the prompt"
+        return f"{adds}." if self.is_complete else f"{adds}: {self._shortfall()}"
+
+    def _shortfall(self) -> str:
+        """That the scores do not add up, why, and the way out."""
+        said = f"NOT within {self.tolerance:.0%}. Do not trust single scores; "
+        if self.jump is None:
+            return (
+                f"{said}raise max_steps, ask a contrast of two tokens, in which what moves all "
+                "logits falls away, or take occlusion."
+            )
+        other = "another baseline, or occlusion"
+        if self.better_baseline is not None:
+            other = f"baseline={self.better_baseline!r}"
         return (
-            f"{adds} with {steps}: NOT within {self.tolerance:.0%}. Do not trust single scores; "
-            "raise max_steps, or take another baseline."
+            f"{said}no number of steps mends it, as F jumps by {self.jump:+.3f} right behind the "
+            f"baseline {self.baseline!r}: take {other}."
         )
 
     def to_pandas(self) -> DataFrame:

@@ -25,8 +25,11 @@ _SPECIAL: Mapping[str, Callable[[Any], int | None]] = MappingProxyType(
     }
 )
 
-BASELINES = ("zero", "mean", *_SPECIAL)
+BASELINES = ("mean", "zero", *_SPECIAL)
 """The baselines with names. Any token serves as well, by its id or by its exact text."""
+
+DEFAULT_BASELINE = "mean"
+"""From zero, a norm leaps at once: in a deep model with RMSNorm no integral from there adds up."""
 
 
 def baseline_embedding(

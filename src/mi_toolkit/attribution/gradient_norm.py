@@ -17,5 +17,5 @@ from mi_toolkit.attribution.question import Answer, Question
 
 def gradient_norm(question: Question) -> Answer:
     """Sensitivity of F to each token's embedding."""
-    (gradient,) = question.gradients(question.embeddings[None])
+    _, (gradient,) = question.gradients(question.embeddings[None])
     return Answer(scores=gradient.double().norm(dim=-1))

@@ -16,6 +16,6 @@ from mi_toolkit.attribution.question import Answer, Question
 
 def input_x_gradient(question: Question) -> Answer:
     """First-order scores at the prompt itself."""
-    (gradient,) = question.gradients(question.embeddings[None])
+    _, (gradient,) = question.gradients(question.embeddings[None])
     way = question.embeddings - question.baseline
     return Answer(scores=(gradient.double() * way).sum(dim=-1))

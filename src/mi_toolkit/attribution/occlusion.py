@@ -20,10 +20,9 @@ from mi_toolkit.attribution.question import Answer, Question
 
 def occlusion(question: Question) -> Answer:
     """What each token's removal takes from F."""
-    length = len(question.ids)
+    length, (_, whole) = len(question.ids), question.ends
     found = []
     with torch.no_grad():
-        whole = question.values(question.embeddings[None]).double()
         for part in question.in_batches(length, "occluding tokens"):
             places = torch.arange(length, device=question.embeddings.device)[part]
             rows = question.embeddings.repeat(len(places), 1, 1)

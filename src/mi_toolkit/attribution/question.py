@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from mi_toolkit.attribution.embeddings import replaced_embeddings
 from mi_toolkit.attribution.objectives import Objective
-from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.errors import AttributionError, HookError
+from mi_toolkit.hooked_model import HookedModel, uncached
 from mi_toolkit.progress import track
 
 
@@ -51,25 +52,42 @@ class Question:
     progress: bool | None
     """A progress bar; None: where somebody looks."""
 
+    rows_run: list[int] = field(default_factory=list)
+    """Rows of every pass so far: each is the prompt once through the model."""
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """F on the baseline and on the prompt.
+
+        Raises:
+            AttributionError: one of them is no number.
+        """
+        with torch.no_grad():
+            rows = torch.stack([self.baseline, self.embeddings])
+            without, value = self.values(rows).double().tolist()
+        for where, figure in (("baseline", without), ("prompt", value)):
+            if not abs(figure) < float("inf"):
+                raise AttributionError(
+                    f"F is {figure} on the {where} in {self.model.cfg.model_name}, so no token can "
+                    f"be given a share of it. Take another {where}, or load the model in float32."
+                )
+        return without, value
+
     def values(self, embeddings: Float[Tensor, "row position d_embed"]) -> Float[Tensor, " row"]:
         """F of each row of embeddings, differentiable in them.
 
         Raises:
             HookError: the model did not run on them.
         """
-        ids = self.ids.expand(len(embeddings), -1).to(embeddings.device)
-        options: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
-        if hasattr(self.model, "original_model"):
-            # Transformers would keep every layer's keys and values for a next token.
-            options["use_cache"] = False
+        self.rows_run.append(len(embeddings))
+        ids = self.ids.expand(len(embeddings), -1)
         with replaced_embeddings(self.model, embeddings):
-            logits: Tensor = self.model(ids, return_type="logits", **options)
-        return self.objective(logits[:, -1])
+            return self.objective(last_logits(self.model, ids))
 
     def gradients(
         self, embeddings: Float[Tensor, "row position d_embed"]
-    ) -> Float[Tensor, "row position d_embed"]:
-        """The gradient of F at each row of embeddings; no parameter gets any.
+    ) -> tuple[Float[Tensor, " row"], Float[Tensor, "row position d_embed"]]:
+        """F of each row of embeddings, and its gradient there; no parameter gets any.
 
         Raises:
             HookError: F does not depend on what was put at the hook.
@@ -84,13 +102,46 @@ class Question:
                 f"No gradient reaches the embeddings of {self.model.cfg.model_name}: its forward "
                 "pass does not let one through. Take occlusion, which needs none."
             )
-        return found
+        return values.detach(), found
+
+    def on_the_line(self, points: Float[Tensor, " row"]) -> Float[Tensor, "row position d_embed"]:
+        """Embeddings on the straight line from the baseline, at 0, to the prompt, at 1."""
+        way = self.embeddings - self.baseline
+        return self.baseline + points[:, None, None].to(way) * way
 
     def in_batches(self, n_rows: int, label: str) -> Iterator[slice]:
         """Slices of `batch_size` rows that cover `n_rows`, with a progress bar."""
         starts = range(0, n_rows, self.batch_size)
         for start in track(starts, total=len(starts), label=label, unit="pass", show=self.progress):
             yield slice(start, min(start + self.batch_size, n_rows))
+
+
+def last_logits(
+    model: HookedModel, ids: Int[Tensor, "row position"]
+) -> Float[Tensor, "row vocabulary"]:
+    """The logits behind each row of ids, at its last position; no other is unembedded."""
+    ids = ids.to(model.cfg.device)
+    with _unembedding_the_last(model):
+        logits: Tensor = model(
+            ids, return_type="logits", attention_mask=torch.ones_like(ids), **uncached(model)
+        )
+    return logits[:, -1]
+
+
+@contextmanager
+def _unembedding_the_last(model: HookedModel) -> Iterator[None]:
+    """Inside, the unembedding is given the last position alone."""
+    unembed = getattr(model, "unembed", None)
+    if unembed is None:
+        yield
+        return
+    handle = unembed.register_forward_pre_hook(
+        lambda _, given: (given[0][:, -1:], *given[1:]), prepend=True
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,3 +153,6 @@ class Answer:
 
     steps: int | None = None
     """Points of the integral, if there was one."""
+
+    jump: float | None = None
+    """By how much F jumps at the baseline, where that kept the integral from adding up."""

@@ -55,7 +55,8 @@ def attribute(
     objective: Literal["logit", "log_prob"] = "logit",
     baseline: str | None = None,
     steps: Count = None,
-    max_steps: Annotated[int, Parameter(validator=at_least_one)] = 1024,
+    max_steps: Annotated[int, Parameter(validator=at_least_one)] = 112,
+    allow_incomplete: Switch = False,
     bos: bool | None = None,
     output: Path | None = None,
     html: Path | None = None,
@@ -72,10 +73,11 @@ def attribute(
         against: Explain why the target rather than this token.
         method: What to score by. Methods disagree: docs/attribution.md says when each misleads.
         objective: What is explained of the target: its logit, or its log-probability.
-        baseline: What stands for no information: zero (the default), mean, bos, eos, pad, unk, or
+        baseline: What stands for no information: mean (the default), zero, bos, eos, pad, unk, or
             a token, as for --target.
         steps: Points of the integral. Without it as many as it takes for the scores to add up.
-        max_steps: Where that ends.
+        max_steps: Where that ends; each is one forward and backward pass of the prompt.
+        allow_incomplete: Give the scores of integrated gradients even where they do not add up.
         bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
             model's tokenizer has one.
         output: Folder for attribution.safetensors (Attribution.load reads it), attribution.csv and
@@ -102,6 +104,7 @@ def attribute(
             baseline=no_information,
             steps=steps,
             max_steps=max_steps,
+            allow_incomplete=allow_incomplete,
             prepend_bos=bos,
         )
         written = _write(found, output, html)

@@ -21,7 +21,7 @@ def super_weights(
     /,
     *,
     data_file: Path | None = None,
-    eval_limit: Annotated[int, Parameter(validator=at_least_one)] = 8,
+    eval_limit: Annotated[int, Parameter(validator=at_least_one)] = 4,
     min_spike: float = 10.0,
     min_rise: float = 0.05,
     batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,

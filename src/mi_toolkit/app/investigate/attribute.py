@@ -104,5 +104,6 @@ def attributed_saveable(done: Attributed) -> Saveable:
             "baseline_value": why.baseline_value if why.is_signed else None,
             "completeness_error": why.completeness_error if why.is_signed else None,
             "steps": why.steps,
+            "n_passes": why.n_passes,
         },
     )
