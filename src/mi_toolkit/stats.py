@@ -44,7 +44,8 @@ RUN_IF_CONSTANT = 5.0
 `(1 + ρ) / (1 - ρ)` of runs of mean length 3, whose `ρ` is 2/3."""
 
 EDGE = 0.01
-"""The share of its range within which a figure is not told from the end: its interval reaches it."""
+"""The share of its range by which a figure must be off an end to be told from it: nearer, its
+interval reaches the end."""
 
 Bounds = tuple[Float[Tensor, "*head"] | float, Float[Tensor, "*head"] | float]
 """The lowest and the highest value that a figure can have."""
