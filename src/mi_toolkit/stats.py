@@ -38,9 +38,10 @@ UNSEEN = 0.2
 """How much of a text at each end of the range the standard error allows for, at most."""
 
 UNSEEN_SHARE = 1 / 8
-"""From a dozen texts on, it is the chance that none of them is of a kind that so many texts are. The
-least of .05, .1 and .2, and of 1/6 to 1/10, with which intervals cover on the whole grid of
-`tests/heads/coverage`."""
+"""From a dozen texts on, it is the chance that none of them is of a kind that so many texts are.
+
+With both, intervals cover on the whole grid of `tests/heads/coverage`, means over pairs of texts
+included; with half of `UNSEEN` they do not."""
 
 RUN_IF_CONSTANT = 5.0
 """Queries to an independent one where a series never changes, so that it cannot show its runs:
