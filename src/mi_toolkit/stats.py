@@ -143,6 +143,7 @@ def over_texts(
         n_units=n,
         n_worth=torch.where(n >= MIN_TEXTS, n, torch.nan),
         bounds=bounds,
+        units_to_term=units_to_term,
         dtype=numerator.dtype,
     )
 
@@ -225,6 +226,7 @@ def _jackknife(
     n_worth: Tensor,
     bounds: Bounds | None,
     dtype: torch.dtype,
+    units_to_term: int = 1,
 ) -> Estimate:
     """Leave units out, each counted as `n_worth / n_units` of an independent one."""
     total_above, total_below = totals
@@ -245,7 +247,8 @@ def _jackknife(
     if bounds is not None:
         for end in (low, high):
             moved = place(total_above + end * unit, total_below + unit) - centre
-            variance = variance + _unseen(n_worth) * moved.square()
+            # A term of a pair is odd where either text is: twice as often.
+            variance = variance + units_to_term * _unseen(n_worth) * moved.square()
     known = n_worth + 0 * centre
     return Estimate(
         value=(total_above / total_below).to(dtype),
