@@ -6,8 +6,8 @@ A figure is a ratio of sums over units (texts): a mean, a lift, a ratio of sums 
    moves. A mean over pairs of units loses the pairs that a unit is in.
 2. Where the figure has a range (a lift cannot pass 1), this is done on the logit of its place in
    the range: near an end figures are skewed, and a symmetric interval misses on one side.
-3. `UNSEEN` of a text at each end of the range is counted into the standard error: a few texts that
-   are all alike do not prove that the next one is. It shrinks as 1 / n, faster than the rest.
+3. A part of a text at each end of the range is counted into the standard error (`UNSEEN`): a few
+   texts that are all alike do not prove that the next one is. From a dozen texts on it fades.
 4. Student's t with n - 1 degrees of freedom, back to the figure's scale.
 
 Plain jackknife-t misses the truth up to 31 times in 100 with few texts near an end of the range,
@@ -35,16 +35,21 @@ MIN_QUERIES = 8
 """Queries of a series under which there is no interval."""
 
 UNSEEN = 0.2
-"""How much of a text at each end of the range the standard error allows for: the least
-of .05, .1 and .2 with which intervals cover on the whole grid of `tests/heads/coverage`, means over
-pairs of texts included."""
+"""How much of a text at each end of the range the standard error allows for, at most."""
+
+UNSEEN_SHARE = 1 / 8
+"""From a dozen texts on, it is the chance that none of them is of a kind that so many texts are.
+
+With both, intervals cover on the whole grid of `tests/heads/coverage`, means over pairs of texts
+included; with half of `UNSEEN` they do not."""
 
 RUN_IF_CONSTANT = 5.0
 """Queries to an independent one where a series never changes, so that it cannot show its runs:
 `(1 + ρ) / (1 - ρ)` of runs of mean length 3, whose `ρ` is 2/3."""
 
 EDGE = 0.01
-"""The share of its range within which a figure is not told from the end: its interval goes on."""
+"""The share of its range by which a figure must be off an end to be told from it: nearer, its
+interval reaches the end."""
 
 Bounds = tuple[Float[Tensor, "*head"] | float, Float[Tensor, "*head"] | float]
 """The lowest and the highest value that a figure can have."""
@@ -138,6 +143,7 @@ def over_texts(
         n_units=n,
         n_worth=torch.where(n >= MIN_TEXTS, n, torch.nan),
         bounds=bounds,
+        units_to_term=units_to_term,
         dtype=numerator.dtype,
     )
 
@@ -220,6 +226,7 @@ def _jackknife(
     n_worth: Tensor,
     bounds: Bounds | None,
     dtype: torch.dtype,
+    units_to_term: int = 1,
 ) -> Estimate:
     """Leave units out, each counted as `n_worth / n_units` of an independent one."""
     total_above, total_below = totals
@@ -240,7 +247,8 @@ def _jackknife(
     if bounds is not None:
         for end in (low, high):
             moved = place(total_above + end * unit, total_below + unit) - centre
-            variance = variance + UNSEEN * moved.square()
+            # A term of a pair is odd where either text is: twice as often.
+            variance = variance + units_to_term * _unseen(n_worth) * moved.square()
     known = n_worth + 0 * centre
     return Estimate(
         value=(total_above / total_below).to(dtype),
@@ -249,6 +257,11 @@ def _jackknife(
         freedom=known - 1,
         bounds=bounds,
     )
+
+
+def _unseen(n_worth: Tensor) -> Tensor:
+    """How much of a text at each end of the range to allow for, after so many."""
+    return ((1 - UNSEEN_SHARE) ** n_worth).clamp_max(UNSEEN)
 
 
 def _logit(share: Tensor) -> Tensor:

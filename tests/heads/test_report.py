@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,6 +12,8 @@ from mi_toolkit.errors import ReportError, UnknownNameError
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.report_file import BEFORE, FORMAT
+from mi_toolkit.record_file import load_record, save_record
 from tests.models_here import loaded
 
 
@@ -112,3 +116,25 @@ def test_names_are_escaped_in_html() -> None:
     hostile = replace(report, provenance=replace(report.provenance, model="<script>alert(1)"))
     assert "<script>" not in hostile._repr_html_()
     assert "&lt;script&gt;" in hostile._repr_html_()
+
+
+def test_a_report_saved_before_p_was_kept_loads_and_says_how_its_intervals_were_made(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "before.safetensors"
+    report = classify_heads(loaded("toy-gpt2"), torch.arange(1, 40), fdr=None)
+    report.save(path)
+    tensors, record = load_record(path, format=FORMAT, kind="head report")
+    (part,) = record["parts"].values()
+    del part["fdr"], tensors["prompt/p"]
+    made = "bootstrap over blocks of pooled queries"
+    part["interval"] = dict.fromkeys(part["interval"], made)
+    save_record(path, format=BEFORE, tensors=tensors, record=record)
+    again = HeadReport.load(path)
+    assert again.fdr is None
+    assert again.p.isnan().all()
+    assert torch.equal(again.labels, report.labels)
+    assert torch.equal(again.borderline, report.borderline)
+    assert again.interval["first_token"] == made
+    assert again.interval_over["first_token"] == "queries"
+    assert set(again.to_pandas()["interval"]) == {made}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mi_toolkit.heads import masks
 from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.plan import compared_pairs
 from mi_toolkit.heads.scores import (
     PatternRows,
     diffuse_terms,
@@ -21,6 +22,7 @@ from mi_toolkit.heads.scores import (
     mask_score,
     positional_terms,
 )
+from mi_toolkit.prompts.tokens import from_sequences
 from tests.ideal_patterns import even_pattern, pattern_of_mask, random_pattern, sink_pattern
 
 LENGTHS = [8, 32, 128, 512]
@@ -177,3 +179,20 @@ def test_renaming_ids_changes_no_score_and_scores_are_shares(
         here.nan_to_num(-1), mask_score(pattern, behaviour.targets(renamed, False)).nan_to_num(-1)
     )
     assert here.isnan() or 0 <= here <= 1 + 1e-6
+
+
+def test_each_text_is_compared_with_four_others_whatever_the_order_of_the_prompts() -> None:
+    texts = [[1, 5 + text, 9 + text] for text in range(12)]
+
+    def compared(order: list[int]) -> set[frozenset[int]]:
+        pairs = compared_pairs(from_sequences([texts[index] for index in order], 1))
+        return {frozenset((order[one], order[other])) for one, other in pairs}
+
+    pairs = compared(list(range(12)))
+    assert len(pairs) == 24
+    assert all(sum(text in pair for pair in pairs) == 4 for text in range(12))
+    assert compared(list(range(12))[::-1]) == pairs
+    # Up to five texts all pairs; equal ones are one, and one alone has nothing to be compared with.
+    assert len(compared(list(range(5)))) == 10
+    assert len(compared_pairs(from_sequences([texts[0], texts[1], texts[0]], 1))) == 1
+    assert compared_pairs(from_sequences([texts[0], texts[0]], 1)) == ()

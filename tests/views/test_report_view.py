@@ -38,7 +38,7 @@ def test_it_says_what_the_figures_rest_on() -> None:
     assert "made in float32 as TransformerBridge" in read
     assert "prompt (8 × 3 tokens, with BOS)" in read
     assert "seed 0" in read
-    assert "bootstrap over sequences" in read
+    assert "jackknife over texts" in read
     assert "mi-toolkit 0" in read
 
 

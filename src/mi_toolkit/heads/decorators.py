@@ -34,7 +34,7 @@ def mask_behaviour(
         meaning: what a head that does it attends to, in one line.
         trigger: the prompt that gives it a chance to show, as in "needs …".
         home: the stimulus that labels it where no prompt is given, a name of `STIMULI`.
-        min_label: the bar for the lower end of the lift's interval; None for the caller's
+        min_label: the lift to exceed beyond doubt for the label; None for the caller's
             `min_lift`.
         roles: the roles of a stimulus, such as `end`, whose positions the function takes as
             keyword arguments (each a `range`); a sequence without them has no target.
@@ -92,12 +92,13 @@ def distribution_behaviour(
     first_query: int = 0,
     pools_queries: bool = False,
     compares_sequences: bool = False,
+    value_range: tuple[float, float] | None = None,
     excluded_stimuli: Sequence[str] = (),
 ) -> Callable[[Terms], DistributionBehaviour]:
     """Register a behaviour of your own by a value of whole rows of attention.
 
     Decorates a function `(rows, following) -> (numerator, denominator)`: from the `PatternRows` of
-    one sequence, and of the next (None behind the last), to two tensors `[head query]`. The value
+    one sequence, and of another (None unless it compares), to two tensors `[head query]`. The value
     is the ratio of their sums; a row that is not to count has 0 in both. It has no chance level.
 
     Args:
@@ -105,11 +106,13 @@ def distribution_behaviour(
         meaning: what the value says, in one line.
         trigger: the prompt that gives it a chance to show, as in "needs …".
         home: the stimulus that it is measured on where no prompt is given, a name of `STIMULI`.
-        min_label: the bar for the lower end of the value's interval; None for no label.
+        min_label: the value to exceed beyond doubt for the label; None for no label.
         first_query: the first query that can count.
         pools_queries: the ratio of sums over all queries, in place of the mean over sequences of
             each sequence's own ratio.
-        compares_sequences: whether `following` is wanted.
+        compares_sequences: whether `following` is wanted: texts are then compared in pairs.
+        value_range: the lowest and highest value there can be, where that is known: intervals near
+            an end are better for it.
         excluded_stimuli: stimuli on which the value would mislead, and is not given.
 
     Raises:
@@ -130,6 +133,7 @@ def distribution_behaviour(
                 first_query=first_query,
                 pools_queries=pools_queries,
                 compares_sequences=compares_sequences,
+                value_range=value_range,
                 excluded_stimuli=tuple(excluded_stimuli),
             )
         )
@@ -151,7 +155,7 @@ def circuit_behaviour(
         name: as in tables and labels: letters, digits and underscores.
         meaning: what a head that does it makes of a token, in one line.
         trigger: what the tokenizer must have, as in "needs …".
-        min_label: the bar for the lower end of the lift's interval; None for the caller's
+        min_label: the lift to exceed beyond doubt for the label; None for the caller's
             `min_lift`.
 
     Raises:

@@ -50,7 +50,7 @@ class BehaviourFacts:
     """The stimulus that it is labelled on where the caller gives no prompt."""
 
     min_label: float | None
-    """The lower bound that `ci_low` must reach for the label; None for the caller's `min_lift`."""
+    """What the figure must exceed beyond doubt for the label; None for the caller's `min_lift`."""
 
     carries_label: bool
     """Whether heads are labelled with it."""
@@ -88,7 +88,7 @@ class Behaviour:
     """The stimulus that it is labelled on where the caller gives no prompt."""
 
     min_label: float | None
-    """The lower bound that `ci_low` must reach for the label; None for the caller's `min_lift`."""
+    """What the figure must exceed beyond doubt for the label; None for the caller's `min_lift`."""
 
     carries_label: bool = True
     """Whether heads are labelled with it."""

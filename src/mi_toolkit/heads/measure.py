@@ -18,6 +18,7 @@ from torch import Tensor
 from mi_toolkit.heads.behaviours import DistributionBehaviour
 from mi_toolkit.heads.block_figures import BlockReader
 from mi_toolkit.heads.plan import Plan
+from mi_toolkit.heads.rows import RowFigures
 from mi_toolkit.heads.scores import PatternRows, QueryTerms
 
 
@@ -114,8 +115,11 @@ class Measurement:
                 if chosen is not None:
                     self._keep_mask(index, layer, chosen, attended)
             elif behaviour.needs is not None and chosen is not None:
-                compares = behaviour.compares_sequences and pairs is not None
-                terms = QueryTerms(*behaviour.terms(*(pairs if compares else (figures, None))))
+                rows: RowFigures = figures
+                following: RowFigures | None = None
+                if behaviour.compares_sequences and pairs is not None:
+                    rows, following = pairs
+                terms = QueryTerms(*behaviour.terms(rows, following))
                 self._keep_distribution(index, layer, chosen, terms, behaviour.pools_queries)
 
     def add_whole(
