@@ -311,14 +311,14 @@ def _nothing_installed() -> Iterator[None]:
     It does so where a model also takes pictures and its processor does not load, which text does
     not need.
     """
-    calling = subprocess.check_call
+    calling: Any = subprocess.check_call
 
     def refuse(command: Any, *args: Any, **options: Any) -> int:
         if "torchvision" in command:
             raise subprocess.CalledProcessError(1, command)
-        return calling(command, *args, **options)
+        return calling(command, *args, **options)  # type: ignore[no-any-return]
 
-    subprocess.check_call = refuse
+    subprocess.check_call = refuse  # type: ignore[assignment]
     try:
         yield
     finally:

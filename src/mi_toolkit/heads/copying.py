@@ -121,7 +121,7 @@ class CopyingMeasurement:
         of_layer: dict[int, list[int]] = {}
         for layer, sequence in self._kept:
             of_layer.setdefault(layer, []).append(sequence)
-        directions: dict[tuple[int | None, int], Tensor] = {}
+        directions: dict[tuple[Sight, int], Tensor] = {}
         for layer, sequences in of_layer.items():
             heads = torch.arange(int(self.model.cfg.n_heads))
             if asked is not None:

@@ -229,7 +229,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
     if source.kind == "folder" and not source.gguf_file and not _has_tokenizer(source.location):
         return _without_tokenizer(source)
     with explained(source, part="tokenizer"), quiet_transformers(source, revision):
-        reader = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
+        reader: Any = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
         tokenizer = reader.from_pretrained(
             source.location,
             revision=revision,

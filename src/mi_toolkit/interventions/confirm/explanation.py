@@ -158,7 +158,8 @@ class Plan:
         holds = torch.tensor(
             [[head in drawn for head in self.neighbours] for drawn in map(set, self.null.sets)]
         ).reshape(len(self.null.sets), len(self.neighbours))
-        held, chosen = torch.zeros(len(self.null.sets), dtype=torch.bool), []
+        held = torch.zeros(len(self.null.sets), dtype=torch.bool)
+        chosen: list[int] = []
         while len(chosen) < MAX_SHARED and bool((reaching & ~held).any()):
             left, rest = reaching & ~held, ~reaching & ~held
             separation = holds[left].float().mean(dim=0)
