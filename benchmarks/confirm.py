@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--labels", nargs="+", default=LABELS)
     parser.add_argument("--shapley", nargs="*", default=LABELS[:1], help="labels to share out")
     parser.add_argument("--how", default="mean")
-    parser.add_argument("--n-sequences", type=int, default=5)
-    parser.add_argument("--tokens", type=int, default=10, help="random tokens, given twice")
+    parser.add_argument("--n-sequences", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=8, help="random tokens, given twice")
     parser.add_argument("--report", type=Path, help="a report of the model, instead of a new one")
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     parser.add_argument("--resume", type=Path, help="a folder that keeps losses as they come")
@@ -115,9 +115,9 @@ Written by `benchmarks/confirm.py` with {versions}, {torch.get_num_threads()} th
 Labels of {together.provenance.model}, given by `classify_heads` under the standard protocol, put to
 the test of {together.how} ablation (values from {together.reference}) on {first.n_sequences}
 sequences that gave no label: a BOS and {n_tokens} random tokens, given twice. They are so few and
-so short that all of it takes {together.n_passes} + {alone.n_passes} forward passes of up to 32 sets
-of heads, a quarter of an hour on one core; the intervals are as wide as that makes them. The loss
-that counts is that of the token after each query that the behaviour can use.
+so short to keep the cost at {together.n_passes} forward passes of up to 32 sets of heads; the
+intervals are as wide as that makes them. The loss that counts is that of the token after each query
+that the behaviour can use.
 
 ## All heads of a label together
 

@@ -138,8 +138,7 @@ class Explanation:
 
     shared: tuple[SharedHead, ...]
     """Heads that together cover the sets that reach it, as far as few heads can: each chosen as
-    the one that separates the reaching sets without an earlier one best from the others; heads
-    that have an effect of their own come first."""
+    the one that separates the reaching sets without an earlier one best from the others."""
 
     n_without: int
     """Random sets that hold none of them."""

@@ -154,7 +154,6 @@ class Plan:
         """Heads that the reaching sets share, and which random sets hold one of them."""
         change, error = alone.estimate(lambda change: change)
         low, high = change - alone.t * error, change + alone.t * error
-        hurts = (low if self.claim.direction > 0 else -high) > 0
         holds = torch.tensor(
             [[head in drawn for head in self.neighbours] for drawn in map(set, self.null.sets)]
         ).reshape(len(self.null.sets), len(self.neighbours))
@@ -165,7 +164,7 @@ class Plan:
             separation = holds[left].float().mean(dim=0)
             if rest.any():
                 separation = separation - holds[rest].float().mean(dim=0)
-            best = int((separation + (hurts & (separation > 0)).float()).argmax())
+            best = int(separation.argmax())
             if separation[best] <= 0:
                 break
             chosen.append(best)
