@@ -170,11 +170,12 @@ def test_the_paths_from_a_part_add_up_to_its_own_estimate(name: str, tmp_path: P
     nodes = attribution_patching(model, *pair, target=" the")
     table = edges.to_pandas()
     sums = table.groupby(["writer", "position"]).estimate.sum()
+    last = nodes.heads.shape[-1] - 1
     for layer, head in ((0, 3), (1, 0), (3, 2)):
         own = float(nodes.heads[layer, head, -1])
-        assert sums[f"L{layer}H{head}", 5] == pytest.approx(own, abs=1e-4)
-    assert sums["L1.mlp", 5] == pytest.approx(float(nodes.mlps[1, -1]), abs=1e-4)
-    assert sums["embedding", 5] == pytest.approx(float(nodes.embedding[-1]), abs=1e-4)
+        assert sums[f"L{layer}H{head}", last] == pytest.approx(own, abs=1e-4)
+    assert sums["L1.mlp", last] == pytest.approx(float(nodes.mlps[1, -1]), abs=1e-4)
+    assert sums["embedding", last] == pytest.approx(float(nodes.embedding[-1]), abs=1e-4)
     edges.save(tmp_path / "edges.safetensors")
     again = EdgeAttribution.load(tmp_path / "edges.safetensors")
     assert repr(again) == repr(edges)
