@@ -106,8 +106,13 @@ def test_prompts_of_unequal_length_give_what_each_gives_alone_though_padding_cou
     for name in ("previous_token", "current_token", "first_token"):
         mean = torch.stack([report.score[report.index(name)] for report in alone]).mean(dim=0)
         torch.testing.assert_close(together.score[together.index(name)], mean, atol=1e-6, rtol=0)
-    pair = mi.classify_heads(model, torch.stack([texts[0], texts[2]]))
-    assert not torch.isnan(pair["positional"]).any()
+    pair, other = ids_of(30), ids_of(18, 1)[0]
+    of_pair = mi.classify_heads(model, pair)
+    rows = [*pair.tolist(), other.tolist()]
+    of_three = mi.classify_heads(model, from_sequences(rows, 0))
+    positional = of_pair.score[of_pair.index("positional")]
+    assert 0 < float(positional.min()) < 1
+    torch.testing.assert_close(of_three.score[of_three.index("positional")], positional)
 
 
 def test_nobody_s_hooks_fire_while_masks_are_read() -> None:
