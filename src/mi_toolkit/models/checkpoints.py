@@ -181,7 +181,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
         ModelLoadError: it has none, or one that this installation cannot read.
     """
     with explained(source, part="tokenizer"), quiet_transformers(source, revision):
-        reader = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
+        reader: Any = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
         tokenizer = reader.from_pretrained(
             source.location,
             revision=revision,
