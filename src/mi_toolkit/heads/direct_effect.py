@@ -164,9 +164,16 @@ def _content(unembedding: Float[Tensor, "d_model d_vocab"], norm: FrozenNorm) ->
     summed as integers, exactly, so that one changed value always shows, in the time of one reading.
     What keeps every sum is the same values in another order of tokens, which changes neither.
     """
-    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[unembedding.element_size()]
-    shape = torch.tensor(unembedding.shape)
-    return unembedding.view(whole).sum(dim=-1), shape, norm.gain, torch.tensor(norm.centred)
+    by_token = unembedding.T.is_contiguous()
+    held = unembedding.T if by_token else unembedding.contiguous()
+    # Eight bytes at a time where they fit: torch sums shorter integers ten times as slowly.
+    sizes = (held.shape[-1] * held.element_size(), held.storage_offset() * held.element_size())
+    whole = next(kind for kind in _INTEGERS if all(size % kind.itemsize == 0 for size in sizes))
+    sums = held.view(whole).sum(dim=0 if by_token else -1)
+    return sums, torch.tensor(unembedding.shape), norm.gain, torch.tensor(norm.centred)
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16)
 
 
 def _equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
