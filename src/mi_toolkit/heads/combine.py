@@ -26,7 +26,7 @@ def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
     def entries(field: str) -> dict[str, Any]:
         return {name: getattr(parts[home], field)[name] for name, home in homes.items()}
 
-    bar = {field: rows(field) for field in BarFigures._fields}
+    bar: dict[str, Any] = {field: rows(field) for field in BarFigures._fields}
     copying_low, copying_high = rows("copying_low"), rows("copying_high")
     by_name = {
         name: BarFigures(*(figure[row] for figure in bar.values()))

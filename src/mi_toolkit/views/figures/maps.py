@@ -167,8 +167,9 @@ def _mark(ax: Axes, cell: Cell) -> None:
     if cell.is_framed:
         ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, linewidth=1.4))
     if cell.is_borderline:
-        dashed = {"linestyle": (0, (2, 2)), "linewidth": 0.8}
-        ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, **dashed))
+        dashed = Rectangle(corner, 1, 1, fill=False, edgecolor=FRAME, linewidth=0.8)
+        dashed.set_linestyle((0, (2, 2)))
+        ax.add_patch(dashed)
     if cell.text:
         ax.text(
             corner[0] + 0.5,
