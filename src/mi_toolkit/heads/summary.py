@@ -16,8 +16,6 @@ from mi_toolkit.stats import MIN_QUERIES, Bounds, Estimate, over_queries, over_t
 
 BY_TEXTS = "jackknife over texts"
 BY_QUERIES = "jackknife over queries of this prompt"
-BY_SEQUENCE = "bootstrap over sequences"
-BY_QUERY_BLOCKS = "bootstrap over blocks of pooled queries"
 TOO_FEW = "too few"
 NOT_APPLICABLE = "not applicable"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
+from scipy.special import stdtrit
 from torch import Tensor
 
 Estimate = tuple[float, float, float]
@@ -36,25 +37,8 @@ def around(value: float, standard_error: float, freedom: int) -> Estimate:
     """A value with its 95% interval by Student's t; none without degrees of freedom."""
     if freedom < 1:
         return value, float("nan"), float("nan")
-    half = students_t(freedom) * standard_error
+    half = float(stdtrit(freedom, 0.975)) * standard_error
     return value, value - half, value + half
-
-
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-
-
-def students_t(freedom: int) -> float:
-    """The 97.5% quantile of Student's t, to 0.001.
-
-    >>> students_t(3), round(students_t(30), 3)
-    (3.182, 2.042)
-    """
-    if freedom <= len(_T):
-        return _T[freedom - 1]
-    z = 1.959964  # of the normal distribution; the rest is Cornish and Fisher's expansion
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    return z + first / freedom + second / freedom**2
 
 
 def within(estimate: Estimate, low: float, high: float) -> Estimate:
