@@ -1,7 +1,9 @@
-"""Records TEXTS into a folder and is killed on the way: `python killed.py FOLDER WHEN`.
+"""Records TEXTS into folders and is stopped on the way: `python killed.py FOLDER WHEN COUNT ...`.
 
-WHEN is `document 7`, when that document is asked for, or `shard 2`, between that shard's being put
-into its place and its entry in the manifest.
+WHEN COUNT is `document 7`, killed when that document is asked for; `shard 2`, killed between that
+shard's being put into its place and its entry in the manifest; or `bytes 100000`, with files no
+longer than that. Each run is a child that this process, which has everything imported, forks; its
+exit code is printed, and what it says goes to FOLDER.err.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 import mi_toolkit as mi
 from mi_toolkit.activations.errors import StoreError
@@ -54,5 +57,24 @@ def main(folder: str, what: str, count: int) -> None:
         sys.exit(str(error))
 
 
+def exit_code(folder: str, what: str, count: int) -> int:
+    """Of a child that records; negative for a signal, as subprocess has it."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with Path(f"{folder}.err").open("w") as said:
+        os.dup2(said.fileno(), sys.stderr.fileno())
+        try:
+            main(folder, what, count)
+        except SystemExit as error:
+            sys.stderr.write(f"{error}\n")
+            sys.stderr.flush()
+            os._exit(1)
+    os._exit(0)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    asked = sys.argv[1:]
+    for folder, what, count in zip(asked[::3], asked[1::3], asked[2::3], strict=True):
+        sys.stdout.write(f"{exit_code(folder, what, int(count))}\n")
+        sys.stdout.flush()

@@ -221,34 +221,47 @@ def test_a_long_document_keeps_its_number_and_counts_its_chunks(tmp_path: Path) 
     assert "(1 split)" in repr(store)
 
 
-@pytest.mark.parametrize(
-    ("what", "count"),
-    [
-        pytest.param("document", 2, marks=pytest.mark.slow),
-        ("document", 9),
-        pytest.param("document", 17, marks=pytest.mark.slow),
-        ("shard", 2),
-    ],
-)
-def test_a_killed_run_goes_on_to_the_same_bytes(what: str, count: int, tmp_path: Path) -> None:
-    model = loaded("toy-gpt2")
-    whole = mi.record_to_disk(model, killed.TEXTS, path=tmp_path / "whole", **killed.OPTIONS)
-    folder = tmp_path / "killed"
-    process = run_killed(folder, what, count)
-    assert process.returncode == -signal.SIGKILL, process.stderr
+RUNS = [("document", 2), ("document", 9), ("document", 17), ("shard", 2), ("bytes", 100_000)]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tuple[Path, int]]:
+    """Folders that runs were stopped in, each with the exit code."""
+    root = tmp_path_factory.mktemp("stopped")
+    folders = [root / f"{what}-{count}" for what, count in RUNS]
+    asked = [
+        str(part) for folder, run in zip(folders, RUNS, strict=True) for part in (folder, *run)
+    ]
+    done = subprocess.run(
+        [sys.executable, killed.__file__, *asked], capture_output=True, text=True, check=True
+    )
+    codes = map(int, done.stdout.split())
+    return dict(zip(RUNS, zip(folders, codes, strict=True), strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> mi.ActivationStore:
+    """What a run that nobody stops makes."""
+    folder = tmp_path_factory.mktemp("whole") / "store"
+    return mi.record_to_disk(loaded("toy-gpt2"), killed.TEXTS, path=folder, **killed.OPTIONS)
+
+
+@pytest.mark.parametrize("run", RUNS[:-1], ids=str)
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    run: tuple[str, int],
+    stopped: dict[tuple[str, int], tuple[Path, int]],
+    whole: mi.ActivationStore,
+) -> None:
+    folder, code = stopped[run]
+    assert code == -signal.SIGKILL, folder.with_suffix(".err").read_text()
     partial = mi.open_activations(folder, verify=True)
     assert not partial.complete
     assert "not complete" in repr(partial)
     for hook in partial.names:
         assert torch.equal(partial.read(hook), whole.read(hook, slice(len(partial))))
-    mi.record_to_disk(model, iter(killed.TEXTS), path=folder, **killed.OPTIONS)
+    mi.record_to_disk(loaded("toy-gpt2"), iter(killed.TEXTS), path=folder, **killed.OPTIONS)
     assert len(whole.manifest.shards) > 3
-    assert files(folder) == files(tmp_path / "whole")
-
-
-def run_killed(folder: Path, what: str, count: int) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, killed.__file__, str(folder), what, str(count)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    assert files(folder) == files(whole.folder)
 
 
 def test_a_file_system_that_takes_no_more_ends_with_an_error_and_a_store(tmp_path: Path) -> None:
@@ -277,12 +290,15 @@ def check_full_disk(folder: Path) -> None:
     store.verify()
 
 
-def test_a_writer_that_fails_ends_with_an_error_and_a_store(tmp_path: Path) -> None:
-    process = run_killed(tmp_path / "s", "bytes", 100_000)
-    assert process.returncode == 1
-    assert "the disk is full" in process.stderr
-    assert "0 rows of 0 documents are recorded" in process.stderr
-    assert len(mi.open_activations(tmp_path / "s", verify=True)) == 0
+def test_a_writer_that_fails_ends_with_an_error_and_a_store(
+    stopped: dict[tuple[str, int], tuple[Path, int]],
+) -> None:
+    folder, code = stopped["bytes", 100_000]
+    said = folder.with_suffix(".err").read_text()
+    assert code == 1
+    assert "the disk is full" in said
+    assert "0 rows of 0 documents are recorded" in said
+    assert len(mi.open_activations(folder, verify=True)) == 0
 
 
 def copied(store: mi.ActivationStore, to: Path) -> Path:
