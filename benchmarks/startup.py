@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mi_toolkit.provenance import installed_versions
@@ -139,10 +140,24 @@ def sensitivity_runs() -> list[Run]:
     ]
 
 
+def smollm2_runs() -> list[Run]:
+    """A real model: what long jobs take in bare passes, and its file in plain folders."""
+    rows = [
+        ("search text, one pass", None),
+        ("find_super_weights", lambda others: 60 * others["search text, one pass"]),
+        ("six tokens, forward and backward", None),
+        ("attribute", lambda others: 120 * others["six tokens, forward and backward"]),
+        ("load a folder", None),
+        ("load a GGUF file again", lambda others: 1.1 * others["load a folder"]),
+    ]
+    return [Run(name=name, command=[*ITSELF, name], allowed=allowed) for name, allowed in rows]
+
+
 SECTIONS: dict[str, Callable[[], list[Run]]] = {
     "help": help_runs,
     "classify": classify_runs,
     "sensitivity": sensitivity_runs,
+    "smollm2": smollm2_runs,
 }
 """The sections of the table, in order."""
 
@@ -174,7 +189,47 @@ def passes_of_classify() -> float:
         return time.process_time() - begun
 
 
-PARTS: dict[str, Callable[[], float]] = {"passes": passes_of_classify}
+def of_smollm2(part: str) -> float:
+    """Processor seconds of one part, with the model loaded, or of loading it."""
+    import torch
+
+    import mi_toolkit as mi
+    from mi_toolkit.models.gguf_cache import converted
+    from mi_toolkit.models.sources import find_source
+    from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
+
+    name, prompt = "smollm2-135m-instruct", "The capital of France is"
+    model: Any = mi.load_model(name)  # which keeps what it converted
+    folder = converted(find_source(name), torch.float32).location
+    ids = model.to_tokens(prompt + " the", prepend_bos=False)
+    search = loss_batch(model, halves(evaluation_passages())[0][:4])
+    model(ids)  # a bridge hooks itself in its first run
+
+    def there_and_back() -> None:
+        embedded = model.original_model.get_input_embeddings()(ids).requires_grad_()
+        model.original_model(inputs_embeds=embedded).logits[0, -1].max().backward()
+
+    def one_pass() -> None:
+        with torch.no_grad():
+            model(search.ids)
+
+    parts: dict[str, Callable[[], object]] = {
+        "search text, one pass": one_pass,
+        "find_super_weights": lambda: mi.find_super_weights(model, progress=False),
+        "six tokens, forward and backward": there_and_back,
+        "attribute": lambda: mi.attribute(model, prompt, " Paris", progress=False),
+        "load a folder": lambda: mi.load_model(folder),
+        "load a GGUF file again": lambda: mi.load_model(name),
+    }
+    begun = time.process_time()
+    parts[part]()
+    return time.process_time() - begun
+
+
+PARTS: dict[str, Callable[[], float]] = {
+    "passes": passes_of_classify,
+    **{run.name: partial(of_smollm2, run.name) for run in smollm2_runs()},
+}
 """What a process of this file measures in itself, without its start."""
 
 
