@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mi_toolkit.models.loading import load_model
-from mi_toolkit.prompts.evaluation import loss_batch
+from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.scorers.without_gradient import watch_input
 from mi_toolkit.sensitivity.super_weight import SCALES
@@ -171,10 +171,15 @@ def test_a_model_without_outstanding_writes_has_none() -> None:
 @pytest.mark.smollm2
 @pytest.mark.slow
 def test_smollm2_has_its_super_weight_first_in_60_passes() -> None:
-    """The weight that `model.layers.11.mlp.down_proj.weight[507, 1229]` is."""
+    """The weight that `model.layers.11.mlp.down_proj.weight[507, 1229]` is.
+
+    On one short text for each half; docs/super_weights.md has the defaults.
+    """
     model = loaded("smollm2-135m-instruct")
+    scoring, held_out = halves(evaluation_passages())
+    settings: dict[str, Any] = {"search": scoring[:1], "max_length": 48, "progress": False}
     with counting(model) as ran:
-        found = find_super_weights(model, progress=False)
+        found = find_super_weights(model, held_out[:1], **settings)
     first = found.candidates[0]
     assert (first.hf_name, first.hf_row, first.hf_column) == (
         "model.layers.11.mlp.down_proj.weight",
@@ -184,6 +189,6 @@ def test_smollm2_has_its_super_weight_first_in_60_passes() -> None:
     assert first.is_confirmed
     assert first.without is not None
     assert first.without.perplexity > 3 * found.baseline.perplexity
-    unit = model.cfg.n_layers * 4 * 128
+    unit = model.cfg.n_layers * loss_batch(model, scoring[:1], max_length=48).ids.numel()
     assert sum(ran) / unit == pytest.approx(found.n_passes)
     assert found.n_passes <= 60
