@@ -154,7 +154,9 @@ def visiting(
 ) -> Iterator[Visit]:
     """The page in a browser of its own; `query` leaves the tour of first visits out."""
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",
     )
     try:
         visit = Visit(page=context.new_page(), context=context)

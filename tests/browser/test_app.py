@@ -5,15 +5,15 @@ from axe_playwright_python.sync_playwright import Axe
 
 from tests.browser.app_server import AppServer, Visit
 from tests.browser.conftest import OpenApp
-from tests.models_here import TOYS
 
 HOSTILE = "</script><img src=x onerror=alert(1)> {{this}} ${alert(2)} `x`"
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("model", TOYS)
-def test_the_whole_path_on_every_bundled_model(open_app: OpenApp, model: str) -> None:
+# One of each kind of attention: learned positions, windows, rotary positions with grouped queries.
+@pytest.mark.parametrize("model", ["toy-gpt2", "toy-gpt-neo", "toy-qwen2"])
+def test_the_whole_path(open_app: OpenApp, model: str) -> None:
     visit = open_app()
     page = visit.page
     visit.analyze("Mary went to the store. Mary went to the", model=model)
