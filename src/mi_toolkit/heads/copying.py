@@ -116,38 +116,39 @@ class CopyingMeasurement:
         self._bytes = 0
 
     def _measure_kept(self, asked: Bool[Tensor, "layer head"] | None) -> None:
-        """Write down the effects of the outputs kept so far, of the given heads or of all."""
+        """Write down the effects of the outputs kept so far, in layers of the given heads or all.
+
+        All heads of a layer together, as a product of some of them differs by rounding: what was
+        measured along the way, before anybody could ask, has the same bits as what is at the end.
+        """
         unembedding = effective_unembedding(self.model)
         of_layer: dict[int, list[int]] = {}
         for layer, sequence in self._kept:
             of_layer.setdefault(layer, []).append(sequence)
         directions: dict[tuple[Sight, int], Tensor] = {}
         for layer, sequences in of_layer.items():
-            heads = torch.arange(int(self.model.cfg.n_heads))
-            if asked is not None:
-                heads = heads[asked[layer]]
-            if not len(heads):
+            if asked is not None and not asked[layer].any():
                 continue
             window = self.windows[layer]
             weights = output_weights(self.model, layer)
-            weights = weights[heads.to(weights.device)]
             spread = vocabulary_spread(weights, unembedding.covariance)
             rows = self._rows[window]
             for sequence in sequences:
                 if (window, sequence) not in directions:
                     queries = self._queries[window][sequence]
                     directions[window, sequence] = queries.directions(unembedding)
-                z = self._kept[layer, sequence][:, heads].to(spread.device)
+                z = self._kept[layer, sequence].to(spread.device)
                 effect = direct_effect(z, weights, directions[window, sequence], spread).cpu()
                 if rows.by_sequence:
                     effect = effect.mean(dim=0, keepdim=True)  # all that its interval asks for
                 start = rows.first[sequence]
-                self._effects[layer][start : start + len(effect), heads] = effect
+                self._effects[layer][start : start + len(effect)] = effect
 
     def figures(self, *, heads: Bool[Tensor, "layer head"] | None = None) -> CopyingFigures:
         """Means and intervals of what was added, of the given heads or of all.
 
-        Of what is kept, no other heads are looked at, and nothing is computed where none is asked.
+        Of what is kept, layers without such heads are not looked at; where no head is asked about,
+        nothing is computed.
         """
         shape = (int(self.model.cfg.n_layers), int(self.model.cfg.n_heads))
         asked = torch.ones(shape, dtype=torch.bool) if heads is None else heads
