@@ -23,6 +23,15 @@ ROW_SUMS: Mapping[str, float] = MappingProxyType(
 """Of the sum of a row of attention."""
 
 
+HALF_PRECISION: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"float16": (2e-2, 2e-3), "bfloat16": (1e-1, 1e-2)}
+)
+"""Root mean squares: of logits, in standard deviations of the logits; and of a layer's attention.
+
+In half precision a single logit of a trained model moves by a tenth of the largest with the order
+of its sums, as far as from the same model in float32: all together tell rounding from a fault."""
+
+
 def logit_floor(dtype: str, logits: Tensor) -> float:
     """The largest difference between logits that rounding explains."""
     return LOGITS[dtype] * max(1.0, float(logits.abs().max()))

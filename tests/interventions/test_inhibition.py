@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import scipy.stats
 import torch
 
 import mi_toolkit as mi
@@ -37,8 +38,9 @@ def test_the_effect_is_the_preference_lost_prompt_by_prompt(name: str) -> None:
         lost.append(sum(per_mover) / 2)
     assert float(found.effect[0]) == pytest.approx(sum(lost) / 8, abs=1e-5)
     assert float(found.effect[0]) != 0
-    assert float(found.ci_low[0]) <= float(found.effect[0]) <= float(found.ci_high[0])
-    assert min(lost) - 1e-5 <= float(found.ci_low[0])
+    low, high = scipy.stats.t.interval(0.95, 7, loc=sum(lost) / 8, scale=scipy.stats.sem(lost))
+    assert float(found.ci_low[0]) == pytest.approx(low, abs=1e-5)
+    assert float(found.ci_high[0]) == pytest.approx(high, abs=1e-5)
 
 
 def test_only_name_movers_behind_a_head_can_lose_by_it() -> None:

@@ -70,6 +70,15 @@ def test_an_option_that_the_wrapper_overlooks_is_refused_with_its_name_and_the_l
         load(gpt2(scale_attn_weights=False))
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_rounding_passes_and_an_overlooked_option_does_not(dtype: str) -> None:
+    # Its logits part by 1.9 of 14 in bfloat16, with the order of the sums alone.
+    assert mi.load_model("toy-gpt2", dtype=dtype).cfg.checked
+    overlooked = gpt2(scale_attn_weights=False).to(getattr(torch, dtype))
+    with pytest.raises(UnsupportedModelError, match="scale_attn_weights=False"):
+        load(overlooked)
+
+
 def test_the_difference_is_that_of_the_two_forwards() -> None:
     theirs = gpt2(scale_attn_weights=False)
     reference = copy.deepcopy(theirs)

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
-from mi_toolkit.floors import ATTENTION, LOGITS, logit_floor
+from mi_toolkit.floors import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
 from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.hooked_pass import activations_that_fire, logits_and_activations
 
@@ -145,28 +145,40 @@ def prove(model: HookedModel, reference: Reference, *, config: Any) -> None:
             config options that are not at their class's default.
     """
     hooks = _pattern_hooks(model, reference)
-    worst = 0.0
+    worst: list[tuple[float, float]] = [(0.0, 0.0)]
 
     def compare(name: str, pattern: Tensor) -> None:
-        nonlocal worst
-        wanted = reference.patterns[hooks.index(name)].to(pattern.device)
-        off = (pattern.float() - wanted.float()).abs().max()
-        worst = max(worst, float(off.nan_to_num(torch.inf)))
+        worst.append(_apart(pattern, reference.patterns[hooks.index(name)]))
 
     logits = logits_and_activations(model, reference.ids, hooks, compare)
-    wanted = reference.logits.to(logits.device)
-    dtype = str(wanted.dtype).removeprefix("torch.")
-    off = float((logits.float() - wanted.float()).abs().max().nan_to_num(torch.inf))
-    if off > logit_floor(dtype, wanted):
-        said = f"logits differ by {off:.2g} from Hugging Face's own"
-    elif worst > ATTENTION[dtype]:
-        said = f"attention weights differ by {worst:.2g} from Hugging Face's own"
+    wanted = reference.logits.to(logits.device).float()
+    dtype = str(reference.logits.dtype).removeprefix("torch.")
+    most, mean = _apart(logits, wanted)
+    most_attention, mean_attention = map(max, zip(*worst, strict=True))
+    if dtype in HALF_PRECISION:
+        of_logits, of_attention = HALF_PRECISION[dtype]
+        is_off = mean > of_logits * float(wanted.std())
+        attends_otherwise = mean_attention > of_attention
+    else:
+        is_off = most > logit_floor(dtype, wanted)
+        attends_otherwise = most_attention > ATTENTION[dtype]
+    if is_off:
+        said = f"logits differ by {most:.2g} from Hugging Face's own"
+    elif attends_otherwise:
+        said = f"attention weights differ by {most_attention:.2g} from Hugging Face's own"
     else:
         return
     raise UnsupportedModelError(
         f"{model.cfg.model_name} is not hooked faithfully: {said}{_first_layer(model, reference)}. "
         f"{options_set(config)}{_WAY_OUT}"
     )
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """The largest difference and the root mean square of all; infinite where one is no number."""
+    off = ours.float() - theirs.to(ours.device).float()
+    most, mean = off.abs().max(), off.square().mean().sqrt()
+    return float(most.nan_to_num(torch.inf)), float(mean.nan_to_num(torch.inf))
 
 
 def _pattern_hooks(model: HookedModel, reference: Reference) -> list[str]:
