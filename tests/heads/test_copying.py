@@ -103,10 +103,10 @@ def test_the_heads_asked_about_have_the_figures_that_all_have() -> None:
         measurement.add(layer, (layer + 1) * z, range(9))
     asked = torch.zeros(4, 4, dtype=torch.bool)
     asked[1, 2] = asked[2, 0] = True
-    some = measurement.figures(seed=0, heads=asked)
-    every = measurement.figures(seed=0)
+    some = measurement.figures(heads=asked)
+    every = measurement.figures()
     measurement.reduce()
-    reduced = measurement.figures(seed=0, heads=asked)
+    reduced = measurement.figures(heads=asked)
     for name in ("effect", "ci_low", "ci_high"):
         of_all = getattr(every, name)
         assert bool(of_all[[1, 2]].isfinite().all())

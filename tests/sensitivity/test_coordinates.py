@@ -92,7 +92,7 @@ def test_a_write_changes_a_bridge_as_it_changes_the_hugging_face_model(name: str
         ("llama", {}),
         ("qwen3", {}),
         ("gemma2", {"query_pre_attn_scalar": 8}),
-        ("gpt_neox", {"tie_word_embeddings": True}),
+        ("gpt_neox", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
         ("bloom", {"n_layer": 4, "n_head": 4}),
     ],
 )

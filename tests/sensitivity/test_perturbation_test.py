@@ -51,7 +51,7 @@ def test_quality_equals_hugging_faces_text_by_text_whatever_the_batch() -> None:
     for quality, rows in ((baseline, clean), (changed, edited)):
         loss = -rows[range(len(targets)), targets].mean()
         assert quality.loss == pytest.approx(float(loss), rel=1e-5)
-        assert quality.accuracy == float((rows.argmax(dim=1) == targets).float().mean())
+        assert quality.accuracy == float((rows.argmax(dim=1) == targets).double().mean())
         assert quality.perplexity == math.exp(quality.loss)
     kl = (clean.exp() * (clean - edited)).sum(dim=1).mean()
     assert changed.kl == pytest.approx(float(kl), rel=1e-3)
