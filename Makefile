@@ -3,9 +3,9 @@
 
 PYTHON ?= python3
 PROMPT ?= When Mary and John went to the store, John gave a drink to
-# Two groups of tests at a time (conftest.py says what is a group), those with slow tests first. A
-# worker holds some 2 GB: one for each core is not for every machine.
-PYTEST  = -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+# Two files of tests at a time, those with slow tests first (conftest.py sorts them). A worker holds
+# some 2 GB: one for each core is not for every machine.
+PYTEST  = -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # Without it every process would compile what it imports anew: half of the time that an import of

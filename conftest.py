@@ -25,24 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Decide what two workers may share out, and in which order.
-
-    A group (pytest-xdist's `loadgroup`) is a file, whose tests share fixtures, or what a mark
-    `xdist_group` names. Groups with slow tests come first, so that no worker begins one when the
-    other has nothing left.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-    slow = {_group(item) for item in items if any(item.iter_markers("slow"))}
-    items.sort(key=lambda item: _group(item) not in slow)
-
-
-def _group(item: pytest.Item) -> str:
-    (mark,) = list(item.iter_markers("xdist_group"))[:1]
-    return str(mark.args[0])
+    """Put files with slow tests first: no worker begins one when the other has nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(autouse=True)

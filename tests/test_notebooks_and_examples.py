@@ -87,13 +87,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.name))
-        for path in NOTEBOOKS
-    ],
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_offline_and_shows_something(path: Path, shell: Any) -> None:
     from IPython.utils.capture import capture_output
 
@@ -109,7 +103,6 @@ def test_a_notebook_runs_offline_and_shows_something(path: Path, shell: Any) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("kernel")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path: Path) -> None:
     from nbclient import NotebookClient
@@ -124,13 +117,7 @@ def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=pytest.mark.xdist_group(path.name))
-        for path in EXAMPLES
-    ],
-)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_as_a_script_and_stays_short(
     path: Path,
     tmp_path: Path,

@@ -5,8 +5,8 @@
 2. At the length of a prompt each function is laid beside the causal window that the config
    declares. Where it is one, attention can be computed in blocks of queries; else the whole square
    is kept, for chance and targets to follow.
-3. Buffers that the attention applies by itself (GPT-Neo's `bias`, a `HookedTransformer`'s `mask`)
-   count as well. Where nothing is known of a layer, two sequences of random ids show it: a mask
+3. What the attention applies by itself (GPT-Neo's buffer `bias`, the mask of a `HookedTransformer`)
+   counts as well. Where nothing is known of a layer, two sequences of random ids show it: a mask
    hides the same keys from both.
 """
 
@@ -102,18 +102,22 @@ def _masks(model: HookedModel) -> dict[int, _MaskRows]:
 
 
 def _own_masks(model: Any) -> dict[int, _MaskRows]:
-    """Of a `HookedTransformer`, which holds each layer's mask as a buffer."""
+    """Of a `HookedTransformer`, each of whose layers makes its own mask."""
 
-    def masked(mask: Tensor) -> _MaskRows:
-        return lambda start, stop, n: mask[start:stop, :n].bool()
+    def masked(attention: Any) -> _MaskRows:
+        def rows(start: int, stop: int, n: int) -> Tensor:
+            mask: Tensor = attention._make_causal_mask(stop - start, n, start, torch.device("cpu"))
+            return mask[0, 0]
+
+        return rows
 
     def open_to_all(start: int, stop: int, n: int) -> Tensor:
         return torch.ones(stop - start, n, dtype=torch.bool)
 
     if model.cfg.attention_dir != "causal":
         return dict.fromkeys(range(model.cfg.n_layers), open_to_all)
-    whole = {id(block.attn.mask): masked(block.attn.mask) for block in model.blocks}
-    return {layer: whole[id(block.attn.mask)] for layer, block in enumerate(model.blocks)}
+    made = {block.attn.attn_type: masked(block.attn) for block in model.blocks}
+    return {layer: made[block.attn.attn_type] for layer, block in enumerate(model.blocks)}
 
 
 def _read(model: Any) -> dict[int, _MaskRows]:

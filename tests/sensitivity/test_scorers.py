@@ -183,7 +183,7 @@ def test_a_ranking_of_few_probes_says_that_it_is_noise_as_the_exact_diagonal_doe
     model, diagonal = curved
     n, k = 16, 20
     kept, true = [], []
-    for seed in range(4):
+    for seed in range(6):
         scores = score_weights(model, CURVED_TEXTS, "hessian_diag", n_probes=n, seed=seed)
         ranking = scores.ranking(k)
         places = ranking.keys()

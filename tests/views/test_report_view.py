@@ -29,7 +29,7 @@ def test_the_table_has_every_labelled_head_with_its_interval_and_chance() -> Non
 def test_it_says_how_to_read_it_and_how_far_to_trust_it() -> None:
     read = text(Page([view_report(made_report({"induction": torch.rand(2, 2)}))]).document())
     assert "0 is chance, 1 is perfect" in read
-    assert "at least 0.3" in read
+    assert "exceeds 0.3 beyond doubt" in read
     assert "A label is a hypothesis" in read
 
 
