@@ -19,8 +19,10 @@ from mi_toolkit.heads.scores import mask_null
 from mi_toolkit.record_file import load_record
 from mi_toolkit.views import figures
 from mi_toolkit.views.colours import LABELS
+from mi_toolkit.views.figures.style import line_colours
 from pages.further import further_pictures
 from pages.made import Made
+from pages.quoted import table
 from pages.weights import weight_scores
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -39,6 +41,7 @@ def pictures() -> Iterator[Made]:
     drawn: dict[str, Callable[[], Figure]] = {
         "home": home,
         "chance": _chance,
+        "power": _power,
         "labels_by_depth": lambda: _of(figures.labels_by_depth),
         "locality_histogram": lambda: _of(figures.locality_histogram),
         "head_map": lambda: _of(lambda report: figures.head_map(report, "induction")),
@@ -94,6 +97,26 @@ def ideal(behaviour: str, ids: Tensor) -> Tensor:
     resting = ~marked.any(dim=-1)
     marked[resting, 0] = True
     return marked / marked.sum(dim=-1, keepdim=True)
+
+
+def _power() -> Figure:
+    """The share of heads that are labelled, by texts and true lift: the table of the concepts."""
+    page = (DOCS / "concepts/heads.md").read_text(encoding="utf-8")
+    header, _, *rows = table("Intervals and labels", page).split("\n")
+    lifts = [name.split()[1 if name.startswith("lift") else 0] for name in _cells(header)[1:-1]]
+    figure = Figure(figsize=(5.4, 2.9))
+    ax = figure.add_axes((0.12, 0.17, 0.66, 0.72))
+    for row, colour in zip(map(_cells, rows), line_colours(), strict=False):
+        shares = list(map(float, row[1:-1]))
+        ax.plot(list(map(float, lifts)), shares, "o-", color=colour, label=row[0])
+    ax.set(xlabel="true lift", ylabel="share of heads labelled", ylim=(-0.03, 1.03))
+    ax.set_title("What is found, by how many texts")
+    ax.legend(title="texts", loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.split("|")[1:-1]]
 
 
 def _pair(behaviour: str) -> Callable[[], Figure]:
