@@ -253,6 +253,7 @@ def named_tokenizer() -> Any:
     return tokenizer
 
 
+@pytest.mark.backend
 def test_a_hooked_transformer_is_initialised_by_its_hugging_face_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -541,6 +541,7 @@ def test_padding_and_the_last_token_never_count() -> None:
     assert claims[0].queries[1].sum() == claims[0].batch.lengths[1] - 3
 
 
+@pytest.mark.backend
 @pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
 @pytest.mark.parametrize("how", KINDS)
 def test_a_hooked_transformer_gives_the_losses_of_a_bridge(

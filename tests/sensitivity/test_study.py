@@ -142,6 +142,7 @@ def test_a_run_block_by_block_gives_the_same_tables(tmp_path: Path) -> None:
     assert tables(tmp_path / "parts") == tables(tmp_path / "whole")
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("name", ["gpt2", "Qwen/Qwen2.5-0.5B"])
 def test_a_hooked_transformer_and_a_bridge_give_the_same_dose_curve(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
