@@ -103,6 +103,7 @@ def uncached(model: HookedModel) -> dict[str, bool]:
 @contextmanager
 def evaluating(model: HookedModel) -> Iterator[None]:
     """Dropout off inside; after it every module is in the mode that it was in."""
+    _forget_rows(model)
     modules = list(model.modules())
     wrapped = getattr(model, "original_model", None)
     if wrapped is not None:
@@ -115,6 +116,18 @@ def evaluating(model: HookedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+        _forget_rows(model)
+
+
+def _forget_rows(model: HookedModel) -> None:
+    """Take back what a bridge noted for a pass that stopped before its positions were embedded.
+
+    It notes how many rows run, for its position embedding to read and clear: after such a pass
+    Hugging Face's own forward, as generation runs it, would get as many rows as that.
+    """
+    positions = getattr(model, "pos_embed", None)
+    if getattr(positions, "_current_batch_size", None) is not None:
+        positions._current_batch_size = None
 
 
 @contextmanager

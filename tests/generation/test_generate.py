@@ -12,6 +12,7 @@ from mi_toolkit.generation import Generation, generate
 from mi_toolkit.generation.unhooked import unhooked_parts_plain
 from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import z_hook
+from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.prompts.tokens import tokenise
 from tests.generation.reference import argmax_loop, kept_beams
@@ -51,6 +52,13 @@ def written(generation: Generation) -> list[list[int]]:
 
 def scores(generation: Generation) -> torch.Tensor:
     return torch.tensor([sequence.score for sequence in generation.sequences])
+
+
+def test_a_pass_of_several_rows_that_stopped_early_leaves_the_next_text_alone() -> None:
+    model = loaded("toy-gpt2")
+    before = generate(model, PROMPT, max_new_tokens=3)
+    visit_activations(model, before.prompt_ids.repeat(2, 1), ["hook_embed"], lambda *_: None)
+    assert written(generate(model, PROMPT, max_new_tokens=3)) == written(before)
 
 
 @pytest.mark.parametrize("beams", [1, 4])
