@@ -24,6 +24,8 @@ from mi_toolkit.floors import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
 from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.hooked_pass import activations_that_fire, logits_and_activations
 
+_SUMMED_TOGETHER = 2**20
+
 SEQUENCES, LENGTH = 2, 32
 
 _WAY_OUT = (
@@ -66,7 +68,9 @@ def check_finite(name: str, hf_model: nn.Module) -> None:
         if weight.is_meta or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             continue
         # A sum of finite weights may overflow: only then is each looked at.
-        total = weight.detach().sum(dtype=torch.float32)
+        # A part at a time: the sum of a half-precision weight is taken of a copy in float32.
+        parts = weight.detach().flatten().split(_SUMMED_TOGETHER)
+        total = torch.stack([part.sum(dtype=torch.float32) for part in parts]).sum()
         if not total.isfinite() and not weight.isfinite().all():
             n_bad = int((~weight.isfinite()).sum())
             raise ModelLoadError(

@@ -148,7 +148,12 @@ def _counted(
     seen = [windows[head.layer] for head in heads]
     # The widest window sees the most.
     window = None if None in seen else max(width for width in seen if width is not None)
-    queries = make_plan(batch, [behaviour], window, stimulus).eligibility[0].queries
+    plan = make_plan(batch, [behaviour], window, stimulus)
+    queries = plan.eligibility[0].queries
+    if plan.compared:  # a row is a pair of texts: what is eligible there counts in both
+        of_pair, queries = queries, torch.zeros(batch.ids.shape, dtype=torch.bool)
+        for row, pair in enumerate(plan.compared):
+            queries[list(pair)] |= of_pair[row]
     return queries & (torch.arange(queries.shape[1]) < batch.lengths[:, None] - 1)
 
 
