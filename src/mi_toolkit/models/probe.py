@@ -10,6 +10,7 @@ No second copy of the weights is made: the reference is the model itself, before
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from mi_toolkit.floors import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
 from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.hooked_pass import activations_that_fire, logits_and_activations
 
-_SUMMED_TOGETHER = 2**20
-
 SEQUENCES, LENGTH = 2, 32
+
+_AT_ONCE = 2**19
+"""Numbers of which a copy in float32 is made at a time: the logits of a whole vocabulary are no
+small part of a model's memory."""
 
 _WAY_OUT = (
     "Figures of it would not be the model's own. A newer TransformerLens may run it right "
@@ -59,19 +62,21 @@ class Reference:
 def check_finite(name: str, hf_model: nn.Module) -> None:
     """Nothing, where every weight is a number.
 
-    One sum over each weight, about the time of reading them once.
+    The least and the greatest of each weight, about the time of reading them once.
 
     Raises:
         ModelLoadError: a weight is NaN or infinite.
     """
     for weight_name, weight in hf_model.named_parameters():
-        if weight.is_meta or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        if (
+            weight.is_meta
+            or not weight.numel()
+            or weight.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+        ):
             continue
-        # A sum of finite weights may overflow: only then is each looked at.
-        # A part at a time: the sum of a half-precision weight is taken of a copy in float32.
-        parts = weight.detach().flatten().split(_SUMMED_TOGETHER)
-        total = torch.stack([part.sum(dtype=torch.float32) for part in parts]).sum()
-        if not total.isfinite() and not weight.isfinite().all():
+        # NaN comes through, and there is no copy, as a sum in float32 would make one.
+        least_and_most = torch.stack(torch.aminmax(weight.detach()))
+        if not least_and_most.isfinite().all():
             n_bad = int((~weight.isfinite()).sum())
             raise ModelLoadError(
                 f"The weights of {name} are damaged: {weight_name} holds {n_bad} of "
@@ -155,7 +160,7 @@ def prove(model: HookedModel, reference: Reference, *, config: Any) -> None:
         worst.append(_apart(pattern, reference.patterns[hooks.index(name)]))
 
     logits = logits_and_activations(model, reference.ids, hooks, compare)
-    wanted = reference.logits.to(logits.device).float()
+    wanted = reference.logits.to(logits.device)
     dtype = str(reference.logits.dtype).removeprefix("torch.")
     most, mean = _apart(logits, wanted)
     most_attention, mean_attention = map(max, zip(*worst, strict=True))
@@ -180,9 +185,13 @@ def prove(model: HookedModel, reference: Reference, *, config: Any) -> None:
 
 def _apart(ours: Tensor, theirs: Tensor) -> tuple[float, float]:
     """The largest difference and the root mean square of all; infinite where one is no number."""
-    off = ours.float() - theirs.to(ours.device).float()
-    most, mean = off.abs().max(), off.square().mean().sqrt()
-    return float(most.nan_to_num(torch.inf)), float(mean.nan_to_num(torch.inf))
+    most, total = 0.0, 0.0
+    pairs = (each.flatten().split(_AT_ONCE) for each in (ours, theirs))
+    for part, wanted in zip(*pairs, strict=True):
+        off = part.float() - wanted.to(part.device).float()
+        most = max(most, float(off.abs().max().nan_to_num(torch.inf)))
+        total += float(off.square().sum().nan_to_num(torch.inf))
+    return most, math.sqrt(total / ours.numel())
 
 
 def _pattern_hooks(model: HookedModel, reference: Reference) -> list[str]:
