@@ -9,7 +9,7 @@ import pytest
 import mi_toolkit as mi
 from tests.models_here import TOYS, loaded
 
-MOST_BYTES = 3_200_000  # a figure of each head more, since p is kept
+MOST_BYTES = 3 * 10**6
 
 
 def test_it_is_small_and_whole(repository: Path) -> None:

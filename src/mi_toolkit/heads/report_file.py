@@ -48,7 +48,7 @@ def save_report(report: HeadReport, path: str | os.PathLike[str]) -> None:
         batch = part.tokens[stimulus]
         tensors |= {f"{stimulus}/{name}": getattr(part, name) for name in _TENSORS}
         tensors |= {
-            f"{stimulus}/ids": batch.ids,
+            f"{stimulus}/ids": batch.ids.int(),  # half of a small model's file, as 64-bit ids
             f"{stimulus}/lengths": batch.lengths,
             **{f"{stimulus}/role/{role}": span for role, span in batch.roles.items()},
         }
@@ -91,7 +91,7 @@ def _with_bos_in_words(provenance: dict[str, Any]) -> dict[str, Any]:
 def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> HeadReport:
     provenance = Provenance(**_with_bos_in_words(record.pop("provenance")))
     batch = TokenBatch(
-        ids=tensors[f"{stimulus}/ids"],
+        ids=tensors[f"{stimulus}/ids"].long(),
         lengths=tensors[f"{stimulus}/lengths"],
         bos_id=provenance.bos_id,
         beginnings=(provenance.bos[stimulus],) * len(tensors[f"{stimulus}/lengths"]),
