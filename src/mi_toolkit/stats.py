@@ -107,7 +107,7 @@ def students_t(freedom: Float[Tensor, "*head"]) -> Float[Tensor, "*head"]:
     >>> students_t(torch.tensor([2.0, 30.0])).round(decimals=3)
     tensor([4.3030, 2.0420])
     """
-    found = torch.from_numpy(stdtrit(freedom.double().numpy(), (1 + CONFIDENCE) / 2))
+    found = torch.as_tensor(stdtrit(freedom.double().numpy(), (1 + CONFIDENCE) / 2))
     return found.to(freedom.dtype)
 
 

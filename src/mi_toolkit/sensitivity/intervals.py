@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from scipy.special import stdtrit
 from torch import Tensor
+
+from mi_toolkit.stats import students_t
 
 Estimate = tuple[float, float, float]
 """A value and the ends of its 95% interval, NaN where there is none."""
@@ -37,7 +38,7 @@ def around(value: float, standard_error: float, freedom: int) -> Estimate:
     """A value with its 95% interval by Student's t; none without degrees of freedom."""
     if freedom < 1:
         return value, float("nan"), float("nan")
-    half = float(stdtrit(freedom, 0.975)) * standard_error
+    half = float(students_t(torch.tensor(float(freedom)))) * standard_error
     return value, value - half, value + half
 
 

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from scipy.special import stdtrit
 from torch import Tensor
 
-CONFIDENCE = 0.95
-MIN_SEQUENCES = 3
+from mi_toolkit.stats import MIN_TEXTS, students_t
+
 N_RUNS = 8
 """Runs of neighbouring queries where there are too few sequences, and so the fewest queries."""
 
@@ -88,7 +87,7 @@ class PairedChanges:
         _, place, n_queries = sequence.unique(return_inverse=True, return_counts=True)
         weight = (1 / n_queries[place]).double()
         interval = BY_SEQUENCE
-        if len(n_queries) < MIN_SEQUENCES:
+        if len(n_queries) < MIN_TEXTS:
             interval = BY_QUERIES if len(sequence) >= N_RUNS else TOO_FEW
             n_units = min(N_RUNS, len(sequence))
             place = torch.arange(len(sequence)) * n_units // len(sequence)
@@ -123,7 +122,7 @@ class PairedChanges:
     @property
     def t(self) -> float:
         """Standard errors to either end of a 95% interval."""
-        return float(stdtrit(len(self.denominator) - 1, (1 + CONFIDENCE) / 2))
+        return float(students_t(torch.tensor(len(self.denominator) - 1.0)))
 
 
 def effect_of(
