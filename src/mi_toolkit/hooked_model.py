@@ -126,7 +126,7 @@ def _forget_rows(model: HookedModel) -> None:
     Hugging Face's own forward, as generation runs it, would get as many rows as that.
     """
     positions = getattr(model, "pos_embed", None)
-    if getattr(positions, "_current_batch_size", None) is not None:
+    if positions is not None and hasattr(positions, "_current_batch_size"):
         positions._current_batch_size = None
 
 
