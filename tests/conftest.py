@@ -22,7 +22,6 @@ BACKEND = (
     "heads/test_copying.py",
     "heads/test_direct_effect.py",
     "heads/test_further.py",
-    "heads/test_real_configs.py",
     "interventions/test_ablation.py",
     "interventions/test_effects.py",
     "interventions/test_patching.py",

@@ -31,14 +31,17 @@ def cut(config: dict[str, Any], n_layers: int) -> dict[str, Any]:
     return shorter
 
 
-def shrunk(config: dict[str, Any]) -> dict[str, Any]:
-    """`config` with two layers of 32 and 320 tokens: its family and its switches are left."""
+def shrunk(config: dict[str, Any], n_layers: int = 2) -> dict[str, Any]:
+    """`config` with few layers of width 32 and 320 tokens: its family and its switches are left."""
     widths = dict.fromkeys(("n_embd", "hidden_size", "word_embed_proj_dim"), 32)
     widths |= dict.fromkeys(("n_head", "num_heads", "num_attention_heads"), 4)
     widths |= {"num_key_value_heads": 2, "intermediate_size": 48, "ffn_dim": 48, "vocab_size": 320}
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     small = widths | {"max_window_layers": 2} | ids
-    return {key: small.get(key, value) for key, value in cut(config, n_layers=2).items()}
+    return {
+        key: value if value is None else small.get(key, value)
+        for key, value in cut(config, n_layers).items()
+    }
 
 
 def random_model(config: dict[str, Any], dtype: torch.dtype) -> Any:

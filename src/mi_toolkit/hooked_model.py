@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_toolkit.errors import UnsupportedModelError
@@ -67,12 +68,33 @@ def z_hook(layer: int) -> str:
     return f"blocks.{layer}.attn.hook_z"
 
 
+def by_head(
+    z: Float[Tensor, "batch position part width"], n_heads: int
+) -> Float[Tensor, "batch position head d_head"]:
+    """`z` cut by heads, where TransformerLens cuts it by the width of queries.
+
+    With multi-head latent attention values may be wider or narrower than queries.
+    """
+    return z if z.shape[-2] == n_heads else z.reshape(*z.shape[:-2], n_heads, -1)
+
+
 def neuron_hook(layer: int) -> str:
     """The name of the hook point with a layer's neurons: behind the nonlinearity, and the gate.
 
     `["batch position d_mlp"]`, what `W_out` reads.
     """
     return f"blocks.{layer}.mlp.hook_post"
+
+
+def neuron_count(model: HookedModel, layer: int) -> int:
+    """How many neurons a layer's MLP has; 0 without one.
+
+    Read off its weights: the width in a config is not that of every layer, nor always the model's
+    (OPT's, on a bridge, is four times `d_model` whatever its `ffn_dim`).
+    """
+    # A mixture of experts has no one matrix: its config says how wide each of them is.
+    out = getattr(getattr(model.blocks[layer], "mlp", None), "W_out", None)  # type: ignore[attr-defined]
+    return int(out.shape[0]) if out is not None and out.ndim == 2 else int(model.cfg.d_mlp or 0)
 
 
 def attention_layers(model: HookedModel) -> list[int]:

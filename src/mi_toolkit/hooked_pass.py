@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.errors import HookError
-from mi_toolkit.hooked_model import HookedModel, HookFunction, evaluating, uncached
+from mi_toolkit.hooked_model import HookedModel, HookFunction, by_head, evaluating, uncached
 
 Visitor = Callable[[str, Tensor], None]
 """`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
@@ -66,7 +66,7 @@ def visit_activations(
         # On a bridge a hook may fire under another name than the one it was asked by.
         def show(activation: Tensor, hook: Any) -> None:
             waiting.discard(name)
-            visit(name, activation.detach())
+            visit(name, _as_shown(model, name, activation.detach()))
             if not waiting:
                 raise _LastOneSeen
 
@@ -94,7 +94,7 @@ def logits_and_activations(
     def showing(name: str) -> HookFunction:
         def show(activation: Tensor, hook: Any) -> None:
             waiting.discard(name)
-            visit(name, activation.detach())
+            visit(name, _as_shown(model, name, activation.detach()))
 
         return show
 
@@ -103,6 +103,11 @@ def logits_and_activations(
     if waiting:
         raise HookError(_did_not_fire(min(waiting), model))
     return logits
+
+
+def _as_shown(model: HookedModel, name: str, activation: Tensor) -> Tensor:
+    is_z = name.endswith(".attn.hook_z") and activation.ndim == 4
+    return by_head(activation, int(model.cfg.n_heads)) if is_z else activation
 
 
 def activations_that_fire(

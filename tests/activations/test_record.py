@@ -11,7 +11,7 @@ from mi_toolkit.activations.errors import ActivationsError, DtypeError
 from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.prompts.tokens import from_sequences, tokenise
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded, untouched
 from tests.tiny_models import tiny_tokenizer
 
@@ -61,7 +61,7 @@ def test_hooked_transformer_and_bridge_give_the_same_activations(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    lay_out(tmp_path, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
+    lay_out(tmp_path, name, shrunk(hub_config(name)), tiny_tokenizer())
     batch = from_sequences([[0, 5, 6, 7, 8], [0, 9, 5]], 0)
     hooked, bridge = mi.load_model(name, backend="hooked"), mi.load_model(name)
     there, here = (mi.record(model, batch, IN_ALL_FAMILIES) for model in (hooked, bridge))

@@ -18,6 +18,7 @@ import mi_toolkit as mi
 from mi_toolkit.hooked_model import attention_layers
 from mi_toolkit.hooked_pass import logits_and_activations
 from mi_toolkit.transformer_lens_door import checkpoint_path
+from tests.families.held_blocks import HeldBlocks
 from tests.families.zoo import Row, build
 from tests.tiny_models import tiny_tokenizer
 
@@ -129,6 +130,32 @@ def ablation(subject: Subject) -> None:
     assert_close(found, wanted)
 
 
+def writes(subject: Subject) -> None:
+    """What each part writes towards a logit is the change that it makes in the residual stream.
+
+    A part's own output is taken away in Hugging Face's forward, what comes after it in the block
+    held fixed, and the change of the block's output read by final norm and unembedding.
+    """
+    model, prompt, target = subject.model, subject.ids[0], 7
+    found = mi.direct_logit_attribution(model, prompt, target=target)
+    held = HeldBlocks(subject, prompt)
+    reader = held.reader(target)
+    total = held.embedding @ reader
+    for layer in range(int(model.cfg.n_layers)):
+        mlp = held.change(layer, "mlp") @ reader
+        assert_close(found.mlps[layer], mlp)
+        heads = torch.stack(
+            [held.change(layer, head) @ reader for head in range(int(model.cfg.n_heads))]
+        )
+        assert_close(found.heads[layer], heads)
+        whole = (held.after[layer] - held.before[layer])[-1] @ reader
+        assert_close(found.attention_biases[layer], whole - heads.sum() - mlp)
+        total = total + whole
+    assert_close(torch.tensor(found.embedding), held.embedding @ reader)
+    assert_close(torch.tensor(found.constant), held.uncapped(target) - total)
+    assert_close(torch.tensor(sum(found.parts().values()) + found.residue), held.logits[target])
+
+
 def beams(subject: Subject) -> None:
     """Beam search writes what Hugging Face's writes, with its scores."""
     prompt = subject.ids[0, :8]
@@ -171,7 +198,8 @@ def gradients(subject: Subject) -> None:
 
 
 CLAIMS: Mapping[str, Callable[[Subject], None]] = {
-    claim.__name__: claim for claim in (logits, patterns, scores, ablation, beams, gradients)
+    claim.__name__: claim
+    for claim in (logits, patterns, scores, writes, ablation, beams, gradients)
 }
 """By the name of the column."""
 

@@ -13,7 +13,7 @@ from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.models.loading import load_model
 from tests.generation.reference import argmax_loop
 from tests.generation.test_generate import of_hugging_face, scores, written
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
 
 try:
@@ -32,7 +32,7 @@ def test_a_hooked_transformer_searches_as_hugging_face_does(
     from transformers import AutoModelForCausalLM
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    snapshot = lay_out(tmp_path, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
+    snapshot = lay_out(tmp_path, name, shrunk(hub_config(name)), tiny_tokenizer())
     model = load_model(name, backend="hooked")
     hf_model = AutoModelForCausalLM.from_pretrained(
         snapshot, dtype=torch.float32, attn_implementation="eager"

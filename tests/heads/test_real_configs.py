@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.prompts.tokens import from_sequences
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import cut, hub_config, lay_out, shrunk
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
 from tests.tiny_models import tiny_tokenizer
 
@@ -74,6 +74,7 @@ def test_scores_at_real_size(name: str, cache: Path, monkeypatch: pytest.MonkeyP
     compare(name, hub_config(name), cache, range(1, MODELS[name].n_heads, 7), monkeypatch)
 
 
+@pytest.mark.backend
 @pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
 @pytest.mark.parametrize("name", MODELS)
 def test_hooked_transformer_and_bridge_give_the_same_report(
@@ -82,7 +83,7 @@ def test_hooked_transformer_and_bridge_give_the_same_report(
     from mi_toolkit.heads.classify import classify_heads
     from tests.report_against_reference import FIGURES, fed
 
-    lay_out(cache, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
+    lay_out(cache, name, shrunk(hub_config(name)), tiny_tokenizer())
     batch = batch_for(name)
     monkeypatch.setattr("mi_toolkit.heads.classify.tokenise", fed(batch))
     reports = {}

@@ -9,12 +9,15 @@ from mi_toolkit.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import z_hook
+from mi_toolkit.hooked_pass import logits_and_activations
 from mi_toolkit.interventions.ablation import KINDS, Component, ablating
 from mi_toolkit.interventions.ablation.clean import mean_outputs
 from mi_toolkit.interventions.ablation.component import checked_components
 from mi_toolkit.interventions.ablation.context import in_place
 from mi_toolkit.interventions.ablation.target import targets_of
 from mi_toolkit.prompts.tokens import from_sequences
+from tests.families.claims import subject_of
+from tests.families.zoo import ROWS
 from tests.models_here import TOYS, loaded, untouched
 
 IDS = torch.randint(1, 900, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -292,3 +295,17 @@ def test_rows_of_a_batch_with_heads_of_their_own_equal_one_ablation_after_the_ot
         with torch.no_grad(), ablating(model, heads, how, reference):
             alone = model(ids)[0]
         torch.testing.assert_close(together[row], alone, atol=2e-5, rtol=1e-5)
+
+
+def test_neurons_are_those_of_the_weights_not_of_a_config() -> None:
+    """OPT with an `ffn_dim` of 48 at width 32: a bridge's config says 128."""
+    subject = subject_of(ROWS["opt"])
+    with ablating(subject.model, ["L0N47"]):
+        found = logits_and_activations(subject.model, subject.ids, [], lambda *_: None)
+    weight = subject.reference.model.decoder.layers[0].fc2.weight
+    with torch.no_grad():
+        weight[:, 47] = 0
+        wanted = subject.reference(subject.ids, use_cache=False).logits
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    with pytest.raises(UnknownNameError, match=r"no neuron L0N48: .* neurons 0 to 47"):
+        ablating(subject.model, ["L0N48"]).__enter__()

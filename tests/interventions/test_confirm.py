@@ -29,7 +29,7 @@ from mi_toolkit.prompts.evaluation import evaluation_passages
 from mi_toolkit.prompts.stimuli import natural, repeated_random
 from mi_toolkit.prompts.tokens import from_sequences
 from mi_toolkit.record_file import save_record
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -549,7 +549,7 @@ def test_a_hooked_transformer_gives_the_losses_of_a_bridge(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     name = "EleutherAI/pythia-160m"
-    lay_out(tmp_path, name, cut(hub_config(name), n_layers=3), tiny_tokenizer())
+    lay_out(tmp_path, name, shrunk(hub_config(name), n_layers=3), tiny_tokenizer())
     ids = torch.randint(1, 250, (2, 16), generator=torch.Generator().manual_seed(1))
     batch = from_sequences(ids.tolist(), 0)
     queries = torch.zeros(2, 16, dtype=torch.bool)

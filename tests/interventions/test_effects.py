@@ -27,7 +27,7 @@ from mi_toolkit.interventions.effects.later_layers import LaterLayers
 from mi_toolkit.interventions.effects.readings import losses, readings
 from mi_toolkit.interventions.effects.result import FIGURES
 from mi_toolkit.models import load_model
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_tokenizer
 
@@ -297,7 +297,7 @@ def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    lay_out(tmp_path, name, cut(hub_config(name), n_layers=3), tiny_tokenizer())
+    lay_out(tmp_path, name, shrunk(hub_config(name), n_layers=3), tiny_tokenizer())
     ids = torch.randint(1, 250, (10,), generator=torch.Generator().manual_seed(1))
     found = []
     for backend in ("bridge", "hooked"):

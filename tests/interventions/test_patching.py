@@ -11,6 +11,7 @@ import torch
 from mi_toolkit import (
     activation_patching,
     attribution_patching,
+    copying_scores,
     direct_logit_attribution,
     edge_attribution,
     load_model,
@@ -23,7 +24,9 @@ from mi_toolkit.interventions.patching import (
     Patching,
 )
 from mi_toolkit.prompts.tokens import tokenise
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.families.claims import subject_of
+from tests.families.zoo import ROWS
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_tokenizer
 
@@ -251,6 +254,83 @@ def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:
         call(loaded("toy-opt"))
 
 
+@pytest.mark.parametrize(
+    ("family", "call", "message"),
+    [
+        ("lfm2", direct_logit_attribution, "In layer 0 of tiny something writes into the residual"),
+        (
+            "deepseek_v3",
+            activation_patching,
+            "'z' of tiny cannot be patched: its values have anoth",
+        ),
+        (
+            "deepseek_v3",
+            attribution_patching,
+            "'z' of tiny cannot be patched: its values have anot",
+        ),
+        ("lfm2", activation_patching, r"layers \[0\] have no blocks.0.attn.hook_z"),
+    ],
+)
+def test_what_is_no_sum_over_heads_is_refused_by_name(family: str, call, message: str) -> None:
+    subject = subject_of(ROWS[family])
+    prompts = [subject.ids[0], subject.ids[1]]
+    options = {"what": "z"} if call is activation_patching else {}
+    if call is direct_logit_attribution:
+        del prompts[1]
+    with pytest.raises(UnsupportedModelError, match=message):
+        call(subject.model, *prompts, target=5, **options)
+
+
+def test_the_eigenvalues_of_a_latent_values_circuit_are_not_known() -> None:
+    subject = subject_of(ROWS["deepseek_v3"])
+    found = copying_scores(subject.model, progress=False)
+    assert found.eigenvalue_ratio.isnan().all()
+    assert found.effect.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["toy-gpt2", "toy-qwen2"])
+def test_half_precision_writes_are_those_of_full_precision_to_rounding(name: str) -> None:
+    full = direct_logit_attribution(loaded(name), CLEAN, **ASKED)
+    half = direct_logit_attribution(load_model(name, dtype="bfloat16"), CLEAN, **ASKED)
+    scale = float(full.heads.abs().max())
+    torch.testing.assert_close(half.heads, full.heads, atol=0.1 * scale, rtol=0)
+    torch.testing.assert_close(half.mlps, full.mlps, atol=0.1 * scale, rtol=0)
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@pytest.mark.parametrize("norm", [None, "LN", "RMS"])
+def test_an_attention_only_model_of_ones_own_is_a_sum_over_heads(norm: str | None) -> None:
+    from transformer_lens import HookedTransformerConfig
+
+    torch.manual_seed(0)
+    config = HookedTransformerConfig(
+        n_layers=2,
+        d_model=32,
+        d_head=8,
+        n_heads=4,
+        n_ctx=64,
+        d_vocab=50,
+        attn_only=True,
+        normalization_type=norm,
+    )
+    model = HookedTransformer(config)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    ids = torch.randint(1, 50, (12,))
+    found = direct_logit_attribution(model, ids, target=3)
+    assert abs(found.residue) < 1e-3
+    assert not found.mlps.any()
+    _, cache = model.run_with_cache(ids)
+    if norm is None:
+        for layer in range(2):
+            z = cache["z", layer][0, -1]
+            wanted = torch.stack(
+                [z[h] @ model.blocks[layer].attn.W_O[h] @ model.W_U[:, 3] for h in range(4)]
+            )
+            torch.testing.assert_close(found.heads[layer], wanted, atol=1e-4, rtol=1e-4)
+
+
 def test_results_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     model, path = loaded("toy-gpt2"), tmp_path / "kept.safetensors"
     patched = activation_patching(model, CLEAN, CORRUPTED, **ASKED, progress=False)
@@ -278,7 +358,7 @@ def test_direct_attribution_is_transformer_lens_own_where_that_can_be_had(
 ) -> None:
     name = "EleutherAI/pythia-160m"
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    lay_out(tmp_path, name, cut(hub_config(name), n_layers=2), tiny_tokenizer())
+    lay_out(tmp_path, name, shrunk(hub_config(name)), tiny_tokenizer())
     ids = torch.randint(1, 250, (10,), generator=torch.Generator().manual_seed(1))
     bridge, hooked = load_model(name), load_model(name, backend="hooked")
     ours = direct_logit_attribution(bridge, ids, target=9, other=8)
@@ -309,6 +389,6 @@ def test_direct_attribution_is_transformer_lens_own_where_that_can_be_had(
     own = of_transformer_lens(hooked, ids[None], answer_tokens=9, incorrect_tokens=8, unit="head")
     by_label = dict(zip(own.labels, own.attribution.flatten().tolist(), strict=True))
     for layer in range(2):
-        for head in range(12):
+        for head in range(4):
             mine = float(theirs.heads[layer, head])
             assert by_label[f"L{layer}H{head}"] == pytest.approx(mine, abs=1e-3, rel=1e-3)

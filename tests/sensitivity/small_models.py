@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub.constants
 import pytest
 
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.loading import load_model
-from tests.hub_cache import cut, hub_config, lay_out
+from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
 
 FAMILIES = [
@@ -20,20 +19,6 @@ FAMILIES = [
     "facebook/opt-125m",
     "Qwen/Qwen2.5-0.5B",
 ]
-WIDTHS = {
-    ("n_embd", "hidden_size", "word_embed_proj_dim"): 32,
-    ("n_head", "num_heads", "num_attention_heads"): 4,
-    ("intermediate_size", "ffn_dim", "n_inner"): 48,
-    ("vocab_size",): 320,
-}
-
-
-def small_config(name: str) -> dict[str, Any]:
-    """A hub config with two layers of width 32, every other field as it is."""
-    config = cut(hub_config(name), n_layers=2)
-    for fields, size in WIDTHS.items():
-        config |= {field: size for field in fields if config.get(field) is not None}
-    return config
 
 
 def small_hooked(
@@ -42,7 +27,7 @@ def small_hooked(
     """A HookedTransformer of one family, and the folder with its checkpoint."""
     pytest.importorskip("transformer_lens").__dict__.get("HookedTransformer") or _skip()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    folder = lay_out(tmp_path, name, small_config(name), tiny_tokenizer())
+    folder = lay_out(tmp_path, name, shrunk(hub_config(name)), tiny_tokenizer())
     return load_model(name, backend="hooked"), folder
 
 

@@ -14,11 +14,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from einops import einsum, repeat
+from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.direct_effect import effective_unembedding, frozen_norm, output_weights
+from mi_toolkit.heads.direct_effect import (
+    effective_unembedding,
+    frozen_norm,
+    output_weights,
+    value_weights,
+)
 from mi_toolkit.heads.token_maps import (
     CircuitFigures,
     PairHits,
@@ -68,10 +73,8 @@ def circuit_logits(
     """The direct effect of each head's circuit on each candidate's logit, up to a scale."""
     block = model.blocks[layer]  # type: ignore[attr-defined]
     read = frozen_norm(block.ln1, block.attn.W_O.detach()[0, 0])(embedding)
-    values = block.attn.W_V.detach().float()
-    values = repeat(values, "kv m d -> (kv group) m d", group=model.cfg.n_heads // len(values))
     logits: Tensor = einsum(
-        read, values, output_weights(model, layer), directions,
+        read, value_weights(model, layer), output_weights(model, layer), directions,
         "token m, head m d, head d out, candidate out -> head token candidate",
     )  # fmt: skip
     return logits

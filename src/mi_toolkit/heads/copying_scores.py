@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from einops import einsum, repeat
+from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.attention_masks import sights
+from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
 from mi_toolkit.heads.copying import CopyingMeasurement
-from mi_toolkit.heads.direct_effect import output_weights
+from mi_toolkit.heads.direct_effect import output_weights, value_weights
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.protocol import pattern_behaviours
@@ -57,7 +58,8 @@ class CopyingScores(SavedResult, ShownAsTable):
     eigenvalue_ratio: Float[Tensor, "layer head"]
     """`Σλ / Σ|λ|` of `W_E W_V W_O W_U`, in [-1, 1]: what the weights alone would copy from
     embedding to logits (Elhage et al. 2021). It decides nothing here: a head reads what earlier
-    layers made of the embedding, and plain induction heads of SmolLM2 have ratios below -0.4."""
+    layers made of the embedding, and plain induction heads of SmolLM2 have ratios below -0.4. NaN
+    where values are no linear map of the stream (multi-head latent attention)."""
 
     n_sequences: int
     """Random sequences that the effect rests on."""
@@ -159,8 +161,9 @@ def _induction_queries(batch: TokenBatch, window: Sight) -> CopyQueriesOfPlan:
 
 
 def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "layer head"]:
-    """`Σλ / Σ|λ|` of each head's `W_E W_V W_O W_U`; NaN in layers that are not given.
+    """`Σλ / Σ|λ|` of each head's `W_E W_V W_O W_U`.
 
+    NaN in layers that are not given, and in those whose values are no linear map of the stream.
     The eigenvalues other than 0 of that `d_vocab` square matrix are those of
     `W_O (W_U W_E) W_V`, of size `d_head`.
     """
@@ -170,10 +173,11 @@ def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "l
     embedding: Tensor = model.W_E.detach()  # type: ignore[attr-defined]
     across = (unembedding @ embedding).float()
     for layer in layers:
-        block = model.blocks[layer]  # type: ignore[attr-defined]
-        values = block.attn.W_V.detach().float()
-        shared = repeat(values, "kv m d -> (kv group) m d", group=n_heads // len(values))
-        small = einsum(output_weights(model, layer) @ across, shared, "h a m, h m b -> h a b")
+        try:
+            values = value_weights(model, layer)
+        except UnsupportedModelError:
+            continue
+        small = einsum(output_weights(model, layer) @ across, values, "h a m, h m b -> h a b")
         eigenvalues = torch.linalg.eigvals(small)
         ratios[layer] = (eigenvalues.sum(dim=-1).real / eigenvalues.abs().sum(dim=-1)).cpu()
     return ratios

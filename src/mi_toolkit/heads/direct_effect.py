@@ -22,7 +22,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from einops import einsum
+from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -187,10 +187,31 @@ def _equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
 def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
     """A layer's `W_O` in float32, with the norm behind it where there is one (Gemma 2, OLMo 2)."""
     block = model.blocks[layer]  # type: ignore[attr-defined]
-    weights = block.attn.W_O.detach()
+    # By heads, whatever the width of their values is cut into.
+    by_input: Tensor = block.attn.W_O.detach().flatten(end_dim=-2)
+    weights: Tensor = by_input.unflatten(0, (int(model.cfg.n_heads), -1))
     if not hasattr(block, "ln1_post"):
-        return weights.float()  # type: ignore[no-any-return]
-    return frozen_norm(block.ln1_post, weights[0, 0])(weights.float())
+        return weights.float()
+    return frozen_norm(block.ln1_post, by_input[0])(weights.float())
+
+
+def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model d_head"]:
+    """A layer's `W_V` in float32, for each query head its own, where several share one.
+
+    Raises:
+        UnsupportedModelError: values are no linear map of what attention reads.
+    """
+    attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+    try:
+        weights: Tensor = attention.W_V.detach().float()
+    except NotImplementedError as error:
+        raise UnsupportedModelError(
+            f"The values of layer {layer} of {model.cfg.model_name} are no linear map of what its "
+            "attention reads (multi-head latent attention has a norm inside), so its "
+            "output-value circuits are not known."
+        ) from error
+    group = int(model.cfg.n_heads) // len(weights)
+    return repeat(weights, "kv m d -> (kv group) m d", group=group)
 
 
 def vocabulary_spread(

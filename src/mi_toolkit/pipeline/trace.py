@@ -13,7 +13,7 @@ from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
+from mi_toolkit.hooked_model import HookedModel, attention_layers, neuron_count, pattern_hook
 from mi_toolkit.hooked_pass import logits_and_activations
 from mi_toolkit.pipeline.output import output_stage
 from mi_toolkit.pipeline.pipeline import Pipeline
@@ -105,7 +105,7 @@ def trace_pipeline(
 def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> None:
     if len(batch) != 1:
         raise PromptError(f"{len(batch)} prompts were given: trace_pipeline takes one at a time.")
-    vocabulary, d_mlp = int(model.cfg.d_vocab), int(model.cfg.d_mlp or 1)
+    vocabulary, d_mlp = int(model.cfg.d_vocab), max(1, neuron_count(model, 0))
     most = {"top_k": vocabulary, "n_nearest": vocabulary - 1, "n_neurons": d_mlp}
     for name, count in counts.items():
         if not 1 <= count <= most[name]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mi_toolkit.errors import UnknownNameError, UnsupportedModelError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel, attention_layers, neuron_hook
+from mi_toolkit.hooked_model import HookedModel, attention_layers, neuron_count, neuron_hook
 
 Part = Literal["head", "attn", "neuron", "mlp", "layer"]
 
@@ -131,11 +131,10 @@ def _several(names: Any) -> list[Any]:
 def _check(model: HookedModel, component: Component) -> None:
     """Check a component against the model's sizes."""
     n_layers = int(model.cfg.n_layers)
-    sizes = {"head": int(model.cfg.n_heads), "neuron": int(model.cfg.d_mlp or 0)}
-    size = sizes.get(component.part)
-    if 0 <= component.layer < n_layers and (
-        size is None or (component.index is not None and 0 <= component.index < size)
-    ):
+    is_layer = 0 <= component.layer < n_layers
+    neurons = neuron_count(model, component.layer if is_layer else 0)
+    size = {"head": int(model.cfg.n_heads), "neuron": neurons}.get(component.part)
+    if is_layer and (size is None or (component.index is not None and 0 <= component.index < size)):
         return
     kind = "layer" if size is None else component.part
     within = "" if size is None else f" and its {kind}s 0 to {size - 1}"

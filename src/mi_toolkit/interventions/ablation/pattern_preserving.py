@@ -16,7 +16,13 @@ from torch import Tensor
 
 from mi_toolkit.errors import HookError, PromptError
 from mi_toolkit.heads.patterns import patterns_of
-from mi_toolkit.hooked_model import HookedModel, HookFunction, attention_layers, z_hook
+from mi_toolkit.hooked_model import (
+    HookedModel,
+    HookFunction,
+    attention_layers,
+    by_head,
+    z_hook,
+)
 from mi_toolkit.hooked_pass import positions_before
 from mi_toolkit.interventions.ablation.clean import running_clean
 from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, replacing
@@ -82,10 +88,12 @@ def _frozen(
             )
         if "v" not in seen:
             raise HookError(f"blocks.{layer}.attn.hook_v did not fire before {z_hook(layer)}.")
-        v = seen.pop("v")
-        shared = repeat(v, "b k kv d -> b k (kv group) d", group=z.shape[2] // v.shape[2])
+        n_heads, v = pattern.shape[1], seen.pop("v")
+        if v.shape[2] > n_heads:
+            v = by_head(v, n_heads)
+        shared = repeat(v, "b k kv d -> b k (kv group) d", group=n_heads // v.shape[2])
         clean = pattern.to(z.device, z.dtype).expand(len(z), -1, -1, -1)
         kept = einsum(clean, shared, "b h q k, b k h d -> b q h d")
-        return kept if mask is None else torch.where(mask, 0.0, kept)
+        return (kept if mask is None else torch.where(mask, 0.0, kept)).reshape(z.shape)
 
     return freeze

@@ -17,9 +17,15 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel, HookFunction, neuron_hook, z_hook
+from mi_toolkit.hooked_model import (
+    HookedModel,
+    HookFunction,
+    by_head,
+    neuron_count,
+    neuron_hook,
+    z_hook,
+)
 from mi_toolkit.interventions.ablation.component import Component
 
 Hooks = list[tuple[str, HookFunction]]
@@ -57,7 +63,7 @@ def targets_of(model: HookedModel, rows: Sequence[Iterable[Component | Head]]) -
 
     def mask(layer: int, hook: str) -> Tensor:
         is_z = hook == z_hook(layer)
-        shape = (1, int(model.cfg.n_heads), 1) if is_z else (1, int(model.cfg.d_mlp))
+        shape = (1, int(model.cfg.n_heads), 1) if is_z else (1, neuron_count(model, layer))
         empty = torch.zeros(len(rows), *shape, dtype=torch.bool)
         return masks.setdefault((layer, hook), empty)
 
@@ -79,13 +85,9 @@ def replacing(target: Target, value: Callable[[Tensor], Tensor | float]) -> Hook
     """A hook that puts `value(activation)` where the target is marked; what it was given stays."""
 
     def replace(activation: Tensor) -> Tensor:
-        if activation.ndim == 4 and activation.shape[2] != target.mask.shape[2]:
-            # Values of another width than queries: TransformerLens cuts them into other heads.
-            raise UnsupportedModelError(
-                f"{target.hook} shows {activation.shape[2]} parts of width {activation.shape[3]} "
-                f"where the model has {target.mask.shape[2]} heads, so no head of this layer can "
-                "be ablated. Its MLP can."
-            )
-        return torch.where(target.mask, value(activation), activation)
+        if target.hook != z_hook(target.layer):
+            return torch.where(target.mask, value(activation), activation)
+        z = by_head(activation, target.mask.shape[2])
+        return torch.where(target.mask, value(z), z).reshape(activation.shape)
 
     return replace

@@ -13,7 +13,7 @@ from itertools import product
 import torch
 
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_model import HookedModel, neuron_count
 from mi_toolkit.interventions.ablation.component import Component, Part
 from mi_toolkit.interventions.confirm.random_sets import random_sets
 
@@ -47,7 +47,10 @@ def _drawn(
     The draw knows groups and places in them: a head's or neuron's group is its layer; whole parts
     are one group, in which their layers are the places.
     """
-    sizes = {"head": int(model.cfg.n_heads), "neuron": int(model.cfg.d_mlp or 0)}
+    sizes = {
+        "head": int(model.cfg.n_heads),
+        "neuron": min(neuron_count(model, c.layer) for c in components),
+    }
     made: Callable[[Head], Component]
     if part in sizes:
         chosen = [Head(c.layer, int(c.index or 0)) for c in components]

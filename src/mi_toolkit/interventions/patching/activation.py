@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_toolkit.activations.names import IN_EVERY_LAYER
 from mi_toolkit.errors import UnsupportedModelError, unknown_name
+from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.hooked_pass import visit_activations
@@ -64,7 +65,8 @@ def activation_patching(
     Raises:
         UnknownNameError: no such activation to put in.
         PromptError: no pairs, different lengths, not one token, or prompts that do not differ.
-        UnsupportedModelError: `pattern`, where the model does not go on with an edited one.
+        UnsupportedModelError: a layer has no such activation, or `pattern`, where the model does
+            not go on with an edited one.
         HookError: the activation's hook did not fire.
 
     Example:
@@ -83,6 +85,7 @@ def activation_patching(
     if what == "pattern":
         _check_pattern_counts(model, pairs)
     names = [f"blocks.{l}.{IN_EVERY_LAYER[what]}" for l in range(int(model.cfg.n_layers))]
+    check_every_layer(model, names, what)
     kept: dict[str, Tensor] = {}
 
     def keep(name: str, activation: Tensor) -> None:
@@ -108,6 +111,27 @@ def activation_patching(
             model, {"clean": pairs.clean, "corrupted": pairs.corrupted}, seed=0
         ),
     )
+
+
+def check_every_layer(model: HookedModel, names: Sequence[str], what: str) -> None:
+    """Check that each layer has this activation, cut by heads where it belongs to heads.
+
+    Raises:
+        UnsupportedModelError: a layer has none, or TransformerLens cuts its values otherwise.
+    """
+    named = model.hook_dict
+    without = [layer for layer, name in enumerate(names) if name not in named]
+    if without:
+        raise UnsupportedModelError(
+            f"{what!r} of {model.cfg.model_name} cannot be patched: layers {without} have no "
+            f"{names[without[0]]}. Patch 'resid_pre' (activation_patching)."
+        )
+    if what in ("z", "v") and output_weights(model, 0).shape[1] != model.cfg.d_head:
+        raise UnsupportedModelError(
+            f"{what!r} of {model.cfg.model_name} cannot be patched: its values have another width "
+            "than its queries (multi-head latent attention), which TransformerLens cuts into "
+            "other heads. Patch 'resid_pre' or 'attn_out', or ablate the heads."
+        )
 
 
 def _check_pattern_counts(model: HookedModel, pairs: Pairs) -> None:

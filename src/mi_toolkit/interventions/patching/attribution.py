@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.heads.provenance import provenance_of
-from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_model import HookedModel, evaluating, z_hook
+from mi_toolkit.interventions.patching.activation import check_every_layer
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
@@ -142,6 +143,7 @@ def attribution_patching(
     pairs = Pairs.of(model, clean, corrupted, target, other)
     full, none = pairs.both_metrics(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    check_every_layer(model, [z_hook(layer) for layer in range(n_layers)], "z")
     n_positions = pairs.clean.ids.shape[1]
     heads = torch.zeros(n_layers, n_heads, n_positions)
     mlps, embedding = torch.zeros(n_layers, n_positions), torch.zeros(n_positions)

@@ -1,10 +1,13 @@
 """`direct_logit_attribution`: one logit as the sum of what each part writes towards it.
 
-1. The last residual is the embedding plus what every head, attention bias and MLP wrote. With the
-   final norm's scale `s` frozen the norm is linear, so a write `w` gives logit `t`
-   `(gain * W_U[:, t]) · P w / s`, where `P` takes the mean off (LayerNorm) or nothing (RMSNorm).
-2. What no part writes is the constant: the final norm's own bias through `W_U`, and `b_U`.
-3. Parts and constant add up to the logit; what is left over is stated as the residue.
+1. The last residual is the embedding plus what every head, attention bias and MLP wrote, each as
+   it is added: behind a norm of its own and a multiplier, where the model has them
+   (`heads/residual_writes`, which refuses a model that has other writers).
+2. With the final norm's scale `s` frozen the norm is linear, so a write `w` gives logit `t`
+   `c (gain * W_U[:, t]) · P w / s`: `P` takes the mean off (LayerNorm) or nothing (RMSNorm), and
+   `c` multiplies the logits of some models (Cohere, Granite).
+3. What no part writes is the constant: the final norm's own bias through `W_U`, and `b_U`.
+4. Parts and constant add up to the logit; what is left over is stated as the residue.
 
 TransformerLens' own direct logit attribution needs a bridge in compatibility mode, which rewrites
 the weights for good; this reads raw weights, and gives the same figures where both can be had.
@@ -12,19 +15,19 @@ the weights for good; this reads raw weights, and gives the same figures where b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.errors import UnsupportedModelError
-from mi_toolkit.heads.direct_effect import frozen_norm, output_weights, reads_one_norm
+from mi_toolkit.floors import logit_floor
+from mi_toolkit.heads.direct_effect import FrozenNorm, frozen_norm
 from mi_toolkit.heads.provenance import provenance_of
-from mi_toolkit.hooked_model import HookedModel, attention_layers, evaluating, uncached, z_hook
-from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.heads.residual_writes import ResidualWrites, residual_writes
+from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.effects.runs import one_sequence
 from mi_toolkit.predictions import Token, token_id
 from mi_toolkit.prompts.token_texts import token_texts
@@ -67,8 +70,7 @@ class DirectAttribution(SavedResult, ShownAsTable):
     """The logit that they add up to, or the difference of two."""
 
     residue: float
-    """The logit less all of these: rounding, unless something else stands before the logits, as a
-    soft cap does."""
+    """The logit less all of these: rounding, and what a soft cap takes of the sum (Gemma 2)."""
 
     asked: str
     """The tokens in words."""
@@ -134,8 +136,8 @@ def direct_logit_attribution(
 
     Raises:
         PromptError: not one prompt, or a token that is not one.
-        UnsupportedModelError: something other than one norm stands before the unembedding, or a
-            norm stands behind an attention or MLP: then their writes are not sums over heads.
+        UnsupportedModelError: something other than one norm and a multiplier stands between the
+            last block and the logits, or something other than heads and MLPs writes.
 
     Example:
         >>> import mi_toolkit as mi
@@ -145,31 +147,19 @@ def direct_logit_attribution(
         True
     """
     batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    _check_writes(model)
     ids = batch.sequence(0)
-    written = _written(model, ids)
-    with evaluating(model), torch.no_grad():
-        logits = model(ids[None].to(model.cfg.device), **uncached(model))[0, -1].float()
-    asked = [int(logits.argmax()) if target is None else token_id(model, target)]
+    written = residual_writes(model, ids)
+    asked = [int(written.logits.argmax()) if target is None else token_id(model, target)]
     asked += [] if other is None else [token_id(model, other)]
-    signs = torch.tensor([1.0, -1.0], device=logits.device)[: len(asked)]
-    parts: Any = model
-    norm = frozen_norm(parts.ln_final, parts.W_U.detach()[:, 0])
-    unembedded = (parts.W_U.detach()[:, asked].float() * signs).sum(dim=-1)
-    reader = norm.transposed(unembedded) / written["ln_final.hook_scale"]
-    layers, n_layers = attention_layers(model), int(model.cfg.n_layers)
-    heads = torch.zeros(n_layers, int(model.cfg.n_heads))
-    biases, mlps = torch.zeros(n_layers), torch.zeros(n_layers)
-    for layer in range(n_layers):
-        mlps[layer] = written[f"blocks.{layer}.hook_mlp_out"] @ reader
-        if layer in layers:
-            z, weights = written[z_hook(layer)], output_weights(model, layer)
-            heads[layer] = einsum(z, weights, reader, "h d, h d m, m -> h").cpu()
-            attention = written[f"blocks.{layer}.hook_attn_out"] @ reader
-            biases[layer] = attention.cpu() - heads[layer].sum()
-    embedding = float(written["blocks.0.hook_resid_pre"] @ reader)
-    constant = float(_constant(parts, unembedded) + (_output_bias(parts)[asked] * signs).sum())
-    logit = float((logits[asked] * signs).sum())
+    signs = torch.tensor([1.0, -1.0])[: len(asked)]
+    readout = _readout(model, written)
+    reader = readout.reader(asked, signs)
+    heads = torch.stack([block.heads @ reader for block in written.blocks])
+    biases = torch.stack([block.attention_bias @ reader for block in written.blocks])
+    mlps = torch.stack([block.mlp @ reader for block in written.blocks])
+    embedding = float(written.embedding @ reader)
+    constant = float((readout.constant[asked] * signs).sum())
+    logit = float((written.logits[asked] * signs).sum())
     total = float(heads.sum() + biases.sum() + mlps.sum()) + embedding + constant
     texts = token_texts(model.tokenizer, asked)
     return DirectAttribution(
@@ -186,44 +176,94 @@ def direct_logit_attribution(
     )
 
 
-def _check_writes(model: HookedModel) -> None:
+_OTHERWISE = (
+    "The logits of {name} are no sum of what its parts write: between its last block and its "
+    "logits stands something other than one norm and a multiplier."
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Readout:
+    """The logits as a linear map of the last residual, the final norm's scale frozen."""
+
+    unembedding: Float[Tensor, "d_model vocabulary"]
+    norm: FrozenNorm | None
+    scale: float
+    """What the norm's output is divided by, over the multiplier of the logits."""
+
+    constant: Float[Tensor, " vocabulary"]
+    """Each logit of a residual of zeros."""
+
+    def reader(self, asked: list[int], signs: Tensor) -> Float[Tensor, " d_model"]:
+        """The direction in the residual stream that gives the logits that are asked about."""
+        columns = self.unembedding[:, asked].float().cpu() @ signs
+        return (columns if self.norm is None else self.norm.transposed(columns)) / self.scale
+
+
+def _readout(model: HookedModel, written: ResidualWrites) -> _Readout:
+    """How this model reads its last residual, held against its own logits.
+
+    Raises:
+        UnsupportedModelError: it is read by something else than one norm and a multiplier.
+    """
     parts: Any = model
-    if not reads_one_norm(model) or any(hasattr(block, "ln1_post") for block in parts.blocks):
-        raise UnsupportedModelError(
-            f"The logits of {model.cfg.model_name} are no sum of what its parts write: a norm "
-            "stands behind its attention, or something other than one norm before its unembedding."
-        )
+    unembedding: Tensor = parts.W_U.detach()
+    if len(unembedding) != len(written.final):
+        raise UnsupportedModelError(_OTHERWISE.format(name=model.cfg.model_name))
+    norm, bias, scale = None, torch.zeros_like(written.final), 1.0
+    if hasattr(parts, "ln_final"):
+        example = unembedding[:, 0]
+        norm = frozen_norm(parts.ln_final, example)
+        rows = torch.stack([torch.zeros_like(written.final), written.final]).to(example)
+        with torch.no_grad():
+            bias, normed = parts.ln_final(rows[:, None])[:, 0].float().cpu()
+        norm = replace(norm, gain=norm.gain.cpu())
+        linear = norm(written.final)
+        scale = float(linear @ linear / (linear @ (normed - bias)))
+
+    def through(vector: Tensor) -> Tensor:
+        return (vector.to(unembedding) @ unembedding).float().cpu()
+
+    constant = through(bias) + _output_bias(parts)
+    read = written.final if norm is None else norm(written.final) / scale
+    plain = through(read) + constant
+    uncapped, floor = _uncapped(model, written.logits), _floor(unembedding.dtype, plain)
+    multiplier = float(uncapped @ plain / (plain @ plain))
+    if (plain - uncapped).abs().max() <= floor:
+        multiplier = 1.0
+    elif not (multiplier * plain - uncapped).abs().max() <= floor:
+        raise UnsupportedModelError(_OTHERWISE.format(name=model.cfg.model_name))
+    return _Readout(
+        unembedding=unembedding,
+        norm=norm,
+        scale=scale / multiplier,
+        constant=multiplier * constant,
+    )
 
 
-def _written(model: HookedModel, ids: Tensor) -> dict[str, Tensor]:
-    """What every part writes at the last position, and the final norm's scale there."""
-    layers = attention_layers(model)
-    names = ["blocks.0.hook_resid_pre"]
-    for layer in range(int(model.cfg.n_layers)):
-        if layer in layers:
-            names += [z_hook(layer), f"blocks.{layer}.hook_attn_out"]
-        names.append(f"blocks.{layer}.hook_mlp_out")
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str, activation: Tensor) -> None:
-        # One sequence: its last position is the last row, with or without a batch axis.
-        trailing = activation.shape[-2:] if name.endswith("hook_z") else activation.shape[-1:]
-        kept[name] = activation.reshape(-1, *trailing)[-1].float().clone()
-
-    visit_activations(model, ids[None], [*names, "ln_final.hook_scale"], keep)
-    return kept
+def _uncapped(model: HookedModel, logits: Tensor) -> Tensor:
+    """The logits before the soft cap, `cap · tanh(logit / cap)`, of a model that has one."""
+    config = getattr(getattr(model, "original_model", None), "config", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    if not cap:
+        cap = getattr(model.cfg, "output_logits_soft_cap", None) or 0.0
+    return logits if cap <= 0 else cap * torch.atanh((logits / cap).clamp(-_BELOW_1, _BELOW_1))
 
 
-def _constant(parts: Any, unembedded: Tensor) -> Tensor:
-    """What the final norm's bias gives."""
-    nothing = torch.zeros(1, 1, len(unembedded), dtype=parts.W_U.dtype, device=parts.W_U.device)
-    with torch.no_grad():
-        bias: Tensor = parts.ln_final(nothing)[0, 0].float()
-    return bias @ unembedded
+_BELOW_1 = 1 - 1e-7
+"""As near to its cap as a float32 logit comes."""
+
+
+def _floor(dtype: torch.dtype, logits: Tensor) -> float:
+    return _ROUNDING * logit_floor(str(dtype).removeprefix("torch."), logits)
+
+
+_ROUNDING = 10.0
+"""A frozen norm is probed and its scale fitted: rounding beyond that of two equal passes."""
 
 
 def _output_bias(parts: Any) -> Tensor:
     bias: Tensor | None = getattr(parts, "b_U", None)
     if bias is None:
-        return torch.zeros(parts.W_U.shape[-1], device=parts.W_U.device)
-    return bias.detach().float()
+        return torch.zeros(parts.W_U.shape[-1])
+    return bias.detach().float().cpu()
