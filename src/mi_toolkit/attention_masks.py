@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from mi_toolkit.hooked_model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.process_state import allowing_nan
 from mi_toolkit.sight import Sight, Square
 
 ROWS = 512
@@ -235,7 +236,8 @@ def _observed(
         )
 
     stack = _silent(model) if hasattr(model, "original_model") else ExitStack()
-    with stack:
+    # Whatever else random ids do to the model, a mask shows.
+    with stack, allowing_nan():
         visit_activations(model, ids, list(layer_of), look)
     return found
 

@@ -38,6 +38,10 @@ class HookError(MIToolkitError, RuntimeError):
     """A hook that should have fired did not: the figure it should have measured is not 'none'."""
 
 
+class NotFiniteError(MIToolkitError, ValueError):
+    """Activations that are NaN or infinite: no figure of them would mean anything."""
+
+
 class WeightError(MIToolkitError, ValueError):
     """Weights that cannot be scored, ranked or perturbed as asked."""
 

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.process_state import alone_with, known_state
 
 HookFunction = Callable[..., Tensor | None]
 """`(activation, hook)`, called in the forward pass; a returned tensor replaces the activation."""
@@ -124,7 +125,16 @@ def uncached(model: HookedModel) -> dict[str, bool]:
 
 @contextmanager
 def evaluating(model: HookedModel) -> Iterator[None]:
-    """Dropout off inside; after it every module is in the mode that it was in."""
+    """Every pass runs in here: dropout off, in a known state, no other thread at the model.
+
+    After it every module is in the mode that it was in.
+    """
+    with alone_with(model), known_state(), _dropout_off(model):
+        yield
+
+
+@contextmanager
+def _dropout_off(model: HookedModel) -> Iterator[None]:
     _forget_rows(model)
     modules = list(model.modules())
     wrapped = getattr(model, "original_model", None)

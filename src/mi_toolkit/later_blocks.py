@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mi_toolkit.errors import HookError
 from mi_toolkit.hooked_model import HookedModel, evaluating, method_replaced, uncached
+from mi_toolkit.hooked_pass import check_finite_pass
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,9 @@ class LaterBlocks:
             ids: the batch, padded on the right if at all.
             layers: where later runs may begin, which is what memory it takes; None for everywhere.
             reuses: what `check` found for another batch of this model.
+
+        Raises:
+            NotFiniteError: the clean logits are NaN or infinite.
         """
         self.model, self.ids = model, ids.to(model.cfg.device)
         self.blocks: Sequence[nn.Module] = list(getattr(model, "blocks", []))
@@ -65,6 +69,7 @@ class LaterBlocks:
         self.reuses = bool(reuses)
         with self._keeping():
             self.clean = self._forward(self.ids, 0)
+        check_finite_pass(model, self.ids, self.clean)
 
     def check(self) -> bool:
         """Find out whether runs can begin at a later block, before anything is changed.

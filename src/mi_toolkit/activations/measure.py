@@ -25,10 +25,12 @@ from mi_toolkit.activations.statistics import ActivationStatistics, UnitStatisti
 from mi_toolkit.activations.top_examples import Tokens, context_of, no_examples
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 
 
+@one_job
 def activation_statistics(
     model: HookedModel,
     texts: Texts,
@@ -45,6 +47,7 @@ def activation_statistics(
     prepend_bos: bool | None = None,
     field: str = "text",
     progress: bool | None = None,
+    allow_nan: bool = False,
 ) -> ActivationStatistics:
     """Mean, variance, norms, extremes and top examples of each unit over a text collection.
 
@@ -67,10 +70,12 @@ def activation_statistics(
         prepend_bos: put a BOS before each text; None: as the model was trained to read it.
         field: where texts come as records, the field with the text.
         progress: a progress bar; None: where somebody looks and it takes long.
+        allow_nan: take activations that are NaN or infinite as they are.
 
     Raises:
         UnknownNameError: a name stands for no hook of this model.
         HookError: a hook did not fire, or is switched off.
+        NotFiniteError: an activation is NaN or infinite; the message names the first module.
         PromptError: a document cannot be fed, or there is no token at all.
 
     Example:

@@ -21,11 +21,13 @@ from mi_toolkit.activations.names import Names, is_pattern
 from mi_toolkit.activations.positions import ChosenPositions, Positions, choose_positions
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, tokenise
 
 
+@one_job
 def record(
     model: HookedModel,
     prompts: Prompt,
@@ -37,6 +39,7 @@ def record(
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     progress: bool | None = None,
+    allow_nan: bool = False,
 ) -> Activations:
     """The named activations on `prompts`, as tensors on the CPU.
 
@@ -61,10 +64,12 @@ def record(
         prepend_bos: put a BOS before each string; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         progress: a progress bar; None: where somebody looks and it takes long.
+        allow_nan: take activations that are NaN or infinite as they are.
 
     Raises:
         UnknownNameError: a name stands for no hook of this model.
         HookError: a hook did not fire, or is switched off.
+        NotFiniteError: an activation is NaN or infinite; the message names the first module.
         PromptError: the prompts cannot be fed, or have no such position.
         DtypeError: `dtype` cannot hold the values.
 

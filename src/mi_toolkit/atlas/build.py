@@ -41,10 +41,12 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import Source, find_source
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.tables import joined, write_parquet
 
 
+@one_job
 def head_atlas(
     models: Sequence[str],
     out: str | os.PathLike[str],

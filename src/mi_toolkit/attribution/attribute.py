@@ -19,7 +19,9 @@ from mi_toolkit.attribution.question import Answer, Question, last_logits
 from mi_toolkit.errors import AttributionError, PromptError, unknown_name
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.predictions import predictions
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
@@ -29,6 +31,7 @@ MAX_STEPS = 112
 """With what else runs, the defaults stay within 120 passes of the prompt."""
 
 
+@one_job
 def attribute(
     model: HookedModel,
     prompt: Prompt,
@@ -81,6 +84,7 @@ def attribute(
         HookError: the model does not run on the embeddings that it is given.
         AttributionError: integrated gradients that do not add up, unless `allow_incomplete`; or
             what is no number.
+        NotFiniteError: what the model computes on the prompt is NaN or infinite.
 
     Example:
         >>> import mi_toolkit as mi
@@ -100,9 +104,10 @@ def attribute(
     ids = _one_sequence(batch)
     named: int | str = DEFAULT_BASELINE if baseline is None else baseline
     # Inside, gradients are on even where the caller's code has them off.
-    with evaluating(model), torch.inference_mode(mode=False), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         with torch.no_grad():
             logits = last_logits(model, ids[None])[0].float().cpu()
+            check_finite_pass(model, ids[None], logits)
         tokens = target_ids(model, target, logits)
         embeddings = embeddings_of(model, ids)
         question = Question(

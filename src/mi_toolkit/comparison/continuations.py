@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_toolkit.comparison.alignment import END_OF_TEXT, boundaries
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.prompts.tokens import TokenBatch
 
 LOGITS_BUDGET = 128 * 2**20
@@ -61,6 +62,7 @@ def top_tokens(model: HookedModel, batch: TokenBatch) -> list[Int[Tensor, " posi
         ids = part.ids.to(model.cfg.device)
         with evaluating(model), torch.no_grad():
             logits = model(ids, return_type="logits", attention_mask=torch.ones_like(ids))
+            check_finite_pass(model, ids, logits)
         tops = logits.argmax(dim=-1).cpu()
         found += [tops[row, : int(n)] for row, n in enumerate(part.lengths)]
     return found

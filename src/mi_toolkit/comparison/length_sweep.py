@@ -23,6 +23,7 @@ from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.bos import standard_beginning, text_beginning
 from mi_toolkit.prompts.stimuli import passages, repeated_random
@@ -33,6 +34,7 @@ DEFAULT_LENGTHS = (32, 64, 128, 256)
 SEQUENCES = 32
 
 
+@one_job
 def length_sweep(
     model: HookedModel,
     lengths: Sequence[int] = DEFAULT_LENGTHS,

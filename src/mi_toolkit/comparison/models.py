@@ -28,6 +28,7 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import natural, passages
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
@@ -36,6 +37,7 @@ AnyModel = str | HookedModel
 Load = Callable[[str], HookedModel]
 
 
+@one_job
 def compare_models(
     models: Sequence[AnyModel] | Mapping[str, AnyModel],
     prompt: Prompt | None = None,

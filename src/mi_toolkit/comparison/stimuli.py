@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import ComparisonError
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.process_state import one_job
 from mi_toolkit.shown import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class StimulusComparison(ShownAsTable):
         return TextTable(title=title, header=header, rows=rows)
 
 
+@one_job
 def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusComparison:
     """Whether heads that do something on one stimulus do it on another.
 

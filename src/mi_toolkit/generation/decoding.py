@@ -16,7 +16,7 @@ from mi_toolkit.generation.beam_tree import Step
 from mi_toolkit.generation.lens_model import lens_cache, lens_model
 from mi_toolkit.generation.unhooked import unhooked_parts_plain
 from mi_toolkit.hooked_model import HookedModel, evaluating
-from mi_toolkit.hooked_pass import continuing
+from mi_toolkit.hooked_pass import check_finite_pass, continuing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,7 @@ def decode(
 
     Raises:
         UnsupportedModelError: Hugging Face cannot generate with the model.
+        NotFiniteError: the model computes NaN or infinity, of which no token is the most probable.
     """
     from transformers import LogitsProcessorList
 
@@ -63,7 +64,7 @@ def decode(
         _without_defaults(generating),
         continuing() as at_position,
     ):
-        recorder = _recorder(ids.shape[1], kept, at_position if how.use_cache else None)
+        recorder = _recorder(model, ids.shape[1], kept, at_position if how.use_cache else None)
         found = generating.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -121,7 +122,7 @@ def _without_defaults(generating: Any) -> Iterator[None]:
         generating.generation_config = own
 
 
-def _recorder(n_prompt: int, n_choices: int, at_position: Any) -> Any:
+def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_position: Any) -> Any:
     from transformers import LogitsProcessor
 
     class Recorder(LogitsProcessor):
@@ -133,6 +134,7 @@ def _recorder(n_prompt: int, n_choices: int, at_position: Any) -> Any:
         def __call__(self, input_ids: Any, scores: Any) -> Any:
             # In beam search they are log-probabilities already, and this changes nothing.
             log_probs = scores.float().log_softmax(dim=-1)
+            check_finite_pass(model, input_ids, log_probs)
             top = log_probs.topk(min(n_choices, log_probs.shape[-1]), dim=-1)
             self.steps.append(
                 Step(

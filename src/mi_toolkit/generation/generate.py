@@ -16,10 +16,12 @@ from mi_toolkit.generation.decoding import Decoding, decode
 from mi_toolkit.generation.generation import GeneratedSequence, Generation
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 
+@one_job
 def generate(
     model: HookedModel,
     prompt: Prompt,
@@ -66,6 +68,7 @@ def generate(
         PromptError: not one prompt, an empty one, one beyond the context, or impossible ids.
         GenerationError: numbers that make no search, or more tokens than the context holds.
         UnsupportedModelError: Hugging Face cannot generate with the model.
+        NotFiniteError: the model computes NaN or infinity, of which no token is the most probable.
 
     Example:
         >>> import mi_toolkit as mi

@@ -30,6 +30,7 @@ from mi_toolkit.heads.resume import Checkpoint
 from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import Prompt, tokenise
 
@@ -37,6 +38,7 @@ OWN_PROMPT = "prompt"
 """What a report calls the stimulus that the caller gave."""
 
 
+@one_job
 def classify_heads(
     model: HookedModel,
     prompt: Prompt | None = None,
@@ -50,6 +52,7 @@ def classify_heads(
     seed: int = 0,
     progress: bool | None = None,
     resume: str | os.PathLike[str] | None = None,
+    allow_nan: bool = False,
 ) -> HeadReport:
     """What each attention head attends to, against chance, with an interval and labels.
 
@@ -83,6 +86,8 @@ def classify_heads(
         progress: a progress bar with the time to go; None: where somebody looks and it takes long.
         resume: a file for the sums of the batches that are done. After an interruption, the same
             call goes on from it, to the same figures bit for bit; it stays, and may be deleted.
+        allow_nan: give the report all the same where what the model computes is NaN or infinite.
+            Figures that this touches are NaN, and the report names it as the reason.
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
@@ -90,6 +95,8 @@ def classify_heads(
         BehaviourError: a behaviour from outside cannot be imported, or its mask is none.
         UnsupportedModelError: no layer has an attention pattern to hook.
         HookError: a pattern's hook did not fire.
+        NotFiniteError: what the model computes is NaN or infinite: the message names the first
+            module where it is.
         ReportError: `resume` is the file of another run, or none of a run.
 
     Example:

@@ -23,6 +23,7 @@ from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.stimuli import repeated_random
 from mi_toolkit.prompts.tokens import TokenBatch
@@ -104,6 +105,7 @@ class CopyingScores(SavedResult, ShownAsTable):
         )
 
 
+@one_job
 def copying_scores(
     model: HookedModel, *, seed: int = 0, progress: bool | None = None
 ) -> CopyingScores:

@@ -23,10 +23,12 @@ from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.untrained import initialisation_of, untrained_twin
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import Prompt
 
 
+@one_job
 def untrained_control(
     model: HookedModel,
     prompt: Prompt | None = None,

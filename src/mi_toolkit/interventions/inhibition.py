@@ -23,6 +23,7 @@ from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation import HeadName, ablating
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.ioi import ioi_prompts
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.shown import ShownAsTable, TextTable
@@ -73,6 +74,7 @@ class InhibitionEffects(ShownAsTable):
         )
 
 
+@one_job
 def s_inhibition_effects(
     model: HookedModel,
     heads: Iterable[HeadName],

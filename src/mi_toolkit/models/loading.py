@@ -38,6 +38,7 @@ from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+from mi_toolkit.process_state import one_job, without_inference_tensors
 from mi_toolkit.vocabulary import put_in_front
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -46,6 +47,7 @@ _BOOT_ERRORS = (AssertionError, RuntimeError, ValueError)
 _BACKENDS = ("auto", "bridge", "hooked")
 
 
+@one_job
 def load_model(
     name: str | os.PathLike[str],
     *,
@@ -259,6 +261,7 @@ def _hooked(
     check: bool,
 ) -> HookedModel:
     reference = None
+    without_inference_tensors(hf_model)
     if check:
         check_finite(name, hf_model)
         hf_model.set_attn_implementation(attn_implementation)

@@ -23,8 +23,10 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.checkpoints import load_config
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.process_state import one_job
 
 
+@one_job
 def untrained_twin(model: HookedModel, *, seed: int = 0) -> HookedModel:
     """A model of the same config with fresh weights, as it was before its training.
 

@@ -18,6 +18,7 @@ from mi_toolkit.hooked_pass import logits_and_activations
 from mi_toolkit.pipeline.output import output_stage
 from mi_toolkit.pipeline.pipeline import Pipeline
 from mi_toolkit.pipeline.stages import AttentionStage, EmbeddingStage, MlpStage, TokenStage
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
@@ -28,6 +29,7 @@ Seen = dict[str, Tensor]
 """One sequence's activations by hook name, without the batch axis, in float32 on the CPU."""
 
 
+@one_job
 def trace_pipeline(
     model: HookedModel,
     prompt: Prompt,
@@ -39,6 +41,7 @@ def trace_pipeline(
     lens: bool = True,
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
+    allow_nan: bool = False,
 ) -> Pipeline:
     """A prompt's way through a model: tokens, embedding, attention, MLP, output.
 
@@ -57,12 +60,15 @@ def trace_pipeline(
             TransformerLens' own logit lens where it has one (4.x).
         prepend_bos: put a BOS before a text. None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
+        allow_nan: show the way all the same where what the model computes is NaN or infinite.
 
     Raises:
         PromptError: not one prompt, an empty one, one beyond the context, impossible ids, one
             whose patterns fill the memory, or less than one of something.
         UnsupportedModelError: no attention to hook, or no lens that gives the model's logits.
         HookError: a hook did not fire.
+        NotFiniteError: what the model computes is NaN or infinite; the message names the first
+            module where it is.
 
     Example:
         >>> import mi_toolkit as mi

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import WeightError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.record_file import load_tensor
 from mi_toolkit.sensitivity.coordinates import MatrixPlace
@@ -46,6 +47,7 @@ class ScoresOnDisk(Mapping[str, Tensor]):
         return len(self.files)
 
 
+@one_job
 def score_blockwise(
     model: HookedModel,
     texts: Prompt | TokenBatch | None = None,

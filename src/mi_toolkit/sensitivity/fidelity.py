@@ -12,6 +12,7 @@ from torch import Tensor
 from mi_toolkit.errors import WeightError
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.provenance import Provenance
@@ -116,6 +117,7 @@ class ScoreFidelity(ShownAsTable):
         )
 
 
+@one_job
 def score_fidelity(
     model: HookedModel,
     scores: WeightScores,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import WeightError, unknown_name
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.prompts.tokens import TokenBatch
 
 Objective = Callable[[Tensor, TokenBatch], Tensor]
@@ -87,7 +88,14 @@ def values(model: HookedModel, objective: Objective, batch: TokenBatch) -> Float
 
 
 def run(model: HookedModel, batch: TokenBatch) -> Float[Tensor, "sequence position d_vocab"]:
-    """The logits of a batch. Padding stands behind the text, where no token of it looks."""
+    """The logits of a batch. Padding stands behind the text, where no token of it looks.
+
+    Raises:
+        NotFiniteError: they are NaN or infinite.
+    """
     ids = batch.ids.to(model.cfg.device)
+    if ids.is_inference():  # the caller's own: no backward pass could keep them
+        ids = ids.clone()
     logits: Tensor = model(ids, return_type="logits", attention_mask=torch.ones_like(ids))
+    check_finite_pass(model, ids, logits)
     return logits

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import alone_with, known_state
 from mi_toolkit.sensitivity.edits import applied, planned
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.ranking import Ranking
@@ -32,7 +33,8 @@ def perturbed(
     """Inside, these weights are changed, and no other; after it every bit is what it was.
 
     Only the touched weights are copied. They come back after an error and after Ctrl-C, which
-    waits while weights are being written. Tied embeddings change together.
+    waits while weights are being written. Tied embeddings change together. What another thread
+    asks the library of this model waits until the context is left, as with `ablating`.
 
     Args:
         model: any hooked model.
@@ -57,8 +59,10 @@ def perturbed(
         ...     print(n_changed)
         1
     """
-    edits = planned(weight_matrices(model), weights, kind, scale=scale).edits(generator)
-    if broken := sum(edit.n_not_finite for edit in edits):
-        logger.warning("%d of the perturbed weights are infinite or NaN", broken)
-    with applied(edits):
-        yield sum(len(edit.rows) for edit in edits)
+    with alone_with(model):
+        with known_state():
+            edits = planned(weight_matrices(model), weights, kind, scale=scale).edits(generator)
+        if broken := sum(edit.n_not_finite for edit in edits):
+            logger.warning("%d of the perturbed weights are infinite or NaN", broken)
+        with applied(edits):
+            yield sum(len(edit.rows) for edit in edits)

@@ -12,6 +12,7 @@ import torch
 from mi_toolkit.errors import WeightError, unknown_name
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.controls import (
@@ -33,6 +34,7 @@ DOSES = (1, 10, 100, 1000)
 """Numbers of weights of the default dose curve."""
 
 
+@one_job
 def perturbation_test(
     model: HookedModel,
     scores: WeightScores,

@@ -22,6 +22,7 @@ from mi_toolkit.generation.generate import generate
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.predictions import Prediction, kl_divergence, predictions, top_predictions
+from mi_toolkit.process_state import allowing_nan, one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.provenance import Provenance
@@ -142,6 +143,7 @@ class PerturbationEffect(ShownAsTable):
         )
 
 
+@one_job
 def perturbation_effect(
     model: HookedModel,
     prompt: Prompt,
@@ -181,6 +183,7 @@ def perturbation_effect(
         WeightError: no weight, or one whose new value is the old one.
         PromptError: not one prompt.
         GenerationError: prompt and new tokens do not fit the context.
+        NotFiniteError: the model computes NaN or infinity, unchanged, or while it writes.
 
     Example:
         >>> import mi_toolkit as mi
@@ -215,7 +218,8 @@ def perturbation_effect(
     ):
         noise = torch.Generator().manual_seed(seed)
         with perturbed(model, each, kind, generator=noise):
-            found.append(_last_logits(model, batch))
+            with allowing_nan():  # a flipped bit may do that, and that is its effect
+                found.append(_last_logits(model, batch))
             if not index:
                 texts.append(written())
     target, logits = clean.argmax()[None], torch.stack(found)

@@ -8,6 +8,8 @@ from typing import Any
 from mi_toolkit.errors import WeightError, unknown_name
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_pass import check_finite_figures
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.calibration import Calibration, require_finite
@@ -20,6 +22,7 @@ from mi_toolkit.sensitivity.weight_scores import WeightScores
 BATCH_SIZE = 8
 
 
+@one_job
 def score_weights(
     model: HookedModel,
     texts: Prompt | TokenBatch | None = None,
@@ -62,6 +65,7 @@ def score_weights(
         UnknownNameError: no such metric, objective, parameter, layer or component.
         PromptError: no text, or one with a single token.
         WeightError: weights that are NaN, or parameters that the metric cannot score.
+        NotFiniteError: what the model computes, or its gradient, is NaN or infinite.
 
     Example:
         >>> import mi_toolkit as mi
@@ -91,6 +95,8 @@ def score_weights(
             n_steps=n_steps,
         )
     )
+    for name, scores in scored.scores.items():
+        check_finite_figures(model, f"The scores of {name}", scores)
     return WeightScores(
         metric=metric,
         places=tuple(matrix.place for matrix in matrices),

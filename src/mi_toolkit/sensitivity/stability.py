@@ -15,6 +15,7 @@ from torch import Tensor
 from mi_toolkit.errors import WeightError
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.evaluation import loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.provenance import Provenance
@@ -122,6 +123,7 @@ class _Summary:
     sample: Tensor
 
 
+@one_job
 def ranking_stability(
     model: HookedModel,
     texts: Prompt | TokenBatch | None = None,

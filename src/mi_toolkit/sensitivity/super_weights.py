@@ -23,6 +23,7 @@ from typing import Any
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.later_blocks import LaterBlocks
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.controls import Triple
@@ -44,6 +45,7 @@ MOST_SCREENED = 32
 """Candidates that are set to 0 at all, the furthest out first."""
 
 
+@one_job
 def find_super_weights(
     model: HookedModel,
     texts: Prompt | TokenBatch | None = None,

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.models.checkpoints import Loading
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.prompts.bos import text_beginning
@@ -58,6 +59,7 @@ class Subject:
             found: Tensor = self.model(
                 ids, return_type="logits", attention_mask=torch.ones_like(ids), **options
             )
+            check_finite_pass(self.model, ids, found)
         return found[0].float().cpu()
 
     def reference_logits(self, **options: Any) -> Float[Tensor, "position vocabulary"]:

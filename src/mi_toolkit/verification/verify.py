@@ -17,6 +17,7 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.gguf_cache import header_parsed_once
 from mi_toolkit.models.loading import dtype_named, load_model
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.verification.checks import CHECKS
 from mi_toolkit.verification.completions import PROMPTS, complete
@@ -26,6 +27,7 @@ from mi_toolkit.verification.verification import Verification
 from mi_toolkit.verification.weights import left_over_in_gguf, weights_outcome
 
 
+@one_job
 def verify_model(
     name: str | os.PathLike[str],
     *,

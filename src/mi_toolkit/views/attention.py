@@ -16,6 +16,7 @@ from mi_toolkit.errors import HookError, PromptError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt, tokenise
 from mi_toolkit.views.chosen_heads import HeadGrid, HeadName, chosen_heads
 from mi_toolkit.views.page import Page
@@ -85,6 +86,7 @@ class AttentionView:
         return Page([self])._repr_html_()
 
 
+@one_job
 def view_attention(
     model: HookedModel | Activations,
     prompt: Prompt | int | None = None,

@@ -29,12 +29,14 @@ from mi_toolkit.activations.store.manifest import (
 )
 from mi_toolkit.activations.store.recording import Recording, named
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.store.reader import ActivationStore
 
 
+@one_job
 def record_to_disk(
     model: HookedModel,
     texts: Texts,
@@ -51,6 +53,7 @@ def record_to_disk(
     field: str = "text",
     resume: bool = True,
     progress: bool | None = None,
+    allow_nan: bool = False,
 ) -> ActivationStore:
     """Record the named activations of a text collection in a folder, a row per token.
 
@@ -82,10 +85,12 @@ def record_to_disk(
         field: where texts come as records, the field with the text (or the token ids).
         resume: go on where an earlier run stopped; False: an error if there was one.
         progress: a progress bar; None: where somebody looks and it takes long.
+        allow_nan: take activations that are NaN or infinite as they are.
 
     Raises:
         UnknownNameError: a name stands for no hook of this model.
         HookError: a hook did not fire, or is switched off.
+        NotFiniteError: an activation is NaN or infinite; the message names the first module.
         PromptError: a document cannot be fed.
         DtypeError: `dtype` cannot hold the values.
         StoreError: the folder holds another recording, other texts or other files, or the disk

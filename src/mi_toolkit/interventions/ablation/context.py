@@ -15,6 +15,7 @@ from mi_toolkit.interventions.ablation.clean import is_running_clean
 from mi_toolkit.interventions.ablation.component import ComponentName, checked_components
 from mi_toolkit.interventions.ablation.kinds import KINDS, check_kind
 from mi_toolkit.interventions.ablation.target import Hooks, Target, targets_of
+from mi_toolkit.process_state import alone_with, known_state
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
 
 
@@ -29,6 +30,10 @@ def ablating(
 
     Contexts nest, and leave no hook when an error ends them. What a kind takes from a reference is
     the model's without any ablation, where contexts nest too.
+
+    While it lasts the model belongs to its thread: what another thread asks the library of this
+    model waits until the context is left. So do not wait inside for such a thread. A bare
+    `model(ids)` in another thread does not wait.
 
     Args:
         model: the model; its weights are not touched.
@@ -60,16 +65,15 @@ def ablating(
         >>> torch.equal(clean, ablated), torch.equal(clean, model(ids))
         (False, True)
     """
-    check_kind(how)
-    chosen = checked_components(model, components)
-    if not chosen:
-        yield
-        return
-    targets = targets_of(model, [chosen])
-    if reference is not None and not isinstance(reference, TokenBatch):
-        reference = tokenise(model, reference)
-    with in_place(model, targets, KINDS[how](model, targets, reference)(targets)):
-        yield
+    with alone_with(model):
+        with known_state():
+            check_kind(how)
+            targets = targets_of(model, [checked_components(model, components)])
+            if reference is not None and not isinstance(reference, TokenBatch):
+                reference = tokenise(model, reference)
+            hooks = KINDS[how](model, targets, reference)(targets) if targets else []
+        with in_place(model, targets, hooks):
+            yield
 
 
 @contextmanager

@@ -22,9 +22,11 @@ from mi_toolkit.interventions.confirm.setting import (
     judged,
     sequence_of_query,
 )
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 
 
+@one_job
 def confirm_each_head(
     model: HookedModel,
     report: Labelled,

@@ -19,6 +19,7 @@ from mi_toolkit.interventions.confirm.setting import (
     Setting,
     judged,
 )
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 
 ENUMERABLE = 2_000
@@ -30,6 +31,7 @@ MIN_RANDOM = 500
 DEFAULT_BUDGET = 400
 
 
+@one_job
 def confirm_heads(
     model: HookedModel,
     report: Labelled,

@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from mi_toolkit.errors import HookError, PromptError, ReportError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.hooked_model import HookedModel, evaluating, weights_digest
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.interventions.ablation.context import in_place
 from mi_toolkit.interventions.ablation.kinds import KINDS
 from mi_toolkit.interventions.ablation.target import Apply, Hooks, Target, targets_of
@@ -150,6 +151,7 @@ class LossRuns:
             in_place(model, targets, apply(targets)),
         ):
             logits = model(ids, attention_mask=torch.ones_like(ids))
+            check_finite_pass(model, ids, logits)
         if logits.shape[:2] != (n_rows, len(positions)):
             raise HookError(
                 f"{hooks[0][0]} or {hooks[1][0]} of {model.cfg.model_name} did not fire, so its "

@@ -19,6 +19,7 @@ from mi_toolkit.interventions.effects.readings import Readings, joined, losses, 
 from mi_toolkit.interventions.effects.result import FIGURES, AblationEffect, FreeText
 from mi_toolkit.interventions.effects.runs import Runs, one_sequence
 from mi_toolkit.predictions import Token, kl_divergence, predictions, token_id, top_predictions
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
@@ -28,6 +29,7 @@ CONTROLS = 20
 GENERATED = 20
 
 
+@one_job
 def ablation_effect(
     model: HookedModel,
     prompt: Prompt,

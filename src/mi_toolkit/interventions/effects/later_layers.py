@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.interventions.ablation.context import in_place
 from mi_toolkit.interventions.ablation.target import Hooks, Target
 from mi_toolkit.later_blocks import LaterBlocks
@@ -40,7 +41,11 @@ class LaterLayers:
 
         Raises:
             HookError: a target's hook did not fire.
+            NotFiniteError: the logits are NaN or infinite.
         """
         first = min((target.layer for target in targets), default=len(self._runs.blocks))
         with in_place(self.model, targets, hooks):
-            return self._runs.logits(first, n_rows)
+            logits = self._runs.logits(first, n_rows)
+            ids = self._runs.ids.repeat_interleave(n_rows, dim=0)
+            check_finite_pass(self.model, ids, logits)
+        return logits

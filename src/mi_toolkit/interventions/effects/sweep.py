@@ -18,6 +18,7 @@ from mi_toolkit.interventions.effects.readings import readings
 from mi_toolkit.interventions.effects.result import FIGURES
 from mi_toolkit.interventions.effects.runs import Runs, one_sequence
 from mi_toolkit.predictions import Prediction, Token, predictions, token_id
+from mi_toolkit.process_state import one_job
 from mi_toolkit.progress import track
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
@@ -136,6 +137,7 @@ class AblationSweep(SavedResult, ShownAsTable):
         return TextTable(title=f"{self.title()}: {about}", header=HEADER, rows=self.rows())
 
 
+@one_job
 def ablation_sweep(
     model: HookedModel,
     prompt: Prompt,

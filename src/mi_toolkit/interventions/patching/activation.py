@@ -14,9 +14,10 @@ from mi_toolkit.errors import UnsupportedModelError, unknown_name
 from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating, pattern_hook, uncached
-from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.hooked_pass import check_finite_figures, visit_activations
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
 from mi_toolkit.interventions.patching.patching import Patching
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.transformer_lens_door import patched_metric
 
@@ -35,6 +36,7 @@ BY_HEAD: Mapping[str, str] = MappingProxyType(
 """TransformerLens' functions by the short form of the activation that they put in."""
 
 
+@one_job
 def activation_patching(
     model: HookedModel,
     clean: Prompt,
@@ -68,6 +70,7 @@ def activation_patching(
         UnsupportedModelError: a layer has no such activation, or `pattern`, where the model does
             not go on with an edited one.
         HookError: the activation's hook did not fire.
+        NotFiniteError: what the model computes is NaN or infinite.
 
     Example:
         >>> import mi_toolkit as mi
@@ -95,6 +98,7 @@ def activation_patching(
     ids = pairs.corrupted.ids.to(model.cfg.device)
     with evaluating(model), torch.no_grad():
         values = patched_metric(functions[what], model, ids, kept, pairs.metric, progress=progress)
+    check_finite_figures(model, "The patched metrics", values)
     n_places = values.shape[1]
     place = "position" if what in BY_POSITION else "head"
     return Patching(

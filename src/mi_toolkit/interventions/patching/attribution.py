@@ -12,8 +12,10 @@ from torch import Tensor
 
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel, evaluating, z_hook
+from mi_toolkit.hooked_pass import check_finite_figures
 from mi_toolkit.interventions.patching.activation import check_every_layer
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.saved_result import SavedResult
@@ -107,6 +109,7 @@ class AttributionPatching(SavedResult, ShownAsTable):
         return TextTable(title=f"{self.title()}: {about}", header=header, rows=rows)
 
 
+@one_job
 def attribution_patching(
     model: HookedModel,
     clean: Prompt,
@@ -131,6 +134,7 @@ def attribution_patching(
     Raises:
         PromptError: no pairs, different lengths, not one token, or prompts that do not differ.
         UnsupportedModelError: TransformerLens refuses the model; the message says why.
+        NotFiniteError: what the model computes, or its gradient, is NaN or infinite.
 
     Example:
         >>> import mi_toolkit as mi
@@ -156,6 +160,8 @@ def attribution_patching(
                 mlps[node.layer, node.position] += share
             else:
                 heads[node.layer, node.head, node.position] += share
+    for figures in (heads, mlps, embedding):
+        check_finite_figures(model, "The estimates", figures)
     return AttributionPatching(
         heads=heads,
         mlps=mlps,

@@ -30,6 +30,7 @@ from mi_toolkit.heads.residual_writes import ResidualWrites, residual_writes
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.effects.runs import one_sequence
 from mi_toolkit.predictions import Token, token_id
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
@@ -115,6 +116,7 @@ class DirectAttribution(SavedResult, ShownAsTable):
         return TextTable(title=title, header=["part", "write"], rows=rows)
 
 
+@one_job
 def direct_logit_attribution(
     model: HookedModel,
     prompt: Prompt,
@@ -138,6 +140,7 @@ def direct_logit_attribution(
         PromptError: not one prompt, or a token that is not one.
         UnsupportedModelError: something other than one norm and a multiplier stands between the
             last block and the logits, or something other than heads and MLPs writes.
+        NotFiniteError: what the model computes is NaN or infinite.
 
     Example:
         >>> import mi_toolkit as mi

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_pass import check_finite_figures
 from mi_toolkit.interventions.patching.attribution import scores_of_pairs
 from mi_toolkit.interventions.patching.pairs import Pairs, Tokens
+from mi_toolkit.process_state import one_job
 from mi_toolkit.prompts.tokens import Prompt
 from mi_toolkit.provenance import Provenance
 from mi_toolkit.saved_result import SavedResult
@@ -112,6 +114,7 @@ class EdgeAttribution(SavedResult, ShownAsTable):
         return TextTable(title=title, header=header, rows=rows)
 
 
+@one_job
 def edge_attribution(
     model: HookedModel,
     clean: Prompt,
@@ -137,6 +140,7 @@ def edge_attribution(
         PromptError: no pairs, different lengths, not one token, or prompts that do not differ.
         UnsupportedModelError: TransformerLens refuses the model; the message says why. Where keys
             and values are shared (GQA), no head has an input of its own to read them by.
+        NotFiniteError: what the model computes, or its gradient, is NaN or infinite.
     """
     pairs = Pairs.of(model, clean, corrupted, target, other)
     full, none = pairs.both_metrics(model)
@@ -144,8 +148,10 @@ def edge_attribution(
     for found in scores_of_pairs(model, pairs, "edge"):
         for edge, score in found.edge_scores.items():
             totals[edge] = totals.get(edge, 0.0) + score / len(pairs.clean)
+    scores = torch.tensor(list(totals.values()), dtype=torch.float32)
+    check_finite_figures(model, "The estimates", scores)
     return EdgeAttribution(
-        scores=torch.tensor(list(totals.values())),
+        scores=scores,
         writers=tuple(_name(writer) for writer, _ in totals),
         readers=tuple(_name(reader) for _, reader in totals),
         at=torch.tensor([writer.position for writer, _ in totals]),

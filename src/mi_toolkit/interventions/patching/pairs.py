@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel, evaluating, uncached
+from mi_toolkit.hooked_pass import check_finite_pass
 from mi_toolkit.predictions import token_id
 from mi_toolkit.prompts.token_texts import token_texts
 from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
@@ -89,12 +90,15 @@ class Pairs:
 
         Raises:
             PromptError: they are equal, so there is nothing to carry over.
+            NotFiniteError: the logits are NaN or infinite.
         """
         found = []
         with evaluating(model), torch.no_grad():
             for batch in (self.clean, self.corrupted):
                 ids = batch.ids.to(model.cfg.device)
-                found.append(float(self.metric(model(ids, **uncached(model)))))
+                logits = model(ids, **uncached(model))
+                check_finite_pass(model, ids, logits)
+                found.append(float(self.metric(logits)))
         if found[0] == found[1]:
             raise PromptError(
                 "The clean and the corrupted prompts give the same logits for "
