@@ -9,7 +9,7 @@ from mi_toolkit.cli.layout import columns, packed, wrapped
 from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.report_text import bos_note
 from mi_toolkit.heads.summary import TOO_FEW
@@ -155,8 +155,8 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
     names, left_out = packed([str(head) for head in bare], width=room, most_lines=MOST_LINES)
     # They come in no order of strength: a few of many would say nothing.
     rows.append([UNCLASSIFIED, f"{count}: {names}" if bare and not left_out else count])
-    lines = dict(report.summary())
-    rows.extend([name, lines[name]] for name in ("borderline", "intervals") if name in lines)
+    lines, further = dict(report.summary()), (NOT_FINITE, "borderline", "intervals")
+    rows.extend([name, lines[name]] for name in further if name in lines)
     return [[f"{name:{widest}}", text] for name, text in rows]
 
 

@@ -27,6 +27,7 @@ from mi_toolkit.heads.direct_effect import (
     vocabulary_spread,
 )
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.hooked_pass import check_finite_figures
 from mi_toolkit.sight import Sight
 from mi_toolkit.stats import MIN_TEXTS, over_queries, over_texts
 
@@ -132,6 +133,10 @@ class CopyingMeasurement:
             window = self.windows[layer]
             weights = output_weights(self.model, layer)
             spread = vocabulary_spread(weights, unembedding.covariance)
+            # No pass reads the unembedding here, so no pass can find it damaged.
+            check_finite_figures(
+                self.model, f"The unembedding, the norm before it or W_O of layer {layer}", spread
+            )
             rows = self._rows[window]
             for sequence in sequences:
                 if (window, sequence) not in directions:

@@ -14,6 +14,7 @@ from mi_toolkit.stats import discoveries
 
 SCOPE_NAMES = ("local", "global", "undetermined")
 UNCLASSIFIED = "unclassified"
+NOT_FINITE = "not finite"
 LOCAL_FROM = 0.5
 """The locality from which a head is local, under which it is global."""
 

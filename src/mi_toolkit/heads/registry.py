@@ -18,7 +18,7 @@ from mi_toolkit.heads.kinds import Behaviour
 
 ENTRY_POINT_GROUP = "mi_toolkit.behaviours"
 
-RESERVED = ("local", "global", "undetermined", "unclassified", "scope")
+RESERVED = ("local", "global", "undetermined", "unclassified", "not finite", "scope")
 """What a report calls scopes and heads without a label."""
 
 Registered = TypeVar("Registered", bound=Behaviour)

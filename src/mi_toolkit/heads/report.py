@@ -16,6 +16,7 @@ from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import (
+    NOT_FINITE,
     SCOPE_NAMES,
     UNCLASSIFIED,
     BarFigures,
@@ -187,7 +188,7 @@ class HeadReport(ShownAsTable):
         return self.lift[row] if self.facts[behaviour].has_chance else self.score[row]
 
     def heads(self, label: str) -> list[Head]:
-        """The heads with a label, strongest first; also of a scope, or `unclassified`.
+        """The heads with a label, strongest first; also of a scope, `unclassified` or `not finite`.
 
         Raises:
             UnknownNameError: the report has no such label.
@@ -199,13 +200,25 @@ class HeadReport(ShownAsTable):
             marked = self.scope == self.scope_names.index(label)
             strength = self["locality"] * (-1 if label == "global" else 1)
         elif label == UNCLASSIFIED:
-            marked = ~self.labels.any(dim=0)
+            marked = ~self.labels.any(dim=0) & ~self.not_finite
+            strength = torch.zeros(marked.shape)
+        elif label == NOT_FINITE:
+            marked = self.not_finite
             strength = torch.zeros(marked.shape)
         else:
-            known = [*self.label_names, *self.scope_names, UNCLASSIFIED]
+            known = [*self.label_names, *self.scope_names, UNCLASSIFIED, NOT_FINITE]
             raise unknown_name("label of this report", label, known)
         found = [Head(*index) for index in marked.nonzero().tolist()]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
+
+    @property
+    def not_finite(self) -> Bool[Tensor, "layer head"]:
+        """Heads that were measured and whose figures are no numbers, as the model's are not there.
+
+        Only `allow_nan=True` gives such a report. Where nothing in a prompt could show a behaviour,
+        no head was measured, which is another matter: see `hindrance`.
+        """
+        return (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
 
     @property
     def borderline(self) -> Bool[Tensor, "behaviour layer head"]:

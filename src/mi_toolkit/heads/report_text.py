@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.heads.token_maps import WEIGHTS
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
         counts = ", ".join(f"{name} {scopes[name]}" for name in report.scope_names)
         lines.append(("scope", counts))
     lines.append((UNCLASSIFIED, f"{len(report.heads(UNCLASSIFIED))} heads"))
+    if broken := report.heads(NOT_FINITE):
+        reason = "what the model computes there is NaN or infinite"
+        lines.append((NOT_FINITE, f"{len(broken)} heads, from {broken[0]} on: {reason}"))
     borderline = int(report.borderline.sum())
     if borderline:
         lines.append(

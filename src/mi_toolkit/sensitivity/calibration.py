@@ -100,3 +100,18 @@ def require_finite(matrices: Sequence[WeightMatrix]) -> None:
                     f"{matrix.name} has {len(rows)} weights that are NaN or infinite, the first "
                     f"at [{int(rows[0])}, {int(columns[0])}]: no score would mean anything."
                 )
+
+
+def require_usual(matrices: Sequence[WeightMatrix]) -> None:
+    """Check that the weights can be differentiated and changed.
+
+    Raises:
+        WeightError: they were made in inference mode; the first is named.
+    """
+    for matrix in matrices:
+        if any(live.parameter.is_inference() for live in matrix.live):
+            raise WeightError(
+                f"{matrix.name} was made inside torch.inference_mode(), so it can be neither "
+                "differentiated nor changed. Make the model outside of it, or take load_model, "
+                "which copies such weights."
+            )

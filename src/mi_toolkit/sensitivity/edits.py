@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.errors import UnknownNameError, WeightError, unknown_name
+from mi_toolkit.sensitivity.calibration import require_usual
 from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.ranking import Ranking
 
@@ -119,11 +120,13 @@ def planned(
 
     Raises:
         UnknownNameError: no such kind, parameter, row or column.
-        WeightError: no weight, or one named twice.
+        WeightError: no weight, one named twice, or one that cannot be changed.
     """
     if kind not in EDITS:
         raise unknown_name("kind of perturbation", kind, EDITS)
-    return Change(places=list(_grouped(matrices, weights)), kind=kind, scale=scale, seed=seed)
+    places = list(_grouped(matrices, weights))
+    require_usual([matrix for matrix, _, _ in places])
+    return Change(places=places, kind=kind, scale=scale, seed=seed)
 
 
 def _grouped(

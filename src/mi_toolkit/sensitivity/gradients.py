@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mi_toolkit.errors import WeightError
 from mi_toolkit.hooked_model import HookedModel, evaluating
-from mi_toolkit.sensitivity.calibration import ByMatrix, Calibration
+from mi_toolkit.sensitivity.calibration import ByMatrix, Calibration, require_usual
 from mi_toolkit.sensitivity.coordinates import Live, WeightMatrix
 from mi_toolkit.sensitivity.objective import values
 
@@ -27,7 +27,12 @@ Fold = Callable[[WeightMatrix, Tensor], None]
 
 @contextmanager
 def differentiable(model: HookedModel, matrices: Sequence[WeightMatrix]) -> Iterator[None]:
-    """Gradients for these weights and no others inside; everything as it was after it."""
+    """Gradients for these weights and no others inside; everything as it was after it.
+
+    Raises:
+        WeightError: weights that can have none.
+    """
+    require_usual(matrices)
     wanted = {id(live.parameter): live.parameter for m in matrices for live in m.live}
     everything = {id(p): p for p in _parameters(model)} | wanted
     flags = [(p, p.requires_grad) for p in everything.values()]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.views import colours
 
@@ -147,14 +148,16 @@ def scope_map(report: HeadReport) -> HeadMap:
 def label_map(report: HeadReport) -> HeadMap:
     """Every head's labels at once, a strip of colour for each."""
     n_layers, n_heads = report.scope.shape
+    not_finite = set(report.heads(NOT_FINITE))
 
     def cell(head: Head) -> Cell:
         names = report.labels_of(head)
+        bare = NOT_FINITE if head in not_finite else UNCLASSIFIED
         strips = tuple(colours.LABELS.get(name, colours.OTHER_LABEL) for name in names)
         return Cell(
             head=head,
             colours=strips or (colours.NOTHING,),
-            tip=f"{head}: {', '.join(names) or 'unclassified'}",
+            tip=f"{head}: {', '.join(names) or bare}",
         )
 
     carried = [name for name in report.label_names if report.heads(name)]
@@ -165,7 +168,7 @@ def label_map(report: HeadReport) -> HeadMap:
         layers=_layer_names(report),
         n_heads=n_heads,
         cells=tuple(cell(Head(l, h)) for l in range(n_layers) for h in range(n_heads)),
-        legend=legend | {"unclassified": colours.NOTHING},
+        legend=legend | {UNCLASSIFIED: colours.NOTHING},
     )
 
 

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mi_toolkit.heads.labels import UNCLASSIFIED
+from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.report_text import bos_note
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
@@ -150,7 +150,7 @@ def _label_table(report: HeadReport) -> str:
         )
     rows.extend(
         f'<tr><th>{name}</th><td colspan="2">{html.escape(lines[name])}</td></tr>'
-        for name in ("scope", UNCLASSIFIED, "borderline", "intervals")
+        for name in ("scope", UNCLASSIFIED, NOT_FINITE, "borderline", "intervals")
         if name in lines
     )
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'

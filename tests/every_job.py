@@ -1,0 +1,121 @@
+"""Every public function that reports figures of a model, called on a few tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mi_toolkit as mi
+from mi_toolkit.hooked_model import HookedModel
+
+PROMPT = "Mary and John went to the store, John gave a drink to"
+CLEAN, CORRUPTED = "Mary and John went to", "Mary and John went in"
+TEXTS = ["The cat sat on the mat.", "Mary and John went to the store."]
+WEIGHT = ("blocks.0.attn.W_O", 3, 5)
+
+Job = Callable[[HookedModel, Path], Any]
+
+
+def _first_share(rows: Any, following: Any) -> tuple[Tensor, Tensor]:
+    share = rows.patterns[..., 0]
+    return share, torch.ones_like(share)
+
+
+WHOLE_ROWS = mi.DistributionBehaviour(
+    name="first_share",
+    meaning="attention on the first token",
+    trigger="any text",
+    terms=_first_share,
+)
+"""Asks for patterns whole, and not in blocks of queries."""
+
+
+def _scored(metric: str) -> Job:
+    return lambda model, _: mi.score_weights(
+        model, TEXTS, metric, layers=[0], n_probes=2, n_steps=2
+    )
+
+
+JOBS: Mapping[str, Job] = {
+    "classify_heads": lambda model, _: mi.classify_heads(model, [PROMPT, CLEAN]),
+    "classify_heads, whole patterns": lambda model, _: mi.classify_heads(
+        model, PROMPT, behaviours=["previous_token", "induction", WHOLE_ROWS]
+    ),
+    "copying_scores": lambda model, _: mi.copying_scores(model),
+    "confirm_heads": lambda model, _: mi.confirm_heads(
+        model, {"induction": ["L2H0"]}, n_sequences=4
+    ),
+    "record": lambda model, _: mi.record(model, PROMPT, ["resid_post", "pattern"]),
+    "record_to_disk": lambda model, path: mi.record_to_disk(
+        model, TEXTS, "blocks.2.mlp.hook_post", path / "store", progress=False
+    ).read("blocks.2.mlp.hook_post", slice(None)),
+    "activation_statistics": lambda model, _: mi.activation_statistics(model, TEXTS, "mlp_post"),
+    "trace_pipeline": lambda model, _: mi.trace_pipeline(model, PROMPT),
+    "view_attention": lambda model, _: mi.view_attention(model, PROMPT, layer=3),
+    "generate": lambda model, _: mi.generate(model, PROMPT, max_new_tokens=4),
+    "generate, beams": lambda model, _: mi.generate(model, PROMPT, max_new_tokens=4, num_beams=2),
+    "attribute": lambda model, _: mi.attribute(model, CLEAN, " the"),
+    "attribute, occlusion": lambda model, _: mi.attribute(model, CLEAN, " the", "occlusion"),
+    "direct_logit_attribution": lambda model, _: mi.direct_logit_attribution(model, PROMPT),
+    "ablation_effect": lambda model, _: mi.ablation_effect(model, PROMPT, ["L0H1"], how="mean"),
+    "ablation_sweep": lambda model, _: mi.ablation_sweep(model, CLEAN),
+    "activation_patching": lambda model, _: mi.activation_patching(
+        model, CLEAN, CORRUPTED, target=" the"
+    ),
+    "attribution_patching": lambda model, _: mi.attribution_patching(
+        model, CLEAN, CORRUPTED, target=" the"
+    ),
+    **{
+        f"score_weights, {metric}": _scored(metric)
+        for metric in ("grad_x_weight", "fisher", "hessian_diag", "wanda", "random")
+    },
+    "score_weights, weight_integrated_gradients": _scored("weight_integrated_gradients"),
+    "perturbation_effect": lambda model, _: mi.perturbation_effect(
+        model, PROMPT, [WEIGHT], "gaussian", n_random=1, max_new_tokens=0
+    ),
+    "find_super_weights": lambda model, _: mi.find_super_weights(model, TEXTS, search=TEXTS),
+    "compare_models": lambda model, _: mi.compare_models({"one": model, "other": model}, TEXTS),
+}
+"""By name; the folder is for what writes files."""
+
+
+def figures_of(found: Any) -> Any:
+    """All that a result holds of numbers and words, in plain containers; no model."""
+    if isinstance(found, nn.Module):
+        return None
+    if dataclasses.is_dataclass(found) and not isinstance(found, type):
+        return {f.name: figures_of(getattr(found, f.name)) for f in dataclasses.fields(found)}
+    if isinstance(found, Mapping):
+        return {str(key): figures_of(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [figures_of(each) for each in found]
+    return found if isinstance(found, Tensor | float | int | str | bool) else None
+
+
+def differences(one: Any, other: Any, at: str = "") -> list[str]:
+    """Where two results' figures differ in value or dtype; NaN equals NaN."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), at
+        return [d for key in one for d in differences(one[key], other[key], f"{at}.{key}")]
+    if isinstance(one, list):
+        assert len(one) == len(other), at
+        return [
+            d
+            for i, pair in enumerate(zip(one, other, strict=True))
+            for d in differences(*pair, f"{at}[{i}]")
+        ]
+    if isinstance(one, Tensor):
+        same = (
+            one.dtype == other.dtype
+            and torch.equal(one.nan_to_num(12345.0), other.nan_to_num(12345.0))
+            if one.is_floating_point()
+            else torch.equal(one, other)
+        )
+    else:
+        same = one == other or (one != one and other != other)
+    return [] if same else [f"{at}: {one} and {other}"]
