@@ -15,6 +15,7 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models import load_model
 from tests.every_job import JOBS, PROMPT
 from tests.models_here import loaded
+from tests.sensitivity.small_models import small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 40)[None]
@@ -69,6 +70,7 @@ def test_no_job_gives_figures_of_a_model_with_a_nan_weight(
     assert "holds values that are NaN" in said
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("job", ["classify_heads", "record", "generate, beams", "attribute"])
 def test_overflow_in_float16_is_named_with_its_layer_and_the_way_out(
     job: str, tmp_path: Path
@@ -83,7 +85,7 @@ def test_overflow_in_float16_is_named_with_its_layer_and_the_way_out(
     with pytest.raises(
         NotFiniteError,
         match=r"overflowing computes infinity in float16 here, first in layer 2, at blocks\.2\.mlp"
-        r".*Its weights are numbers, .* too large for float16: load .* dtype='float32'",
+        r".*Its weights are numbers, .* too large for float16: load .*dtype='float32'",
     ):
         calls[job]()
 
@@ -146,3 +148,20 @@ def test_a_damaged_unembedding_gives_no_copying_scores() -> None:
         model.unembed.original_component.weight[5, 6] = torch.nan
     with pytest.raises(MIToolkitError, match=r"W_O of layer 0 .* NaN or infinite"):
         mi.copying_scores(model)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("family", ["gpt2", "Qwen/Qwen2.5-0.5B"])
+def test_a_hooked_transformer_is_held_to_the_same(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, _ = small_hooked(family, tmp_path, monkeypatch)
+    assert mi.classify_heads(model, IDS).not_finite.any().logical_not()
+    with torch.no_grad():
+        model.blocks[0].mlp.W_out[3, 4] = torch.nan
+    for job in (mi.classify_heads, mi.generate, mi.direct_logit_attribution):
+        with pytest.raises(
+            NotFiniteError, match=r"first in layer 0, .* blocks\.0\.mlp\.W_out holds"
+        ):
+            job(model, IDS)
+    assert mi.classify_heads(model, IDS, allow_nan=True).not_finite.any()

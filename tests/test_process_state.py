@@ -56,6 +56,7 @@ def test_a_job_gives_the_same_figures_whatever_its_caller_has_switched_on(
     assert not differences(wanted, found)
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("job", ["classify_heads", "trace_pipeline", "score_weights, fisher"])
 @pytest.mark.parametrize("name", ["toy-gpt2", "toy-qwen2"])
 def test_a_default_dtype_of_more_digits_changes_no_figure(
@@ -78,6 +79,7 @@ def test_weights_that_load_in_any_state_are_the_same_and_can_be_differentiated()
         assert n_changed == 1
 
 
+@pytest.mark.backend
 def test_a_model_made_in_inference_mode_is_taken_over_with_weights_of_the_usual_kind() -> None:
     with torch.inference_mode():
         hf_model = tiny_model("llama")
@@ -143,6 +145,7 @@ CONTEXTS: dict[str, Callable[[HookedModel], Any]] = {
 }
 
 
+@pytest.mark.backend
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("name", ["toy-gpt2", "toy-qwen2"])
 def test_another_threads_passes_wait_for_a_context_and_see_nothing_of_it(
