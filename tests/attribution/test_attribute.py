@@ -16,6 +16,7 @@ from mi_toolkit.attribution.methods import METHODS
 from mi_toolkit.errors import (
     AttributionError,
     HookError,
+    NotFiniteError,
     PromptError,
     ReportError,
     UnknownNameError,
@@ -114,7 +115,7 @@ def test_gradients_that_are_no_numbers_are_refused_with_a_better_baseline() -> N
 def test_what_is_no_number_is_refused() -> None:
     model = loaded("toy-gpt2")
     hook = [("blocks.1.hook_resid_pre", lambda found, hook: found / 0.0)]
-    with model.hooks(fwd_hooks=hook), pytest.raises(AttributionError, match="F is nan on the base"):
+    with model.hooks(fwd_hooks=hook), pytest.raises(NotFiniteError, match="first in layer 1"):
         attribute(model, PROMPT, 5, "occlusion")
 
 
