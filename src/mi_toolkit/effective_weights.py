@@ -231,14 +231,14 @@ def _multiplies(module: Any, matrix: Tensor) -> bool:
 
 def _embeds(module: nn.Embedding, weight: Tensor) -> bool:
     """Whether a row of the weight comes out for its id, but for one scale of all (Gemma)."""
-    if module.max_norm is not None:
-        return False
+    if hasattr(module, "offset"):
+        return True  # learned positions that take a mask (OPT), and find rows by themselves
     try:
         ids = torch.arange(min(_PROBES, len(weight)), device=weight.device)[None]
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             found, rows = module(ids)[0].float(), weight[ids[0]].float()
     except (RuntimeError, TypeError, IndexError):
-        return True  # learned positions that take a mask (OPT): read by torch's own embedding
+        return False
     size = rows.square().sum()
     scale = (found * rows).sum() / size if size > 0 else size
     return _close(found, rows * scale)

@@ -26,9 +26,8 @@ def every_index(matrix: WeightMatrix) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def at(hf_model: Any, matrix: WeightMatrix, rows: Any, columns: Any) -> tuple[Any, Any]:
-    parameter = hf_model.get_parameter(matrix.hf.name)
-    hf_rows, hf_columns = matrix.hf.index(rows, columns)
-    return parameter, (hf_rows,) if hf_columns is None else (hf_rows, hf_columns)
+    assert matrix.hf is not None
+    return hf_model.get_parameter(matrix.hf.name), matrix.hf.within(rows, columns)
 
 
 def check_every_coordinate(model: Any, hf_model: Any) -> None:
@@ -36,6 +35,7 @@ def check_every_coordinate(model: Any, hf_model: Any) -> None:
     for matrix in weight_matrices(model):
         rows, columns = every_index(matrix)
         parameter, index = at(hf_model, matrix, rows, columns)
+        assert matrix.hf is not None
         assert torch.equal(matrix.read(rows, columns), parameter.detach()[index]), matrix
         assert torch.equal(matrix.value().flatten(), matrix.read(rows, columns))
         counts = seen.setdefault(matrix.hf.name, torch.zeros(parameter.shape))
