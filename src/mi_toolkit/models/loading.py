@@ -296,23 +296,30 @@ def _hooked(
         if reference is not None:
             prove(model, reference, config=hf_model.config)
     except UnsupportedModelError as error:
-        adapted = next(unmerged(hf_model), None)
-        if adapted is None:
-            raise
-        raise UnsupportedModelError(
-            f"{name} cannot be hooked with an adapter on {adapted} that is not merged: "
-            f"merge_and_unload() of peft first, or give the PeftModel, which is merged. ({error})"
-        ) from error
+        raise _with_adapter_named(name, hf_model, error) from error
     except MIToolkitError:
         raise
     except _BOOT_ERRORS as error:
-        raise _cannot_wrap(name, hf_model, error) from error
+        raise _with_adapter_named(name, hf_model, _cannot_wrap(name, hf_model, error)) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):
         # TransformerLens goes by the architecture alone, and would take away what is put there.
         model.cfg.default_prepend_bos = True
     model.cfg.checked = reference is not None
     return model
+
+
+def _with_adapter_named(
+    name: str, hf_model: Any, error: UnsupportedModelError
+) -> UnsupportedModelError:
+    """The error of a model that cannot be hooked, with the adapter that may be the reason."""
+    adapted = next(unmerged(hf_model), None)
+    if adapted is None:
+        return error
+    return UnsupportedModelError(
+        f"{name} cannot be hooked with an adapter on {adapted} that is not merged: "
+        f"merge_and_unload() of peft first, or give the PeftModel, which is merged. ({error})"
+    )
 
 
 def _cannot_wrap(name: str, hf_model: Any, error: Exception) -> UnsupportedModelError:
