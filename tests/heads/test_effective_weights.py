@@ -151,12 +151,13 @@ def test_a_layer_that_is_no_matrix_is_refused_by_name() -> None:
         mi.direct_logit_attribution(model, IDS[0], target=5)
 
 
-def test_an_unembedding_that_adds_something_is_refused_where_attribution_reads_it() -> None:
+def test_an_unembedding_that_adds_something_is_read_with_it() -> None:
     theirs = tiny_model("llama")
-    theirs.lm_head = in_itself(theirs.lm_head)
+    theirs.lm_head = in_itself(theirs.lm_head).requires_grad_(requires_grad=False)
     model = mi.load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
-    with pytest.raises(UnsupportedModelError, match="unembed of tiny is a InItself"):
-        mi.direct_logit_attribution(model, IDS[0], target=5)
+    found = mi.direct_logit_attribution(model, IDS[0], target=5)
+    assert float(found.logit) == pytest.approx(float(model(IDS)[0, -1, 5]), abs=1e-5)
+    assert abs(found.residue) < 1e-5
 
 
 def test_a_plain_layer_is_read_as_it_is_in_any_dtype() -> None:
