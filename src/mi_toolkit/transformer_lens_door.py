@@ -367,6 +367,12 @@ def checkpoint_path(model: Any, place: str) -> str | None:
         return None
 
 
+def block_template(model: Any, part: str) -> Any:
+    """What a bridge of this architecture has as `attn` or `mlp` of a block, with no model in it."""
+    adapter = getattr(model, "adapter", None) or _adapter_of(model.cfg)
+    return adapter.components["blocks"].submodules.get(part)
+
+
 def _adapter_of(cfg: Any) -> Any:
     """The table of names of a `HookedTransformer`'s architecture: the one that its bridge has."""
     import transformers

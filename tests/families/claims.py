@@ -17,6 +17,7 @@ from torch import Tensor
 import mi_toolkit as mi
 from mi_toolkit.hooked_model import attention_layers
 from mi_toolkit.hooked_pass import logits_and_activations
+from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.transformer_lens_door import checkpoint_path
 from tests.families.held_blocks import HeldBlocks
 from tests.families.zoo import Row, build
@@ -197,9 +198,37 @@ def gradients(subject: Subject) -> None:
     assert_close(found.scores, wanted[0].norm(dim=-1))
 
 
+def weights(subject: Subject) -> None:
+    """Scores of all matrices are what Hugging Face's gradients give at their coordinates."""
+    found = mi.score_weights(subject.model, subject.ids, "signed_grad_x_weight", batch_size=1)
+    reference = subject.reference.requires_grad_(requires_grad=True)
+    with torch.enable_grad():
+        logits = reference(subject.ids, use_cache=False).logits[:, :-1].float()
+        targets = subject.ids[:, 1:].flatten()
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).backward()
+    seen: dict[str, Tensor] = {}
+    for matrix in weight_matrices(subject.model):
+        rows, columns = torch.meshgrid(*map(torch.arange, matrix.shape), indexing="ij")
+        assert matrix.hf is not None
+        parameter = reference.get_parameter(matrix.hf.name)
+        at = matrix.hf.within(rows.flatten(), columns.flatten())
+        assert torch.equal(matrix.value(), parameter.detach()[at].view(matrix.shape)), matrix
+        seen.setdefault(matrix.hf.name, torch.zeros(parameter.shape))[at] += 1
+        if matrix.group in ("attn", "mlp"):
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            assert_close(found.scores[matrix.name], -(gradient * parameter)[at].view(matrix.shape))
+    reference.requires_grad_(requires_grad=False).zero_grad()
+    # No weight is in two matrices, and what a matrix has it has whole.
+    assert all(int(counts.max()) == 1 for counts in seen.values())
+    partial = {name for name, counts in seen.items() if int(counts.min()) == 0}
+    assert all("embed_positions" in name for name in partial), partial
+    left = {name for name, each in reference.named_parameters() if each.ndim > 1} - set(seen)
+    assert not left, left
+
+
 CLAIMS: Mapping[str, Callable[[Subject], None]] = {
     claim.__name__: claim
-    for claim in (logits, patterns, scores, writes, ablation, beams, gradients)
+    for claim in (logits, patterns, scores, writes, ablation, beams, gradients, weights)
 }
 """By the name of the column."""
 

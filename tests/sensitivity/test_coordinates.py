@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mi_toolkit.errors import UnsupportedModelError
+import mi_toolkit as mi
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.parameters import weight_matrices
@@ -26,9 +26,8 @@ def every_index(matrix: WeightMatrix) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def at(hf_model: Any, matrix: WeightMatrix, rows: Any, columns: Any) -> tuple[Any, Any]:
-    parameter = hf_model.get_parameter(matrix.hf.name)
-    hf_rows, hf_columns = matrix.hf.index(rows, columns)
-    return parameter, (hf_rows,) if hf_columns is None else (hf_rows, hf_columns)
+    assert matrix.hf is not None
+    return hf_model.get_parameter(matrix.hf.name), matrix.hf.within(rows, columns)
 
 
 def check_every_coordinate(model: Any, hf_model: Any) -> None:
@@ -36,6 +35,7 @@ def check_every_coordinate(model: Any, hf_model: Any) -> None:
     for matrix in weight_matrices(model):
         rows, columns = every_index(matrix)
         parameter, index = at(hf_model, matrix, rows, columns)
+        assert matrix.hf is not None
         assert torch.equal(matrix.read(rows, columns), parameter.detach()[index]), matrix
         assert torch.equal(matrix.value().flatten(), matrix.read(rows, columns))
         counts = seen.setdefault(matrix.hf.name, torch.zeros(parameter.shape))
@@ -94,6 +94,9 @@ def test_a_write_changes_a_bridge_as_it_changes_the_hugging_face_model(name: str
         ("gemma2", {"query_pre_attn_scalar": 8}),
         ("gpt_neox", {"tie_word_embeddings": True, "num_key_value_heads": 4}),
         ("bloom", {"n_layer": 4, "n_head": 4}),
+        ("phi3", {}),
+        ("mixtral", {"num_local_experts": 2}),
+        ("gpt_oss", {"num_local_experts": 2}),
     ],
 )
 def test_a_family_that_is_in_no_table_of_ours_has_its_coordinates(model_type, fields) -> None:
@@ -143,8 +146,44 @@ def test_tied_embeddings_are_one_parameter_and_untied_ones_two() -> None:
     assert names == [{"embed.W_E"}, {"embed.W_E", "unembed.W_U"}]
 
 
-def test_a_mixture_of_experts_is_refused_by_name() -> None:
-    hf_model = tiny_model("mixtral", num_local_experts=2)
-    model = load_model("tiny-mixtral", hf_model=hf_model, tokenizer=tiny_tokenizer())
-    with pytest.raises(UnsupportedModelError, match=r"blocks.0.mlp of tiny-mixtral has no matrix"):
-        weight_matrices(model)
+def test_an_experts_matrices_make_what_the_expert_writes() -> None:
+    for kind in ("mixtral", "gpt_oss"):
+        theirs = tiny_model(kind, num_local_experts=2)
+        model = load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
+        own = {m.name.partition("experts.1.")[2]: m.value() for m in weight_matrices(model)
+               if m.name.startswith("blocks.2.mlp.experts.1.")}  # fmt: skip
+        x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+        gate, into = (x @ own[f"W_{name}"] + own.get(f"b_{name}", 0.0) for name in ("gate", "in"))
+        if kind == "gpt_oss":
+            inner = gate * torch.sigmoid(1.702 * gate) * (into + 1)
+        else:
+            inner = torch.nn.functional.silu(gate) * into
+        found = inner @ own["W_out"] + own.get("b_out", 0.0)
+        experts = model.blocks[2].mlp.original_component.experts  # type: ignore[attr-defined]
+        chosen = torch.ones(5, 1, dtype=torch.long)
+        torch.testing.assert_close(found, experts(x, chosen, torch.ones(5, 1)))
+
+
+def test_experts_say_how_many_tokens_they_saw() -> None:
+    theirs = tiny_model("mixtral", num_local_experts=4, num_experts_per_tok=2)
+    with torch.no_grad():
+        for layer in theirs.model.layers:  # ties go to some, and the others see nothing
+            layer.mlp.gate.weight.zero_()
+    model = load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
+    chosen: list[torch.Tensor] = []
+    experts = model.blocks[1].mlp.original_component.experts  # type: ignore[attr-defined]
+    handle = experts.register_forward_pre_hook(lambda _, given: chosen.append(given[1]))
+    with torch.no_grad():
+        model(IDS)
+    handle.remove()
+    scores = mi.score_weights(model, IDS, layers=[1])
+    counts = chosen[0].flatten().bincount(minlength=4).tolist()
+    assert [scores.routed[f"blocks.1.mlp.experts.{n}"] for n in range(4)] == counts
+    table = scores.by_layer()
+    at = table.parameter == "blocks.1.mlp.experts.1.W_out"
+    assert table.n_tokens[at].tolist() == counts[1:2]
+    idle = [n for n, count in enumerate(counts) if not count]
+    assert idle
+    assert all(not scores.scores[f"blocks.1.mlp.experts.{n}.W_in"].any() for n in idle)
+    assert "saw no token" in str(scores)
+    assert set(scores.by_neuron().expert) == {0, 1, 2, 3}

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.direct_effect import (
     effective_unembedding,
+    embedding_weights,
     frozen_norm,
     output_weights,
     value_weights,
@@ -46,8 +47,8 @@ def first_mlp_embeddings(
 
     The embedding itself where the first block has no MLP.
     """
-    parts: Any = model
-    embedding: Tensor = parts.W_E.detach()[ids.to(parts.W_E.device)]
+    rows = embedding_weights(model)
+    embedding = rows[ids.to(rows.device)]
     if _MLP not in model.hook_dict:
         return embedding.float()
 
@@ -71,10 +72,12 @@ def circuit_logits(
     directions: Float[Tensor, "candidate d_model"],
 ) -> Float[Tensor, "head token candidate"]:
     """The direct effect of each head's circuit on each candidate's logit, up to a scale."""
-    block = model.blocks[layer]  # type: ignore[attr-defined]
-    read = frozen_norm(block.ln1, block.attn.W_O.detach()[0, 0])(embedding)
+    block, values = model.blocks[layer], value_weights(model, layer)  # type: ignore[attr-defined]
+    # In the model's dtype and where the block is.
+    example = values[0, :, 0].to(model.W_E.dtype)  # type: ignore[attr-defined]
+    read = frozen_norm(block.ln1, example)(embedding)
     logits: Tensor = einsum(
-        read, value_weights(model, layer), output_weights(model, layer), directions,
+        read, values, output_weights(model, layer), directions,
         "token m, head m d, head d out, candidate out -> head token candidate",
     )  # fmt: skip
     return logits

@@ -15,7 +15,12 @@ from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
 from mi_toolkit.heads.copying import CopyingMeasurement
-from mi_toolkit.heads.direct_effect import output_weights, value_weights
+from mi_toolkit.heads.direct_effect import (
+    embedding_weights,
+    output_weights,
+    unembedding_weights,
+    value_weights,
+)
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.protocol import pattern_behaviours
@@ -171,9 +176,7 @@ def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "l
     """
     n_heads = int(model.cfg.n_heads)
     ratios = torch.full((int(model.cfg.n_layers), n_heads), torch.nan)
-    unembedding: Tensor = model.W_U.detach()  # type: ignore[attr-defined]
-    embedding: Tensor = model.W_E.detach()  # type: ignore[attr-defined]
-    across = (unembedding @ embedding).float()
+    across = (unembedding_weights(model) @ embedding_weights(model)).float()
     for layer in layers:
         try:
             values = value_weights(model, layer)

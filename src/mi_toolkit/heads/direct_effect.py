@@ -26,6 +26,7 @@ from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.effective_weights import effective_matrix
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 
@@ -144,7 +145,7 @@ def effective_unembedding(model: HookedModel) -> EffectiveUnembedding:
             "between its residual stream and its unembedding stands something other than one norm."
         )
     parts: Any = model
-    unembedding = parts.W_U.detach()
+    unembedding = unembedding_weights(model)
     norm = frozen_norm(parts.ln_final, unembedding[:, 0])
     content = _content(unembedding, norm)
     before = _kept_of.get(model)
@@ -184,12 +185,33 @@ def _equal(one: tuple[Tensor, ...], other: tuple[Tensor, ...]) -> bool:
     )
 
 
+def unembedding_weights(model: HookedModel) -> Float[Tensor, "d_model d_vocab"]:
+    """The `W_U` that the model applies, in its dtype, an adapter that is not merged included."""
+    found: Tensor | None = effective_matrix(model, "unembed", int(model.cfg.d_model))
+    return model.W_U.detach() if found is None else found  # type: ignore[attr-defined]
+
+
+def embedding_weights(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
+    """The `W_E` that the model applies, in its dtype, an adapter that is not merged included."""
+    held: Tensor = model.W_E.detach()  # type: ignore[attr-defined]
+    found: Tensor | None = effective_matrix(model, "embed", len(held))
+    return held if found is None else found
+
+
 def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """A layer's `W_O` in float32, with the norm behind it where there is one (Gemma 2, OLMo 2)."""
-    block = model.blocks[layer]  # type: ignore[attr-defined]
+    """A layer's `W_O` in float32, with the norm behind it where there is one (Gemma 2, OLMo 2).
+
+    An adapter that is not merged is in it.
+
+    Raises:
+        UnsupportedModelError: the model's own output projection is no matrix.
+    """
+    block, n_heads = model.blocks[layer], int(model.cfg.n_heads)  # type: ignore[attr-defined]
+    place, width = f"blocks.{layer}.attn.o", n_heads * int(model.cfg.d_head)
+    found: Tensor | None = effective_matrix(model, place, width)
+    by_input: Tensor = block.attn.W_O.detach().flatten(end_dim=-2) if found is None else found
     # By heads, whatever the width of their values is cut into.
-    by_input: Tensor = block.attn.W_O.detach().flatten(end_dim=-2)
-    weights: Tensor = by_input.unflatten(0, (int(model.cfg.n_heads), -1))
+    weights: Tensor = by_input.unflatten(0, (n_heads, -1))
     if not hasattr(block, "ln1_post"):
         return weights.float()
     return frozen_norm(block.ln1_post, by_input[0])(weights.float())
@@ -198,12 +220,19 @@ def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head
 def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model d_head"]:
     """A layer's `W_V` in float32, for each query head its own, where several share one.
 
+    An adapter that is not merged is in it.
+
     Raises:
         UnsupportedModelError: values are no linear map of what attention reads.
     """
+    cfg = model.cfg
+    found: Tensor | None = effective_matrix(model, f"blocks.{layer}.attn.v", int(cfg.d_model))
     attention = model.blocks[layer].attn  # type: ignore[attr-defined]
     try:
-        weights: Tensor = attention.W_V.detach().float()
+        if found is None:
+            weights: Tensor = attention.W_V.detach().float()
+        else:
+            weights = found.float().view(len(found), -1, int(cfg.d_head)).transpose(0, 1)
     except NotImplementedError as error:
         raise UnsupportedModelError(
             f"The values of layer {layer} of {model.cfg.model_name} are no linear map of what its "

@@ -226,7 +226,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
     Raises:
         ModelLoadError: one that this installation cannot read.
     """
-    if source.kind == "folder" and not source.gguf_file and not _has_tokenizer(source.location):
+    if source.kind == "folder" and not source.gguf_file and not has_tokenizer(source.location):
         return _without_tokenizer(source)
     with explained(source, part="tokenizer"), quiet_transformers(source, revision):
         reader: Any = PreTrainedTokenizerFast if source.own_tokenizer_file else AutoTokenizer
@@ -241,7 +241,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
     return tokenizer
 
 
-def _has_tokenizer(folder: str) -> bool:
+def has_tokenizer(folder: str) -> bool:
     """Whether a folder holds any of a tokenizer's files."""
     return any(_TOKENIZER_FILE.search(file.name) for file in Path(folder).iterdir())
 

@@ -25,6 +25,8 @@ QK_NORM = re.compile(r"\b(q_norm|k_norm|q_layernorm|k_layernorm)\.")
 _GATE = re.compile(r"\b(gate_proj|gate_up_proj|gate)\.weight$")
 _LEARNED = re.compile(r"\b(wpe|embed_positions|position_embeddings|pos_embed)\.weight$")
 
+_INSERTED = re.compile(r"\.(base_layer|parametrizations)\.")
+
 
 def describe_model(model: Any) -> ModelFacts:
     """The facts of `model`: a hooked model of either kind, or a Hugging Face one.
@@ -94,8 +96,9 @@ def attention_windows(config: Any) -> tuple[int | None, ...]:
 
 
 def _weight_names(hf_model: nn.Module) -> list[str]:
-    """Parameter names as transformers has them: a bridge inserts its own modules between."""
-    return [name.replace("._original_component", "") for name, _ in hf_model.named_parameters()]
+    """Parameter names as transformers has them, without what bridges and adapters put between."""
+    names = (name.replace("._original_component", "") for name, _ in hf_model.named_parameters())
+    return [_INSERTED.sub(".", name).removesuffix(".original") for name in names]
 
 
 def _n_kv_heads(config: Any) -> int:

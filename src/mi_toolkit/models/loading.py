@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import traceback
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +27,12 @@ from mi_toolkit.errors import (
     unknown_name,
 )
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.models.adapters import is_peft, merged, unmerged, with_adapter
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
     check_given,
     check_vocabulary,
+    has_tokenizer,
     load_config,
     load_tokenizer,
     load_weights,
@@ -71,7 +74,8 @@ def load_model(
 
     Args:
         name: a known name or alias (`mi-toolkit models --all` lists them), any hub id, a folder
-            that `save_pretrained` wrote, a `.gguf` file, or, beside `hf_model`, what to call it.
+            that `save_pretrained` wrote, a `.gguf` file, or, beside `hf_model`, what to call it. An
+            adapter's folder gives the model that it is for, with the adapter merged (extra `peft`).
         backend: `auto` and `bridge` give a `TransformerBridge`, which runs Hugging Face's own
             code. `hooked` gives a `HookedTransformer` (TransformerLens 3, official names only),
             which holds the weights twice while it loads.
@@ -88,7 +92,8 @@ def load_model(
         hf_model: a Hugging Face model already in memory. It is taken over: its modules are
             wrapped in place, its attention implementation is set, its gradients are off. It keeps
             its own dtype, and its own device unless `device` says another. Given a second time, in
-            the same way, it is the same handle that comes back.
+            the same way, it is the same handle that comes back. A `PeftModel`'s adapters are merged
+            into its weights, in place.
         tokenizer: a tokenizer to use instead of the model's own. It is copied. A model without one
             loads, and takes token ids where others take text.
         check: whether the model proves itself: every weight is a number, and on two short sequences
@@ -135,7 +140,7 @@ def load_model(
         transformer_lens_door.require_adapter(source.name, causal_architecture(config), config)
         own = tokenizer
         if own is None:
-            own = load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
+            own = _own_tokenizer(source, revision, trust_remote_code=trust_remote_code)
         check_vocabulary(source.name, own, int(config.get_text_config().vocab_size))
         weights = load_weights(
             source,
@@ -147,8 +152,11 @@ def load_model(
             trust_remote_code=trust_remote_code,
             device_map=device_map,
         )
+    if source.adapter is not None:
+        weights = with_adapter(weights, Path(source.adapter))
     # A tokenizer that was given says nothing of the file's own; what is spread may lie elsewhere.
-    if cache and source.gguf_file is not None and tokenizer is None and device_map is None:
+    plain = source.gguf_file is not None and source.adapter is None
+    if cache and plain and tokenizer is None and device_map is None:
         keep(source, config=config, tokenizer=own, model=weights, dtype=torch_dtype)
     return _hooked(
         source.name,
@@ -160,6 +168,13 @@ def load_model(
         tokenizer=own,
         check=check,
     )
+
+
+def _own_tokenizer(source: Source, revision: str | None, *, trust_remote_code: bool) -> Any:
+    """The tokenizer of a source; of an adapter, the one in its folder before the model's."""
+    if source.adapter is not None and has_tokenizer(source.adapter):
+        source = replace(source, location=source.adapter, kind="folder", gguf_file=None)
+    return load_tokenizer(source, revision=revision, trust_remote_code=trust_remote_code)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +203,8 @@ def _load_given(
     """`hf_model` hooked under `name`; its tokenizer, if not given, from where it came itself."""
     known = find_known(name)
     official = known.name if known else name
+    if is_peft(hf_model):
+        hf_model = merged(hf_model)  # a second time: the same model, with nothing left to merge
     check_given(official, hf_model)
     how = (official, backend, str(device), revision, attn_implementation, id(tokenizer))
     handle = _handle_of(official, hf_model, how)
@@ -281,16 +298,31 @@ def _hooked(
             )
         if reference is not None:
             prove(model, reference, config=hf_model.config)
+    except UnsupportedModelError as error:
+        raise _with_adapter_named(name, hf_model, error) from error
     except MIToolkitError:
         raise
     except _BOOT_ERRORS as error:
-        raise _cannot_wrap(name, hf_model, error) from error
+        raise _with_adapter_named(name, hf_model, _cannot_wrap(name, hf_model, error)) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):
         # TransformerLens goes by the architecture alone, and would take away what is put there.
         model.cfg.default_prepend_bos = True
     model.cfg.checked = reference is not None
     return model
+
+
+def _with_adapter_named(
+    name: str, hf_model: Any, error: UnsupportedModelError
+) -> UnsupportedModelError:
+    """The error of a model that cannot be hooked, with the adapter that may be the reason."""
+    adapted = next(unmerged(hf_model), None)
+    if adapted is None:
+        return error
+    return UnsupportedModelError(
+        f"{name} cannot be hooked with an adapter on {adapted} that is not merged: "
+        f"merge_and_unload() of peft first, or give the PeftModel, which is merged. ({error})"
+    )
 
 
 def _cannot_wrap(name: str, hf_model: Any, error: Exception) -> UnsupportedModelError:

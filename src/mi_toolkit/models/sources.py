@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mi_toolkit.errors import ModelLoadError, unknown_name
+from mi_toolkit.models.adapters import base_of
 from mi_toolkit.models.model_spec import KnownModel
 from mi_toolkit.models.registry import find_known, known_models
 
@@ -37,6 +38,9 @@ class Source:
     own_tokenizer_file: bool = False
     """Whether `tokenizer.json` says all. transformers reads other folders by the class of the
     family, such as `Qwen2Tokenizer`, which puts its own way of splitting in place of the file's."""
+
+    adapter: str | None = None
+    """The folder of an adapter that is merged into these weights."""
 
 
 def find_source(name: str | os.PathLike[str], *, revision: str | None = None) -> Source:
@@ -78,6 +82,10 @@ def _source_of_known(known: KnownModel, revision: str | None) -> Source:
 def _source_of_folder(given: str, folder: Path) -> Source:
     if (folder / "config.json").is_file():
         return Source(name=given, location=str(folder), kind="folder")
+    base = base_of(folder)
+    if base is not None:
+        under = find_source(base)
+        return replace(under, name=given, adapter=str(folder))
     ggufs = sorted(folder.glob("*.gguf"))
     if len(ggufs) == 1:
         return _source_of_gguf(given, ggufs[0])

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import PromptError
 from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.direct_effect import embedding_weights
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.heads.report import HeadReport
@@ -171,7 +172,7 @@ def _residuals(
 
 
 def _embedding(model: HookedModel, batch: TokenBatch, seen: Seen, n_nearest: int) -> EmbeddingStage:
-    table: Tensor = model.W_E  # type: ignore[attr-defined]
+    table = embedding_weights(model)
     unit = torch.nn.functional.normalize(table.detach().float(), dim=-1)
     ids = batch.ids[0].to(unit.device)
     cosines = unit[ids] @ unit.T

@@ -131,9 +131,11 @@ def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
     """
     where: dict[str, Path] = {}
     places: list[MatrixPlace] = []
+    routed: dict[str, int] = {}
     for file in files:
         part = WeightScores.load(file)
         places += part.places
+        routed |= part.routed
         where |= {place.name: file for place in part.places}
     return WeightScores(
         metric=part.metric,
@@ -141,6 +143,7 @@ def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
         scores=ScoresOnDisk(where),
         standard_error={},
         facts={},
+        routed=routed,
         live=live_of(model, places, str(files[0].parent)),
         provenance=part.provenance,
     )

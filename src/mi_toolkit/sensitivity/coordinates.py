@@ -74,6 +74,12 @@ class Tap:
     argument: int | str | None = 0
     """The position or name of the module's argument; None for its output."""
 
+    expert: int | None = None
+    """Which expert, where the module is a stack of them."""
+
+    n_experts: int = 1
+    """How many there are in it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class HFPlace:
@@ -103,6 +109,9 @@ class HFPlace:
     row_offset: int = 0
     """Rows in front of the first: OPT's position embeddings begin at row 2."""
 
+    expert: int | None = None
+    """Where in a stack of experts' matrices, along its first axis."""
+
     def index(self, rows: Indices, columns: Indices) -> tuple[Indices, Indices | None]:
         """Row and column in the Hugging Face parameter; of a vector, the entry and None."""
         outputs = columns // self.group * self.stride + self.offset + columns % self.group
@@ -110,6 +119,12 @@ class HFPlace:
             return outputs, None
         inputs = rows + self.row_offset
         return (outputs, inputs) if self.is_transposed else (inputs, outputs)
+
+    def within(self, rows: Indices, columns: Indices) -> tuple[Indices, ...]:
+        """What to index the Hugging Face parameter with: the expert, the row and the column."""
+        first, second = self.index(rows, columns)
+        found = (first,) if second is None else (first, second)
+        return found if self.expert is None else (torch.full_like(first, self.expert), *found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +143,8 @@ class MatrixPlace:
     shape: tuple[int, int]
     """Rows and columns, `[in, out]`."""
 
-    hf: HFPlace
-    """Where the Hugging Face model keeps it."""
+    hf: HFPlace | None
+    """Where the Hugging Face model keeps it; None of a model that has none."""
 
     unit: Unit | None = None
     """What its rows or columns belong to."""
@@ -140,6 +155,9 @@ class MatrixPlace:
     unit_size: int = 1
     """Rows or columns of one unit: d_head, or 1 for neurons."""
 
+    expert: int | None = None
+    """The expert of a mixture that it belongs to."""
+
     @property
     def group(self) -> str:
         """`attn`, `mlp`, `embeddings`, `biases` or `norms`."""
@@ -147,7 +165,7 @@ class MatrixPlace:
             return "norms"
         if self.component in ("W_E", "W_U", "W_pos"):
             return "embeddings"
-        return "biases" if self.component.startswith("b_") else self.name.split(".")[-2]
+        return "biases" if self.component.startswith("b_") else self.name.split(".")[2]
 
     @property
     def size(self) -> int:
@@ -197,4 +215,15 @@ class WeightMatrix(MatrixPlace):
             live.write(rows, columns, values)
 
     def __repr__(self) -> str:
-        return f"{self.name} {list(self.shape)} = {self.hf.name}"
+        return f"{self.name} {list(self.shape)}" + (f" = {self.hf.name}" if self.hf else "")
+
+
+def hf_coordinates(
+    place: MatrixPlace, rows: Indices, columns: Indices
+) -> tuple[str | None, list[int | None], list[int | None]]:
+    """Name, rows and columns of weights in the Hugging Face model, None where there are none."""
+    nothing: list[int | None] = [None] * len(rows)
+    if place.hf is None:
+        return None, nothing, nothing
+    hf_rows, hf_columns = place.hf.index(rows, columns)
+    return place.hf.name, hf_rows.tolist(), nothing if hf_columns is None else hf_columns.tolist()

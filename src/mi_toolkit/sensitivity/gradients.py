@@ -104,12 +104,17 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
     """Inside, a backward pass folds each matrix' gradient once all of its places have theirs."""
     waiting = {matrix.name: len(matrix.live) for matrix in matrices}
     partial: ByMatrix = {}
+    # A stack of experts is one parameter and many matrices.
+    users: dict[int, list[tuple[WeightMatrix, Live]]] = {}
+    for matrix in matrices:
+        for live in matrix.live:
+            users.setdefault(id(live.parameter), []).append((matrix, live))
 
-    def take(matrix: WeightMatrix, live: Live) -> Callable[[Tensor], None]:
-        def taken(parameter: Tensor) -> None:
-            gradient = parameter.grad
-            assert gradient is not None  # that is when torch calls it
-            parameter.grad = None
+    def taken(parameter: Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None  # that is when torch calls it
+        parameter.grad = None
+        for matrix, live in users[id(parameter)]:
             here = live.matrix(gradient).float()
             whole = partial.pop(matrix.name).add_(here) if matrix.name in partial else here
             waiting[matrix.name] -= 1
@@ -118,17 +123,17 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
             else:
                 fold(matrix, whole)
 
-        return taken
-
     with ExitStack() as hooks:
-        for matrix in matrices:
-            for live in matrix.live:
-                handle = live.parameter.register_post_accumulate_grad_hook(take(matrix, live))
-                hooks.callback(handle.remove)
+        for using in users.values():
+            handle = using[0][1].parameter.register_post_accumulate_grad_hook(taken)
+            hooks.callback(handle.remove)
         yield
-    for name, count in waiting.items():
-        if count:
+    for matrix in matrices:
+        if not waiting[matrix.name]:
+            continue
+        if matrix.expert is None:
             raise WeightError(
-                f"{name} got no gradient: the objective does not depend on it. Score it on other "
-                "texts, or leave it out with parameters=."
+                f"{matrix.name} got no gradient: the objective does not depend on it. Score it on "
+                "other texts, or leave it out with parameters=."
             )
+        fold(matrix, torch.zeros_like(matrix.value(), dtype=torch.float32))  # it saw no token

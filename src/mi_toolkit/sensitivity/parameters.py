@@ -3,11 +3,12 @@
 1. `parts` finds the live tensors, block by block.
 2. A parameter's name and the head or neuron of its rows or columns follow from its place.
 3. Names in the checkpoint come from TransformerLens' own table of each architecture; how a fused
-   projection is laid out is in the two sets below.
+   projection is laid out is found out (`fused`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,14 +16,11 @@ import torch
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.sensitivity.coordinates import HFPlace, Live, Unit, WeightMatrix
-from mi_toolkit.sensitivity.parts import CONV1D, MLP, Part, bridge_parts, hooked_parts
+from mi_toolkit.sensitivity.parts import MLP, Part, bridge_parts, hooked_parts
 from mi_toolkit.transformer_lens_door import checkpoint_path
 
-FUSED_PER_HEAD = frozenset({"GPTNeoXForCausalLM", "BloomForCausalLM"})
-"""Architectures whose fused QKV goes head by head: q, k and v of head 0, then of head 1."""
-
-FUSED_IN_A_ROW = frozenset({"GPT2LMHeadModel"})
-"""Architectures whose fused QKV has all of Q, then all of K, then all of V."""
+OF_MLP = (*MLP, "router", "shared_gate")
+"""Names that stay as they are."""
 
 _POSITION_OFFSET = {"OPTForCausalLM": 2}
 
@@ -31,14 +29,16 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
     """Every parameter of the model that text runs through, in the order of the forward pass.
 
     Not among them: the bias of an unembedding, and, in a `HookedTransformer`, biases that are all
-    zero, which it invents where the checkpoint has none.
+    zero, which it invents where the checkpoint has none. A parameter that several blocks share is
+    one parameter, named after the first of them.
 
     Raises:
-        UnsupportedModelError: a block without separate Q, K, V, O and MLP matrices (a mixture of
-            experts, a recurrent block), or a fused layout that is not known.
+        UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
+            latent attention), a weight that is not what its module applies (an adapter, a
+            parametrisation, quantisation), or a layout that is not known.
     """
     is_bridge = hasattr(model, "original_model")
-    parts = list(bridge_parts(model) if is_bridge else hooked_parts(model))
+    parts = _once(bridge_parts(model) if is_bridge else hooked_parts(model))
     embeddings = [part for part in parts if part.place in ("embed", "unembed")]
     if len(embeddings) == 2 and _is_tied(*(part.live for part in embeddings)):
         # Scored once, with both gradients; where it is two parameters, written to both.
@@ -48,6 +48,16 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
         parts.remove(second)
         return [_named(model, part, places if part is first else (part.live,)) for part in parts]
     return [_named(model, part, (part.live,)) for part in parts]
+
+
+def _once(parts: Iterable[Part]) -> list[Part]:
+    """The parts without those that are a parameter of an earlier block."""
+    found: dict[object, Part] = {}
+    for part in parts:
+        last = part.place.rpartition(".")[2]
+        key = (id(part.live.parameter), part.expert, last, part.is_bias)
+        found.setdefault(key, part)
+    return list(found.values())
 
 
 def _is_tied(embedding: Live, unembedding: Live) -> bool:
@@ -67,13 +77,13 @@ def _named(model: HookedModel, part: Part, places: tuple[Live, ...]) -> WeightMa
     owner, _, last = part.place.rpartition(".")
     block = owner.split(".")
     kind = "b" if part.is_bias else "W"
-    if "ln" in last:
+    if _is_norm(last):
         component, prefix = kind.lower(), f"{part.place}."
     elif last in ("embed", "unembed", "pos_embed"):
         component = {"embed": "W_E", "unembed": "W_U", "pos_embed": "W_pos"}[last]
         prefix = f"{last}."
     else:
-        component = f"{kind}_{last if last in MLP else last.upper()}"
+        component = f"{kind}_{last if last in OF_MLP else last.upper()}"
         prefix = f"{owner}."
     shape = places[0].matrix(places[0].parameter.detach()).shape
     unit, axis, size = _unit(model, component, shape[1])
@@ -88,7 +98,17 @@ def _named(model: HookedModel, part: Part, places: tuple[Live, ...]) -> WeightMa
         unit=unit,
         unit_axis=axis,
         unit_size=size,
+        expert=_expert_number(part),
     )
+
+
+def _is_norm(name: str) -> bool:
+    return "ln" in name or name.endswith("norm")
+
+
+def _expert_number(part: Part) -> int | None:
+    _, found, after = part.place.partition(".experts.")
+    return int(after.partition(".")[0]) if found else None
 
 
 def _unit(model: HookedModel, component: str, n_columns: int) -> tuple[Unit | None, int, int]:
@@ -106,46 +126,42 @@ def _unit(model: HookedModel, component: str, n_columns: int) -> tuple[Unit | No
     return ("neuron", 0, 1) if component == "W_out" else (None, 1, 1)
 
 
-def _hf_place(model: HookedModel, part: Part, n_columns: int) -> HFPlace:
+def _hf_place(model: HookedModel, part: Part, n_columns: int) -> HFPlace | None:
     suffix = ".bias" if part.is_bias else ".weight"
     architecture = _architecture(model)
+    if not architecture:
+        return None  # a HookedTransformer that was made from a config of its own
     owner, _, last = part.place.rpartition(".")
-    fused = checkpoint_path(model, f"{owner}.qkv") if last in ("q", "k", "v") else None
+    fused = part.fused
+    path = checkpoint_path(model, part.place if fused is None else part.owner or owner)
+    if path is None:
+        raise UnsupportedModelError(
+            f"TransformerLens does not say where {architecture} keeps {part.place}, so its weights "
+            "have no Hugging Face coordinates."
+        )
     if fused is None:
-        path = checkpoint_path(model, part.place)
-        if path is None:
-            raise UnsupportedModelError(
-                f"TransformerLens does not say where {architecture} keeps {part.place}, so its "
-                "weights have no Hugging Face coordinates."
-            )
         return HFPlace(
             name=path + suffix,
-            is_vector=part.is_bias or "ln" in last,
+            is_vector=part.is_bias or _is_norm(last),
             is_transposed=part.is_transposed,
             group=n_columns,
             stride=n_columns,
             row_offset=_POSITION_OFFSET.get(architecture, 0) if last == "pos_embed" else 0,
         )
-    number, d_head = "qkv".index(last), int(model.cfg.d_head)
-    if architecture in FUSED_PER_HEAD:
-        group, stride, offset = d_head, 3 * d_head, number * d_head
-    elif architecture in FUSED_IN_A_ROW:
-        group, stride, offset = n_columns, n_columns, number * n_columns
-    else:
-        raise UnsupportedModelError(
-            f"The layout of the fused {fused} of {architecture} is not known, so its weights have "
-            f"no Hugging Face coordinates. Known: {', '.join(FUSED_IN_A_ROW | FUSED_PER_HEAD)}."
-        )
     return HFPlace(
-        name=fused + suffix,
+        name=f"{path}.{fused.child}" + ("" if fused.is_parameter else suffix),
         is_vector=part.is_bias,
-        is_transposed=architecture not in CONV1D,
-        group=group,
-        stride=stride,
-        offset=offset,
+        is_transposed=fused.is_transposed,
+        group=fused.outputs.group,
+        stride=fused.outputs.stride,
+        offset=fused.outputs.offset,
+        expert=part.expert,
     )
 
 
-def _architecture(model: Any) -> str:
+def _architecture(model: Any) -> str | None:
+    """The class of the Hugging Face model; None where there is none."""
     original = getattr(model, "original_model", None)
-    return type(original).__name__ if original else str(model.cfg.original_architecture)
+    if original is None:
+        return model.cfg.original_architecture or None
+    return type(original).__name__

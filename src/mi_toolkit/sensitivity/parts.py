@@ -9,15 +9,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from mi_toolkit.effective_weights import is_without_weight, plain_module, require_plain
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.sensitivity.coordinates import Live, Tap
+from mi_toolkit.sensitivity.fused import FusedPlace, fused_places
+from mi_toolkit.transformer_lens_door import block_template, checkpoint_path
 
-CONV1D = frozenset({"GPT2LMHeadModel"})
+ARCHITECTURES_OF_CONV1D = frozenset({"GPT2LMHeadModel"})
 """Architectures whose projections are Conv1D, `[in, out]`, in the checkpoint."""
 
 PROJECTIONS = ("q", "k", "v", "o")
@@ -29,7 +33,7 @@ class Part:
     """A live tensor and its place, before it has its canonical name."""
 
     place: str
-    """TransformerLens' path of the module: `blocks.5.attn.q`."""
+    """TransformerLens' path of the module: `blocks.5.attn.q`, `blocks.5.mlp.experts.3.in`."""
 
     is_bias: bool
     live: Live
@@ -37,6 +41,14 @@ class Part:
     """Whether the checkpoint has it as `[out, in]`."""
 
     tap: Tap | None = None
+    fused: FusedPlace | None = None
+    """Where it lies in a child of the module of the checkpoint that `owner` is, if not alone."""
+
+    owner: str | None = None
+    """TransformerLens' path of that module, if not the one above `place`."""
+
+    expert: int | None = None
+    """Which expert of a stack it is."""
 
 
 def _straight(tensor: Tensor) -> Tensor:
@@ -67,54 +79,106 @@ def bridge_parts(model: Any) -> Iterator[Part]:
     """The live tensors of a `TransformerBridge`, in the order of the forward pass.
 
     Raises:
-        UnsupportedModelError: a block lacks one of the matrices that every block must have.
+        UnsupportedModelError: a block lacks one of the matrices that every block must have, or a
+            weight is not what its module applies (an adapter, a parametrisation, quantisation).
     """
-    yield from _bridge_module(model, "embed")
-    yield from _bridge_module(model, "pos_embed")
+    # Imported here: `experts` makes parts.
+    from mi_toolkit.sensitivity.experts import mixture_parts
+
+    layouts = Layouts()
+    yield from bridge_module(model, model, "embed")
+    yield from bridge_module(model, model, "pos_embed")
     for layer, block in enumerate(model.blocks):
-        for path in ("ln1", "attn", "ln2", "mlp"):
-            if path.startswith("ln"):
-                yield from _bridge_module(block, path, f"blocks.{layer}.")
-                continue
-            names = PROJECTIONS if path == "attn" else MLP
-            owner = _child(block, path)
-            found = [
-                part
-                for name in names
-                for part in _bridge_module(owner, name, f"blocks.{layer}.{path}.")
-            ]
-            wanted = {name for name in names if name != "gate"}
-            _require_all(model, f"blocks.{layer}.{path}", wanted, found)
+        at = f"blocks.{layer}."
+        yield from bridge_module(model, block, "ln1", at)
+        attention = child_of(block, "attn")
+        found = layouts.put_in(attention, "split_qkv_matrix", ("q", "k", "v"), [
+            part
+            for name in (*PROJECTIONS, "q_norm", "k_norm")
+            for part in bridge_module(model, attention, name, f"{at}attn.")
+        ])  # fmt: skip
+        _require_all(model, f"{at}attn", set(PROJECTIONS), found)
+        yield from found
+        for name in ("ln1_post", "ln2"):
+            yield from bridge_module(model, block, name, at)
+        mlp = child_of(block, "mlp")
+        if {"in", "out"} <= dict(mlp.named_children()).keys() if mlp is not None else True:
+            found = layouts.put_in(mlp, "split_gate_up_matrix", ("gate", "in"), [
+                part for name in MLP for part in bridge_module(model, mlp, name, f"{at}mlp.")
+            ])  # fmt: skip
+            _require_all(model, f"{at}mlp", {"in", "out"}, found)
             yield from found
-    yield from _bridge_module(model, "ln_final")
-    yield from _bridge_module(model, "unembed")
+        else:
+            yield from mixture_parts(model, plain_module(mlp), f"{at}mlp", layouts.of_stacks)
+        yield from bridge_module(model, block, "ln2_post", at)
+    yield from bridge_module(model, model, "ln_final")
+    yield from bridge_module(model, model, "unembed")
 
 
-def _child(owner: Any, name: str) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Layouts:
+    """What was found out of one model's fused projections: once for blocks of the same shape."""
+
+    of_projections: dict[Any, dict[str, FusedPlace]] = field(default_factory=dict)
+    of_stacks: dict[Any, Any] = field(default_factory=dict)
+
+    def put_in(
+        self, owner: Any, splitter: str, names: Sequence[str], parts: Sequence[Part]
+    ) -> list[Part]:
+        """The parts of a module, with their places in what TransformerLens split them from."""
+        split = getattr(owner, splitter, None)
+        if split is None or not parts:
+            return list(parts)
+        component = plain_module(owner)
+        shapes = tuple((name, tuple(each.shape)) for name, each in component.named_parameters())
+        if (key := (type(component), shapes)) not in self.of_projections:
+            self.of_projections[key] = fused_places(component, split, names)
+        return with_places(parts, self.of_projections[key])
+
+
+def with_places(parts: Sequence[Part], places: dict[str, FusedPlace]) -> list[Part]:
+    """Parts with their places; without biases that the checkpoint does not have."""
+    known = [(part, places.get(part.place.rpartition(".")[2])) for part in parts]
+    return [
+        replace(part, fused=place)
+        for part, place in known
+        if place is None or place.has_bias or not part.is_bias
+    ]
+
+
+def child_of(owner: Any, name: str) -> Any:
     """A submodule, or None: some bridges raise other errors than `AttributeError`."""
     return dict(owner.named_children()).get(name, getattr(owner, name, None)) if owner else None
 
 
-def _bridge_module(owner: Any, name: str, prefix: str = "") -> Iterator[Part]:
-    module = _child(owner, name)
-    while getattr(module, "original_component", None) is not None:
-        module = module.original_component  # a wrapper around what computes
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, nn.Parameter):
-        return
-    place = prefix + name
+def bridge_module(model: Any, owner: Any, name: str, prefix: str = "") -> Iterator[Part]:
+    """The live tensors of the module called `name` in a bridge; none where there is none."""
+    module = plain_module(child_of(owner, name))
+    if not is_without_weight(module):
+        yield from module_parts(model, module, prefix + name)
+
+
+def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
+    """The weight of a module, and its bias where it has one.
+
+    Raises:
+        UnsupportedModelError: the weight is not what the module applies.
+    """
+    name = place.rpartition(".")[2]
+    is_transposed = require_plain(model, place, module) == "out_in"
+    weight = module.weight
+    offset = int(getattr(module, "offset", 0) or 0)
     if weight.ndim == 1:
         arrange: Callable[[Tensor], Tensor] = _row
-    elif isinstance(module, nn.Linear):
+    elif is_transposed:
         arrange = _turned
     else:
-        offset = int(getattr(module, "offset", 0) or 0)
         arrange = _behind(offset) if offset else _straight
     yield Part(
         place=place,
         is_bias=False,
         live=Live(parameter=weight, arrange=arrange),
-        is_transposed=isinstance(module, nn.Linear),
+        is_transposed=is_transposed,
         tap=None if weight.ndim == 1 or name in ("embed", "pos_embed") else Tap(module=module),
     )
     bias = getattr(module, "bias", None)
@@ -134,7 +198,8 @@ def hooked_parts(model: Any) -> Iterator[Part]:
         UnsupportedModelError: a block lacks one of the matrices that every block must have.
     """
     architecture = model.cfg.original_architecture
-    is_linear = architecture not in CONV1D
+    is_linear = architecture not in ARCHITECTURES_OF_CONV1D
+    fused = _fused_in_hooked(model, is_linear) if architecture else {}
     yield Part(
         place="embed",
         is_bias=False,
@@ -151,13 +216,26 @@ def hooked_parts(model: Any) -> Iterator[Part]:
     for layer, block in enumerate(model.blocks):
         at = f"blocks.{layer}"
         yield from _hooked_norm(block, "ln1", f"{at}.ln1")
-        for name in PROJECTIONS:
-            yield from _hooked_pair(block.attn, f"{at}.attn.{name}", name.upper(), is_linear)
-        yield from _hooked_norm(block, "ln2", f"{at}.ln2")
-        names = [name for name in MLP if f"W_{name}" in block.mlp._parameters]
-        _require_all(model, f"{at}.mlp", {"in", "out"}, names)
-        for name in names:
-            yield from _hooked_pair(block.mlp, f"{at}.mlp.{name}", name, is_linear)
+        projections = [
+            part
+            for name in PROJECTIONS
+            for part in _hooked_pair(model, block.attn, f"{at}.attn.{name}", is_linear)
+        ]
+        yield from with_places(projections, fused)
+        for name in ("q_norm", "k_norm"):
+            yield from _hooked_norm(block.attn, name, f"{at}.attn.{name}")
+        for name in ("ln1_post", "ln2"):
+            yield from _hooked_norm(block, name, f"{at}.{name}")
+        mlp = child_of(block, "mlp")
+        if mlp is not None:  # none in a model of attention alone
+            names = [name for name in MLP if name != "gate" or model.cfg.gated_mlp]
+            matrices = [
+                part
+                for name in names
+                for part in _hooked_pair(model, mlp, f"{at}.mlp.{name}", is_linear)
+            ]
+            yield from with_places(matrices, fused)
+        yield from _hooked_norm(block, "ln2_post", f"{at}.ln2_post")
     yield from _hooked_norm(model, "ln_final", "ln_final")
     yield Part(
         place="unembed",
@@ -180,15 +258,47 @@ def _hooked_tap(owner: Any, name: str) -> Tap:
 
 def _hooked_norm(owner: Any, name: str, place: str) -> Iterator[Part]:
     for part in ("w", "b"):
-        parameter = getattr(_child(owner, name), "_parameters", {}).get(part)
+        parameter = getattr(child_of(owner, name), "_parameters", {}).get(part)
         if parameter is not None:
             live = Live(parameter=parameter, arrange=_row)
             yield Part(place=place, is_bias=part == "b", live=live, is_transposed=False)
 
 
-def _hooked_pair(owner: Any, place: str, name: str, is_linear: bool) -> Iterator[Part]:
-    own = owner._parameters
+def _fused_in_hooked(model: Any, is_linear: bool) -> dict[str, FusedPlace]:
+    """Where the checkpoint of a `HookedTransformer` has the matrices that it fuses."""
+    cfg = model.cfg
+    found: dict[str, FusedPlace] = {}
+    n_shared = int(cfg.n_key_value_heads or cfg.n_heads)
+    sizes = {
+        ("attn", "split_qkv_matrix", ("q", "k", "v")): cfg.d_head * (cfg.n_heads + 2 * n_shared),
+        ("mlp", "split_gate_up_matrix", ("gate", "in")): 2 * (cfg.d_mlp or 0),
+    }
+    for (part, splitter, names), n_outputs in sizes.items():
+        template = block_template(model, part)
+        split = getattr(template, splitter, None)
+        if split is None:
+            continue
+        path = checkpoint_path(model, f"blocks.0.{part}.qkv") if part == "attn" else None
+        child = path.rpartition(".")[2] if path else getattr(template, "fused_attr", "gate_up_proj")
+        component = nn.Module()
+        kind = nn.Linear if is_linear else Conv1D
+        sides = (cfg.d_model, n_outputs) if is_linear else (n_outputs, cfg.d_model)
+        component.add_module(child, kind(*sides))
+        found |= fused_places(component, split, names)
+    return found
+
+
+def _hooked_pair(model: Any, owner: Any, place: str, is_linear: bool) -> Iterator[Part]:
+    own, last = owner._parameters, place.rpartition(".")[2]
+    name = last if last in MLP else last.upper()
     weight = own.get(f"_W_{name}", own.get(f"W_{name}"))
+    if not isinstance(weight, nn.Parameter) or not weight.is_floating_point():
+        raise UnsupportedModelError(
+            f"{place} of {model.cfg.model_name} has no plain parameter W_{name} in its "
+            f"{type(owner).__name__}: it is parametrised (take that off with "
+            "torch.nn.utils.parametrize.remove_parametrizations), quantised, or a mixture of "
+            "experts (load that as a bridge)."
+        )
     by_head = _heads_as_rows if name == "O" else _by_head
     arrange = by_head if weight.ndim == 3 else _straight
     live = Live(parameter=weight, arrange=arrange)
@@ -201,11 +311,11 @@ def _hooked_pair(owner: Any, place: str, name: str, is_linear: bool) -> Iterator
         yield Part(place=place, is_bias=True, live=live, is_transposed=False)
 
 
-def _require_all(model: Any, place: str, wanted: set[str], found: Sequence[Any]) -> None:
-    names = {part if isinstance(part, str) else part.place.rpartition(".")[2] for part in found}
+def _require_all(model: Any, place: str, wanted: set[str], found: Sequence[Part]) -> None:
+    names = {part.place.rpartition(".")[2] for part in found}
     if missing := sorted(wanted - names):
         raise UnsupportedModelError(
             f"{place} of {model.cfg.model_name} has no matrix {', '.join(missing)}: weights are "
-            "scored in blocks of attention and one MLP; a mixture of experts or a recurrent block "
-            "is not one."
+            "scored in blocks of attention with Q, K, V and O and an MLP or experts; a recurrent "
+            "block, or latent attention, is not one."
         )

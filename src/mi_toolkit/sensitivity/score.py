@@ -15,6 +15,7 @@ from mi_toolkit.prompts.tokens import Prompt, TokenBatch
 from mi_toolkit.sensitivity.calibration import Calibration, require_finite
 from mi_toolkit.sensitivity.objective import Objective, objective_named
 from mi_toolkit.sensitivity.parameters import weight_matrices
+from mi_toolkit.sensitivity.routing import routed_tokens
 from mi_toolkit.sensitivity.scope import select
 from mi_toolkit.sensitivity.scorers.table import SCORERS
 from mi_toolkit.sensitivity.weight_scores import WeightScores
@@ -44,6 +45,8 @@ def score_weights(
 
     Every token counts the same, padding not at all, and dropout is off: batch size, padding side,
     the order of the texts and the mode of the model change nothing. The model comes back as it was.
+    Of a mixture of experts every expert's matrices are scored, and one more pass counts the tokens
+    that each expert saw (`routed`).
 
     Args:
         model: any hooked model, weights raw.
@@ -78,25 +81,27 @@ def score_weights(
         raise unknown_name("weight scorer", metric, SCORERS)
     if batch_size < 1:
         raise WeightError(f"batch_size must be 1 or more; it is {batch_size}.")
-    matrices = select(weight_matrices(model), parameters, layers=layers, components=components)
+    everything = weight_matrices(model)
+    matrices = select(everything, parameters, layers=layers, components=components)
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
     require_finite(matrices)
-    scored = SCORERS[metric](
-        Calibration(
-            model=model,
-            matrices=matrices,
-            texts=batch,
-            objective=objective_named(objective),
-            batch_size=batch_size,
-            seed=seed,
-            n_probes=n_probes,
-            n_steps=n_steps,
-        )
+    calibration = Calibration(
+        model=model,
+        matrices=matrices,
+        texts=batch,
+        objective=objective_named(objective),
+        batch_size=batch_size,
+        seed=seed,
+        n_probes=n_probes,
+        n_steps=n_steps,
     )
+    scored = SCORERS[metric](calibration)
     for name, scores in scored.scores.items():
         check_finite_figures(model, f"The scores of {name}", scores)
+    layers_asked = {matrix.layer for matrix in matrices if matrix.expert is not None}
+    experts = [matrix for matrix in everything if matrix.layer in layers_asked]
     return WeightScores(
         metric=metric,
         places=tuple(matrix.place for matrix in matrices),
@@ -104,6 +109,7 @@ def score_weights(
         standard_error={name: error.cpu() for name, error in scored.standard_error.items()},
         first_half={name: half.cpu() for name, half in scored.first_half.items()},
         facts=dict(scored.facts),
+        routed=routed_tokens(model, experts, (part for part, _ in calibration.batches())),
         live={matrix.name: matrix for matrix in matrices},
         provenance=provenance_of(model, {"scoring": batch}, seed=seed),
     )

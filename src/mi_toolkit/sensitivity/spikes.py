@@ -13,8 +13,8 @@ from mi_toolkit.errors import WeightError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.tokens import TokenBatch
 from mi_toolkit.sensitivity.controls import Triple
-from mi_toolkit.sensitivity.coordinates import WeightMatrix
-from mi_toolkit.sensitivity.scorers.without_gradient import watch_input
+from mi_toolkit.sensitivity.coordinates import WeightMatrix, hf_coordinates
+from mi_toolkit.sensitivity.taps import watch_input
 
 MIN_INPUT_SPIKE = 3.0
 """How far the neuron's output has to stand out: times the median neuron's largest."""
@@ -45,7 +45,8 @@ class Spikes:
             for matrix in self._outputs:
                 if matrix.tap is None:
                     raise WeightError(
-                        f"{matrix.name} multiplies no activation, so it has no spike."
+                        f"What {matrix.name} multiplies shows in no module (it is inside an "
+                        "expert), so its spikes are not seen: leave its layer out."
                     )
                 handle = watch_input(matrix.tap, matrix.name, matrix.shape[0], seen)
                 hooks.callback(handle.remove)
@@ -84,16 +85,14 @@ class Spikes:
         order = (spikes * norms).masked_fill(~stands_out, -1.0).flatten()
         flat = order.topk(min(n_found, most)).indices.cpu()
         rows, columns = flat // weights.shape[1], flat % weights.shape[1]
-        hf_rows, hf_columns = matrix.hf.index(rows, columns)
-        if hf_columns is None:
-            raise WeightError(f"{matrix.name} is a vector in {matrix.hf.name}.")
+        hf_name, hf_rows, hf_columns = hf_coordinates(matrix, rows, columns)
         return n_found, [
             {
                 "matrix": matrix.name,
                 "layer": matrix.layer,
                 "row": row,
                 "column": column,
-                "hf_name": matrix.hf.name,
+                "hf_name": hf_name,
                 "hf_row": hf_row,
                 "hf_column": hf_column,
                 "value": float(weights[row, column]),
@@ -104,7 +103,7 @@ class Spikes:
                 "write": float(inputs[row] * weights[row, column]),
             }
             for row, column, hf_row, hf_column in zip(
-                *(each.tolist() for each in (rows, columns, hf_rows, hf_columns)), strict=True
+                rows.tolist(), columns.tolist(), hf_rows, hf_columns, strict=True
             )
         ]
 

@@ -69,6 +69,10 @@ class WeightScores(ShownAsTable):
     """Of estimated scores: what the first half of the random draws alone gives. Empty for the
     others, and in files that were saved without it."""
 
+    routed: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that ran through each expert of a mixture, by `blocks.0.mlp.experts.3`: one with 0
+    saw nothing, and its scores say nothing. Empty where there are no experts."""
+
     @property
     def size(self) -> int:
         """How many weights are scored."""
@@ -181,6 +185,7 @@ class WeightScores(ShownAsTable):
                 "metric": self.metric,
                 "places": [asdict(place) for place in self.places],
                 "facts": dict(self.facts),
+                "routed": dict(self.routed),
                 "provenance": asdict(self.provenance),
             },
         )
@@ -194,7 +199,10 @@ class WeightScores(ShownAsTable):
         """
         tensors, record = load_record(path, format=FORMAT, kind="weight scores")
         places = tuple(
-            MatrixPlace(**place | {"hf": HFPlace(**place["hf"]), "shape": tuple(place["shape"])})
+            MatrixPlace(
+                **place
+                | {"hf": place["hf"] and HFPlace(**place["hf"]), "shape": tuple(place["shape"])}
+            )
             for place in record["places"]
         )
         live = {} if model is None else live_of(model, places, str(path))
@@ -205,6 +213,7 @@ class WeightScores(ShownAsTable):
             standard_error=_under("error/", tensors),
             first_half=_under("half/", tensors),
             facts=record["facts"],
+            routed=record.get("routed", {}),
             live=live,
             provenance=Provenance(**record["provenance"]),
         )
@@ -220,6 +229,8 @@ class WeightScores(ShownAsTable):
         rows = [(f"{name}[{row}, {column}]", score) for (name, row, column), score in found]
         if ranking.noise is not None and ranking.noise.warning is not None:
             rows.append(("warning", ranking.noise.warning))
+        if idle := [name for name, n_tokens in self.routed.items() if not n_tokens]:
+            rows.append(("saw no token", ", ".join(idle[:8]) + (", …" if idle[8:] else "")))
         return TextTable(
             title=(
                 f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.errors import WeightError
-from mi_toolkit.sensitivity.coordinates import MatrixPlace
+from mi_toolkit.sensitivity.coordinates import MatrixPlace, hf_coordinates
 from mi_toolkit.sensitivity.ranking import Ranking
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
 
     n = len(ranking)
     places = {place.name: place for place in scores.places}
-    units = ("head", "kv_head", "neuron")
+    units = ("head", "kv_head", "neuron", *_expert_column(scores))
     columns: Columns = {
         "metric": [scores.metric] * n,
         "rank": ranking.ranks.tolist(),
@@ -58,6 +58,11 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
     return table
 
 
+def _expert_column(scores: WeightScores) -> tuple[str, ...]:
+    """A column for experts, where the model has any."""
+    return ("expert",) if any(place.expert is not None for place in scores.places) else ()
+
+
 def _errors(ranking: Ranking) -> Columns:
     """The column of standard errors, where scores are estimates."""
     if ranking.standard_errors is None:
@@ -68,15 +73,17 @@ def _errors(ranking: Ranking) -> Columns:
 def _described(scores: WeightScores, place: MatrixPlace, rows: Tensor, columns: Tensor) -> Columns:
     """What is known of single weights of one parameter."""
     n = len(rows)
-    hf_rows, hf_columns = place.hf.index(rows, columns)
+    hf_name, hf_rows, hf_columns = hf_coordinates(place, rows, columns)
     described: Columns = {
         "parameter": [place.name] * n,
         "layer": [place.layer] * n,
         "component": [place.component] * n,
-        "hf_name": [place.hf.name] * n,
-        "hf_row": hf_rows.tolist(),
-        "hf_column": [None] * n if hf_columns is None else hf_columns.tolist(),
+        "hf_name": [hf_name] * n,
+        "hf_row": hf_rows,
+        "hf_column": hf_columns,
     }
+    if place.expert is not None:
+        described["expert"] = [place.expert] * n
     units = place.units(rows, columns)
     if place.unit is not None and units is not None:
         described[place.unit] = units.tolist()
@@ -120,14 +127,39 @@ def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
 
 
 def neuron_table(scores: WeightScores) -> DataFrame:
-    """One row per layer and neuron."""
+    """One row per layer and neuron; of a mixture, per layer, expert and neuron.
+
+    An expert that every token runs through has no number.
+    """
     from mi_toolkit.tables import frame
 
-    sums = _unit_sums(scores, ("neuron",))
-    if not sums:
+    groups: dict[tuple[int, int | None, str], dict[str, Tensor]] = {}
+    for place in scores.places:
+        if place.unit == "neuron" and place.layer is not None:
+            sums = place.per_unit(scores.scores[place.name].abs())
+            owner = place.name.rpartition(".")[0]
+            groups.setdefault((place.layer, place.expert, owner), {})[place.component] = sums
+    if not groups:
         raise WeightError("No matrix of an MLP was scored, so no neuron has a sum.")
-    n_neurons = max(len(s) for parts in sums.values() for s in parts.values())
-    return frame(_summed(scores, sums, "neuron", n_neurons))
+    tables = []
+    for (layer, expert, _), parts in groups.items():
+        n_neurons = max(map(len, parts.values()))
+        table = _summed(scores, {layer: parts}, "neuron", n_neurons)
+        if _expert_column(scores):
+            table = {"metric": table.pop("metric"), "layer": table.pop("layer"),
+                     "expert": [expert] * n_neurons} | table  # fmt: skip
+        tables.append(table)
+    components = list(dict.fromkeys(name for parts in groups.values() for name in parts))
+    columns = {
+        name: [value for each in tables for value in each.get(name, [0.0] * len(each["layer"]))]
+        for name in [
+            *(name for name in tables[0] if name not in (*components, "sum", "share")),
+            *components,
+            "sum",
+            "share",
+        ]
+    }
+    return frame(columns, integers=_expert_column(scores))
 
 
 def layer_table(scores: WeightScores) -> DataFrame:
@@ -142,12 +174,21 @@ def layer_table(scores: WeightScores) -> DataFrame:
         "component": [place.component for place in scores.places],
         "parameter": list(sums),
         "n_weights": [place.size for place in scores.places],
+        **_tokens_column(scores),
         "sum": list(sums.values()),
         "mean": [sums[place.name] / place.size for place in scores.places],
         "highest": [float(scores.scores[place.name].max()) for place in scores.places],
         "share": [value / total for value in sums.values()],
     }
-    return frame(columns, integers=("layer",))
+    return frame(columns, integers=("layer", *(("n_tokens",) if scores.routed else ())))
+
+
+def _tokens_column(scores: WeightScores) -> Columns:
+    """How many tokens ran through the expert of each parameter, where there are experts."""
+    if not scores.routed:
+        return {}
+    owners = [place.name.rpartition(".")[0] for place in scores.places]
+    return {"n_tokens": [scores.routed.get(owner) for owner in owners]}
 
 
 def _unit_sums(scores: WeightScores, units: tuple[str, ...]) -> dict[int, dict[str, Tensor]]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.floors import logit_floor
-from mi_toolkit.heads.direct_effect import FrozenNorm, frozen_norm
+from mi_toolkit.heads.direct_effect import FrozenNorm, frozen_norm, unembedding_weights
 from mi_toolkit.heads.provenance import provenance_of
 from mi_toolkit.heads.residual_writes import ResidualWrites, residual_writes
 from mi_toolkit.hooked_model import HookedModel
@@ -210,7 +210,7 @@ def _readout(model: HookedModel, written: ResidualWrites) -> _Readout:
         UnsupportedModelError: it is read by something else than one norm and a multiplier.
     """
     parts: Any = model
-    unembedding: Tensor = parts.W_U.detach()
+    unembedding: Tensor = unembedding_weights(model)
     if len(unembedding) != len(written.final):
         raise UnsupportedModelError(_OTHERWISE.format(name=model.cfg.model_name))
     norm, bias, scale = None, torch.zeros_like(written.final), 1.0

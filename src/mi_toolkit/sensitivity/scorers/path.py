@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mi_toolkit.hooked_model import evaluating
 from mi_toolkit.sensitivity.calibration import ByMatrix, Calibration, Scored
@@ -25,8 +25,13 @@ def weight_integrated_gradients(calibration: Calibration) -> Scored:
     as it does for most of α: a large gap asks for more steps.
     """
     total: ByMatrix = {}
-    lives = {id(live.parameter): live.parameter for m in calibration.matrices for live in m.live}
-    with _scaled(list(lives.values())) as scale:
+    # The scored matrices alone: another expert may lie in the same parameter.
+    views = [
+        live.arrange(live.parameter.detach())
+        for matrix in calibration.matrices
+        for live in matrix.live
+    ]
+    with _scaled(views) as scale:
         scale(0.0)
         start = mean_value(calibration)
         for step in range(calibration.n_steps):
@@ -71,17 +76,15 @@ def mean_value(calibration: Calibration) -> float:
 
 
 @contextmanager
-def _scaled(parameters: Sequence[nn.Parameter]) -> Iterator[Callable[[float], None]]:
-    kept = [parameter.detach().clone() for parameter in parameters]
+def _scaled(views: Sequence[Tensor]) -> Iterator[Callable[[float], None]]:
+    kept = [view.clone() for view in views]
 
     def scale(factor: float) -> None:
-        with torch.no_grad():
-            for parameter, original in zip(parameters, kept, strict=True):
-                torch.mul(original, factor, out=parameter.detach())
+        for view, original in zip(views, kept, strict=True):
+            torch.mul(original, factor, out=view)
 
     try:
         yield scale
     finally:
-        with torch.no_grad():
-            for parameter, original in zip(parameters, kept, strict=True):
-                parameter.copy_(original)
+        for view, original in zip(views, kept, strict=True):
+            view.copy_(original)

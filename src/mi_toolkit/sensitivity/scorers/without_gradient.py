@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,8 +11,8 @@ from torch import Tensor
 from mi_toolkit.errors import HookError, WeightError
 from mi_toolkit.hooked_model import evaluating
 from mi_toolkit.sensitivity.calibration import ByMatrix, Calibration, Scored, weights_of
-from mi_toolkit.sensitivity.coordinates import Tap
 from mi_toolkit.sensitivity.objective import run
+from mi_toolkit.sensitivity.taps import watch_input
 
 
 def magnitude(calibration: Calibration) -> Scored:
@@ -89,8 +88,9 @@ def input_sums(
     for matrix in calibration.matrices:
         if matrix.tap is None:
             raise WeightError(
-                f"{matrix.name} multiplies no activation, so it has no such score: leave it out "
-                "with parameters=, or take a metric with gradients."
+                f"{matrix.name} multiplies no activation, or none that a module shows (inside an "
+                "expert), so it has no such score: leave it out with parameters=, or take a metric "
+                "with gradients."
             )
         taps[matrix.name] = (matrix.tap, matrix.shape[0])
     sums: dict[str, Tensor] = {}
@@ -114,15 +114,3 @@ def input_sums(
     if missing := [name for name in taps if name not in sums]:
         raise HookError(f"The input of {missing[0]} was not seen: its module did not run.")
     return sums
-
-
-def watch_input(tap: Tap, name: str, width: int, seen: Callable[[str, int, Tensor], None]) -> Any:
-    """Show `seen` the input of a matrix, under its name; gives the handle that ends it."""
-    if tap.argument is None:
-        return tap.module.register_forward_hook(lambda _, __, output: seen(name, width, output))
-
-    def before(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-        argument = tap.argument
-        seen(name, width, named[argument] if isinstance(argument, str) else positional[0])
-
-    return tap.module.register_forward_pre_hook(before, with_kwargs=True)
