@@ -133,6 +133,8 @@ def bridge(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    from mi_toolkit.architecture_variants import adapter_of_its_variant
+
     parameter = next(hf_model.parameters())
     if not hf_model.config.architectures:
         # TransformerLens chooses by this field, which only `save_pretrained` fills in.
@@ -141,6 +143,7 @@ def bridge(
         _prepared(tokenizer) as own_tokenizer,
         _embedding_not_copied(TransformerBridge),
         _nothing_installed(),
+        adapter_of_its_variant(hf_model),
     ):
         model = TransformerBridge.boot_transformers(
             # Bare names may be deprecated aliases (`opt`, `neo`, …): for those TransformerLens
