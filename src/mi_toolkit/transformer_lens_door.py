@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
 from types import ModuleType
@@ -161,6 +162,15 @@ def bridge(
     hf_model.set_attn_implementation(attn_implementation)
     model.cfg.model_name = name
     return _at_rest(model)
+
+
+def cache_is_sound(model: HookedModel) -> bool:
+    """Whether a bridge's own attention takes the keys and values that were kept into account.
+
+    In TransformerLens 3 that of models with ALiBi (MPT, Falcon with `alibi`) leaves them out.
+    """
+    has_alibi = getattr(model.cfg, "positional_embedding_type", None) == "alibi"
+    return not has_alibi or int(version("transformer-lens").partition(".")[0]) >= 4
 
 
 def is_wrapped(hf_model: Any) -> bool:

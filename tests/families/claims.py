@@ -19,7 +19,7 @@ import mi_toolkit as mi
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import attention_layers
 from mi_toolkit.hooked_pass import logits_and_activations
-from mi_toolkit.transformer_lens_door import checkpoint_path
+from mi_toolkit.transformer_lens_door import cache_is_sound, checkpoint_path
 from tests.families.held_blocks import HeldBlocks
 from tests.families.zoo import Row, build
 from tests.tiny_models import tiny_tokenizer
@@ -199,16 +199,17 @@ def gradients(subject: Subject) -> None:
 
     embedding = subject.reference.get_input_embeddings()
     base = subject.reference.base_model
-    # What a norm or a factor makes of an embedding (BLOOM, ModernBERT, Granite) is part of it.
+    # What a norm makes of an embedding (BLOOM, ModernBERT) is part of it.
     norm = getattr(base, "word_embeddings_layernorm", embedding)
     norm = getattr(getattr(base, "embeddings", None), "norm", norm)
-    factor = float(getattr(subject.reference.config, "embedding_multiplier", 1.0))
     handle = norm.register_forward_hook(hold)
     with torch.enable_grad():
         logit = subject.reference(prompt[None], use_cache=False).logits[0, -1, target]
         (wanted,) = torch.autograd.grad(logit, held)
     handle.remove()
-    assert_close(found.scores, wanted[0].norm(dim=-1) / factor)
+    # So is Granite's factor, in releases of TransformerLens that hook the embedding behind it.
+    shown = mi.record(subject.model, prompt, "embed")["hook_embed"]
+    assert_close(found.scores, wanted[0].norm(dim=-1) * held[0].norm() / shown.norm())
 
 
 def verified(subject: Subject) -> None:
@@ -217,7 +218,8 @@ def verified(subject: Subject) -> None:
         subject.reference.save_pretrained(folder)
         found = mi.verify_model(folder, progress=False)
     assert found.outcomes["logits"].verdict == "passed"
-    assert not found.failed, [found.outcomes[fault] for fault in found.failed]
+    known: set[str] = set() if cache_is_sound(subject.model) else {"cache_steps"}
+    assert set(found.failed) == known, [found.outcomes[fault] for fault in found.failed]
 
 
 CLAIMS: Mapping[str, Callable[[Subject], None]] = {

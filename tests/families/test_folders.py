@@ -74,7 +74,7 @@ def test_what_needs_ids_alone_works_without_a_tokenizer(wordless: Any) -> None:
 RECURRENT: dict[str, Callable[[Any], object]] = {
     "classify_heads": lambda model: mi.classify_heads(model, IDS),
     "trace_pipeline": lambda model: mi.trace_pipeline(model, IDS[0]),
-    "ablating": lambda model: mi.ablating(model, "L0H1").__enter__(),
+    "ablating": lambda model: mi.ablating(model, "L0H0").__enter__(),
     "ablating neurons": lambda model: mi.ablating(model, "L0N1").__enter__(),
     "score_weights": lambda model: mi.score_weights(model, IDS),
     "direct_logit_attribution": lambda model: mi.direct_logit_attribution(model, IDS[0], target=7),
@@ -94,6 +94,17 @@ def test_a_model_without_attention_does_what_needs_no_heads(name: str) -> None:
     for verb in RECURRENT.values():
         with pytest.raises(UnsupportedModelError):
             verb(model)
+
+
+@pytest.mark.parametrize("name", ["mpt", "falcon, alibi"])
+def test_what_is_kept_of_alibi_counts_while_heads_are_ablated(name: str) -> None:
+    model = mi.load_model("tiny", hf_model=build(ROWS[name]), tokenizer=tiny_tokenizer())
+    with mi.ablating(model, ["L0H1"]):
+        whole, cached = (
+            mi.generate(model, "hello world", max_new_tokens=6, use_cache=use).sequences[0].ids
+            for use in (False, True)
+        )
+    assert torch.equal(whole, cached)
 
 
 @pytest.mark.parametrize("name", ["opt", "lfm2", "glm4_moe", "gpt2"])

@@ -17,6 +17,7 @@ from mi_toolkit.generation.lens_model import lens_cache, lens_model
 from mi_toolkit.generation.unhooked import unhooked_parts_plain
 from mi_toolkit.hooked_model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.hooked_pass import continuing
+from mi_toolkit.transformer_lens_door import cache_is_sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ def decode(
     from transformers import LogitsProcessorList
 
     ids = ids.to(model.cfg.device)
-    if how.num_beams > 1 and _is_recurrent(model):
-        # Beams change places; not every release of transformers moves a recurrent state with them.
+    # Beams change places; not every release of transformers moves a recurrent state with them.
+    if (how.num_beams > 1 and _is_recurrent(model)) or not cache_is_sound(model):
         how = replace(how, use_cache=False)
     generating, further = _hugging_face_model(model, how)
     kept = max(n_choices, max(2, 1 + len(how.eos_ids)) * how.num_beams)
