@@ -88,14 +88,24 @@ def neuron_hook(layer: int) -> str:
 
 
 def neuron_count(model: HookedModel, layer: int) -> int:
-    """How many neurons a layer's MLP has; 0 without one.
+    """How many neurons a layer's MLP has; 0 without one, and in a mixture of experts.
 
     Read off its weights: the width in a config is not that of every layer, nor always the model's
-    (OPT's, on a bridge, is four times `d_model` whatever its `ffn_dim`).
+    (OPT's, on a bridge, is four times `d_model` whatever its `ffn_dim`). Of a mixture of experts
+    TransformerLens shows the output, in the place of neurons.
     """
-    # A mixture of experts has no one matrix: its config says how wide each of them is.
-    out = getattr(getattr(model.blocks[layer], "mlp", None), "W_out", None)  # type: ignore[attr-defined]
-    return int(out.shape[0]) if out is not None and out.ndim == 2 else int(model.cfg.d_mlp or 0)
+    mlp = getattr(getattr(model, "blocks", {layer: None})[layer], "mlp", None)
+    if mlp is None or not hasattr(model, "original_model"):
+        return 0 if mlp is None else int(model.cfg.d_mlp)
+    out: Any = dict(mlp.named_children()).get("out")
+    if out is None:  # a dense layer among experts, which TransformerLens does not take apart
+        out = getattr(getattr(mlp, "original_component", None), "down_proj", None)
+    while getattr(out, "original_component", None) is not None:
+        out = out.original_component
+    weight = getattr(out, "weight", None)
+    if weight is None:
+        return 0
+    return int(weight.shape[-1 if isinstance(out, nn.Linear) else 0])
 
 
 def attention_layers(model: HookedModel) -> list[int]:

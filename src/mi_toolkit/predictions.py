@@ -18,6 +18,7 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.token_texts import SENTENCEPIECE_SPACE, token_texts
+from mi_toolkit.vocabulary import require_tokenizer
 
 if TYPE_CHECKING:
     Token = SupportsIndex | str
@@ -73,9 +74,7 @@ def token_id(model: HookedModel, token: Token) -> int:
                 f"Token id {found} is outside the vocabulary of {name}: 0 to {vocabulary - 1}."
             )
         return found
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise PromptError(f"{name} has no tokenizer, so it cannot read {token!r}. Give an id.")
+    tokenizer = require_tokenizer(model, repr(token))
     single = _single(tokenizer, token)
     if single is None:
         raise PromptError(f"{token!r} is not one token of {name}, {_pieces(tokenizer, token)}")

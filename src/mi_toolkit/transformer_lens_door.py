@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.machinery import ModuleSpec
+from importlib.metadata import version
 from importlib.util import find_spec
 from io import StringIO
 from types import ModuleType
@@ -133,6 +134,8 @@ def bridge(
     """
     from transformer_lens.model_bridge import TransformerBridge
 
+    from mi_toolkit.architecture_variants import adapter_of_its_variant
+
     parameter = next(hf_model.parameters())
     if not hf_model.config.architectures:
         # TransformerLens chooses by this field, which only `save_pretrained` fills in.
@@ -141,6 +144,7 @@ def bridge(
         _prepared(tokenizer) as own_tokenizer,
         _embedding_not_copied(TransformerBridge),
         _nothing_installed(),
+        adapter_of_its_variant(hf_model),
     ):
         model = TransformerBridge.boot_transformers(
             # Bare names may be deprecated aliases (`opt`, `neo`, …): for those TransformerLens
@@ -158,6 +162,15 @@ def bridge(
     hf_model.set_attn_implementation(attn_implementation)
     model.cfg.model_name = name
     return _at_rest(model)
+
+
+def cache_is_sound(model: HookedModel) -> bool:
+    """Whether a bridge's own attention takes the keys and values that were kept into account.
+
+    In TransformerLens 3 that of models with ALiBi (MPT, Falcon with `alibi`) leaves them out.
+    """
+    has_alibi = getattr(model.cfg, "positional_embedding_type", None) == "alibi"
+    return not has_alibi or int(version("transformer-lens").partition(".")[0]) >= 4
 
 
 def is_wrapped(hf_model: Any) -> bool:

@@ -5,7 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mi_toolkit.errors import PromptError
+
 _BEFORE = "and"
+
+
+def require_tokenizer(model: Any, what: str = "text") -> Any:
+    """The tokenizer of a hooked model.
+
+    Args:
+        model: the model.
+        what: what is to be read with it.
+
+    Raises:
+        PromptError: it has none.
+    """
+    if model.tokenizer is None:
+        raise PromptError(
+            f"{model.cfg.model_name} has no tokenizer, so it cannot read {what}. Give token ids, "
+            "load it with load_model(..., tokenizer=...), or put a tokenizer into its folder with "
+            "`tokenizer.save_pretrained`."
+        )
+    return model.tokenizer
 
 
 def single_token_ids(

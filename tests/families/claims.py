@@ -9,16 +9,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import mi_toolkit as mi
+from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import attention_layers
 from mi_toolkit.hooked_pass import logits_and_activations
 from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.transformer_lens_door import checkpoint_path
+from mi_toolkit.transformer_lens_door import cache_is_sound, checkpoint_path
 from tests.families.held_blocks import HeldBlocks
 from tests.families.zoo import Row, build
 from tests.tiny_models import tiny_tokenizer
@@ -157,6 +159,13 @@ def writes(subject: Subject) -> None:
     assert_close(torch.tensor(sum(found.parts().values()) + found.residue), held.logits[target])
 
 
+def _layers(model: Any) -> list[int]:
+    try:
+        return attention_layers(model)
+    except UnsupportedModelError:
+        return []
+
+
 def beams(subject: Subject) -> None:
     """Beam search writes what Hugging Face's writes, with its scores."""
     prompt = subject.ids[0, :8]
@@ -168,6 +177,8 @@ def beams(subject: Subject) -> None:
         num_beams=2,
         num_return_sequences=2,
         do_sample=False,
+        # transformers does not move a recurrent state, such as RWKV's, with its beam.
+        use_cache=bool(_layers(subject.model)),
         eos_token_id=None,
         pad_token_id=0,
         return_dict_in_generate=True,
@@ -188,14 +199,28 @@ def gradients(subject: Subject) -> None:
         return held[0]
 
     embedding = subject.reference.get_input_embeddings()
-    # BLOOM's norm of its embeddings is part of them.
-    norm = getattr(subject.reference.base_model, "word_embeddings_layernorm", embedding)
+    base = subject.reference.base_model
+    # What a norm makes of an embedding (BLOOM, ModernBERT) is part of it.
+    norm = getattr(base, "word_embeddings_layernorm", embedding)
+    norm = getattr(getattr(base, "embeddings", None), "norm", norm)
     handle = norm.register_forward_hook(hold)
     with torch.enable_grad():
         logit = subject.reference(prompt[None], use_cache=False).logits[0, -1, target]
         (wanted,) = torch.autograd.grad(logit, held)
     handle.remove()
-    assert_close(found.scores, wanted[0].norm(dim=-1))
+    # So is Granite's factor, in releases of TransformerLens that hook the embedding behind it.
+    shown = mi.record(subject.model, prompt, "embed")["hook_embed"]
+    assert_close(found.scores, wanted[0].norm(dim=-1) * held[0].norm() / shown.norm())
+
+
+def verified(subject: Subject) -> None:
+    """From a folder it loads whole, and `verify_model` finds no fault in it."""
+    with TemporaryDirectory() as folder:
+        subject.reference.save_pretrained(folder)
+        found = mi.verify_model(folder, progress=False)
+    assert found.outcomes["logits"].verdict == "passed"
+    known: set[str] = set() if cache_is_sound(subject.model) else {"cache_steps"}
+    assert set(found.failed) == known, [found.outcomes[fault] for fault in found.failed]
 
 
 def weights(subject: Subject) -> None:
@@ -228,7 +253,17 @@ def weights(subject: Subject) -> None:
 
 CLAIMS: Mapping[str, Callable[[Subject], None]] = {
     claim.__name__: claim
-    for claim in (logits, patterns, scores, writes, ablation, beams, gradients, weights)
+    for claim in (
+        logits,
+        patterns,
+        scores,
+        writes,
+        ablation,
+        beams,
+        gradients,
+        weights,
+        verified,
+    )
 }
 """By the name of the column."""
 

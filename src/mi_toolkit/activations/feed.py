@@ -20,6 +20,7 @@ from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.bos import Beginning, text_beginning
 from mi_toolkit.prompts.tokens import TokenBatch, check_fits, from_sequences
+from mi_toolkit.vocabulary import require_tokenizer
 
 Overlong = str
 """What becomes of a document that is too long: `split`, `truncate` or `error`."""
@@ -177,15 +178,9 @@ class Feed:
         """A document's sequences, and whether it was too long for one."""
         head: list[int] = []
         if isinstance(document, str):
-            if self.model.tokenizer is None:
-                raise PromptError(
-                    f"{self.model.cfg.model_name} has no tokenizer, so it cannot read text: give "
-                    "token ids."
-                )
+            tokenizer = require_tokenizer(self.model)
             head = list(self.how.beginning.ids)
-            ids: list[int] = self.model.tokenizer.encode(
-                document, add_special_tokens=False, verbose=False
-            )
+            ids: list[int] = tokenizer.encode(document, add_special_tokens=False, verbose=False)
             # A text that begins with its BOS already: it is the one of the first sequence.
             ids = ids[len(head) :] if head and ids[: len(head)] == head else ids
         else:

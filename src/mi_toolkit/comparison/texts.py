@@ -8,6 +8,7 @@ from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.bos import Beginning
 from mi_toolkit.prompts.tokens import TokenBatch, behind
+from mi_toolkit.vocabulary import require_tokenizer
 
 BETWEEN_PASSAGES = "\n\n"
 
@@ -29,18 +30,14 @@ def of_length(
     Raises:
         PromptError: the model has no tokenizer, or all texts together have fewer tokens.
     """
-    if model.tokenizer is None:
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Load it with "
-            "load_model(..., tokenizer=...)."
-        )
+    tokenizer = require_tokenizer(model)
     found = []
     for ids in _joined(model, texts, n_tokens):
         found.append(ids[:n_tokens])
         if len(found) == n_sequences:
             break
     if not found:
-        total = len(model.tokenizer.encode(BETWEEN_PASSAGES.join(texts), add_special_tokens=False))
+        total = len(tokenizer.encode(BETWEEN_PASSAGES.join(texts), add_special_tokens=False))
         raise PromptError(
             f"The text has {total} tokens for {model.cfg.model_name}, too few for a sequence of "
             f"{n_tokens}. Leave that length out, or give more text."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.generation.beam_tree import Step
 from mi_toolkit.generation.lens_model import lens_cache, lens_model
 from mi_toolkit.generation.unhooked import unhooked_parts_plain
-from mi_toolkit.hooked_model import HookedModel, evaluating
+from mi_toolkit.hooked_model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.hooked_pass import check_finite_pass, continuing
+from mi_toolkit.transformer_lens_door import cache_is_sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,9 @@ def decode(
     from transformers import LogitsProcessorList
 
     ids = ids.to(model.cfg.device)
+    # Beams change places; not every release of transformers moves a recurrent state with them.
+    if (how.num_beams > 1 and _is_recurrent(model)) or not cache_is_sound(model):
+        how = replace(how, use_cache=False)
     generating, further = _hugging_face_model(model, how)
     kept = max(n_choices, max(2, 1 + len(how.eos_ids)) * how.num_beams)
     with (
@@ -75,6 +79,13 @@ def decode(
     scores = getattr(found, "sequences_scores", None)
     sequences = found.sequences[:, ids.shape[1] :].cpu()
     return sequences, None if scores is None else scores.tolist(), recorder.steps
+
+
+def _is_recurrent(model: HookedModel) -> bool:
+    if getattr(model.cfg, "is_stateful", False):
+        return True
+    named = model.hook_dict
+    return not any(pattern_hook(layer) in named for layer in range(model.cfg.n_layers))
 
 
 def _hugging_face_model(model: HookedModel, how: Decoding) -> tuple[Any, dict[str, Any]]:

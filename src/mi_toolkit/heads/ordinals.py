@@ -34,6 +34,8 @@ def successor_maps(tokenizer: Any) -> list[TokenMap]:
     are no single token so, without. A pair needs both of its words; December and Sunday have
     successors, `Z` and `200` have none.
     """
+    if tokenizer is None:
+        return []
     found = []
     for classes, is_cyclic in ((_CYCLIC, True), (_OPEN, False)):
         for name, listed in classes.items():

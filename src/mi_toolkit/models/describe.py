@@ -102,14 +102,14 @@ def _weight_names(hf_model: nn.Module) -> list[str]:
 
 
 def _n_kv_heads(config: Any) -> int:
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
-        return 1
+    n_heads = int(getattr(config, "num_attention_heads", 0))
+    if hasattr(config, "multi_query") and not getattr(config, "new_decoder_architecture", False):
+        # Falcon and GPT-BigCode: one for all or one each, whatever else the config says.
+        return 1 if config.multi_query else n_heads
     for field in ("num_key_value_heads", "num_kv_heads"):
         if getattr(config, field, None) is not None:
             return int(getattr(config, field))
-    return int(getattr(config, "num_attention_heads", 0))
+    return n_heads
 
 
 def _d_head(config: Any) -> int:

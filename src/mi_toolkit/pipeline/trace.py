@@ -112,7 +112,9 @@ def trace_pipeline(
 def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> None:
     if len(batch) != 1:
         raise PromptError(f"{len(batch)} prompts were given: trace_pipeline takes one at a time.")
-    vocabulary, d_mlp = int(model.cfg.d_vocab), max(1, neuron_count(model, 0))
+    vocabulary = int(model.cfg.d_vocab)
+    widths = [neuron_count(model, layer) for layer in _mlp_layers(model)]
+    d_mlp = min(widths, default=counts["n_neurons"])
     most = {"top_k": vocabulary, "n_nearest": vocabulary - 1, "n_neurons": d_mlp}
     for name, count in counts.items():
         if not 1 <= count <= most[name]:
@@ -128,8 +130,7 @@ def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> Non
 
 def _mlp_layers(model: HookedModel) -> list[int]:
     """The layers whose neurons have a hook: not those of a mixture of experts."""
-    named = model.hook_dict
-    return [l for l in range(model.cfg.n_layers) if f"blocks.{l}.mlp.hook_post" in named]
+    return [l for l in range(model.cfg.n_layers) if neuron_count(model, l)]
 
 
 def _run(

@@ -17,7 +17,7 @@ from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.bos import standard_beginning
 from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
-from mi_toolkit.vocabulary import encoded, single_token_ids
+from mi_toolkit.vocabulary import encoded, require_tokenizer, single_token_ids
 
 IOI_PROMPTS = 64
 MIN_NAMES = 4
@@ -64,11 +64,7 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
         >>> sorted(prompts.roles)
         ['answer', 'end', 'io', 's1', 's1_next', 's2']
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read IOI prompts."
-        )
+    tokenizer = require_tokenizer(model, "IOI prompts")
     ids = single_token_ids(tokenizer, NAMES)
     if len(ids) < MIN_NAMES:
         raise PromptError(

@@ -19,7 +19,7 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.bos import standard_beginning
 from mi_toolkit.prompts.passages import passages
 from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
-from mi_toolkit.vocabulary import encoded
+from mi_toolkit.vocabulary import encoded, require_tokenizer
 
 NEEDLE_SEQUENCES = 16
 NEEDLE_TOKENS = 512
@@ -59,12 +59,7 @@ def needle_prompts(
     Raises:
         PromptError: no tokenizer, or no room for a haystack.
     """
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read a needle in a haystack."
-        )
-
+    tokenizer = require_tokenizer(model, "a needle in a haystack")
     beginning = standard_beginning(model)
     n_tokens = min(n_tokens, model.cfg.n_ctx)
     generator = torch.Generator().manual_seed(seed)

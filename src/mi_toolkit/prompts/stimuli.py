@@ -20,7 +20,7 @@ from mi_toolkit.prompts.ioi import ioi_prompts
 from mi_toolkit.prompts.needle import needle_prompts
 from mi_toolkit.prompts.passages import passages as passages
 from mi_toolkit.prompts.tokens import TokenBatch, behind
-from mi_toolkit.vocabulary import encoded
+from mi_toolkit.vocabulary import encoded, require_tokenizer
 
 RANDOM_TOKENS = 64
 RANDOM_SEQUENCES = 32
@@ -103,15 +103,11 @@ def natural(
     Raises:
         PromptError: the model has no tokenizer.
     """
-    if model.tokenizer is None:
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read the natural passages. "
-            "Load it with load_model(..., tokenizer=...)."
-        )
+    tokenizer = require_tokenizer(model, "the natural passages")
     beginning = text_beginning(model, prepend_bos) if as_trained else standard_beginning(model)
     room = min(n_tokens, model.cfg.n_ctx - len(beginning.ids))
     read = passages() if texts is None else texts
-    return behind(beginning, [encoded(model.tokenizer, text)[:room] for text in read])
+    return behind(beginning, [encoded(tokenizer, text)[:room] for text in read])
 
 
 STANDARD_STIMULI = ("repeated_random", "natural")

@@ -26,7 +26,7 @@ from torch import Tensor
 from mi_toolkit.errors import PromptError
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.prompts.bos import Beginning, Bos, bos_token_id, text_beginning
-from mi_toolkit.vocabulary import encoded
+from mi_toolkit.vocabulary import encoded, require_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,12 +213,8 @@ def rows_of(
             f"goes with strings. Put the BOS id ({bos_token_id(model.tokenizer)}) in front of the "
             "ids yourself, or leave prepend_bos out."
         )
-    if model.tokenizer is None and not all(isinstance(entry, list) for entry in entries):
-        raise PromptError(
-            f"{model.cfg.model_name} has no tokenizer, so it cannot read text. Give token ids, "
-            "load it with load_model(..., tokenizer=...), or put a tokenizer into its folder with "
-            "`tokenizer.save_pretrained`."
-        )
+    if not all(isinstance(entry, list) for entry in entries):
+        require_tokenizer(model)
     beginning = text_beginning(model, prepend_bos)
     return [
         _row(model, entry, beginning, f"{index} of {len(entries)}")

@@ -12,7 +12,7 @@ import torch
 from mi_toolkit.generation.generate import generate
 from mi_toolkit.hooked_model import HookedModel, evaluating
 from mi_toolkit.prompts.tokens import tokenise
-from mi_toolkit.verification.outcome import Outcome, at_most
+from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
 
 if TYPE_CHECKING:
     from mi_toolkit.verification.subject import Subject
@@ -69,8 +69,15 @@ def complete(model: HookedModel, prompt: str, max_new_tokens: int) -> Completion
     )
 
 
+_WORDLESS = not_applicable(
+    "The model has no tokenizer to write with: give its folder one (`tokenizer.save_pretrained`)."
+)
+
+
 def coherence_loss(subject: Subject) -> Outcome:
     """Whether the model is surer of what it writes than a model that knows nothing."""
+    if not subject.completions:
+        return _WORDLESS
     chance = math.log(subject.facts.d_vocab)
     mean = sum(each.loss for each in subject.completions) / len(subject.completions)
     return at_most(
@@ -83,6 +90,8 @@ def coherence_loss(subject: Subject) -> Outcome:
 
 def coherence_repetition(subject: Subject) -> Outcome:
     """Whether the model says more than one thing over and over."""
+    if not subject.completions:
+        return _WORDLESS
     mean = sum(each.repetition for each in subject.completions) / len(subject.completions)
     return at_most(
         MOST_REPEATED,

@@ -128,13 +128,14 @@ def _checked(
     progress: bool | None,
 ) -> Verification:
     facts = describe_model(model)
+    prompts = () if model.tokenizer is None else PROMPTS
     subject = Subject(
         model=model,
         reference=reference,
         loading=loading,
         facts=facts,
         batch=text_for(model, facts),
-        completions=tuple(complete(model, prompt, max_new_tokens) for prompt in PROMPTS),
+        completions=tuple(complete(model, prompt, max_new_tokens) for prompt in prompts),
     )
     label = f"checking {facts.name}"
     named = track(CHECKS.items(), total=len(CHECKS), label=label, unit="check", show=progress)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mi_toolkit.errors import UnknownNameError, UnsupportedModelError
 from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import HookedModel, attention_layers, neuron_count, neuron_hook
+from mi_toolkit.hooked_model import HookedModel, attention_layers, neuron_count
 
 Part = Literal["head", "attn", "neuron", "mlp", "layer"]
 
@@ -117,8 +117,7 @@ def checked_heads(model: HookedModel, heads: HeadName | Iterable[HeadName]) -> t
 
 def mlp_layers(model: HookedModel) -> list[int]:
     """The layers whose neurons can be hooked."""
-    named = model.hook_dict
-    return [layer for layer in range(model.cfg.n_layers) if neuron_hook(layer) in named]
+    return [layer for layer in range(model.cfg.n_layers) if neuron_count(model, layer)]
 
 
 def _several(names: Any) -> list[Any]:
@@ -133,7 +132,7 @@ def _check(model: HookedModel, component: Component) -> None:
     n_layers = int(model.cfg.n_layers)
     is_layer = 0 <= component.layer < n_layers
     neurons = neuron_count(model, component.layer if is_layer else 0)
-    size = {"head": int(model.cfg.n_heads), "neuron": neurons}.get(component.part)
+    size = {"head": int(model.cfg.n_heads), "neuron": neurons or None}.get(component.part)
     if is_layer and (size is None or (component.index is not None and 0 <= component.index < size)):
         return
     kind = "layer" if size is None else component.part
