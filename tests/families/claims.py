@@ -248,7 +248,8 @@ def weights(subject: Subject) -> None:
     partial = {name for name, counts in seen.items() if int(counts.min()) == 0}
     assert all("embed_positions" in name for name in partial), partial
     left = {name for name, each in reference.named_parameters() if each.ndim > 1} - set(seen)
-    assert not left, left
+    # Narrow embeddings' projections stand outside the blocks and belong to no part.
+    assert all(".project_" in name for name in left), left
 
 
 CLAIMS: Mapping[str, Callable[[Subject], None]] = {
