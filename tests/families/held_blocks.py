@@ -24,7 +24,8 @@ class HeldBlocks:
         n_layers = int(self.ours.cfg.n_layers)
         self.blocks = [self._module(f"blocks.{layer}") for layer in range(n_layers)]
         self.final_norm = self._module("ln_final")
-        self.watched = [*self.blocks, self.final_norm, self.model.get_output_embeddings()]
+        self.watched = [*self.blocks, self.model.get_output_embeddings()]
+        self.watched += [] if self.final_norm is None else [self.final_norm]
         for layer in range(n_layers):
             norms = [self._module(f"blocks.{layer}.ln{n}_post") for n in (1, 2)]
             self.watched += [self._mlp(layer), *(norm for norm in norms if norm is not None)]
@@ -66,9 +67,12 @@ class HeldBlocks:
 
     def reader(self, target: int) -> Tensor:
         """The direction that gives a logit, the final norm's scale as it was."""
+        column: Tensor = self.model.get_output_embeddings().weight[target] * self._multiplier()
+        if self.final_norm is None:  # OPT without its last norm
+            return column
         entered, left = (each[0, -1] for each in self.seen[self.final_norm])
         ratio, centred = self._ratio(self.final_norm, entered, left)
-        column = self.model.get_output_embeddings().weight[target] * ratio * self._multiplier()
+        column = column * ratio
         return column - column.mean() if centred else column
 
     def uncapped(self, target: int) -> Tensor:

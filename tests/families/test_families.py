@@ -66,7 +66,7 @@ def table() -> str:
 
 def _steady(reason: str) -> str:
     """A refusal without figures that rounding moves."""
-    return re.sub(r"\d+\.\d+(e-?\d+)?", "…", reason.partition(". ")[0]) + "."
+    return re.sub(r"\d+\.\d+(e-?\d+)?", "…", reason.partition(". ")[0].rstrip(".")) + "."
 
 
 @pytest.mark.skipif(version("transformer-lens") < "4", reason="the page is of the newest releases")
