@@ -48,10 +48,12 @@ class Int8(nn.Module):
         super().__init__()
         self.scale = float(layer.weight.detach().abs().max()) / 127
         self.bias = None
-        self.register_buffer("weight", (layer.weight.detach() / self.scale).round().to(torch.int8))
+        packed = (layer.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight: Tensor
+        self.register_buffer("weight", packed)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.linear(x, self.weight.to(x) * self.scale)  # type: ignore[operator]
+        return nn.functional.linear(x, self.weight.to(x) * self.scale)
 
 
 class Doubled(nn.Module):

@@ -188,3 +188,23 @@ def test_experts_say_how_many_tokens_they_saw() -> None:
     assert all(not scores.scores[f"blocks.1.mlp.experts.{n}.W_in"].any() for n in idle)
     assert "saw no token" in str(scores)
     assert set(scores.by_neuron().expert) == {0, 1, 2, 3}
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("attn_only", [True, False])
+def test_a_hooked_transformer_of_ones_own_is_scored_without_a_checkpoint(attn_only: bool) -> None:
+    try:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+    except ImportError:
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
+    widths = {"n_layers": 1, "d_model": 16, "n_ctx": 32, "d_head": 8, "n_heads": 2, "d_vocab": 50}
+    own = {} if attn_only else {"d_mlp": 20}
+    cfg = HookedTransformerConfig(
+        **widths, **own, attn_only=attn_only, act_fn="relu", normalization_type="LN", seed=0
+    )
+    model = HookedTransformer(cfg).eval()
+    scores = mi.score_weights(model, torch.randint(0, 50, (2, 10)), "magnitude")
+    wanted = ["W_Q", "W_K", "W_V", "W_O"] + ([] if attn_only else ["W_in", "W_out"])
+    assert [place.component for place in scores.places] == wanted
+    assert torch.equal(scores.scores["blocks.0.attn.W_O"], model.W_O[0].flatten(0, 1).abs())
+    assert scores.top(1).hf_name.tolist() == [None]

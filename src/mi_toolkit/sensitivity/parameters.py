@@ -30,7 +30,7 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
 
     Not among them: the bias of an unembedding, and, in a `HookedTransformer`, biases that are all
     zero, which it invents where the checkpoint has none. A parameter that several blocks share is
-    one parameter, named after the first of them.
+    one parameter, named after the first of them. Nor are norms of which each head has its own.
 
     Raises:
         UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
