@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +23,10 @@ from mi_toolkit.transformer_lens_door import checkpoint_path
 OF_MLP = (*MLP, "router", "shared_gate")
 """Names that stay as they are."""
 
+_UNREAD = re.compile(r"\.qkv\.weight$|vision|visual|image|audio|multi_?modal")
+"""What no text runs through: a bridge's fused projection, beside the Q, K and V that it was split
+into, and what reads pictures and sounds."""
+
 _POSITION_OFFSET = {"OPTForCausalLM": 2}
 
 
@@ -34,11 +39,38 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
 
     Raises:
         UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
-            latent attention), a weight that is not what its module applies (an adapter, a
-            parametrisation, quantisation), or a layout that is not known.
+            latent attention), a matrix beside them (a state-space mixer), a weight that is not
+            what its module applies (an adapter, a parametrisation, quantisation), or a layout that
+            is not known.
     """
     is_bridge = hasattr(model, "original_model")
     parts = _once(bridge_parts(model) if is_bridge else hooked_parts(model))
+    found = _matrices(model, parts)
+    if is_bridge:
+        _require_whole(model, found)
+    return found
+
+
+def _require_whole(model: Any, found: list[WeightMatrix]) -> None:
+    """Nothing, where no matrix of the model is left out."""
+    live = {id(place.parameter) for matrix in found for place in matrix.live}
+    known = {matrix.hf.name for matrix in found if matrix.hf is not None}
+    others = [
+        name.replace("._original_component", "")
+        for name, weight in model.original_model.named_parameters()
+        if weight.ndim > 1 and id(weight) not in live
+    ]
+    left = [name for name in others if name not in known and not _UNREAD.search(name)]
+    if left:
+        more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+        raise UnsupportedModelError(
+            f"{left[0]}{more} of {model.cfg.model_name} is none of the matrices that are scored: "
+            "embeddings, Q, K, V and O, one MLP or experts. A ranking without it would not be of "
+            "the whole model."
+        )
+
+
+def _matrices(model: HookedModel, parts: list[Part]) -> list[WeightMatrix]:
     embeddings = [part for part in parts if part.place in ("embed", "unembed")]
     if len(embeddings) == 2 and _is_tied(*(part.live for part in embeddings)):
         # Scored once, with both gradients; where it is two parameters, written to both.
