@@ -17,6 +17,10 @@ from tests.families.zoo import ROWS
 # transformers 5.9 compiles parts of GPT-BigCode as it is imported.
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script:DeprecationWarning")
 
+IS_NEWEST = not version("transformer-lens").startswith("3")
+HELD = tuple(CLAIMS) if IS_NEWEST else ("logits", "patterns", "scores", "writes", "ablation")
+"""On the older set, what is read off hooks: the rest is held there by tests of its own."""
+
 RIGHT = "yes"
 PAGE = "docs/which_models.md"
 
@@ -45,7 +49,7 @@ def outcome(name: str, claim: str) -> str:
 
 @pytest.mark.parametrize("name", ROWS)
 def test_every_figure_is_hugging_faces_or_refused_by_name(name: str) -> None:
-    for claim in CLAIMS:
+    for claim in HELD:
         assert outcome(name, claim)
 
 
@@ -69,7 +73,7 @@ def _steady(reason: str) -> str:
     return re.sub(r"\d+\.\d+(e-?\d+)?", "…", reason.partition(". ")[0].rstrip(".")) + "."
 
 
-@pytest.mark.skipif(version("transformer-lens") < "4", reason="the page is of the newest releases")
+@pytest.mark.skipif(not IS_NEWEST, reason="the page is of the newest releases")
 def test_the_page_shows_what_was_found(repository: Path) -> None:
     """`python -m tests.families.test_families` writes it anew."""
     page = (repository / PAGE).read_text()
