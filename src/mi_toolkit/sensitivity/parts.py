@@ -128,9 +128,9 @@ def _require_no_more(model: Any, owner: Any, at: str, known: frozenset[str]) -> 
             continue
         if any(parameter.ndim > 1 for parameter in child.parameters()):
             raise UnsupportedModelError(
-                f"{at}{name} of {model.cfg.model_name}, a {type(plain_module(child)).__name__}, has "
-                "matrices that are neither attention's, an MLP's nor an embedding's: scores would "
-                "leave them out."
+                f"{at}{name} of {model.cfg.model_name}, a {type(plain_module(child)).__name__}, "
+                "has matrices that are neither attention's, an MLP's nor an embedding's: scores "
+                "would leave them out."
             )
 
 
