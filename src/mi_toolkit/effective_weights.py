@@ -28,6 +28,9 @@ from mi_toolkit.errors import UnsupportedModelError
 
 Layout = Literal["in_out", "out_in"]
 
+ONLY_WATCHES = "_mi_toolkit_only_watches"
+"""An attribute of hooks of our own that change nothing: no probe needs to be run past them."""
+
 _PROBES = 3
 _UNITS = {torch.float64: 64, torch.float32: 32}
 """Rounding allowed, in units of the dtype's epsilon. Half precision: 2, as sums are in float32."""
@@ -202,8 +205,9 @@ def layout(module: Any) -> Layout | None:
 def _does_as_it_says(module: Any) -> bool:
     """Whether the class is known, and nothing on this object changes what it does."""
     known = type(module) in (nn.Linear, nn.Embedding) or _is_conv1d(module)
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return known and not any(hooks) and "forward" not in vars(module)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    changes = any(not getattr(hook, ONLY_WATCHES, False) for hook in hooks)
+    return known and not changes and "forward" not in vars(module)
 
 
 def _is_conv1d(module: Any) -> bool:

@@ -8,13 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_toolkit.effective_weights import ONLY_WATCHES
 from mi_toolkit.sensitivity.coordinates import Tap
 
 
 def watch_input(tap: Tap, name: str, width: int, seen: Callable[[str, int, Tensor], None]) -> Any:
     """Show `seen` the input of a matrix, under its name; gives the handle that ends it."""
     if tap.argument is None:
-        return tap.module.register_forward_hook(lambda _, __, output: seen(name, width, output))
+
+        def after(_: Any, __: Any, output: Tensor) -> None:
+            seen(name, width, output)
+
+        setattr(after, ONLY_WATCHES, True)
+        return tap.module.register_forward_hook(after)
 
     def before(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         if tap.expert is not None:
@@ -23,6 +29,7 @@ def watch_input(tap: Tap, name: str, width: int, seen: Callable[[str, int, Tenso
         argument = tap.argument
         seen(name, width, named[argument] if isinstance(argument, str) else positional[0])
 
+    setattr(before, ONLY_WATCHES, True)
     return tap.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
