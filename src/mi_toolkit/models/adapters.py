@@ -6,10 +6,8 @@ it applies: every figure that is read off weights is then the adapted model's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +16,6 @@ from torch import nn
 from mi_toolkit.errors import ModelLoadError
 
 logger = logging.getLogger("mi_toolkit")
-
-ADAPTER_CONFIG = "adapter_config.json"
-_INSTALL = "pip install 'mi-toolkit[peft]'"
-
-
-def base_of(folder: Path) -> str | None:
-    """The name of the model that a folder holds an adapter for; None where it holds none.
-
-    Raises:
-        ModelLoadError: it holds one that does not say of which model, or peft is not installed.
-    """
-    config = folder / ADAPTER_CONFIG
-    if not config.is_file():
-        return None
-    base = json.loads(config.read_text()).get("base_model_name_or_path")
-    if not base:
-        raise ModelLoadError(
-            f"The adapter in {str(folder)!r} does not say which model it is for: load that model "
-            "with transformers, put the adapter on it with peft, and pass the PeftModel as "
-            "hf_model=."
-        )
-    if find_spec("peft") is None:
-        raise ModelLoadError(
-            f"The folder {str(folder)!r} holds an adapter for {base}, which peft merges into it. "
-            f"Install it with: {_INSTALL}"
-        )
-    return str(base)
 
 
 def with_adapter(hf_model: Any, folder: Path) -> Any:

