@@ -13,6 +13,7 @@ import torch
 
 from mi_toolkit.errors import UnknownNameError, WeightError
 from mi_toolkit.models.loading import load_model
+from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.edits import EDITS, bit_flip
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.perturb import perturbed
@@ -127,16 +128,16 @@ def test_ctrl_c_while_weights_are_being_written_waits_and_restores(
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     model: Any = load_model("toy-gpt2")
     before = bits(model)
-    real = torch.no_grad.__enter__
+    real = WeightMatrix.write
     calls: list[int] = []
 
-    def interrupting(self: Any) -> None:
+    def interrupting(self: WeightMatrix, *given: Any) -> None:
         calls.append(1)
         if len(calls) == 2:  # between the two parameters
             os.kill(os.getpid(), signal.SIGINT)
-        real(self)
+        real(self, *given)
 
-    monkeypatch.setattr(torch.no_grad, "__enter__", interrupting)
+    monkeypatch.setattr(WeightMatrix, "write", interrupting)
     with pytest.raises(KeyboardInterrupt), perturbed(model, SOME):
         pytest.fail("the interrupt was lost")
     monkeypatch.undo()
