@@ -50,7 +50,7 @@ def made_report(
         lift=torch.where(is_mask[:, None, None], values, torch.nan),
         ci_low=low,
         ci_high=high,
-        head_queries=torch.full(values.shape, 100),
+        head_queries=torch.where(values.isnan(), 0, 100),  # nothing to measure
         coverage=coverage,
         copying=nowhere,
         copying_low=nowhere,
