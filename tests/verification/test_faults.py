@@ -14,6 +14,7 @@ from torch import Tensor
 
 import mi_toolkit as mi
 from mi_toolkit.hooked_model import attention_layers, pattern_hook
+from mi_toolkit.verification.subject import Subject
 from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_tokenizer
 
@@ -131,3 +132,13 @@ def test_a_model_without_a_tokenizer_is_checked_on_ids(tmp_path: Path) -> None:
     assert found.completions == ()
     assert "has no tokenizer to write with" in found.outcomes["coherence_loss"].sentence
     assert found.outcomes["logits"].verdict == "passed"
+
+
+def test_rows_with_a_sink_are_not_passed_where_nothing_says_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(ROWS["gpt_oss"]).save_pretrained(tmp_path)
+    monkeypatch.setattr(Subject, "reference_patterns", lambda *_, **__: {})  # as of fused kernels
+    outcome = mi.verify_model(tmp_path).outcomes["attention_rows"]
+    assert outcome.verdict == "not applicable"
+    assert "does not show what its sinks leave" in outcome.sentence

@@ -28,14 +28,14 @@ def attention_rows(subject: Subject) -> Outcome:
     named = (_SINK.search(name) for name, _ in subject.reference.named_parameters())
     with_sinks = {int(match[1]) for match in named if match}
     theirs = subject.reference_patterns() if with_sinks else {}
+    if with_sinks.intersection(layers) - theirs.keys():
+        return not_applicable("Hugging Face does not show what its sinks leave to the keys.")
     worst = 0.0
 
     def look(layer: int, patterns: Tensor) -> None:
         nonlocal worst
         wanted: Tensor | float = 1.0
         if layer in with_sinks:
-            if layer not in theirs:
-                return
             wanted = theirs[layer].double().sum(dim=-1)
         off = (patterns.double().sum(dim=-1) - wanted).abs().max()
         # A row that is no number at all is worse than any.
