@@ -6,7 +6,6 @@
    adapter, a forward hook that adds something, a weight that is packed or scaled: all show there.
 3. A parametrised weight (`torch.nn.utils.parametrize`) is computed when it is read, so it can be
    read, but no single entry of it can be scored or written.
-
 4. Where the weight is not what the module applies, but the module is a matrix all the same (an
    adapter, a quantised layer), the matrix is what it makes of the identity: that is read instead.
 
@@ -101,8 +100,11 @@ def _of_identity(module: Any, width: int, device: torch.device) -> Tensor | None
     """What a module makes of the identity, less what it makes of nothing; None of no matrix."""
     dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
     identity = torch.eye(width, dtype=next(dtypes, torch.float32), device=device)
-    nothing = module(torch.zeros_like(identity[:1]))
-    matrix: Tensor = module(identity) - nothing
+    try:
+        nothing = module(torch.zeros_like(identity[:1]))
+        matrix: Tensor = module(identity) - nothing
+    except (RuntimeError, TypeError):  # another width, or more arguments than a vector
+        return None
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(_PROBES, width, generator=generator).to(identity)
     wanted = probes.float() @ matrix.float() + nothing.float()

@@ -15,6 +15,7 @@ from mi_toolkit.effective_weights import reading_obstacle
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.copying_scores import eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import output_weights, value_weights
+from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(0))
@@ -176,3 +177,25 @@ def test_a_weight_that_blocks_share_is_scored_once() -> None:
     model = mi.load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
     scores = mi.score_weights(model, IDS, "signed_grad_x_weight", components="W_out")
     assert [place.name for place in scores.places] == ["blocks.0.mlp.W_out"]
+
+
+def test_values_of_no_matrix_are_refused_and_not_left_out_as_latent_ones_are() -> None:
+    theirs = tiny_model("llama", num_key_value_heads=4)
+
+    class Squared(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).square()
+
+    theirs.model.layers[1].self_attn.v_proj.__class__ = Squared
+    model = mi.load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"blocks.1.attn.v of tiny is a Squared"):
+        eigenvalue_ratios(model, [0, 1])
+
+
+def test_an_adapter_on_outputs_of_latent_attention_is_refused_by_name() -> None:
+    theirs = build(ROWS["deepseek_v3"])
+    attention = theirs.model.layers[0].self_attn
+    attention.o_proj = LoRA(attention.o_proj).requires_grad_(requires_grad=False)
+    model = mi.load_model("tiny", hf_model=theirs, tokenizer=tiny_tokenizer())
+    with pytest.raises(UnsupportedModelError, match=r"blocks.0.attn.o of tiny is a LoRA"):
+        mi.direct_logit_attribution(model, IDS[0], target=5)

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.attention_masks import sights
-from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
 from mi_toolkit.heads.copying import CopyingMeasurement
@@ -20,6 +19,7 @@ from mi_toolkit.heads.direct_effect import (
     output_weights,
     unembedding_weights,
     value_weights,
+    values_are_linear,
 )
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
@@ -178,10 +178,9 @@ def eigenvalue_ratios(model: HookedModel, layers: list[int]) -> Float[Tensor, "l
     ratios = torch.full((int(model.cfg.n_layers), n_heads), torch.nan)
     across = (unembedding_weights(model) @ embedding_weights(model)).float()
     for layer in layers:
-        try:
-            values = value_weights(model, layer)
-        except UnsupportedModelError:
+        if not values_are_linear(model, layer):
             continue
+        values = value_weights(model, layer)
         small = einsum(output_weights(model, layer) @ across, values, "h a m, h m b -> h a b")
         eigenvalues = torch.linalg.eigvals(small)
         ratios[layer] = (eigenvalues.sum(dim=-1).real / eigenvalues.abs().sum(dim=-1)).cpu()

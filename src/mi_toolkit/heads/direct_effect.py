@@ -26,7 +26,7 @@ from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.effective_weights import effective_matrix
+from mi_toolkit.effective_weights import effective_matrix, module_at
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
 
@@ -217,6 +217,15 @@ def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head
     return frozen_norm(block.ln1_post, by_input[0])(weights.float())
 
 
+def values_are_linear(model: HookedModel, layer: int) -> bool:
+    """Whether a layer's values are a linear map of what its attention reads.
+
+    With multi-head latent attention they are not: a norm stands inside, and no module makes them.
+    """
+    is_bridge = hasattr(model, "original_model")
+    return not is_bridge or module_at(model, f"blocks.{layer}.attn.v") is not None
+
+
 def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model d_head"]:
     """A layer's `W_V` in float32, for each query head its own, where several share one.
 
@@ -226,20 +235,18 @@ def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model
         UnsupportedModelError: values are no linear map of what attention reads.
     """
     cfg = model.cfg
-    found: Tensor | None = effective_matrix(model, f"blocks.{layer}.attn.v", int(cfg.d_model))
-    attention = model.blocks[layer].attn  # type: ignore[attr-defined]
-    try:
-        if found is None:
-            weights: Tensor = attention.W_V.detach().float()
-        else:
-            weights = found.float().view(len(found), -1, int(cfg.d_head)).transpose(0, 1)
-    except NotImplementedError as error:
+    if not values_are_linear(model, layer):
         raise UnsupportedModelError(
-            f"The values of layer {layer} of {model.cfg.model_name} are no linear map of what its "
+            f"The values of layer {layer} of {cfg.model_name} are no linear map of what its "
             "attention reads (multi-head latent attention has a norm inside), so its "
             "output-value circuits are not known."
-        ) from error
-    group = int(model.cfg.n_heads) // len(weights)
+        )
+    found: Tensor | None = effective_matrix(model, f"blocks.{layer}.attn.v", int(cfg.d_model))
+    if found is None:
+        weights: Tensor = model.blocks[layer].attn.W_V.detach().float()  # type: ignore[attr-defined]
+    else:
+        weights = found.float().view(len(found), -1, int(cfg.d_head)).transpose(0, 1)
+    group = int(cfg.n_heads) // len(weights)
     return repeat(weights, "kv m d -> (kv group) m d", group=group)
 
 

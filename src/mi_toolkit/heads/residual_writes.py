@@ -25,7 +25,7 @@ from torch import Tensor
 
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.heads.direct_effect import frozen_norm, output_weights
-from mi_toolkit.hooked_model import HookedModel, attention_layers, by_head, z_hook
+from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
 from mi_toolkit.hooked_pass import logits_and_activations
 
 _FLOOR: Mapping[torch.dtype, float] = MappingProxyType(
@@ -132,16 +132,13 @@ def _attention(
 ) -> dict[str, Tensor]:
     """What each head and the bias write, up to the scale of a norm behind them."""
     weights = output_weights(model, layer)
-    heads = einsum(
-        by_head(z[None, None], len(weights))[0, 0].to(weights),
-        weights,
-        "head d, head d m -> head m",
-    )
+    heads = einsum(z.to(weights), weights, "head d, head d m -> head m")
     block: Any = model.blocks[layer]  # type: ignore[attr-defined]
     bias: Tensor | None = getattr(block.attn, "b_O", None)
     bias = torch.zeros_like(heads[0]) if bias is None else bias.detach().to(heads)
     if hasattr(block, "ln1_post"):
-        example = block.attn.W_O.detach().flatten(end_dim=-2)[0]
+        # In the model's dtype and where the block is.
+        example = heads[0].to(model.W_E.dtype)  # type: ignore[attr-defined]
         bias = frozen_norm(block.ln1_post, example)(bias)
     return {"heads": heads.cpu(), "attention_bias": bias.cpu()}
 
