@@ -86,12 +86,10 @@ def bridge_parts(model: Any) -> Iterator[Part]:
     from mi_toolkit.sensitivity.experts import mixture_parts
 
     layouts = Layouts()
-    _require_no_more(model, model, "", _OF_MODEL)
     yield from bridge_module(model, model, "embed")
     yield from bridge_module(model, model, "pos_embed")
     for layer, block in enumerate(model.blocks):
         at = f"blocks.{layer}."
-        _require_no_more(model, block, at, _OF_BLOCK)
         yield from bridge_module(model, block, "ln1", at)
         attention = child_of(block, "attn")
         found = layouts.put_in(attention, "split_qkv_matrix", ("q", "k", "v"), [
@@ -115,23 +113,6 @@ def bridge_parts(model: Any) -> Iterator[Part]:
         yield from bridge_module(model, block, "ln2_post", at)
     yield from bridge_module(model, model, "ln_final")
     yield from bridge_module(model, model, "unembed")
-
-
-_OF_MODEL = frozenset({"embed", "pos_embed", "blocks", "ln_final", "unembed"})
-_OF_BLOCK = frozenset({"ln1", "attn", "ln1_post", "ln2", "mlp", "ln2_post"})
-
-
-def _require_no_more(model: Any, owner: Any, at: str, known: frozenset[str]) -> None:
-    """Check that no other module of a bridge has matrices: a score would leave them out."""
-    for name, child in owner.named_children():
-        if name in known or name in ("_original_component", "original_model"):
-            continue
-        if any(parameter.ndim > 1 for parameter in child.parameters()):
-            raise UnsupportedModelError(
-                f"{at}{name} of {model.cfg.model_name}, a {type(plain_module(child)).__name__}, "
-                "has matrices that are neither attention's, an MLP's nor an embedding's: scores "
-                "would leave them out."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
