@@ -17,7 +17,7 @@ from mi_toolkit.effective_weights import plain_module
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.sensitivity.coordinates import Live, Tap
 from mi_toolkit.sensitivity.fused import STACKS, FusedPlace, Outputs, StackLayout, stack_layout
-from mi_toolkit.sensitivity.parts import Part, module_parts
+from mi_toolkit.sensitivity.parts import Part, module_parts, row, turned
 
 _DENSE = {
     "gate_proj": "gate", "up_proj": "in", "down_proj": "out", "w1": "gate", "w3": "in", "w2": "out",
@@ -91,7 +91,7 @@ def _router(module: Any, place: str, owner: str, child: str) -> Iterator[Part]:
         parameter, is_bias = module._parameters.get(name), name == "bias"
         if parameter is None:
             continue
-        live = Live(parameter=parameter, arrange=_row if is_bias else _turned)
+        live = Live(parameter=parameter, arrange=row if is_bias else turned)
         yield Part(
             place=place,
             is_bias=is_bias,
@@ -151,11 +151,3 @@ def _stacked(
 
 def _part_of(layout: StackLayout, name: str, expert: int, stack: Tensor) -> Tensor:
     return layout.part(name, stack[expert])
-
-
-def _row(tensor: Tensor) -> Tensor:
-    return tensor.view(1, -1)
-
-
-def _turned(tensor: Tensor) -> Tensor:
-    return tensor.mT

@@ -1,6 +1,6 @@
 """The canonical parameters of a hooked model: one list for both of TransformerLens' classes.
 
-1. `parts` finds the live tensors, block by block.
+1. `bridge_parts` and `parts` find the live tensors, block by block.
 2. A parameter's name and the head or neuron of its rows or columns follow from its place.
 3. Names in the checkpoint come from TransformerLens' own table of each architecture; how a fused
    projection is laid out is found out (`fused`).
@@ -16,8 +16,9 @@ import torch
 
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.sensitivity.bridge_parts import bridge_parts
 from mi_toolkit.sensitivity.coordinates import HFPlace, Live, Unit, WeightMatrix
-from mi_toolkit.sensitivity.parts import MLP, Part, bridge_parts, hooked_parts
+from mi_toolkit.sensitivity.parts import MLP, Part, hooked_parts
 from mi_toolkit.transformer_lens_door import checkpoint_path
 
 OF_MLP = (*MLP, "router", "shared_gate")

@@ -1,21 +1,19 @@
 """The live tensors of a model, by place: where both of TransformerLens' classes keep them.
 
-1. `TransformerBridge`: the modules under `blocks.5.attn.q` and the like hold the live weights. The
-   fused projection that they were split from stays beside them, and nothing reads it any more.
-2. `HookedTransformer`: the parameters themselves; under grouped queries `_W_K`, as `W_K` is an
-   expanded copy.
+A `HookedTransformer` has them as parameters; under grouped queries as `_W_K`, as `W_K` is an
+expanded copy. What a `TransformerBridge` has is in `bridge_parts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from mi_toolkit.effective_weights import is_without_weight, plain_module, require_plain
+from mi_toolkit.effective_weights import require_plain
 from mi_toolkit.errors import UnsupportedModelError
 from mi_toolkit.sensitivity.coordinates import Live, Tap
 from mi_toolkit.sensitivity.fused import FusedPlace, fused_places
@@ -55,11 +53,13 @@ def _straight(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _turned(tensor: Tensor) -> Tensor:
+def turned(tensor: Tensor) -> Tensor:
+    """`[in, out]` of a weight `[out, in]`."""
     return tensor.mT
 
 
-def _row(tensor: Tensor) -> Tensor:
+def row(tensor: Tensor) -> Tensor:
+    """A vector as a matrix of one row."""
     return tensor.view(1, -1)
 
 
@@ -73,67 +73,6 @@ def _heads_as_rows(tensor: Tensor) -> Tensor:
 
 def _behind(rows: int) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor[rows:]
-
-
-def bridge_parts(model: Any) -> Iterator[Part]:
-    """The live tensors of a `TransformerBridge`, in the order of the forward pass.
-
-    Raises:
-        UnsupportedModelError: a block lacks one of the matrices that every block must have, or a
-            weight is not what its module applies (an adapter, a parametrisation, quantisation).
-    """
-    # Imported here: `experts` makes parts.
-    from mi_toolkit.sensitivity.experts import mixture_parts
-
-    layouts = Layouts()
-    yield from bridge_module(model, model, "embed")
-    yield from bridge_module(model, model, "pos_embed")
-    for layer, block in enumerate(model.blocks):
-        at = f"blocks.{layer}."
-        yield from bridge_module(model, block, "ln1", at)
-        attention = child_of(block, "attn")
-        found = layouts.put_in(attention, "split_qkv_matrix", ("q", "k", "v"), [
-            part
-            for name in (*PROJECTIONS, "q_norm", "k_norm")
-            for part in bridge_module(model, attention, name, f"{at}attn.")
-        ])  # fmt: skip
-        _require_all(model, f"{at}attn", set(PROJECTIONS), found)
-        yield from found
-        for name in ("ln1_post", "ln2"):
-            yield from bridge_module(model, block, name, at)
-        mlp = child_of(block, "mlp")
-        if {"in", "out"} <= dict(mlp.named_children()).keys() if mlp is not None else True:
-            found = layouts.put_in(mlp, "split_gate_up_matrix", ("gate", "in"), [
-                part for name in MLP for part in bridge_module(model, mlp, name, f"{at}mlp.")
-            ])  # fmt: skip
-            _require_all(model, f"{at}mlp", {"in", "out"}, found)
-            yield from found
-        else:
-            yield from mixture_parts(model, plain_module(mlp), f"{at}mlp", layouts.of_stacks)
-        yield from bridge_module(model, block, "ln2_post", at)
-    yield from bridge_module(model, model, "ln_final")
-    yield from bridge_module(model, model, "unembed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layouts:
-    """What was found out of one model's fused projections: once for blocks of the same shape."""
-
-    of_projections: dict[Any, dict[str, FusedPlace]] = field(default_factory=dict)
-    of_stacks: dict[Any, Any] = field(default_factory=dict)
-
-    def put_in(
-        self, owner: Any, splitter: str, names: Sequence[str], parts: Sequence[Part]
-    ) -> list[Part]:
-        """The parts of a module, with their places in what TransformerLens split them from."""
-        split = getattr(owner, splitter, None)
-        if split is None or not parts:
-            return list(parts)
-        component = plain_module(owner)
-        shapes = tuple((name, tuple(each.shape)) for name, each in component.named_parameters())
-        if (key := (type(component), shapes)) not in self.of_projections:
-            self.of_projections[key] = fused_places(component, split, names)
-        return with_places(parts, self.of_projections[key])
 
 
 def with_places(parts: Sequence[Part], places: dict[str, FusedPlace]) -> list[Part]:
@@ -151,16 +90,6 @@ def child_of(owner: Any, name: str) -> Any:
     return dict(owner.named_children()).get(name, getattr(owner, name, None)) if owner else None
 
 
-def bridge_module(model: Any, owner: Any, name: str, prefix: str = "") -> Iterator[Part]:
-    """The live tensors of the module called `name` in a bridge; none where there is none."""
-    module = plain_module(child_of(owner, name))
-    if is_without_weight(module):
-        return
-    of_each_head = any(isinstance(child, nn.ModuleList) for child in module.children())
-    if not (name in ("q_norm", "k_norm") and of_each_head):  # StableLM: left out
-        yield from module_parts(model, module, prefix + name)
-
-
 def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
     """The weight of a module, and its bias where it has one.
 
@@ -172,9 +101,9 @@ def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
     weight = module.weight
     offset = int(getattr(module, "offset", 0) or 0)
     if weight.ndim == 1:
-        arrange: Callable[[Tensor], Tensor] = _row
+        arrange: Callable[[Tensor], Tensor] = row
     elif is_transposed:
-        arrange = _turned
+        arrange = turned
     else:
         arrange = _behind(offset) if offset else _straight
     yield Part(
@@ -189,7 +118,7 @@ def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
         yield Part(
             place=place,
             is_bias=True,
-            live=Live(parameter=bias, arrange=_row),
+            live=Live(parameter=bias, arrange=row),
             is_transposed=False,
         )
 
@@ -263,7 +192,7 @@ def _hooked_norm(owner: Any, name: str, place: str) -> Iterator[Part]:
     for part in ("w", "b"):
         parameter = getattr(child_of(owner, name), "_parameters", {}).get(part)
         if parameter is not None:
-            live = Live(parameter=parameter, arrange=_row)
+            live = Live(parameter=parameter, arrange=row)
             yield Part(place=place, is_bias=part == "b", live=live, is_transposed=False)
 
 
@@ -310,15 +239,5 @@ def _hooked_pair(model: Any, owner: Any, place: str, is_linear: bool) -> Iterato
     )
     bias = own.get(f"_b_{name}", own.get(f"b_{name}"))
     if bias is not None and bool(bias.any()):
-        live = Live(parameter=bias, arrange=_row)
+        live = Live(parameter=bias, arrange=row)
         yield Part(place=place, is_bias=True, live=live, is_transposed=False)
-
-
-def _require_all(model: Any, place: str, wanted: set[str], found: Sequence[Part]) -> None:
-    names = {part.place.rpartition(".")[2] for part in found}
-    if missing := sorted(wanted - names):
-        raise UnsupportedModelError(
-            f"{place} of {model.cfg.model_name} has no matrix {', '.join(missing)}: weights are "
-            "scored in blocks of attention with Q, K, V and O and an MLP or experts; a recurrent "
-            "block, or latent attention, is not one."
-        )
