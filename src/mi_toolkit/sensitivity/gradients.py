@@ -111,8 +111,7 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
             users.setdefault(id(live.parameter), []).append((matrix, live))
 
     def taken(parameter: Tensor) -> None:
-        gradient = parameter.grad
-        assert gradient is not None  # that is when torch calls it
+        gradient: Any = parameter.grad  # a tensor: that is when torch calls it
         parameter.grad = None
         for matrix, live in users[id(parameter)]:
             here = live.matrix(gradient).float()

@@ -24,7 +24,8 @@ def watch_input(tap: Tap, name: str, width: int, seen: Callable[[str, int, Tenso
 
     def before(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
         if tap.expert is not None:
-            seen(name, width, _of_expert(tap, (*positional, *named.values())))
+            given = (*positional, *named.values())
+            seen(name, width, _of_expert(given, tap.expert, tap.n_experts))
             return
         argument = tap.argument
         seen(name, width, named[argument] if isinstance(argument, str) else positional[0])
@@ -33,7 +34,7 @@ def watch_input(tap: Tap, name: str, width: int, seen: Callable[[str, int, Tenso
     return tap.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
-def _of_expert(tap: Tap, arguments: tuple[Any, ...]) -> Tensor:
+def _of_expert(arguments: tuple[Any, ...], expert: int, n_experts: int) -> Tensor:
     """What one expert of a stack sees, with zeros for the tokens that it does not.
 
     The stack is called with all tokens and the experts chosen for each, or (Llama 4) with every
@@ -43,7 +44,6 @@ def _of_expert(tap: Tap, arguments: tuple[Any, ...]) -> Tensor:
     flat = tokens.reshape(-1, tokens.shape[-1])
     chosen = [each for each in rest if not each.is_floating_point()]
     if chosen:
-        takes_part = chosen[0].reshape(len(flat), -1).eq(tap.expert or 0).any(dim=-1)
+        takes_part = chosen[0].reshape(len(flat), -1).eq(expert).any(dim=-1)
         return torch.where(takes_part[:, None], flat, 0)
-    assert tap.expert is not None
-    return flat.view(tap.n_experts, -1, flat.shape[-1])[tap.expert]
+    return flat.view(n_experts, -1, flat.shape[-1])[expert]
