@@ -24,6 +24,7 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 
 from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.hooked_model import plain_module
 
 Layout = Literal["in_out", "out_in"]
 
@@ -47,13 +48,6 @@ _DEQUANTISE = (
     "weights; logits, patterns and ablations need neither."
 )
 _FOLD = "Put what it adds into the weight itself, or take the hook or wrapper off."
-
-
-def plain_module(module: Any) -> Any:
-    """The module that computes, inside TransformerLens' wrappers around it."""
-    while getattr(module, "original_component", None) is not None:
-        module = module.original_component
-    return module
 
 
 def module_at(model: Any, place: str) -> Any:

@@ -87,6 +87,13 @@ def neuron_hook(layer: int) -> str:
     return f"blocks.{layer}.mlp.hook_post"
 
 
+def plain_module(module: Any) -> Any:
+    """The module that computes, inside TransformerLens' wrappers around it."""
+    while getattr(module, "original_component", None) is not None:
+        module = module.original_component
+    return module
+
+
 def neuron_count(model: HookedModel, layer: int) -> int:
     """How many neurons a layer's MLP has; 0 without one, and in a mixture of experts.
 
@@ -95,13 +102,14 @@ def neuron_count(model: HookedModel, layer: int) -> int:
     TransformerLens shows the output, in the place of neurons.
     """
     mlp = getattr(getattr(model, "blocks", {layer: None})[layer], "mlp", None)
-    if mlp is None or not hasattr(model, "original_model"):
-        return 0 if mlp is None else int(model.cfg.d_mlp)
+    if mlp is None:
+        return 0
+    if not hasattr(model, "original_model"):
+        return 0 if model.cfg.num_experts else int(model.cfg.d_mlp)
     out: Any = dict(mlp.named_children()).get("out")
     if out is None:  # a dense layer among experts, which TransformerLens does not take apart
-        out = getattr(getattr(mlp, "original_component", None), "down_proj", None)
-    while getattr(out, "original_component", None) is not None:
-        out = out.original_component
+        out = getattr(plain_module(mlp), "down_proj", None)
+    out = plain_module(out)
     weight = getattr(out, "weight", None)
     if weight is None:
         return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_toolkit.errors import HookError, PromptError, UnknownNameError
+from mi_toolkit.errors import HookError, PromptError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.hooked_model import z_hook
@@ -309,3 +309,24 @@ def test_neurons_are_those_of_the_weights_not_of_a_config() -> None:
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
     with pytest.raises(UnknownNameError, match=r"no neuron L0N48: .* neurons 0 to 47"):
         ablating(subject.model, ["L0N48"]).__enter__()
+
+
+@pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
+def test_a_mixture_of_experts_of_ones_own_has_no_neurons_to_ablate() -> None:
+    transformer_lens = pytest.importorskip("transformer_lens")
+    if not hasattr(transformer_lens, "HookedTransformer"):
+        pytest.skip("TransformerLens 4 has no HookedTransformer")
+    config = transformer_lens.HookedTransformerConfig(
+        n_layers=1,
+        d_model=32,
+        d_head=8,
+        n_ctx=32,
+        d_vocab=50,
+        act_fn="relu",
+        num_experts=2,
+        experts_per_token=1,
+        gated_mlp=True,
+    )
+    model = transformer_lens.HookedTransformer(config)
+    with pytest.raises(UnsupportedModelError, match="neurons"):
+        ablating(model, ["L0.mlp"]).__enter__()

@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from mi_toolkit.effective_weights import is_without_weight, plain_module
+from mi_toolkit.effective_weights import is_without_weight
 from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.hooked_model import plain_module
 from mi_toolkit.sensitivity.experts import mixture_parts
 from mi_toolkit.sensitivity.fused import FusedPlace, fused_places
 from mi_toolkit.sensitivity.parts import MLP, PROJECTIONS, Part, child_of, module_parts, with_places

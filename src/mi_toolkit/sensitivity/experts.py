@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mi_toolkit.effective_weights import plain_module
 from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.hooked_model import plain_module
 from mi_toolkit.sensitivity.coordinates import Live, Tap
 from mi_toolkit.sensitivity.fused import STACKS, FusedPlace, Outputs, StackLayout, stack_layout
 from mi_toolkit.sensitivity.parts import Part, module_parts, row, turned

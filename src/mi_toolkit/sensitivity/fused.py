@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_toolkit.effective_weights import plain_module
 from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.hooked_model import plain_module
 
 _PER_CHILD = 2**32
 """Numbers that the outputs of one child are told apart by; exact in float64."""
