@@ -14,8 +14,8 @@ from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models import load_model
 from tests.every_job import JOBS, PROMPT
+from tests.hooked_transformer import small_hooked
 from tests.models_here import loaded
-from tests.sensitivity.small_models import small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 IDS = torch.arange(3, 40)[None]

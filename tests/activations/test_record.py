@@ -11,14 +11,10 @@ from mi_toolkit.activations.errors import ActivationsError, DtypeError
 from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.prompts.tokens import from_sequences, tokenise
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded, untouched
 from tests.tiny_models import tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 TEXTS = ["When Mary and John went to the store, John gave", "one two", "The cat sat. The cat"]
 IN_ALL_FAMILIES = [
@@ -55,7 +51,7 @@ def test_residual_streams_equal_hugging_faces_hidden_states(name: str) -> None:
     torch.testing.assert_close(recorded["ln_final.hook_out"], last, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("name", MODELS)
 def test_hooked_transformer_and_bridge_give_the_same_activations(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

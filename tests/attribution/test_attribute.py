@@ -21,8 +21,8 @@ from mi_toolkit.errors import (
     ReportError,
     UnknownNameError,
 )
+from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import TOYS, loaded
-from tests.sensitivity.small_models import FAMILIES, small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

@@ -13,18 +13,14 @@ from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.models.loading import load_model
 from tests.generation.reference import argmax_loop
 from tests.generation.test_generate import of_hugging_face, scores, written
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 IDS = torch.randint(2, 300, (9,), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("name", ["gpt2", "EleutherAI/gpt-neo-125M", "EleutherAI/pythia-160m"])
 def test_a_hooked_transformer_searches_as_hugging_face_does(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,14 +15,10 @@ from transformers import AutoModelForCausalLM
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.prompts.tokens import from_sequences
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import cut, hub_config, lay_out, shrunk
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns
 from tests.tiny_models import tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 BEYOND_GPT_NEOS_WINDOW = 280
 DEEP = ["EleutherAI/gpt-neo-125M", "Qwen/Qwen2.5-0.5B"]
@@ -75,7 +71,7 @@ def test_scores_at_real_size(name: str, cache: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.backend
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("name", MODELS)
 def test_hooked_transformer_and_bridge_give_the_same_report(
     name: str, cache: Path, monkeypatch: pytest.MonkeyPatch

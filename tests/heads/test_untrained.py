@@ -27,8 +27,13 @@ from mi_toolkit.hooked_model import HookedModel, weights_digest
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.untrained import initialisation_of, untrained_twin
 from mi_toolkit.views import figures
+from tests.hooked_transformer import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    needs_hooked_transformer,
+    small_hooked,
+)
 from tests.models_here import loaded
-from tests.sensitivity.small_models import small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 TEXT = "one two three one two three one two three"
@@ -267,15 +272,13 @@ def test_a_hooked_transformer_is_initialised_by_its_hugging_face_config(
     assert control["induction"] < 0.02
 
 
+@needs_hooked_transformer
 def test_a_config_of_transformer_lens_own_is_initialised_by_transformer_lens() -> None:
-    lens = pytest.importorskip("transformer_lens")
-    if "HookedTransformer" not in vars(lens):
-        pytest.skip("TransformerLens 4 has no HookedTransformer")
-    config = lens.HookedTransformerConfig(
+    config = HookedTransformerConfig(
         n_layers=2, d_model=16, n_ctx=64, d_head=8, n_heads=2, d_vocab=320, act_fn="gelu", seed=5
     )
     with pytest.warns(DeprecationWarning, match="HookedTransformer is deprecated"):
-        model = lens.HookedTransformer(config, tokenizer=named_tokenizer())
+        model = HookedTransformer(config, tokenizer=named_tokenizer())
     torch.manual_seed(7)
     state = torch.get_rng_state()
     first, other = (untrained_twin(model, seed=seed) for seed in (0, 1))

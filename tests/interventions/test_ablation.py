@@ -18,6 +18,11 @@ from mi_toolkit.interventions.ablation.target import targets_of
 from mi_toolkit.prompts.tokens import from_sequences
 from tests.families.claims import subject_of
 from tests.families.zoo import ROWS
+from tests.hooked_transformer import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    needs_hooked_transformer,
+)
 from tests.models_here import TOYS, loaded, untouched
 
 IDS = torch.randint(1, 900, (2, 24), generator=torch.Generator().manual_seed(0))
@@ -311,12 +316,10 @@ def test_neurons_are_those_of_the_weights_not_of_a_config() -> None:
         ablating(subject.model, ["L0N48"]).__enter__()
 
 
+@needs_hooked_transformer
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
 def test_a_mixture_of_experts_of_ones_own_has_no_neurons_to_ablate() -> None:
-    transformer_lens = pytest.importorskip("transformer_lens")
-    if not hasattr(transformer_lens, "HookedTransformer"):
-        pytest.skip("TransformerLens 4 has no HookedTransformer")
-    config = transformer_lens.HookedTransformerConfig(
+    config = HookedTransformerConfig(
         n_layers=1,
         d_model=32,
         d_head=8,
@@ -327,6 +330,6 @@ def test_a_mixture_of_experts_of_ones_own_has_no_neurons_to_ablate() -> None:
         experts_per_token=1,
         gated_mlp=True,
     )
-    model = transformer_lens.HookedTransformer(config)
+    model = HookedTransformer(config)
     with pytest.raises(UnsupportedModelError, match="neurons"):
         ablating(model, ["L0.mlp"]).__enter__()

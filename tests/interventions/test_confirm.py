@@ -29,14 +29,10 @@ from mi_toolkit.prompts.evaluation import evaluation_passages
 from mi_toolkit.prompts.stimuli import natural, repeated_random
 from mi_toolkit.prompts.tokens import from_sequences
 from mi_toolkit.record_file import save_record
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_model, tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 INDUCTION = {name: Head(2, 0) for name in TOYS}
 
@@ -542,7 +538,7 @@ def test_padding_and_the_last_token_never_count() -> None:
 
 
 @pytest.mark.backend
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("how", KINDS)
 def test_a_hooked_transformer_gives_the_losses_of_a_bridge(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,14 +27,10 @@ from mi_toolkit.interventions.effects.later_layers import LaterLayers
 from mi_toolkit.interventions.effects.readings import losses, readings
 from mi_toolkit.interventions.effects.result import FIGURES
 from mi_toolkit.models import load_model
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 IDS = torch.randint(1, 900, (2, 12), generator=torch.Generator().manual_seed(3))
 OTHER = torch.randint(1, 900, (1, 20), generator=torch.Generator().manual_seed(4))
@@ -291,7 +287,7 @@ def test_a_hook_that_does_not_fire_is_an_error() -> None:
         later.logits(targets, [], 1)
 
 
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("name", ["EleutherAI/pythia-160m", "facebook/opt-125m"])
 def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

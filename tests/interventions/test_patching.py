@@ -26,14 +26,14 @@ from mi_toolkit.interventions.patching import (
 from mi_toolkit.prompts.tokens import tokenise
 from tests.families.claims import subject_of
 from tests.families.zoo import ROWS
+from tests.hooked_transformer import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    needs_hooked_transformer,
+)
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_tokenizer
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
 
 CLEAN = "Mary and John went home, John gave a drink to"
 CORRUPTED = "Mary and John went home, Mary gave a drink to"
@@ -298,11 +298,9 @@ def test_half_precision_writes_are_those_of_full_precision_to_rounding(name: str
 
 
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 @pytest.mark.parametrize("norm", [None, "LN", "RMS"])
 def test_an_attention_only_model_of_ones_own_is_a_sum_over_heads(norm: str | None) -> None:
-    from transformer_lens import HookedTransformerConfig
-
     torch.manual_seed(0)
     config = HookedTransformerConfig(
         n_layers=2,
@@ -352,7 +350,7 @@ def test_results_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     assert len(estimated.to_pandas()) == 13 * (1 + 4 * 5)
 
 
-@pytest.mark.skipif(HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer")
+@needs_hooked_transformer
 def test_direct_attribution_is_transformer_lens_own_where_that_can_be_had(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

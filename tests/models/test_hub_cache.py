@@ -21,24 +21,15 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.models.specs import MODELS
+from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import COMMIT, cut, hub_config, lay_out, move
 from tests.tiny_models import tiny_tokenizer
 
 TOKENS = torch.tensor([[0, 17, 4, 261, 8, 17, 4, 99]])
 
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:
-    HookedTransformer = None
-
 BACKENDS = [
     "bridge",
-    pytest.param(
-        "hooked",
-        marks=pytest.mark.skipif(
-            HookedTransformer is None, reason="TransformerLens 4 has no HookedTransformer"
-        ),
-    ),
+    pytest.param("hooked", marks=needs_hooked_transformer),
 ]
 
 

@@ -15,8 +15,8 @@ from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.pipeline import Pipeline, trace_pipeline
 from mi_toolkit.pipeline.output import output_stage
 from mi_toolkit.pipeline.trace import attention_spread
+from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import TOYS, loaded, untouched
-from tests.sensitivity.small_models import FAMILIES, small_hooked
 
 PROMPT = "When Mary and John went to the store, John gave a drink to Mary"
 

@@ -13,8 +13,14 @@ import mi_toolkit as mi
 from mi_toolkit.models.loading import load_model
 from mi_toolkit.sensitivity.coordinates import WeightMatrix
 from mi_toolkit.sensitivity.parameters import weight_matrices
+from tests.hooked_transformer import (
+    FAMILIES,
+    HookedTransformer,
+    HookedTransformerConfig,
+    needs_hooked_transformer,
+    small_hooked,
+)
 from tests.models_here import TOYS, untouched
-from tests.sensitivity.small_models import FAMILIES, small_hooked
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 IDS = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -190,13 +196,10 @@ def test_experts_say_how_many_tokens_they_saw() -> None:
     assert set(scores.by_neuron().expert) == {0, 1, 2, 3}
 
 
+@needs_hooked_transformer
 @pytest.mark.filterwarnings("ignore:HookedTransformer is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("attn_only", [True, False])
 def test_a_hooked_transformer_of_ones_own_is_scored_without_a_checkpoint(attn_only: bool) -> None:
-    try:
-        from transformer_lens import HookedTransformer, HookedTransformerConfig
-    except ImportError:
-        pytest.skip("TransformerLens 4 has no HookedTransformer")
     widths = {"n_layers": 1, "d_model": 16, "n_ctx": 32, "d_head": 8, "n_heads": 2, "d_vocab": 50}
     own = {} if attn_only else {"d_mlp": 20}
     cfg = HookedTransformerConfig(

@@ -18,8 +18,8 @@ from mi_toolkit.sensitivity.edits import EDITS, bit_flip
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.perturb import perturbed
 from mi_toolkit.sensitivity.score import score_weights
+from tests.hooked_transformer import small_hooked
 from tests.models_here import TOYS, untouched
-from tests.sensitivity.small_models import small_hooked
 
 IDS = torch.randint(1, 300, (2, 12), generator=torch.Generator().manual_seed(0))
 SOME = [("blocks.0.attn.W_K", 3, 5), ("blocks.1.mlp.W_out", 7, 2), ("blocks.0.attn.W_K", 4, 5)]

@@ -15,8 +15,8 @@ from mi_toolkit.sensitivity.gradients import differentiable
 from mi_toolkit.sensitivity.parameters import weight_matrices
 from mi_toolkit.sensitivity.score import score_weights
 from mi_toolkit.sensitivity.scorers.table import SCORERS
+from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import loaded
-from tests.sensitivity.small_models import FAMILIES, small_hooked
 from tests.sensitivity.test_scorers import TEXTS
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

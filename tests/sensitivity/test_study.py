@@ -22,8 +22,8 @@ from mi_toolkit.sensitivity.score import score_weights
 from mi_toolkit.sensitivity.settings import Settings
 from mi_toolkit.sensitivity.study import run_study
 from tests.conftest import ROOT
+from tests.hooked_transformer import small_hooked
 from tests.models_here import loaded
-from tests.sensitivity.small_models import small_hooked
 from tests.sensitivity.toy_text import TOY_TEXT
 
 SMALL = Settings(topk=(5,), n_random=2, fidelity=10, max_length=16)

@@ -20,8 +20,8 @@ from mi_toolkit.verification.checks import CHECKS
 from mi_toolkit.verification.completions import PROMPTS, repetition
 from mi_toolkit.verification.outcome import at_least, at_most, not_applicable
 from mi_toolkit.verification.weights import left_over_in_gguf
+from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import TOYS, loaded
-from tests.sensitivity.small_models import FAMILIES, small_hooked
 from tests.verification.made import LLAMA_3, random_folder
 
 FEW = 6

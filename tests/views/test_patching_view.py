@@ -18,12 +18,8 @@ from mi_toolkit import (
 )
 from mi_toolkit.views.figures import attribution_maps, direct_map, edge_figure, patching_map
 from mi_toolkit.views.figures.edges import RAISES
+from tests.hooked_transformer import HookedTransformer
 from tests.models_here import loaded
-
-try:
-    from transformer_lens import HookedTransformer
-except ImportError:  # TransformerLens 4
-    HookedTransformer = None
 
 CLEAN = "Mary and John went home, <b>, John gave a drink to"
 CORRUPTED = "Mary and John went home, <b>, Mary gave a drink to"

@@ -1,4 +1,4 @@
-"""One small model of each family, untrained, as a HookedTransformer where there is one."""
+"""TransformerLens' own class of models, which 3 has and 4 removed; a small one of each family."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.loading import load_model
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
+
+try:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+except ImportError:
+    HookedTransformer = HookedTransformerConfig = None
+
+REASON = "TransformerLens 4 has no HookedTransformer"
+needs_hooked_transformer = pytest.mark.skipif(HookedTransformer is None, reason=REASON)
 
 FAMILIES = [
     "gpt2",
@@ -25,14 +33,11 @@ def small_hooked(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[HookedModel, Path]:
     """A HookedTransformer of one family, and the folder with its checkpoint."""
-    pytest.importorskip("transformer_lens").__dict__.get("HookedTransformer") or _skip()
+    if HookedTransformer is None:
+        pytest.skip(REASON)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     config = shrunk(hub_config(name))
     # Hugging Face keeps gradients from the row of the padding id, which TransformerLens has not.
     config |= {"pad_token_id": 319} if "pad_token_id" in config else {}
     folder = lay_out(tmp_path, name, config, tiny_tokenizer())
     return load_model(name, backend="hooked"), folder
-
-
-def _skip() -> None:
-    pytest.skip("TransformerLens 4 has no HookedTransformer")
