@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import os
 
+import jaxtyping
 import pytest
+
+from tests.shapes import only_shapes
+
+jaxtyping.jaxtyped = only_shapes(jaxtyping.jaxtyped)
 
 
 def pytest_configure(config: pytest.Config) -> None:

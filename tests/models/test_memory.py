@@ -73,4 +73,5 @@ def test_loading_takes_no_second_copy_of_the_weights(
         check=True,
     )
     peak = json.loads(ran.stdout)["peak"]
-    assert peak < 1.2 * weights * getattr(torch, asked).itemsize + 20e6
+    probe = 40e6  # two short passes: their logits, and what half-precision kernels repack
+    assert peak < 1.2 * weights * getattr(torch, asked).itemsize + probe
