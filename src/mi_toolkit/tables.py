@@ -5,57 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from mi_toolkit.files import written_whole
-from mi_toolkit.heads.head import Head
-
-if TYPE_CHECKING:
-    from mi_toolkit.heads.control import UntrainedControl
-    from mi_toolkit.heads.copying_scores import CopyingScores
-    from mi_toolkit.heads.report import HeadReport
-    from mi_toolkit.interventions.confirm.confirmation import Confirmation
-
-
-def head_table(report: HeadReport) -> pd.DataFrame:
-    """One row per stimulus, behaviour and head; `home` marks the rows that the labels rest on."""
-    parts = report.parts or {next(iter(report.tokens)): report}
-    table = pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
-    return table if report.untrained is None else _against(table, report, report.untrained)
-
-
-def _against(table: pd.DataFrame, report: HeadReport, control: UntrainedControl) -> pd.DataFrame:
-    """The table with what untrained twins reach, in the rows that they were measured for."""
-    table["untrained_max"] = float("nan")
-    table["untrained_reached"] = float("nan")
-    for behaviour in report.behaviours:
-        rows = table["home"] & (table["behaviour"] == behaviour)
-        shares = control.reached(behaviour, report[behaviour])
-        table.loc[rows, "untrained_max"] = control.highest(behaviour)
-        table.loc[rows, "untrained_reached"] = shares.flatten().numpy()
-    return table
-
-
-def control_table(control: UntrainedControl) -> pd.DataFrame:
-    """One row per twin and behaviour; `labelled` counts its heads with the label of that name."""
-    carried = dict(zip(control.label_names, control.labelled.tolist(), strict=True))
-    frames = [
-        pd.DataFrame(
-            {
-                "model": control.provenance.model,
-                "behaviour": name,
-                "stimulus": control.stimulus[name],
-                "twin": range(control.n),
-                "strongest": control[name].numpy(),
-                "labelled": pd.array(carried.get(name, [pd.NA] * control.n), dtype="Int64"),
-                "n_heads": control.n_heads,
-            }
-        )
-        for name in control.behaviours
-    ]
-    return pd.concat(frames, ignore_index=True)
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -79,71 +33,6 @@ def read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
-    _, n_layers, n_heads = part.score.shape
-    frames = []
-    for row, behaviour in enumerate(part.behaviours):
-        stimulus = part.stimulus[behaviour]
-        frame = pd.DataFrame(
-            {
-                "model": part.provenance.model,
-                "stimulus": stimulus,
-                "home": whole.stimulus[behaviour] == stimulus,
-                "behaviour": behaviour,
-                "layer": [layer for layer in range(n_layers) for _ in range(n_heads)],
-                "head": list(range(n_heads)) * n_layers,
-            }
-        )
-        heads = [
-            Head(layer, head) for layer, head in zip(frame["layer"], frame["head"], strict=True)
-        ]
-        frame["name"] = [str(head) for head in heads]
-        frame["kv_head"] = [part.kv_head(head) for head in heads]
-        frame["window"] = pd.array([part.windows[head.layer] for head in heads], dtype="Int64")
-        for field in ("score", "null", "lift", "ci_low", "ci_high", "p"):
-            frame[field] = getattr(part, field)[row].flatten().numpy()
-        frame["n_queries"] = part.head_queries[row].flatten().numpy()
-        frame["n_sequences"] = part.n_sequences[behaviour]
-        frame["applicable"] = part.applicable[behaviour]
-        frame["interval"] = part.interval[behaviour]
-        frame["interval_over"] = part.interval_over[behaviour]
-        for field in ("copying", "copying_low", "copying_high"):
-            frame[field] = getattr(part, field)[row].flatten().numpy()
-        frame["label"] = _labels(part, behaviour)
-        frame["labelled"] = frame["label"].notna()
-        frame["borderline"] = part.borderline[row].flatten().numpy()
-        frame["coverage"] = part.coverage.flatten().numpy()
-        frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
-        frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
-
-
-def _labels(part: HeadReport, behaviour: str) -> pd.Series[Any]:
-    """Per head: the label that it earns by a behaviour, which may be that of suppressing."""
-    names = pd.Series([pd.NA] * part.scope.numel(), dtype="string")
-    for marked, label in zip(part.labels.flatten(start_dim=1), part.label_names, strict=True):
-        if part.behaviour_of(label) == behaviour:
-            names[marked.numpy()] = label
-    return names
-
-
-def copying_table(scores: CopyingScores) -> pd.DataFrame:
-    """One row per head."""
-    n_layers, n_heads = scores.effect.shape
-    heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    frame = pd.DataFrame(
-        {
-            "model": scores.provenance.model,
-            "layer": [head.layer for head in heads],
-            "head": [head.head for head in heads],
-            "name": [str(head) for head in heads],
-        }
-    )
-    for field in ("effect", "ci_low", "ci_high", "eigenvalue_ratio"):
-        frame[field] = getattr(scores, field).flatten().numpy()
-    return frame
-
-
 def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> pd.DataFrame:
     """A table of columns; those named in `integers` may have missing values, and stay integers."""
     made = pd.DataFrame(dict(columns))
@@ -155,45 +44,3 @@ def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ())
 def read_table(path: Path) -> pd.DataFrame:
     """A table from a Parquet file; whole numbers that may be missing stay whole."""
     return pd.read_parquet(path)
-
-
-def confirmation_table(confirmation: Confirmation) -> pd.DataFrame:
-    """One row per trial, and one without figures per label that could not be tested."""
-    tested = [
-        {
-            "label": trial.label,
-            "heads": " ".join(map(str, trial.heads)),
-            "n_heads": len(trial.heads),
-            "stimulus": trial.stimulus,
-            "n_sequences": trial.n_sequences,
-            "n_seen": trial.n_seen,
-            "n_queries": trial.n_queries,
-            "clean_loss": trial.clean_loss,
-            **{
-                field: getattr(trial.effect, field)
-                for field in ("change", "change_low", "change_high")
-            },
-            "random_mean": float(trial.effect.random.mean()),
-            "random_max": float(trial.effect.random.max()) if len(trial.random_sets) else None,
-            "n_random": len(trial.random_sets),
-            "all_sets": trial.are_all,
-            **{
-                field: getattr(trial.effect, field)
-                for field in ("effect", "effect_low", "effect_high", "percentile", "p")
-            },
-            "q": trial.q,
-            "rank_in_layer": None if trial.rank_in_layer is None else trial.rank_in_layer[0],
-            "interval": trial.effect.interval,
-            "verdict": trial.verdict,
-            "reason": trial.reason,
-        }
-        for trial in confirmation.trials
-    ]
-    untested = [
-        {"label": label, "verdict": "untested", "reason": reason}
-        for label, reason in confirmation.untested.items()
-    ]
-    table = pd.DataFrame([*tested, *untested])
-    table.insert(0, "model", confirmation.provenance.model)
-    table.insert(1, "how", confirmation.how)
-    return table

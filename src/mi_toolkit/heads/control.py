@@ -126,7 +126,7 @@ class UntrainedControl(SavedResult, ShownAsTable):
 
     def to_pandas(self) -> DataFrame:
         """One row per twin and behaviour."""
-        from mi_toolkit.tables import control_table
+        from mi_toolkit.heads.tables import control_table
 
         return control_table(self)
 

@@ -88,7 +88,7 @@ class CopyingScores(SavedResult, ShownAsTable):
 
     def to_pandas(self) -> DataFrame:
         """One row per head."""
-        from mi_toolkit.tables import copying_table
+        from mi_toolkit.heads.tables import copying_table
 
         return copying_table(self)
 

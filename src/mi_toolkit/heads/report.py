@@ -292,7 +292,7 @@ class HeadReport(ShownAsTable):
 
     def to_pandas(self) -> DataFrame:
         """One row per stimulus, behaviour and head."""
-        from mi_toolkit.tables import head_table
+        from mi_toolkit.heads.tables import head_table
 
         return head_table(self)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -269,10 +269,16 @@ class Confirmation(SavedResult, ShownAsTable):
         return found
 
     def to_pandas(self) -> DataFrame:
-        """One row per trial."""
-        from mi_toolkit.tables import confirmation_table
+        """One row per trial, and one without figures per label that could not be tested."""
+        from mi_toolkit.tables import table_of
 
-        return confirmation_table(self)
+        run = {"model": self.provenance.model, "how": self.how}
+        tested = [run | _tested_row(trial) for trial in self.trials]
+        untested = [
+            run | {"label": label, "verdict": "untested", "reason": reason}
+            for label, reason in self.untested.items()
+        ]
+        return table_of([*tested, *untested])
 
     def title(self) -> str:
         """What was done, in one line."""
@@ -384,3 +390,32 @@ def with_interval(value: float, low: float, high: float, *, digits: int) -> str:
         return ""
     interval = f" [{low:+.{digits}f}, {high:+.{digits}f}]" if low == low else ""
     return f"{value:+.{digits}f}{interval}"
+
+
+def _tested_row(trial: Trial) -> dict[str, Any]:
+    return {
+        "label": trial.label,
+        "heads": " ".join(map(str, trial.heads)),
+        "n_heads": len(trial.heads),
+        "stimulus": trial.stimulus,
+        "n_sequences": trial.n_sequences,
+        "n_seen": trial.n_seen,
+        "n_queries": trial.n_queries,
+        "clean_loss": trial.clean_loss,
+        **{
+            field: getattr(trial.effect, field) for field in ("change", "change_low", "change_high")
+        },
+        "random_mean": float(trial.effect.random.mean()),
+        "random_max": float(trial.effect.random.max()) if len(trial.random_sets) else None,
+        "n_random": len(trial.random_sets),
+        "all_sets": trial.are_all,
+        **{
+            field: getattr(trial.effect, field)
+            for field in ("effect", "effect_low", "effect_high", "percentile", "p")
+        },
+        "q": trial.q,
+        "rank_in_layer": None if trial.rank_in_layer is None else trial.rank_in_layer[0],
+        "interval": trial.effect.interval,
+        "verdict": trial.verdict,
+        "reason": trial.reason,
+    }
