@@ -27,11 +27,11 @@ import numpy as np
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.activations.store.shard_file import map_shard, write_shard
-from mi_toolkit.files import written_whole
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.stimuli import natural
-from mi_toolkit.provenance import installed_versions
+from mi_toolkit.activations.store.manifest import map_shard, write_shard
+from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.stimuli import natural
 
 MODEL = "smollm2-135m-instruct"
 DOCUMENTS, TOKENS, BATCH = 200, 32, 8

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.files import written_whole
+from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.stimuli import repeated_random
 from mi_toolkit.interventions.confirm.confirmation import (
     Backup,
     LayerPart,
@@ -25,8 +27,6 @@ from mi_toolkit.interventions.confirm.confirmation import (
     Trial,
     with_interval,
 )
-from mi_toolkit.prompts.stimuli import repeated_random
-from mi_toolkit.provenance import installed_versions
 
 MODEL = "smollm2-135m-instruct"
 LABELS = ["induction", "previous_token"]

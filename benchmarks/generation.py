@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.sources import find_source
 
 PROMPT = "The capital of France is"

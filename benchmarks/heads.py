@@ -34,9 +34,9 @@ from heads_runs import (
 from heads_runs import without_gradients as bare
 
 import mi_toolkit as mi
-from mi_toolkit.errors import ModelLoadError
-from mi_toolkit.files import written_whole
-from mi_toolkit.provenance import installed_versions
+from mi_toolkit.core.errors import ModelLoadError
+from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.provenance import installed_versions
 
 SMOLLM2 = "smollm2-135m-instruct"
 MODELS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2", SMOLLM2]

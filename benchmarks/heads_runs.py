@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config
 
 import mi_toolkit as mi
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.stimuli import STANDARD_STIMULI, STIMULI, passages, repeated_random
+from mi_toolkit.core.tokenizer import bos_token_id
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.prompts.bos import bos_token_id
-from mi_toolkit.prompts.stimuli import STANDARD_STIMULI, STIMULI, passages, repeated_random
 
 Run = Callable[[], object]
 Times = dict[str, list[float]]

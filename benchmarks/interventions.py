@@ -19,11 +19,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.hooked_model import HookedModel, uncached
+from mi_toolkit.core.evaluation import evaluation_passages
+from mi_toolkit.core.model import HookedModel, uncached
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.prompts.evaluation import evaluation_passages
-from mi_toolkit.prompts.tokens import tokenise
-from mi_toolkit.provenance import installed_versions
 
 BARE_IN_A_ROW = 10
 

@@ -23,13 +23,12 @@ from typing import Any
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.prompts.evaluation import evaluation_passages, loss_batch
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.provenance import installed_versions
-from mi_toolkit.sensitivity.evaluation import qualities
-from mi_toolkit.sensitivity.objective import loss, shares, values
-from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.sensitivity.scope import select
+from mi_toolkit.core.evaluation import evaluation_passages, loss_batch
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.weights.calibration import loss, shares, values
+from mi_toolkit.weights.evaluation import qualities
+from mi_toolkit.weights.parameters import select, weight_matrices
 
 BATCH_SIZE = 8
 TOP = 500

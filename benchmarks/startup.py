@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mi_toolkit.provenance import installed_versions
+from mi_toolkit.core.provenance import installed_versions
 
 Seconds = Mapping[str, float]
 """Processor seconds of each run of a round, by its name."""
@@ -169,8 +169,8 @@ def passes_of_classify() -> float:
     from transformers import AutoModelForCausalLM
 
     import mi_toolkit as mi
+    from mi_toolkit.core.stimuli import natural, repeated_random
     from mi_toolkit.models.sources import find_source
-    from mi_toolkit.prompts.stimuli import natural, repeated_random
 
     model = mi.load_model("toy-gpt2")
     plain: Any = AutoModelForCausalLM.from_pretrained(
@@ -194,9 +194,9 @@ def of_smollm2(part: str) -> float:
     import torch
 
     import mi_toolkit as mi
+    from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
     from mi_toolkit.models.gguf_cache import converted
     from mi_toolkit.models.sources import find_source
-    from mi_toolkit.prompts.evaluation import evaluation_passages, halves, loss_batch
 
     name, prompt = "smollm2-135m-instruct", "The capital of France is"
     model: Any = mi.load_model(name)  # which keeps what it converted

@@ -15,7 +15,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import mi_toolkit as mi
-from mi_toolkit.views import figures
+from mi_toolkit.draw import figures
 
 PANELS = ["previous_token", "induction"]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 
 import mi_toolkit as mi
-from mi_toolkit.views import figures
+from mi_toolkit.draw import figures
 
 BUNDLED = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 BEHAVIOURS = ["previous_token", "duplicate_token", "induction", "first_token"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import mi_toolkit as mi
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core.model import HookedModel
 
 PROMPT = "Mary and John went to the store, John gave a drink to"
 CLEAN, CORRUPTED = "Mary and John went to", "Mary and John went in"

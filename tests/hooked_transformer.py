@@ -7,8 +7,8 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.models.load import load_model
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
 

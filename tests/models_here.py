@@ -8,8 +8,8 @@ from functools import cache
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import find_source
 
 TOYS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
@@ -30,6 +30,7 @@ def untouched(name: str) -> PreTrainedModel:
 def _as_hugging_face_loads_it(name: str) -> PreTrainedModel:
     source = find_source(name)
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
-    return AutoModelForCausalLM.from_pretrained(
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         source.location, dtype=torch.float32, attn_implementation="eager", **gguf
     ).eval()
+    return model

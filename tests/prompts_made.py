@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
+from mi_toolkit.core.tokens import TokenBatch, from_sequences
 
 
 def prompts_with_repeats(vocabulary: int, bos: int, lengths: list[int]) -> TokenBatch:

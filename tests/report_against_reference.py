@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.tokens import TokenBatch
 from tests import reference
 
 MASKS = ["previous_token", "current_token", "first_token", "duplicate_token", "induction"]

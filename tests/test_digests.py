@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from mi_toolkit.hooked_model import weights_digest
+from mi_toolkit.core.model import weights_digest
 from tests.models_here import loaded
 
 

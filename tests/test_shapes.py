@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, TypeCheckError
 from torch import Tensor
 
-from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import by_head
-from mi_toolkit.prompts.tokens import from_sequences
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import by_head
+from mi_toolkit.core.tokens import from_sequences
 from tests.shapes import states_shape
 
 

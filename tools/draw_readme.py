@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mi_toolkit.views.figures import house_style, save_figure
+from mi_toolkit.draw.figures.style import house_style, save_figure
 from pages.pictures import DOCS, home
 
 if __name__ == "__main__":

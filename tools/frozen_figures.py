@@ -25,6 +25,7 @@ from tests.models_here import TOYS
 
 
 def main() -> int:
+    """Write, or compare; 1 where something differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["write", "compare"])
     parser.add_argument("folder", type=Path)

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.stats import Estimate, discoveries, over_queries, over_texts
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.protocol import home_stimuli, pattern_behaviours
 from mi_toolkit.heads.stimulus_run import StimulusRun
-from mi_toolkit.models.loading import load_model
-from mi_toolkit.stats import Estimate, discoveries, over_queries, over_texts
+from mi_toolkit.models.load import load_model
 
 WORLDS = ("alike", "wide", "odd", "runs")
 TEXTS = (3, 5, 7, 8, 16, 32, 64)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 import mi_toolkit as mi
-from mi_toolkit.heads.circuits import circuit_logits, first_mlp_embeddings
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.result import save_record
+from mi_toolkit.core.tokenizer import token_texts
+from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.heads.behaviours import successor_maps
 from mi_toolkit.heads.direct_effect import effective_unembedding
-from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.ordinals import successor_maps
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.prompts.token_texts import token_texts
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.record_file import save_record
+from mi_toolkit.heads.protocol import circuit_logits, first_mlp_embeddings
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs/data/smollm2_further.safetensors"

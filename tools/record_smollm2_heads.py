@@ -14,9 +14,9 @@ from pathlib import Path
 from torch import Tensor
 
 import mi_toolkit as mi
-from mi_toolkit.heads.head import Head
-from mi_toolkit.prompts.token_texts import token_texts
-from mi_toolkit.record_file import save_record
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.result import save_record
+from mi_toolkit.core.tokenizer import token_texts
 
 ROOT = Path(__file__).parents[1]
 ATLAS = ROOT / "docs/atlas/models/smollm2-135m-instruct/report.safetensors"

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import mi_toolkit as mi
-from mi_toolkit.sensitivity.scorers.table import SCORERS
+from mi_toolkit.weights.scorers import SCORERS
 
 RECORD = Path(__file__).parents[1] / "docs/data/weight_fidelity.json"
 MODEL = "toy-gpt2"

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import mi_toolkit as mi
-from mi_toolkit.activations.errors import StoreError
 from mi_toolkit.activations.store.manifest import Manifest
+from mi_toolkit.core.errors import StoreError
 
 SAYS = "the cat sat on the mat, "
 TEXTS = [f"Document {number} says {SAYS * (number % 5)}" for number in range(20)]

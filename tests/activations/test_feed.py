@@ -8,10 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mi_toolkit.activations.documents import documents
-from mi_toolkit.activations.errors import StoreError
-from mi_toolkit.activations.feed import Feed, feeding
-from mi_toolkit.errors import PromptError
+from mi_toolkit.activations.batcher import Feed, documents, feeding
+from mi_toolkit.core.errors import PromptError, StoreError
 from tests.models_here import loaded
 
 TEXTS = ["one two", "", "a form\x0cfeed", "Zoë"]

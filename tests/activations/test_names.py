@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mi_toolkit.activations.names import glob, resolve, several
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.core.errors import UnknownNameError
 
 LAYERS = 12
 KNOWN = [

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_toolkit.activations.positions import choose_positions
-from mi_toolkit.errors import PromptError
+from mi_toolkit.activations.hooks import choose_positions
+from mi_toolkit.core.errors import PromptError
 
 LENGTHS = torch.tensor([4, 2])
 

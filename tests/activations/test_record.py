@@ -7,10 +7,16 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.activations.errors import ActivationsError, DtypeError
-from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
+from mi_toolkit.core.errors import (
+    ActivationsError,
+    DtypeError,
+    HookError,
+    PromptError,
+    ReportError,
+    UnknownNameError,
+)
+from mi_toolkit.core.tokens import from_sequences, tokenise
 from mi_toolkit.models.specs import MODELS
-from mi_toolkit.prompts.tokens import from_sequences, tokenise
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded, untouched

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mi_toolkit as mi
-from mi_toolkit.activations.errors import ActivationsError
-from mi_toolkit.activations.moments import moments_of
-from mi_toolkit.activations.top_examples import Tokens, context_of, no_examples
-from mi_toolkit.errors import PromptError, UnknownNameError
+from mi_toolkit.activations.statistics import Tokens, context_of, moments_of, no_examples
+from mi_toolkit.core.errors import ActivationsError, PromptError, UnknownNameError
 from tests.models_here import TOYS, loaded
 
 TEXTS = [

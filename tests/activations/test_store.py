@@ -14,9 +14,14 @@ import torch
 from torch.utils.data import DataLoader
 
 import mi_toolkit as mi
-from mi_toolkit.activations.errors import ActivationsError, StoreError
-from mi_toolkit.errors import HookError, PromptError, UnknownNameError
-from mi_toolkit.prompts.tokens import TokenBatch
+from mi_toolkit.core.errors import (
+    ActivationsError,
+    HookError,
+    PromptError,
+    StoreError,
+    UnknownNameError,
+)
+from mi_toolkit.core.tokens import TokenBatch
 from tests.activations import killed
 from tests.models_here import TOYS, loaded
 

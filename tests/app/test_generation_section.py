@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from mi_toolkit import generate
-from mi_toolkit.app.analysis import analyse
+from mi_toolkit.app.context import analyse
 from mi_toolkit.app.generation_section import generation_code, generation_saveable, tree_part
 from mi_toolkit.app.settings import Settings
 from tests.app.ran import check_files, ran

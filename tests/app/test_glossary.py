@@ -2,9 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit.app.glossary import definitions, explained, terms, with_terms
-from mi_toolkit.app.look import asset
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.app.glossary import asset, definitions, explained, terms, with_terms
+from mi_toolkit.core.errors import UnknownNameError
 
 
 def test_the_docs_and_the_page_have_one_glossary(repository: Path) -> None:

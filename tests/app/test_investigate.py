@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mi_toolkit.app.analysis import Analysis, analyse
+from mi_toolkit.app.context import Analysis, analyse
 from mi_toolkit.app.investigate import ablate, attribute, compare
-from mi_toolkit.app.investigate.compare_panel import another, second_model
+from mi_toolkit.app.investigate.compare import another, second_model
 from mi_toolkit.app.investigate.experiment import is_of, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
 from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.errors import ComparisonError, PromptError
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.errors import ComparisonError, PromptError
+from mi_toolkit.core.head import Head
 from tests.models_here import loaded
 
 REPEATING = "one two three four one two three four one two"

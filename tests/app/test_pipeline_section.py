@@ -7,22 +7,25 @@ import pandas as pd
 import pytest
 
 from mi_toolkit import classify_heads
-from mi_toolkit.app.analysis import Analysis, analyse
-from mi_toolkit.app.attention_stage import (
+from mi_toolkit.app.context import Analysis, analyse
+from mi_toolkit.app.pipeline_section import (
     SHOWS_MOST,
     first_look,
     head_code,
     head_saveable,
     map_html,
     offer_for,
+    output_code,
+    output_saveable,
     report_code,
     report_saveable,
+    stage_code,
+    stage_saveable,
+    within,
 )
-from mi_toolkit.app.output_stage import output_code, output_saveable, within
-from mi_toolkit.app.pipeline_section import stage_code, stage_saveable
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.heads.head import Head
-from mi_toolkit.views.head_buttons import can_show
+from mi_toolkit.core.head import Head
+from mi_toolkit.draw.head_listing import can_show
 from tests.app.ran import check_files, ran
 from tests.models_here import TOYS, loaded
 

@@ -1,7 +1,7 @@
 import pytest
 
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.errors import ModelLoadError, PromptError, UnknownNameError
+from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError
 
 
 def test_a_known_name_or_its_alias_is_one_model() -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit.app.shelf import ModelShelf, model_bytes
-from mi_toolkit.app.visits import VisitorLeft, Visits
-from mi_toolkit.errors import ModelLoadError
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.models import load_model
+from mi_toolkit.app.context import VisitorLeft, Visits
+from mi_toolkit.app.model_pool import ModelShelf, model_bytes
+from mi_toolkit.core.errors import ModelLoadError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.models.load import load_model
 from tests.models_here import TOYS
 
 

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
-from mi_toolkit.app.analysis import Analysis, analyse
-from mi_toolkit.app.desk import Desk
+from mi_toolkit.app.context import Analysis, Desk, analyse
+from mi_toolkit.app.model_pool import ModelShelf
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.shelf import ModelShelf
 from mi_toolkit.app.weights import (
     ALL,
     METRICS,
@@ -26,9 +25,9 @@ from mi_toolkit.app.weights import (
     weights_code,
     weights_saveable,
 )
-from mi_toolkit.errors import WeightError
-from mi_toolkit.hooked_model import weights_digest
-from mi_toolkit.sensitivity.scorers.table import SCORERS
+from mi_toolkit.core.errors import WeightError
+from mi_toolkit.core.model import weights_digest
+from mi_toolkit.weights.scorers import SCORERS
 
 NAME, PROMPT = "toy-gpt2", "When Mary and John went to the store, John gave a drink to"
 

@@ -12,7 +12,7 @@ import pytest
 import mi_toolkit as mi
 from mi_toolkit.atlas import build
 from mi_toolkit.atlas.folder import folder_name
-from mi_toolkit.errors import ComparisonError, ReportError, UnknownNameError
+from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
 
 MODELS = ["toy-gpt2", "toy-qwen2"]
 

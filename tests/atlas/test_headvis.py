@@ -12,7 +12,7 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.atlas.headvis import intervals, max_activation, sparse_attention
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.heads.patterns import patterns_of
 from tests.models_here import loaded
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mi_toolkit import Attribution, attribute, load_model
-from mi_toolkit.attribution.embeddings import embeddings_of, replaced_embeddings
+from mi_toolkit.attribution.baselines import embeddings_of, replaced_embeddings
 from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.errors import (
+from mi_toolkit.core.errors import (
     AttributionError,
     HookError,
     NotFiniteError,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mi_toolkit import attribute
-from mi_toolkit.prompts.tokens import tokenise
+from mi_toolkit.core.tokens import tokenise
 from tests.models_here import TOYS, loaded, untouched
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from mi_toolkit.models import load_model
+from mi_toolkit.models.load import load_model
 from tests.browser.app_server import AppServer, serving, visiting
 from tests.hub_cache import hub_config, lay_out
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
-from mi_toolkit.app import Settings, build
-from mi_toolkit.app.dashboard import Dashboard
+from mi_toolkit.app.dashboard import Dashboard, build
+from mi_toolkit.app.settings import Settings
 from tests.browser.app_server import visiting
 
 # Gradio's server runs in this process here, and uses what pandas and asyncio will give up.

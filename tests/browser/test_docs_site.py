@@ -15,7 +15,7 @@ from matplotlib.image import imread
 from playwright.sync_api import Browser, Page, Route
 
 from mi_toolkit import view_report
-from tests.views.made import made_report
+from tests.draw.made import made_report
 
 pytestmark = pytest.mark.browser
 

@@ -18,9 +18,9 @@ import torch
 from matplotlib.image import imread
 from playwright.sync_api import Browser, Page
 
-from mi_toolkit.views.report import view_report
+from mi_toolkit.draw.report import view_report
 from tests.browser.conftest import OpenHTML
-from tests.views.made import made_report, made_view
+from tests.draw.made import made_report, made_view
 
 PRIVATE = ("config", "data", "runtime")
 """Folders of Jupyter's that are the test's own."""

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from mi_toolkit.views.page import Page
-from mi_toolkit.views.report import view_report
+from mi_toolkit.draw.page import Page
+from mi_toolkit.draw.report import view_report
 from tests.browser.chromium import OpenPage
 from tests.browser.conftest import OpenHTML
-from tests.views.made import made_report, made_view
+from tests.draw.made import made_report, made_view
 
 pytestmark = pytest.mark.browser
 

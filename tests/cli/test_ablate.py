@@ -10,7 +10,7 @@ import pytest
 
 from mi_toolkit import AblationEffect, AblationSweep
 from mi_toolkit.cli import options
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 
 PROMPT = "Mary and John went to"
 

@@ -10,7 +10,7 @@ import pytest
 
 from mi_toolkit import Attribution
 from mi_toolkit.cli import options
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 
 
 def test_attribute_prints_a_line_for_each_token(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from mi_toolkit.cli import options
-from mi_toolkit.cli.main import main, run
-from mi_toolkit.heads.batches import Batch
+from mi_toolkit.cli.app import main, run
 from mi_toolkit.heads.behaviours import BEHAVIOURS
-from mi_toolkit.heads.stimulus_run import StimulusRun
+from mi_toolkit.heads.stimulus_run import Batch, StimulusRun
 from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.specs import MODELS
 
@@ -95,7 +94,7 @@ def test_a_disk_that_refuses_is_told_in_one_line(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mi_toolkit.views.page.written_whole", refuse)
+    monkeypatch.setattr("mi_toolkit.draw.page.written_whole", refuse)
     page = tmp_path / "page.html"
     assert run(["view", "x y z", *TOY, "--layer", "0", "--html", str(page)]) == 1
     assert capsys.readouterr().err == (

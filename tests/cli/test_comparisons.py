@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mi_toolkit as mi
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 
 TEXT = "When Mary and John went to the store, John gave a drink to Mary and John."
 PAIR = ["compare", "toy-gpt2", "toy-qwen2", TEXT, "--behaviours", "induction"]
@@ -62,7 +62,7 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert re.search(r"induction\s+L2H0\s+\d\.\d\d\*\s+\d\.\d\d\*", first)
     assert mi.LengthSweep.load(tmp_path).lengths == (16, 32)
     monkeypatch.setattr(
-        "mi_toolkit.comparison.length_sweep.classify_heads", lambda *_, **__: pytest.fail("again")
+        "mi_toolkit.compare.length_sweep.classify_heads", lambda *_, **__: pytest.fail("again")
     )
     assert run([*SWEEP, "--output", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -11,7 +11,7 @@ import pytest
 from mi_toolkit import Confirmation, classify_heads
 from mi_toolkit.cli import confirm as cli
 from mi_toolkit.cli import options
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 from mi_toolkit.interventions.confirm import label_sets
 from tests.models_here import loaded
 

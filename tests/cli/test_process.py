@@ -44,7 +44,7 @@ def test_no_help_imports_anything_heavy() -> None:
     heavy = {"torch", "transformers", "transformer_lens", "pandas", "matplotlib", "numpy", "tqdm"}
     heavy |= {"jinja2", "huggingface_hub", "pyarrow", "gradio", "circuitsvis", "IPython"}
     program = (
-        "import sys; from mi_toolkit.cli.main import run; from mi_toolkit.cli.app import app; "
+        "import sys; from mi_toolkit.cli.app import run; from mi_toolkit.cli.app import app; "
         "names = [[], ['activations', 'info'], ['sensitivity', 'compare']]; "
         "names += [[name] for name in app if not name.startswith('-')]; "
         "codes = [run([*name, '--help']) for name in names]; "
@@ -57,7 +57,7 @@ def test_no_help_imports_anything_heavy() -> None:
 
 CLASSIFYING = """
 import gc, sys
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 import transformers
 counts = {}
 for name in ("AutoTokenizer", "AutoModelForCausalLM"):
@@ -102,7 +102,7 @@ def test_a_transformer_lens_that_takes_more_of_a_module_is_imported_with_all_of_
 
 def test_the_table_of_models_imports_nothing_heavy() -> None:
     program = (
-        "import sys; from mi_toolkit.cli.main import run; run(['models', '--all']); "
+        "import sys; from mi_toolkit.cli.app import run; run(['models', '--all']); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

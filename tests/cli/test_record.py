@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 from mi_toolkit.cli.record import positions_in
 
 

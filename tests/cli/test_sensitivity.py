@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mi_toolkit.cli.main import run
-from mi_toolkit.sensitivity.score import score_weights
-from mi_toolkit.sensitivity.study import halves
+from mi_toolkit.cli.app import run
+from mi_toolkit.core.evaluation import halves
+from mi_toolkit.weights.score import score_weights
 from tests.conftest import ROOT
 from tests.models_here import loaded
 

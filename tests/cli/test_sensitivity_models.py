@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mi_toolkit.cli.main import run
-from mi_toolkit.models.size import ModelSize, model_size
+from mi_toolkit.cli.app import run
+from mi_toolkit.models.facts import ModelSize, model_size
 from mi_toolkit.models.sources import bundled_folder
-from mi_toolkit.sensitivity.budget import budget_of
+from mi_toolkit.weights.run_folder import budget_of
 from tests.conftest import ROOT
 from tests.hub_cache import hub_config
 from tests.models_here import loaded
@@ -95,7 +95,7 @@ def test_the_size_by_the_config_is_that_of_the_loaded_model(name: str) -> None:
     size = model_size(name)
     n = sum(p.numel() for p in {id(p): p for p in model.original_model.parameters()}.values())
     assert size.n_layers == 4
-    from mi_toolkit.sensitivity.parameters import weight_matrices
+    from mi_toolkit.weights.parameters import weight_matrices
 
     scored = [m for m in weight_matrices(model) if m.group in ("attn", "mlp")]
     assert size.n_block_weights == sum(matrix.size for matrix in scored)

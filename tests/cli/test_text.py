@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from mi_toolkit.cli.layout import columns, packed
+from mi_toolkit.cli.output import columns, packed
 from mi_toolkit.cli.report_text import report_lines
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import HeadReport

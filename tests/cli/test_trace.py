@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mi_toolkit import Pipeline
-from mi_toolkit.cli.main import run
+from mi_toolkit.cli.app import run
 
 PROMPT = "Mary and John went to"
 

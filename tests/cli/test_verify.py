@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit.cli.main import run
-from mi_toolkit.models import loading
+from mi_toolkit.cli.app import run
+from mi_toolkit.models import load as loading
 from tests.verification.made import random_folder
 
 FEW = ["--max-new-tokens", "5"]

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 import mi_toolkit as mi
-from mi_toolkit.errors import UnsupportedModelError
-from mi_toolkit.hooked_model import attention_layers
-from mi_toolkit.hooked_pass import logits_and_activations
-from mi_toolkit.sensitivity.parameters import weight_matrices
-from mi_toolkit.transformer_lens_door import cache_is_sound, checkpoint_path
+from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.core.model import attention_layers
+from mi_toolkit.core.passes import logits_and_activations
+from mi_toolkit.core.tl_compat import cache_is_sound, checkpoint_path
+from mi_toolkit.weights.parameters import weight_matrices
 from tests.families.held_blocks import HeldBlocks
 from tests.families.zoo import Row, build
 from tests.tiny_models import tiny_tokenizer

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mi_toolkit.transformer_lens_door import checkpoint_path
+from mi_toolkit.core.tl_compat import checkpoint_path
 
 Edit = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """From a module's input and output, and the residual stream where it is given that to add to, to

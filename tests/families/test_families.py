@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.core.errors import MIToolkitError
 from tests.families.claims import CLAIMS, Subject, subject_of
 from tests.families.zoo import ROWS
 

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.errors import PromptError, UnsupportedModelError
-from mi_toolkit.hooked_pass import logits_and_activations
+from mi_toolkit.core.errors import PromptError, UnsupportedModelError
+from mi_toolkit.core.passes import logits_and_activations
 from tests.families.claims import LENGTH, assert_close
 from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_tokenizer

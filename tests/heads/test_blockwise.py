@@ -7,18 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mi_toolkit import attention_swap
-from mi_toolkit.attention_swap import attention_by, obstacle
-from mi_toolkit.errors import PromptError, UnsupportedModelError
-from mi_toolkit.heads import blockwise, stimulus_run
+from mi_toolkit.core import attention_swap
+from mi_toolkit.core.attention_swap import attention_by, obstacle
+from mi_toolkit.core.errors import PromptError, UnsupportedModelError
+from mi_toolkit.core.model import pattern_hook, z_hook
+from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.heads import chunked_attention as blockwise
+from mi_toolkit.heads import stimulus_run
 from mi_toolkit.heads.block_figures import PatternBlock
-from mi_toolkit.heads.blockwise import attend, block_shape, blocks_of
+from mi_toolkit.heads.chunked_attention import attend, block_shape, blocks_of
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.kinds import DistributionBehaviour
 from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.hooked_model import pattern_hook, z_hook
-from mi_toolkit.hooked_pass import visit_activations
 from mi_toolkit.models.describe import describe_model
 from tests.models_here import TOYS, loaded
 from tests.prompts_made import prompts_with_repeats

@@ -8,20 +8,19 @@ from functools import cache
 import pytest
 import torch
 
-from mi_toolkit.errors import ReportError
+from mi_toolkit.core.errors import ReportError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
+from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.core.stimuli import repeated_random
+from mi_toolkit.core.tokens import TokenBatch, from_sequences
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
-from mi_toolkit.heads.copying import CopyingMeasurement
+from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
 from mi_toolkit.heads.copying_scores import CopyingScores, copying_scores, eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import effective_unembedding, output_weights
-from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
-from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
-from mi_toolkit.hooked_pass import visit_activations
-from mi_toolkit.models.loading import load_model
-from mi_toolkit.prompts.stimuli import repeated_random
-from mi_toolkit.prompts.tokens import TokenBatch, from_sequences
+from mi_toolkit.models.load import load_model
 from tests.models_here import TOYS, loaded, untouched
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

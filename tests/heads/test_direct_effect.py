@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 
-from mi_toolkit.errors import UnsupportedModelError
+from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.core.model import HookedModel, z_hook
 from mi_toolkit.heads.direct_effect import (
     direct_effect,
     effective_unembedding,
@@ -19,8 +20,7 @@ from mi_toolkit.heads.direct_effect import (
     output_weights,
     vocabulary_spread,
 )
-from mi_toolkit.hooked_model import HookedModel, z_hook
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from tests.models_here import TOYS, loaded
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

@@ -8,15 +8,16 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.errors import BehaviourError
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.core.errors import BehaviourError
+from mi_toolkit.core.stimuli import needle_prompts
+from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.block_figures import BlockReader
-from mi_toolkit.heads.blockwise import blocks_of
+from mi_toolkit.heads.chunked_attention import blocks_of
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.summary import HeadFigures, summarise
-from mi_toolkit.prompts.needle import needle_prompts
-from mi_toolkit.prompts.tokens import TokenBatch
 from tests.ideal_patterns import even_pattern, pattern_of_mask, sink_pattern
 from tests.models_here import loaded
 

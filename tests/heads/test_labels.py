@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.core.head import Head
 from mi_toolkit.heads.behaviours import BEHAVIOURS
-from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.kinds import BehaviourFacts
 from mi_toolkit.heads.labels import (
     SCOPE_NAMES,

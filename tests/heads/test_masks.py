@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from mi_toolkit.heads import masks
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.kinds import MaskBehaviour
 
 A, B, C, BOS = 5, 6, 7, 0
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.core.tokens import from_sequences
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.specs import MODELS
-from mi_toolkit.prompts.tokens import from_sequences
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import cut, hub_config, lay_out, shrunk
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns

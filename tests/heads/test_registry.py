@@ -11,7 +11,7 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.cli.report_text import report_lines
-from mi_toolkit.errors import BehaviourError, UnknownNameError
+from mi_toolkit.core.errors import BehaviourError, UnknownNameError
 from mi_toolkit.heads.behaviours import BEHAVIOURS, STANDARD, chosen
 from tests.models_here import loaded
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mi_toolkit.errors import ReportError, UnknownNameError
+from mi_toolkit.core.errors import ReportError, UnknownNameError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.report_file import BEFORE, FORMAT
-from mi_toolkit.record_file import load_record, save_record
 from tests.models_here import loaded
 
 
@@ -91,7 +91,7 @@ def test_an_interrupted_save_leaves_the_old_file(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mi_toolkit.record_file.save_file", interrupt)
+    monkeypatch.setattr("mi_toolkit.core.result.save_file", interrupt)
     with pytest.raises(KeyboardInterrupt):
         standard.save(path)
     assert path.read_bytes() == before

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_toolkit.errors import ReportError
-from mi_toolkit.heads import copy_queries, copying, plan, resume, stimulus_run
-from mi_toolkit.heads.batches import Batch, make_batches
+from mi_toolkit.core.errors import ReportError
+from mi_toolkit.core.tokens import from_sequences
+from mi_toolkit.heads import copying, plan, resume, stimulus_run
+from mi_toolkit.heads import copying as copy_queries
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import FIGURES, HeadReport
-from mi_toolkit.prompts.tokens import from_sequences
+from mi_toolkit.heads.stimulus_run import Batch, make_batches
 from tests.models_here import loaded
 
 PROMPTS = [

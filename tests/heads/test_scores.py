@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mi_toolkit.core.tokens import from_sequences
 from mi_toolkit.heads import masks
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.plan import compared_pairs
 from mi_toolkit.heads.scores import (
     PatternRows,
@@ -22,7 +24,6 @@ from mi_toolkit.heads.scores import (
     mask_score,
     positional_terms,
 )
-from mi_toolkit.prompts.tokens import from_sequences
 from tests.ideal_patterns import even_pattern, pattern_of_mask, random_pattern, sink_pattern
 
 LENGTHS = [8, 32, 128, 512]

@@ -12,12 +12,12 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.llama import modeling_llama
 
 import mi_toolkit as mi
-from mi_toolkit import attention_masks
-from mi_toolkit.attention_masks import sights
+from mi_toolkit.core import attention_masks
+from mi_toolkit.core.attention_masks import sights
+from mi_toolkit.core.model import HookedModel, pattern_hook
+from mi_toolkit.core.sight import Square
+from mi_toolkit.core.tokens import from_sequences
 from mi_toolkit.heads.stimulus_run import BLOCKS_OF_QUERIES, WHOLE_PATTERNS
-from mi_toolkit.hooked_model import HookedModel, pattern_hook
-from mi_toolkit.prompts.tokens import from_sequences
-from mi_toolkit.sight import Square
 from tests.families.claims import Subject, scores, subject_of
 from tests.families.zoo import ROWS, Row
 from tests.models_here import loaded

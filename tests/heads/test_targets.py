@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mi_toolkit.core.sight import visible_keys
 from mi_toolkit.heads import targets
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour, offset
+from mi_toolkit.heads.behaviours import BEHAVIOURS, offset
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.targets import Targets, marked_keys
-from mi_toolkit.sight import visible_keys
 
 SPARSE = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour) and b.sparse]
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.errors import UnsupportedModelError
-from mi_toolkit.heads import circuits
-from mi_toolkit.heads.circuits import circuit_logits, first_mlp_embeddings, measure_circuits
+from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.heads import protocol as circuits
+from mi_toolkit.heads.behaviours import successor_maps
 from mi_toolkit.heads.direct_effect import effective_unembedding, frozen_norm, output_weights
-from mi_toolkit.heads.ordinals import successor_maps
-from mi_toolkit.heads.token_maps import CircuitBehaviour, TokenMap, circuit_figures, pair_hits
+from mi_toolkit.heads.kinds import CircuitBehaviour, TokenMap, circuit_figures, pair_hits
+from mi_toolkit.heads.protocol import circuit_logits, first_mlp_embeddings, measure_circuits
 from tests.models_here import TOYS, loaded, untouched
 
 NEXT = torch.arange(1, 9)

@@ -17,16 +17,21 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.cli.report_json import report_record
+from mi_toolkit.cli.classify import report_record
 from mi_toolkit.cli.report_text import report_lines
-from mi_toolkit.errors import BehaviourError, ReportError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.core.errors import (
+    BehaviourError,
+    ReportError,
+    UnknownNameError,
+    UnsupportedModelError,
+)
+from mi_toolkit.core.model import HookedModel, weights_digest
+from mi_toolkit.draw import figures
 from mi_toolkit.heads import untrained
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.hooked_model import HookedModel, weights_digest
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.untrained import initialisation_of, untrained_twin
-from mi_toolkit.views import figures
 from tests.hooked_transformer import (
     HookedTransformer,
     HookedTransformerConfig,
@@ -272,6 +277,7 @@ def test_a_hooked_transformer_is_initialised_by_its_hugging_face_config(
     assert control["induction"] < 0.02
 
 
+@pytest.mark.backend
 @needs_hooked_transformer
 def test_a_config_of_transformer_lens_own_is_initialised_by_transformer_lens() -> None:
     config = HookedTransformerConfig(

@@ -5,17 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mi_toolkit.errors import HookError, PromptError, UnknownNameError, UnsupportedModelError
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import z_hook
+from mi_toolkit.core.passes import logits_and_activations
+from mi_toolkit.core.tokens import from_sequences
 from mi_toolkit.heads.patterns import patterns_of
-from mi_toolkit.hooked_model import z_hook
-from mi_toolkit.hooked_pass import logits_and_activations
-from mi_toolkit.interventions.ablation import KINDS, Component, ablating
-from mi_toolkit.interventions.ablation.clean import mean_outputs
-from mi_toolkit.interventions.ablation.component import checked_components
-from mi_toolkit.interventions.ablation.context import in_place
-from mi_toolkit.interventions.ablation.target import targets_of
-from mi_toolkit.prompts.tokens import from_sequences
+from mi_toolkit.interventions.ablation import KINDS, ablating, in_place, mean_outputs
+from mi_toolkit.interventions.components import Component, checked_components, targets_of
 from tests.families.claims import subject_of
 from tests.families.zoo import ROWS
 from tests.hooked_transformer import (

@@ -13,22 +13,22 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from mi_toolkit.errors import PromptError, ReportError, UnknownNameError
+from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError
+from mi_toolkit.core.evaluation import evaluation_passages
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.result import save_record
+from mi_toolkit.core.stimuli import natural, repeated_random
+from mi_toolkit.core.tokens import from_sequences
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.report import FIGURES
-from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.interventions.ablation import KINDS, ablating
-from mi_toolkit.interventions.confirm import Confirmation, confirm_each_head, confirm_heads
-from mi_toolkit.interventions.confirm.claims import claims_of
-from mi_toolkit.interventions.confirm.label_sets import _null
+from mi_toolkit.interventions.confirm.confirmation import Confirmation
+from mi_toolkit.interventions.confirm.hypotheses import claims_of
+from mi_toolkit.interventions.confirm.label_sets import _null, confirm_each_head, confirm_heads
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
 from mi_toolkit.interventions.confirm.setting import LossTable, Setting
-from mi_toolkit.models.loading import load_model
-from mi_toolkit.prompts.evaluation import evaluation_passages
-from mi_toolkit.prompts.stimuli import natural, repeated_random
-from mi_toolkit.prompts.tokens import from_sequences
-from mi_toolkit.record_file import save_record
+from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded

@@ -10,10 +10,10 @@ import pytest
 import torch
 from scipy import stats
 
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.head import Head
 from mi_toolkit.interventions.confirm.confirmation import Explanation, LayerPart, Trial
-from mi_toolkit.interventions.confirm.effect import Effect, PairedChanges, effect_of
-from mi_toolkit.interventions.confirm.random_sets import n_sets_like, random_sets
+from mi_toolkit.interventions.confirm.hypotheses import n_sets_like, random_sets
+from mi_toolkit.interventions.confirm.losses import Effect, PairedChanges, effect_of
 from mi_toolkit.interventions.confirm.setting import judged
 
 

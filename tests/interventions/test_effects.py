@@ -18,15 +18,13 @@ from mi_toolkit import (
     ablation_sweep,
     generate,
 )
-from mi_toolkit.errors import HookError, PromptError, ReportError, UnknownNameError
-from mi_toolkit.heads.head import Head
-from mi_toolkit.interventions.ablation import KINDS, Component
-from mi_toolkit.interventions.ablation.target import targets_of
-from mi_toolkit.interventions.effects.controls import random_controls
-from mi_toolkit.interventions.effects.later_layers import LaterLayers
-from mi_toolkit.interventions.effects.readings import losses, readings
-from mi_toolkit.interventions.effects.result import FIGURES
-from mi_toolkit.models import load_model
+from mi_toolkit.core.errors import HookError, PromptError, ReportError, UnknownNameError
+from mi_toolkit.core.head import Head
+from mi_toolkit.interventions.ablation import KINDS
+from mi_toolkit.interventions.components import Component, targets_of
+from mi_toolkit.interventions.effect import LaterLayers, losses, random_controls, readings
+from mi_toolkit.interventions.effect_result import FIGURES
+from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded

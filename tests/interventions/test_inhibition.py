@@ -7,10 +7,10 @@ import scipy.stats
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.errors import PromptError
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.interventions.inhibition import s_inhibition_effects
-from mi_toolkit.prompts.tokens import tokenise
 from tests.models_here import loaded
 
 

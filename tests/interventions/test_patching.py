@@ -16,14 +16,11 @@ from mi_toolkit import (
     edge_attribution,
     load_model,
 )
-from mi_toolkit.errors import PromptError, ReportError, UnknownNameError, UnsupportedModelError
-from mi_toolkit.interventions.patching import (
-    AttributionPatching,
-    DirectAttribution,
-    EdgeAttribution,
-    Patching,
-)
-from mi_toolkit.prompts.tokens import tokenise
+from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.core.tokens import tokenise
+from mi_toolkit.interventions.attribution_patching import AttributionPatching, EdgeAttribution
+from mi_toolkit.interventions.direct_attribution import DirectAttribution
+from mi_toolkit.interventions.patching import Patching
 from tests.families.claims import subject_of
 from tests.families.zoo import ROWS
 from tests.hooked_transformer import (

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
+from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 # transformers 5.17 renamed what peft asks its models.

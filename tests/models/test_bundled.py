@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.prompts.tokens import tokenise
 from tests.models_here import TOYS, loaded
 
 MEGABYTE = 10**6

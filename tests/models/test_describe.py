@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from mi_toolkit.hooked_model import HookedModel, pattern_hook
+from mi_toolkit.core.model import HookedModel, pattern_hook
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 ALTERNATING = ["sliding_attention", "full_attention"] * 2

@@ -15,12 +15,12 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from mi_toolkit.atlas.protocol import protocol_of
+from mi_toolkit.atlas.folder import protocol_of
 from mi_toolkit.cli.options import LoadOptions
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models import gguf_cache
 from mi_toolkit.models.gguf_cache import converted
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import find_source
 from tests.gguf_made import write_tiny_gguf
 

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.models.specs import MODELS
 from tests.hooked_transformer import needs_hooked_transformer

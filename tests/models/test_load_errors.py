@@ -15,16 +15,16 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig
 
-from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import (
+from mi_toolkit.core import tl_compat as transformer_lens_door
+from mi_toolkit.core.errors import (
     ModelLoadError,
     PromptError,
     UnknownNameError,
     UnsupportedModelError,
 )
+from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.models import sources
-from mi_toolkit.models.loading import load_model
-from mi_toolkit.prompts.tokens import tokenise
+from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import HookedTransformer
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

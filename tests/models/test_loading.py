@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.registry import BUNDLED
 from tests.tiny_models import tiny_model, tiny_tokenizer
 

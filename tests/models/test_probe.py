@@ -19,7 +19,7 @@ from transformers import (
 )
 
 import mi_toolkit as mi
-from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
+from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.models import probe
 from tests.families.zoo import GPT, ROWS, Row, build, config_of
 from tests.tiny_models import tiny_tokenizer

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import mi_toolkit as mi
-from mi_toolkit.hooked_model import attention_layers, pattern_hook
-from mi_toolkit.verification.subject import Subject
+from mi_toolkit.core.model import attention_layers, pattern_hook
+from mi_toolkit.verification.check_input import Subject
 from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_tokenizer
 

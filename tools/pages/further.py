@@ -13,15 +13,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.core.result import load_record
+from mi_toolkit.draw import figures
+from mi_toolkit.draw.figures.grids import draw_values
+from mi_toolkit.draw.figures.style import colour_map
+from mi_toolkit.draw.primitives import FRAME, LABELS, SEQUENTIAL
+from mi_toolkit.draw.primitives import visible as shown
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.scores import mask_null
-from mi_toolkit.record_file import load_record
-from mi_toolkit.views import figures
-from mi_toolkit.views.colours import FRAME, LABELS, SEQUENTIAL
-from mi_toolkit.views.figures.sheet import colour_map
-from mi_toolkit.views.figures.value_map import draw_values
-from mi_toolkit.views.tokens import visible as shown
 
 PATTERNS = Path(__file__).parents[2] / "docs/data/smollm2_further.safetensors"
 FORMAT = "mi_toolkit docs further patterns 1"

@@ -12,14 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import BEHAVIOURS, MaskBehaviour
+from mi_toolkit.core.result import load_record
+from mi_toolkit.draw import figures
+from mi_toolkit.draw.figures.style import line_colours
+from mi_toolkit.draw.primitives import LABELS
+from mi_toolkit.heads.behaviours import BEHAVIOURS
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.scores import mask_null
-from mi_toolkit.record_file import load_record
-from mi_toolkit.views import figures
-from mi_toolkit.views.colours import LABELS
-from mi_toolkit.views.figures.style import line_colours
 from pages.further import further_pictures
 from pages.made import Made
 from pages.quoted import table

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mi_toolkit.views.figures.style import in_house_style, line
+from mi_toolkit.draw.figures.style import in_house_style, line
 
 RECORD = Path(__file__).parents[2] / "docs/data/weight_fidelity.json"
 COLUMNS, WIDTH, HEIGHT = 5, 2.1, 1.95

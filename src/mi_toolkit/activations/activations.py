@@ -12,18 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.activations.describe import MEGABYTE, rows_of
-from mi_toolkit.activations.errors import ActivationsError
-from mi_toolkit.activations.names import Name, axes_of, is_pattern, resolve
-from mi_toolkit.activations.positions import ChosenPositions
-from mi_toolkit.errors import UnknownNameError
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.activations.hooks import ChosenPositions, choose_positions, fits
+from mi_toolkit.activations.names import MEGABYTE, Name, axes_of, is_pattern, resolve, rows_of
+from mi_toolkit.core.errors import ActivationsError, UnknownNameError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.core.tl_compat import activation_cache
+from mi_toolkit.core.tokenizer import token_texts
+from mi_toolkit.core.tokens import TokenBatch, tokenise
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from mi_toolkit.hooked_model import HookedModel
+    from mi_toolkit.core.tables import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -127,7 +126,7 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
             tensor = tensor.unsqueeze(1)
         return tensor[self.mask]
 
-    def row_table(self) -> pd.DataFrame:
+    def row_table(self) -> DataFrame:
         """What each row of `rows` is: prompt, position, token id and text."""
         from mi_toolkit.activations.tables import token_table
 
@@ -146,7 +145,7 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
         """What the tensors take, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
-    def to_pandas(self, name: Name) -> pd.DataFrame:
+    def to_pandas(self, name: Name) -> DataFrame:
         """One activation as a table: a row per token, with a column per unit.
 
         A pattern gives a row per prompt, head, query and key.
@@ -161,8 +160,6 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all to one safetensors file, whole or not at all; `Activations.load` reads it."""
-        from mi_toolkit.activations.activations_file import save_activations
-
         save_activations(self, path)
 
     @staticmethod
@@ -172,8 +169,6 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
         Raises:
             ReportError: no such file, or it holds no activations.
         """
-        from mi_toolkit.activations.activations_file import load_activations
-
         return load_activations(path)
 
     def to_cache(self, model: HookedModel) -> Any:
@@ -182,8 +177,6 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
         Raises:
             ActivationsError: not all positions were recorded.
         """
-        from mi_toolkit.activations.caches import to_cache
-
         return to_cache(self, model)
 
     @staticmethod
@@ -199,8 +192,6 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
         Raises:
             ActivationsError: the cache holds nothing per token of `tokens`.
         """
-        from mi_toolkit.activations.caches import from_cache
-
         return from_cache(cache, model, tokens)
 
     def text_table(self) -> TextTable:
@@ -219,3 +210,89 @@ class Activations(ShownAsTable, Mapping[str, Tensor]):
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
+
+
+FORMAT = "mi_toolkit activations 1"
+_PROMPTS = ("prompts/ids", "prompts/lengths", "prompts/positions")
+
+
+def save_activations(activations: Activations, path: str | os.PathLike[str]) -> None:
+    """Write activations, whole or not at all."""
+    batch = activations.batch
+    own = (batch.ids, batch.lengths, activations.positions)
+    record = {
+        "model": activations.model,
+        "n_layers": activations.n_layers,
+        "names": list(activations.tensors),
+        "single": activations.chosen.single,
+        "bos_id": batch.bos_id,
+        "texts": activations.texts,
+    }
+    tensors = {**activations.tensors, **dict(zip(_PROMPTS, own, strict=True))}
+    save_record(path, format=FORMAT, tensors=tensors, record=record)
+
+
+def load_activations(path: str | os.PathLike[str]) -> Activations:
+    """Read activations back.
+
+    Raises:
+        ReportError: no such file, or it holds no activations.
+    """
+    tensors, record = load_record(path, format=FORMAT, kind="recording of activations")
+    ids, lengths, positions = (tensors[name] for name in _PROMPTS)
+    return Activations(
+        model=record["model"],
+        n_layers=record["n_layers"],
+        tensors={name: tensors[name] for name in record["names"]},
+        batch=TokenBatch(ids=ids, lengths=lengths, bos_id=record["bos_id"]),
+        chosen=ChosenPositions(table=positions, single=record["single"]),
+        texts=tuple(tuple(texts) for texts in record["texts"]),
+    )
+
+
+def to_cache(activations: Activations, model: HookedModel) -> Any:
+    """An `ActivationCache` with the same tensors."""
+    whole = choose_positions(None, activations.batch.lengths)
+    if activations.chosen.single or not torch.equal(whole.table, activations.positions):
+        raise ActivationsError(
+            "An ActivationCache holds all positions: record with positions=None to convert."
+        )
+    return activation_cache(dict(activations.tensors), model)
+
+
+def from_cache(cache: Any, model: HookedModel, tokens: Any) -> Activations:
+    """What a cache holds per token, on the CPU; its other entries are left out."""
+    batch = tokens if isinstance(tokens, TokenBatch) else tokenise(model, tokens)
+    n_prompts, length = batch.ids.shape
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in cache.items():
+        whole = tensor if cache.has_batch_dim else tensor[None]
+        if whole.is_floating_point() and fits(name, tuple(whole.shape), n_prompts, length):
+            tensors[name] = _unpadded(name, whole.expand(n_prompts, *whole.shape[1:]), batch)
+    if not tensors:
+        raise ActivationsError(
+            f"The cache holds nothing per token of {n_prompts} prompts of {length} tokens: give "
+            "the ids that the model ran on."
+        )
+    return Activations(
+        model=model.cfg.model_name,
+        n_layers=int(model.cfg.n_layers),
+        tensors=tensors,
+        batch=batch,
+        chosen=choose_positions(None, batch.lengths),
+        texts=tuple(
+            token_texts(model.tokenizer, batch.sequence(index).tolist())
+            for index in range(len(batch))
+        ),
+    )
+
+
+def _unpadded(name: str, tensor: Tensor, batch: TokenBatch) -> Tensor:
+    """The tensor on the CPU, 0 at padded positions (queries, and keys)."""
+    kept = tensor.detach().to(device="cpu", copy=True)
+    for prompt, length in enumerate(batch.lengths.tolist()):
+        if is_pattern(name):
+            kept[prompt, :, length:] = 0
+        else:
+            kept[prompt, length:] = 0
+    return kept

@@ -13,21 +13,30 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mi_toolkit.activations.documents import Texts, n_documents
-from mi_toolkit.activations.errors import ActivationsError
-from mi_toolkit.activations.feed import FedBatch, Feed, Overlong, feeding
-from mi_toolkit.activations.hooks import activation_names
-from mi_toolkit.activations.keep import DEFAULT_BATCH_SIZE, visit_rows
-from mi_toolkit.activations.moments import moments_of
+from mi_toolkit.activations.batcher import FedBatch, Feed, Overlong, Texts, feeding, n_documents
+from mi_toolkit.activations.hooks import (
+    DEFAULT_BATCH_SIZE,
+    PADDING,
+    ChosenPositions,
+    Positions,
+    activation_names,
+    choose_positions,
+    visit_rows,
+)
 from mi_toolkit.activations.names import Names, is_pattern
-from mi_toolkit.activations.positions import PADDING, ChosenPositions, Positions, choose_positions
-from mi_toolkit.activations.statistics import ActivationStatistics, UnitStatistics
-from mi_toolkit.activations.top_examples import Tokens, context_of, no_examples
-from mi_toolkit.errors import PromptError
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.process_state import one_job
-from mi_toolkit.progress import track
-from mi_toolkit.prompts.token_texts import token_texts
+from mi_toolkit.activations.statistics import (
+    ActivationStatistics,
+    Tokens,
+    UnitStatistics,
+    context_of,
+    moments_of,
+    no_examples,
+)
+from mi_toolkit.core.errors import ActivationsError, PromptError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.tokenizer import token_texts
 
 
 @one_job

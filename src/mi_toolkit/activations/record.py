@@ -15,16 +15,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_toolkit.activations.activations import Activations
-from mi_toolkit.activations.hooks import activation_names
-from mi_toolkit.activations.keep import DEFAULT_BATCH_SIZE, check_dtype, visit_rows
+from mi_toolkit.activations.hooks import (
+    DEFAULT_BATCH_SIZE,
+    ChosenPositions,
+    Positions,
+    activation_names,
+    check_dtype,
+    choose_positions,
+    visit_rows,
+)
 from mi_toolkit.activations.names import Names, is_pattern
-from mi_toolkit.activations.positions import ChosenPositions, Positions, choose_positions
-from mi_toolkit.errors import PromptError
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.process_state import one_job
-from mi_toolkit.progress import track
-from mi_toolkit.prompts.token_texts import token_texts
-from mi_toolkit.prompts.tokens import Prompt, tokenise
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.tokenizer import token_texts
+from mi_toolkit.core.tokens import Prompt, tokenise
 
 
 @one_job

@@ -1,4 +1,18 @@
-"""Statistics of activations over a text collection: what was found, unit by unit."""
+"""Statistics of activations over a text collection: what was found, unit by unit.
+
+Mean, variance and extremes of each unit, merged part by part (Chan, Golub and LeVeque 1979).
+
+For parts A and B with counts `n`, means `m`, sums of squared deviations `s`, `d = m_B - m_A`:
+
+    m = m_A + d · n_B / n        s = s_A + s_B + d² · n_A · n_B / n
+
+All in float64: a residual stream has units whose mean is thousands of times their deviation.
+
+The tokens that excite each unit most, with the text around them.
+
+Of equal values the earlier token comes first, in one run as in merged ones: a neuron that is never
+on has the first tokens of the texts, not random ones.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +22,197 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from mi_toolkit.activations.errors import ActivationsError
-from mi_toolkit.activations.moments import Moments
 from mi_toolkit.activations.names import Name, resolve
-from mi_toolkit.activations.top_examples import TopExamples
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.core.errors import ActivationsError
+from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from mi_toolkit.core.tables import DataFrame
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """What some tokens were like, unit by unit."""
+
+    count: int
+    """Tokens."""
+
+    mean: Float[Tensor, "*unit"]
+    """Per unit, in float64; NaN without a token."""
+
+    deviations: Float[Tensor, "*unit"]
+    """Sum of squared deviations from the mean, per unit, in float64."""
+
+    minimum: Float[Tensor, "*unit"]
+    """The least value; infinite without a token."""
+
+    maximum: Float[Tensor, "*unit"]
+    """The largest value; minus infinity without a token."""
+
+    positive: Int[Tensor, "*unit"]
+    """On how many tokens the unit is above 0."""
+
+    @property
+    def variance(self) -> Float[Tensor, "*unit"]:
+        """Mean squared deviation: of the tokens that were seen, not of a population behind them."""
+        return self.deviations / self.count if self.count else self.mean
+
+    @property
+    def std(self) -> Float[Tensor, "*unit"]:
+        """The square root of the variance."""
+        return self.variance.sqrt()
+
+    @property
+    def rms(self) -> Float[Tensor, "*unit"]:
+        """Root mean square: a unit's L2 norm over the tokens, divided by √count."""
+        return (self.mean**2 + self.variance).sqrt()
+
+    @property
+    def density(self) -> Float[Tensor, "*unit"]:
+        """The share of tokens on which the unit is above 0: how often a ReLU neuron is on."""
+        return self.positive / self.count if self.count else self.mean
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of both parts together."""
+        if not other.count or not self.count:
+            return self if self.count else other
+        count = self.count + other.count
+        delta = other.mean - self.mean
+        spread = delta**2 * (self.count * other.count / count)
+        return Moments(
+            count=count,
+            mean=self.mean + delta * (other.count / count),
+            deviations=self.deviations + other.deviations + spread,
+            minimum=torch.minimum(self.minimum, other.minimum),
+            maximum=torch.maximum(self.maximum, other.maximum),
+            positive=self.positive + other.positive,
+        )
+
+
+def moments_of(rows: Float[Tensor, " row *unit"]) -> Moments:
+    """The moments of some tokens: `rows` has one each."""
+    shape, exact = rows.shape[1:], rows.double()
+    if not len(rows):
+        return Moments(
+            count=0,
+            mean=torch.full(shape, torch.nan, dtype=torch.float64),
+            deviations=torch.zeros(shape, dtype=torch.float64),
+            minimum=torch.full(shape, torch.inf),
+            maximum=torch.full(shape, -torch.inf),
+            positive=torch.zeros(shape, dtype=torch.long),
+        )
+    mean = exact.mean(dim=0)
+    return Moments(
+        count=len(rows),
+        mean=mean,
+        deviations=(exact - mean).square().sum(dim=0),
+        minimum=rows.amin(dim=0).float(),
+        maximum=rows.amax(dim=0).float(),
+        positive=(rows > 0).sum(dim=0),
+    )
+
+
+NOWHERE = -1
+"""Where a place or a token of context does not exist."""
+
+PLACES = ("document", "chunk", "position")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """Some consecutive tokens of the texts: where each is, and what stands around it."""
+
+    place: Int[Tensor, "row 3"]
+    """Document, chunk and position."""
+
+    context: Int[Tensor, "row window"]
+    """Token ids before, at and behind it; -1 beyond the ends of its sequence."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TopExamples:
+    """The best tokens of each unit, best first."""
+
+    values: Float[Tensor, "unit top"]
+    """The activation; minus infinity where there were fewer tokens."""
+
+    place: Int[Tensor, "unit top 3"]
+    """Document, chunk and position; -1 where there were fewer tokens."""
+
+    context: Int[Tensor, "unit top window"]
+    """Token ids around it, as in `Tokens`."""
+
+    def updated(self, rows: Float[Tensor, "row unit"], tokens: Tokens) -> TopExamples:
+        """The best of these and of some later tokens."""
+        if not len(rows):
+            return self
+        # An equal value later on does not displace an earlier one.
+        moved = (rows.amax(dim=0) > self.values[:, -1]).nonzero().squeeze(1)
+        if not len(moved):
+            return self
+        n_top = self.values.shape[1]
+        values, best = _first_of_the_largest(rows[:, moved].T.float(), n_top)
+        later = TopExamples(values=values, place=tokens.place[best], context=tokens.context[best])
+        merged = TopExamples(
+            values=self.values[moved], place=self.place[moved], context=self.context[moved]
+        ).merged(later)
+        whole = TopExamples(
+            values=self.values.clone(), place=self.place.clone(), context=self.context.clone()
+        )
+        whole.values[moved], whole.place[moved] = merged.values, merged.place
+        whole.context[moved] = merged.context
+        return whole
+
+    def merged(self, later: TopExamples) -> TopExamples:
+        """The best of these and of the best of later tokens."""
+        values = torch.cat([self.values, later.values], dim=1)
+        values, best = _first_of_the_largest(values, self.values.shape[1])
+        return TopExamples(
+            values=values,
+            place=_taken(torch.cat([self.place, later.place], dim=1), best),
+            context=_taken(torch.cat([self.context, later.context], dim=1), best),
+        )
+
+
+def no_examples(n_units: int, n_top: int, window: int) -> TopExamples:
+    """Before any token."""
+    return TopExamples(
+        values=torch.full((n_units, n_top), -torch.inf),
+        place=torch.full((n_units, n_top, len(PLACES)), NOWHERE),
+        context=torch.full((n_units, n_top, window), NOWHERE, dtype=torch.int32),
+    )
+
+
+def context_of(
+    ids: Int[Tensor, "sequence position"],
+    lengths: Int[Tensor, " sequence"],
+    sequence: Int[Tensor, " row"],
+    position: Int[Tensor, " row"],
+    before: int,
+    after: int,
+) -> Int[Tensor, "row window"]:
+    """The ids around some positions, `before` of them and `after`; -1 beyond a sequence's ends."""
+    where = position[:, None] + torch.arange(-before, after + 1)
+    inside = (where >= 0) & (where < lengths[sequence][:, None])
+    around = ids[sequence[:, None], where.clamp(0, ids.shape[1] - 1)]
+    return around.masked_fill(~inside, NOWHERE).int()
+
+
+def _first_of_the_largest(
+    values: Float[Tensor, "unit row"], n_top: int
+) -> tuple[Float[Tensor, "unit top"], Int[Tensor, "unit top"]]:
+    sorted_values, order = values.sort(dim=1, descending=True, stable=True)
+    return sorted_values[:, :n_top], order[:, :n_top]
+
+
+def _taken(
+    places: Int[Tensor, "unit row field"], best: Int[Tensor, "unit top"]
+) -> Int[Tensor, "unit top field"]:
+    return places.gather(1, best[..., None].expand(-1, -1, places.shape[-1]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -114,13 +310,13 @@ class ActivationStatistics(ShownAsTable):
             texts={**later.texts, **self.texts},
         )
 
-    def to_pandas(self) -> pd.DataFrame:
+    def to_pandas(self) -> DataFrame:
         """A row per unit: its figures, and the token that excites it most."""
         from mi_toolkit.activations.tables import statistics_table
 
         return statistics_table(self)
 
-    def top(self, name: Name, unit: int | tuple[int, ...]) -> pd.DataFrame:
+    def top(self, name: Name, unit: int | tuple[int, ...]) -> DataFrame:
         """The top examples of one unit: value, place, and the text before, at and behind it.
 
         Args:
@@ -141,8 +337,6 @@ class ActivationStatistics(ShownAsTable):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all to one safetensors file, whole or not at all."""
-        from mi_toolkit.activations.statistics_file import save_statistics
-
         save_statistics(self, path)
 
     @staticmethod
@@ -152,8 +346,6 @@ class ActivationStatistics(ShownAsTable):
         Raises:
             ReportError: no such file, or it holds no statistics.
         """
-        from mi_toolkit.activations.statistics_file import load_statistics
-
         return load_statistics(path)
 
     def text_table(self) -> TextTable:
@@ -177,3 +369,50 @@ def _behind(unit: UnitStatistics, n_documents: int) -> UnitStatistics:
     place[..., 0] += n_documents * (place[..., 0] >= 0)
     top = TopExamples(values=unit.top.values, place=place, context=unit.top.context)
     return UnitStatistics(moments=unit.moments, norms=unit.norms, top=top)
+
+
+FORMAT = "mi_toolkit activation statistics 1"
+_MOMENTS = ("mean", "deviations", "minimum", "maximum", "positive")
+_TOP = ("values", "place", "context")
+
+
+def save_statistics(statistics: ActivationStatistics, path: str | os.PathLike[str]) -> None:
+    """Write statistics, whole or not at all."""
+    tensors: dict[str, Tensor] = {}
+    for hook, unit in statistics.units.items():
+        for part, moments in (("units", unit.moments), ("norms", unit.norms)):
+            tensors |= {f"{hook}/{part}/{name}": getattr(moments, name) for name in _MOMENTS}
+        tensors |= {f"{hook}/top/{name}": getattr(unit.top, name) for name in _TOP}
+    record = {
+        "model": statistics.model,
+        "n_layers": statistics.n_layers,
+        "n_documents": statistics.n_documents,
+        "settings": dict(statistics.settings),
+        "counts": {hook: unit.moments.count for hook, unit in statistics.units.items()},
+        "texts": {str(token): text for token, text in statistics.texts.items()},
+    }
+    save_record(path, format=FORMAT, tensors=tensors, record=record)
+
+
+def load_statistics(path: str | os.PathLike[str]) -> ActivationStatistics:
+    """Read statistics back.
+
+    Raises:
+        ReportError: no such file, or it holds no statistics.
+    """
+    tensors, record = load_record(path, format=FORMAT, kind="statistics of activations")
+
+    def moments(hook: str, part: str, count: int) -> Moments:
+        return Moments(count=count, **{name: tensors[f"{hook}/{part}/{name}"] for name in _MOMENTS})
+
+    counts = record.pop("counts")
+    texts = {int(token): text for token, text in record.pop("texts").items()}
+    units = {
+        hook: UnitStatistics(
+            moments=moments(hook, "units", count),
+            norms=moments(hook, "norms", count),
+            top=TopExamples(**{name: tensors[f"{hook}/top/{name}"] for name in _TOP}),
+        )
+        for hook, count in counts.items()
+    }
+    return ActivationStatistics(**record, units=units, texts=texts)

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mi_toolkit.activations.errors import ActivationsError
 from mi_toolkit.activations.names import Name, is_pattern
-from mi_toolkit.activations.top_examples import PLACES
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.activations.statistics import PLACES
+from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.activations import Activations

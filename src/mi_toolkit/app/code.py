@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mi_toolkit.app.analysis import TOP_K, Analysis
+from mi_toolkit.app.context import TOP_K, Analysis
 
 
 def opening(model: str, prompt: str) -> str:

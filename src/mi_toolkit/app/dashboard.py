@@ -9,19 +9,36 @@ from typing import Any
 
 import gradio as gr
 
-from mi_toolkit.app.desk import Desk
-from mi_toolkit.app.generation_section import generation_section
-from mi_toolkit.app.generator import generator_section
-from mi_toolkit.app.glossary import glossary_section
-from mi_toolkit.app.header import header
+from mi_toolkit.app.context import Desk
+from mi_toolkit.app.generation_section import generation_section, generator_section
+from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.investigate import investigate_section
-from mi_toolkit.app.look import asset, style, theme
+from mi_toolkit.app.model_pool import ModelShelf
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.shelf import ModelShelf
-from mi_toolkit.app.weights_section import weights_section
-from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.app.tools import drawing
+from mi_toolkit.app.weights import weights_section
+from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.models.registry import BUNDLED
+
+HEADER = """<header class="top">
+<a class="skip" href="#generator">To model and prompt</a>
+<div><h1>mi_toolkit</h1>
+<p>See what a language model does with your prompt, and what changes when you change the model.</p>
+</div>
+<nav aria-label="Page"><button type="button" id="dark">Light / dark</button>
+<button type="button" id="tour-button">Tour</button></nav>
+</header>"""
+
+
+def header() -> gr.HTML:
+    """The first thing on the page. It carries what the terms' buttons open."""
+    return drawing(
+        HEADER + definitions(),
+        elem_id="header",
+        more_js=f'element.querySelector("#dark").addEventListener("click", {DARK});',
+    )
+
 
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""

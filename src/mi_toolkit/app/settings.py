@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mi_toolkit.errors import ModelLoadError, PromptError, UnknownNameError, unknown_name
+from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError, unknown_name
 from mi_toolkit.models.registry import BUNDLED, SMOLLM2, find_known
 from mi_toolkit.models.sources import is_here
 from mi_toolkit.models.specs import MODELS

@@ -7,25 +7,29 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.app.analysis import TOP_K, Analysis
+import gradio as gr
+
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.tools import Saveable
-from mi_toolkit.errors import WeightError
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.sensitivity.controls import Triple
-from mi_toolkit.sensitivity.prompt_effect import RANDOM, perturbation_effect
-from mi_toolkit.sensitivity.score import score_weights
-from mi_toolkit.tables import table_of
-from mi_toolkit.views.weights import (
+from mi_toolkit.app.context import TOP_K, Analysis, Desk
+from mi_toolkit.app.glossary import help_text
+from mi_toolkit.app.tools import Saveable, drawing, picked, tools
+from mi_toolkit.core.errors import WeightError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.tables import table_of
+from mi_toolkit.draw.weights import (
     WeightsView,
     perturbation_html,
     shares_html,
     top_html,
     view_weights,
 )
+from mi_toolkit.weights.evaluate_scores import Triple
+from mi_toolkit.weights.prompt_effect import RANDOM, perturbation_effect
+from mi_toolkit.weights.score import score_weights
 
 if TYPE_CHECKING:
-    from mi_toolkit.sensitivity.prompt_effect import PerturbationEffect
+    from mi_toolkit.weights.prompt_effect import PerturbationEffect
+
 
 METRICS = {
     "grad_x_weight": "|gradient × weight|",
@@ -233,3 +237,130 @@ def weights_saveable(scored: Weights | None) -> Saveable | None:
         }
     rows = [{str(key): value for key, value in row.items()} for row in scored.view.top]
     return Saveable(name="weights", view=scored.view, table=lambda: table_of(rows), about=about)
+
+
+FIRST = "Analyze a prompt first, in the form above."
+INVITATION = "Press Score weights."
+STALE = "The model or the prompt is another one now: score again."
+
+Shown = tuple[Weights | None, str, str, str, str]
+
+
+def weights_section(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+    """Metric and number, the table, the effect of zeroing one, and the maps."""
+    kept = gr.State(None, time_to_live=3600)
+    gr.Markdown("## Critical weights\nWhich single numbers does the model hang on?")
+    with gr.Accordion("Score weights, and zero them", elem_id="weights"):
+        help_text(
+            "Each weight of attention and {MLPs|MLP} gets a {score|score of a weight}. A score "
+            "predicts; zeroing the weight tests it."
+        )
+        with gr.Row(equal_height=True):
+            metric = gr.Dropdown(
+                [(f"{name} · {said}", name) for name, said in METRICS.items()],
+                value="grad_x_weight",
+                label="Score by",
+                min_width=260,
+                scale=2,
+                elem_id="weights-metric",
+            )
+            on = gr.Dropdown(
+                [(text, name) for name, text in TEXTS.items()],
+                value="prompt",
+                label="Score on",
+                min_width=180,
+                elem_id="weights-on",
+            )
+            k = gr.Slider(
+                1, MOST, 10, step=1, label="How many to list", min_width=180, elem_id="weights-k"
+            )
+        button = gr.Button(
+            "Score weights", variant="primary", interactive=False, elem_id="weights-score"
+        )
+        table = drawing(_note(FIRST), elem_id="weights-top")
+        changed = drawing(elem_id="weights-effect")
+        maps = drawing(elem_id="weights-maps")
+        code = tools("weights", [kept], weights_saveable)
+
+    def score(
+        found: Analysis | None,
+        by: str,
+        n: float,
+        text: str,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Shown:
+        began = _analysed(found)
+        return _shown(
+            desk.run(
+                lambda model: run_scoring(model, began, by, int(n), text),
+                model=began.model,
+                request=request,
+                progress=progress,
+            )
+        )
+
+    def zero(
+        found: Analysis | None,
+        scored: Weights | None,
+        event: gr.EventData,
+        request: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Shown:
+        began, asked = _analysed(found), picked(event)
+        scored = refreshed(began, scored)
+        if scored is None:
+            return _shown(None)
+        listed = scored
+        return _shown(
+            desk.run(
+                lambda model: run_zeroing(model, began, listed, asked),
+                model=began.model,
+                request=request,
+                progress=progress,
+            )
+        )
+
+    outputs: list[Any] = [kept, table, changed, maps, code]
+    running: dict[str, Any] = {
+        "outputs": outputs,
+        "api_visibility": "private",
+        "concurrency_limit": 8,
+        "concurrency_id": "models",
+    }
+    scoring = button.click(score, inputs=[analysis, metric, k, on], **running)
+    zeroing = table.pick(zero, inputs=[analysis, kept], **running)
+    for event in (analysed, scoring, zeroing):
+        # Also behind a run: while it ran, another prompt may have been analyzed.
+        event.success(_kept, inputs=[analysis, kept], outputs=outputs, api_visibility="private")
+    analysed.success(lambda: gr.update(interactive=True), outputs=button, api_visibility="private")
+
+
+def _kept(found: Analysis | None, scored: Weights | None) -> Any:
+    """What a new analysis leaves standing."""
+    if scored is None:
+        return gr.skip() if found is None else (None, _note(INVITATION), "", "", "")
+    still = refreshed(found, scored)
+    return gr.skip() if still is scored else _shown(still)
+
+
+def _shown(scored: Weights | None) -> Shown:
+    if scored is None:
+        return None, _note(STALE), "", "", ""
+    return (
+        scored,
+        scored_html(scored),
+        effect_html(scored),
+        maps_html(scored),
+        weights_code(scored),
+    )
+
+
+def _analysed(found: Analysis | None) -> Analysis:
+    if found is None:
+        raise gr.Error(FIRST, print_exception=False)
+    return found
+
+
+def _note(text: str) -> str:
+    return f'<p class="caption" role="status">{text}</p>'

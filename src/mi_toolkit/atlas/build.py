@@ -1,4 +1,4 @@
-"""Build an atlas of heads.
+"""Build an atlas of heads, and the pages that it is opened with.
 
 1. The protocol and each model's weights make a digest. A model whose files carry it is done.
 2. Every other model is loaded, alone in memory: report, page, picture, and last its provenance.
@@ -9,41 +9,242 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import html
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mi_toolkit.atlas.folder import (
     ATLAS_FILES,
+    FORMAT,
+    INDEX,
     MODEL_FILES,
     PAGE,
     PICTURE,
     PROVENANCE,
     RECORD,
     REPORT,
+    SUMMARY,
     TABLE,
     HeadAtlas,
+    digest_of,
     folder_name,
     is_done,
+    protocol_of,
     remove_leftovers,
 )
 from mi_toolkit.atlas.headvis import export_headvis
-from mi_toolkit.atlas.index import write_index
-from mi_toolkit.atlas.model_page import model_page, save_label_map
-from mi_toolkit.atlas.protocol import FORMAT, digest_of, protocol_of
-from mi_toolkit.errors import ComparisonError
-from mi_toolkit.files import file_digest, written_whole
+from mi_toolkit.compare.model_comparison import LabelProfile, profile
+from mi_toolkit.compare.stimuli import compare_stimuli
+from mi_toolkit.core.errors import ComparisonError
+from mi_toolkit.core.io import file_digest, written_whole
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.tables import joined, write_parquet
+from mi_toolkit.draw.comparison import view_stimuli
+from mi_toolkit.draw.head_maps import label_map, map_figure
+from mi_toolkit.draw.page import Page, Section
+from mi_toolkit.draw.primitives import SEQUENTIAL, ink_on, shade
+from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
+from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import Source, find_source
-from mi_toolkit.process_state import one_job
-from mi_toolkit.progress import track
-from mi_toolkit.tables import joined, write_parquet
+
+
+@dataclass(frozen=True)
+class Links:
+    """Links to files that stand beside the page."""
+
+    title: str
+    targets: Sequence[tuple[str, str]]
+    """Where each leads, and what it is called."""
+
+    def section(self) -> Section:
+        """The view's part of a page."""
+        items = " · ".join(
+            f'<a href="{html.escape(target)}">{html.escape(name)}</a>'
+            for target, name in self.targets
+        )
+        return Section(title=self.title, caption="", body=f"<p>{items}</p>", height=90)
+
+
+def model_page(report: HeadReport) -> Page:
+    """The report, the stimuli against each other, and links to the files and the atlas."""
+    links = Links(
+        "Files",
+        [
+            ("report.safetensors", "the report, for HeadReport.load"),
+            ("provenance.json", "provenance"),
+            ("../../index.html", "all models of the atlas"),
+        ],
+    )
+    return Page([view_report(report), view_stimuli(compare_stimuli(report)), links])
+
+
+def save_label_map(report: HeadReport, path: str | os.PathLike[str]) -> None:
+    """Write the map of a report's labels as a PNG file."""
+    from mi_toolkit.draw.figures.maps import label_picture
+    from mi_toolkit.draw.figures.style import save_figure
+
+    save_figure(label_picture(report), path)
+
+
+NOTHING = "\N{EN DASH}"
+READING = (
+    "Each model read the same protocol: random tokens given twice, and natural passages. A cell "
+    "counts the heads that carry a label, with their share of the model's heads. A label is a "
+    "hypothesis from attention: the lower end of a 95% interval clears a bar."
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """What the index tells of one model."""
+
+    model: str
+    facts: Mapping[str, Any]
+    report: HeadReport
+
+    @property
+    def folder(self) -> str:
+        """Where its files are, from the index."""
+        return f"models/{folder_name(self.model)}"
+
+    @property
+    def size(self) -> str:
+        """`4 × 4 heads, 0.79M parameters`."""
+        n = self.facts["parameters"]
+        count = f"{n / 1e6:.2g}M" if n < 10**7 else f"{n / 1e6:,.0f}M"
+        return f"{self.facts['n_layers']} × {self.facts['n_heads']} heads, {count} parameters"
+
+
+@dataclass(frozen=True, eq=False)
+class AtlasView:
+    """All models of an atlas: a table of counts, and a map of labels of each."""
+
+    entries: Sequence[Entry]
+
+    def section(self) -> Section:
+        """The view's part of a page."""
+        maps = "".join(_card(entry) for entry in self.entries)
+        return Section(
+            title=f"Head atlas: {_count(self.entries)}",
+            caption=READING,
+            body=(
+                f"{_table(self.entries)}<h3>Which head carries which label</h3>"
+                "<p>Layers run downwards, heads across; a cell has a strip of colour for each "
+                "label of the head. Rest the mouse on it to read them.</p>"
+                f'<div class="figures">{maps}</div>'
+                f'<p class="facts">All figures of all heads: <a href="{TABLE}">{TABLE}</a>. '
+                "Parameters are those of attention and MLPs, without embeddings.</p>"
+            ),
+        )
+
+
+def write_index(atlas: HeadAtlas) -> None:
+    """Write `index.html` and `summary.md` from the reports in the folder."""
+    entries = [
+        Entry(model=name, facts=atlas.provenance(name)["facts"], report=atlas.report(name))
+        for name in atlas.models
+    ]
+    Page([AtlasView(entries)]).save_html(atlas.folder / INDEX)
+    with written_whole(atlas.folder / SUMMARY) as draft:
+        draft.write_text(summary(entries), encoding="utf-8")
+
+
+def summary(entries: Sequence[Entry]) -> str:
+    """The atlas as Markdown: the counts, and a picture of each model's labels."""
+    lines = [
+        "# Head atlas",
+        "",
+        READING,
+        "",
+        f"[The atlas as a page]({INDEX}) has every model's report; [{TABLE}]({TABLE}) all figures.",
+        "",
+        *_markdown_table(entries),
+    ]
+    for entry in entries:
+        lines += [
+            "",
+            f"## {entry.model}",
+            "",
+            f"{entry.facts['family']}, {entry.size}. [Report]({entry.folder}/{PAGE})",
+            "",
+            f"![Labels of the heads of {entry.model}]({entry.folder}/{PICTURE})",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _markdown_table(entries: Sequence[Entry]) -> list[str]:
+    """Models by labels, the more numerous of them downwards: a page is higher than wide."""
+    labels = _labels(entries)
+    rows = [["", *(f"`{label}`" for label in labels)]]
+    for entry in entries:
+        shown = {p.label: p for p in profile(entry.report)}
+        link = f"[{entry.model}]({entry.folder}/{PAGE})"
+        rows.append([link, *(_cell(shown.get(label)) for label in labels)])
+    if len(labels) > len(entries):
+        rows = [list(column) for column in zip(*rows, strict=True)]
+    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    return [header, "|---|" + "---:|" * (len(rows[0]) - 1), *body]
+
+
+def _count(entries: Sequence[Entry]) -> str:
+    heads = sum(entry.report.scope.numel() for entry in entries)
+    return f"{heads:,} heads of {len(entries)} model{'s' if len(entries) != 1 else ''}"
+
+
+def _labels(entries: Sequence[Entry]) -> list[str]:
+    """All labels, without `global` and `undetermined`: with `local` told, the rest is theirs."""
+    names = dict.fromkeys(shown.label for entry in entries for shown in profile(entry.report))
+    return [name for name in names if name not in ("global", "undetermined")]
+
+
+def _cell(shown: LabelProfile | None) -> str:
+    if shown is None or not shown.applicable:
+        return "n/a"
+    return f"{shown.count} ({shown.share:.0%})" if shown.count else NOTHING
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    labels = _labels(entries)
+    names = (html.escape(name).replace("_", "_<wbr>") for name in ("model", *labels))
+    head = "".join(f"<th>{name}</th>" for name in names)
+    rows = []
+    for entry in entries:
+        shown = {p.label: p for p in profile(entry.report)}
+        link = f'<a href="{html.escape(entry.folder)}/{PAGE}">{html.escape(entry.model)}</a>'
+        cells = "".join(_shaded(shown.get(label)) for label in labels)
+        rows.append(
+            f"<tr><th>{link}<small>{html.escape(str(entry.facts['family']))}, "
+            f"{html.escape(entry.size)}</small></th>{cells}</tr>"
+        )
+    return f'<div class="wide counts"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _shaded(shown: LabelProfile | None) -> str:
+    if shown is None or not shown.applicable or not shown.count:
+        return f"<td>{_cell(shown)}</td>"
+    colour = shade(shown.share, SEQUENTIAL)
+    style = f"background:{colour};color:{ink_on(colour)}"
+    strongest = f' title="strongest: {shown.strongest}"' if shown.strongest else ""
+    return f'<td style="{style}"{strongest}>{_cell(shown)}</td>'
+
+
+def _card(entry: Entry) -> str:
+    link = f'<a href="{html.escape(entry.folder)}/{PAGE}">{html.escape(entry.model)}</a>'
+    return (
+        f'<div class="card"><h3>{link}</h3><p class="facts">'
+        f"{html.escape(str(entry.facts['family']))}, {html.escape(entry.size)}</p>"
+        f"{map_figure(label_map(entry.report))}</div>"
+    )
 
 
 @one_job

@@ -29,13 +29,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.errors import unknown_name
-from mi_toolkit.files import written_whole
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.model import HookedModel, attention_layers
+from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.hooked_model import HookedModel, attention_layers
-from mi_toolkit.prompts.tokens import TokenBatch
 
 N_INTERVALS = 10
 KEYS_PER_QUERY = 8

@@ -10,20 +10,24 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.attribution.baselines import DEFAULT_BASELINE, baseline_embedding
-from mi_toolkit.attribution.completeness import better_baseline, completeness_error
-from mi_toolkit.attribution.embeddings import embeddings_of
-from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.attribution.objectives import TokenTarget, objective_of, target_ids
+from mi_toolkit.attribution.baselines import (
+    DEFAULT_BASELINE,
+    TokenTarget,
+    baseline_embedding,
+    embeddings_of,
+    objective_of,
+    target_ids,
+)
+from mi_toolkit.attribution.methods import METHODS, better_baseline, completeness_error
 from mi_toolkit.attribution.question import Answer, Question, last_logits
-from mi_toolkit.errors import AttributionError, PromptError, unknown_name
-from mi_toolkit.heads.provenance import provenance_of
-from mi_toolkit.hooked_model import HookedModel, evaluating
-from mi_toolkit.hooked_pass import check_finite_pass
-from mi_toolkit.predictions import predictions
-from mi_toolkit.process_state import one_job
-from mi_toolkit.prompts.token_texts import token_texts
-from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.errors import AttributionError, PromptError, unknown_name
+from mi_toolkit.core.model import HookedModel, evaluating
+from mi_toolkit.core.passes import check_finite_pass
+from mi_toolkit.core.predictions import predictions
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.tokenizer import token_texts
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.models.describe import provenance_of
 
 TOKENS_PER_PASS = 1024
 

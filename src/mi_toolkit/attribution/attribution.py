@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.predictions import Prediction
-from mi_toolkit.provenance import Provenance
-from mi_toolkit.saved_result import SavedResult
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from mi_toolkit.core.tables import DataFrame
 
 _SHOWN = 5
 
@@ -130,7 +129,7 @@ class Attribution(SavedResult, ShownAsTable):
 
     def to_pandas(self) -> DataFrame:
         """One row per token: position, id, text, score."""
-        from mi_toolkit.tables import table_of
+        from mi_toolkit.core.tables import table_of
 
         rows = zip(self.ids.tolist(), self.tokens, self.scores.tolist(), strict=True)
         return table_of(

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.attribution.embeddings import replaced_embeddings
-from mi_toolkit.attribution.objectives import Objective
-from mi_toolkit.errors import AttributionError, HookError
-from mi_toolkit.hooked_model import HookedModel, uncached
-from mi_toolkit.progress import track
+from mi_toolkit.attribution.baselines import Objective, replaced_embeddings
+from mi_toolkit.core.errors import AttributionError, HookError
+from mi_toolkit.core.model import HookedModel, uncached
+from mi_toolkit.core.progress import track
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,8 @@
 """The command `mi-toolkit`. It parses, calls and shows; every figure comes from the library.
 
-- `main`: the entry point, exit codes and errors; `app`: the commands and their help.
-- `models`, `describe`, `classify`, `view`: one command each.
-- `options`: what several commands share; `layout` (pure) and `terminal`: how text is laid out;
-  `report_text`, `report_json`: a `HeadReport` to read and to parse; `output`: files to write.
+- `app`: the commands, their help, the entry point, exit codes; `help`: the look of it.
+- one module to a command or to a pair of them (`record` with `activations`, `models` with
+  `describe`, `compare` with `stimuli`);
+- `options`: what several commands share; `output`: what is written and how text is laid out;
+  `terminal`: width, emphasis, notes; `report_text`, `comparison_text`: results to read.
 """

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -25,6 +24,7 @@ from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
+    columns,
     draw,
     say_written,
     write_tables,
@@ -38,7 +38,8 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.interventions.effects import AblationEffect, AblationSweep
+    from mi_toolkit.interventions.effect_result import AblationEffect
+    from mi_toolkit.interventions.sweep import AblationSweep
 
 SHOWN = 12
 
@@ -150,7 +151,7 @@ def _write(
 
 
 def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_data: bool) -> None:
-    from mi_toolkit.interventions.effects import AblationSweep
+    from mi_toolkit.interventions.sweep import AblationSweep
 
     lines = _sweep_lines(found) if isinstance(found, AblationSweep) else _effect_lines(found)
     if as_data:
@@ -163,7 +164,7 @@ def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_
 
 
 def _record(found: AblationEffect | AblationSweep) -> dict[str, object]:
-    from mi_toolkit.interventions.effects import AblationSweep
+    from mi_toolkit.interventions.sweep import AblationSweep
 
     if isinstance(found, AblationSweep):
         rows = found.to_pandas().drop(columns=["model", "how", "target"])
@@ -178,7 +179,7 @@ def _record(found: AblationEffect | AblationSweep) -> dict[str, object]:
 
 
 def _effect_lines(effect: AblationEffect) -> list[str]:
-    from mi_toolkit.interventions.effects.result import HEADER
+    from mi_toolkit.interventions.effect_result import HEADER
 
     room = width(elsewhere=FOR_READING)
     before, after = effect.before, effect.after
@@ -203,7 +204,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
 
 
 def _sweep_lines(sweep: AblationSweep) -> list[str]:
-    from mi_toolkit.interventions.effects.sweep import HEADER
+    from mi_toolkit.interventions.sweep import HEADER
 
     clean, rows = sweep.clean, sweep.rows(SHOWN)
     asked = (

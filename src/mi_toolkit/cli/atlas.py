@@ -8,7 +8,6 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     LoadOptions,
@@ -16,7 +15,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_folder, writing
+from mi_toolkit.cli.output import as_json, check_folder, columns, writing
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
 
 

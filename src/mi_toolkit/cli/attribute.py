@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.layout import columns, wrapped
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -24,8 +23,10 @@ from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
+    columns,
     draw,
     say_written,
+    wrapped,
     write_tables,
     writing,
 )

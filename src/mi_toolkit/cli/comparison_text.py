@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from mi_toolkit.cli.layout import columns, wrapped
-from mi_toolkit.comparison.model_comparison import ModelComparison
-from mi_toolkit.comparison.profile import LabelProfile
-from mi_toolkit.comparison.stimuli import StimulusComparison
-from mi_toolkit.comparison.sweep import LengthSweep
+from mi_toolkit.cli.output import columns, wrapped
+from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
+from mi_toolkit.compare.stimuli import StimulusComparison
+from mi_toolkit.core.result import human_count
 from mi_toolkit.heads.classify import OWN_PROMPT
-from mi_toolkit.shown import human_count
 
 _NONE = "–"
 _GAP = 2

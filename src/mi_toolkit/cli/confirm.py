@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -20,7 +19,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, say_written, writing
+from mi_toolkit.cli.output import as_json, check_file, check_folder, columns, say_written, writing
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
@@ -30,9 +29,9 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.hooked_model import HookedModel
-    from mi_toolkit.interventions.confirm.claims import Labelled
+    from mi_toolkit.core.model import HookedModel
     from mi_toolkit.interventions.confirm.confirmation import Confirmation
+    from mi_toolkit.interventions.confirm.hypotheses import Labelled
 
 MIN_RANDOM, DEFAULT_BUDGET = 500, 400
 """As in `confirm_heads`, whose module takes seconds to import; a test holds them to it."""
@@ -149,7 +148,7 @@ def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
     from mi_toolkit import view_confirmation
-    from mi_toolkit.files import written_whole
+    from mi_toolkit.core.io import written_whole
 
     view = view_confirmation(found)
     if folder is not None:

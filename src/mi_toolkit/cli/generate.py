@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -23,6 +22,7 @@ from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
+    columns,
     draw,
     say_written,
     write_tables,
@@ -36,8 +36,8 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.generation.generation import Generation
-    from mi_toolkit.hooked_model import HookedModel
+    from mi_toolkit.core.model import HookedModel
+    from mi_toolkit.text.generation import Generation
 
 Count = Annotated[int, Parameter(validator=at_least_one)]
 
@@ -127,14 +127,14 @@ def _written(found: Generation, folder: Path | None, page: Path | None) -> list[
 
 def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
     if as_data:
-        from mi_toolkit.generation.rows import ROWS
+        from mi_toolkit.text.generation import ROWS
 
         rows = {name: list(of(found)) for name, of in ROWS.items()}
         record = found.record()
         del record["tree"]  # all tensors: its nodes are among the rows
         print(as_json({**record, **rows, "written": [str(path) for path in written]}))
         return
-    from mi_toolkit.generation.generation import HEADER
+    from mi_toolkit.text.generation import HEADER
 
     print(bold(found.text_table().title))
     room = width(elsewhere=FOR_READING)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mi_toolkit.cli.layout import columns, wrapped
+from mi_toolkit.cli.output import columns, wrapped
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

@@ -9,10 +9,10 @@ from cyclopts import Group, Parameter
 
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, uncollected
-from mi_toolkit.errors import UnknownNameError
+from mi_toolkit.core.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from mi_toolkit.hooked_model import HookedModel
+    from mi_toolkit.core.model import HookedModel
 
 DEFAULT_MODEL = "toy-gpt2"
 
@@ -93,7 +93,7 @@ class LoadOptions:
         _check_name(name, self.revision)
         with doing(f"Loading {name}"), third_parties_kept_off_stdout(), uncollected():
             from mi_toolkit import load_model
-            from mi_toolkit.transformer_lens_door import import_lightly
+            from mi_toolkit.core.tl_compat import import_lightly
 
             import_lightly()
             return load_model(name, **self.arguments())

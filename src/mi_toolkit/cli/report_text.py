@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-from mi_toolkit.cli.layout import columns, packed, wrapped
+from mi_toolkit.cli.output import columns, packed, wrapped
+from mi_toolkit.core.head import Head
 from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.head import Head
+from mi_toolkit.heads.kinds import WEIGHTS
 from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
-from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.heads.report_text import bos_note
+from mi_toolkit.heads.report import HeadReport, bos_note
 from mi_toolkit.heads.summary import TOO_FEW
-from mi_toolkit.heads.token_maps import WEIGHTS
 from mi_toolkit.models.specs import describe_windows
 
 MOST_LINES = 4

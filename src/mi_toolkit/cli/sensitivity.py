@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json as json_format
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,16 +19,91 @@ from mi_toolkit.cli.options import (
     Switch,
     at_least_one,
 )
-from mi_toolkit.cli.output import as_json, check_folder, writing
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    draw,
+    say_written,
+    write_tables,
+    writing,
+)
 from mi_toolkit.cli.sensitivity_asked import budget_for, seeds_of, settings_of, texts_of
-from mi_toolkit.cli.sensitivity_text import show_study, summary_of
-from mi_toolkit.cli.terminal import note, third_parties_kept_off_stdout
-from mi_toolkit.files import written_whole
+from mi_toolkit.cli.terminal import bold, note, third_parties_kept_off_stdout
+from mi_toolkit.core.io import written_whole
 
 if TYPE_CHECKING:
-    from mi_toolkit.hooked_model import HookedModel
-    from mi_toolkit.sensitivity.settings import Settings
-    from mi_toolkit.sensitivity.study import Study
+    from mi_toolkit.core.model import HookedModel
+    from mi_toolkit.core.tables import DataFrame
+    from mi_toolkit.weights.run_comparison import RunComparison
+    from mi_toolkit.weights.study import Settings, Study
+
+
+_UNITS = ("head", "kv_head", "neuron")
+SHOWN = 20
+"""Rows of a top that are printed; all are in the files."""
+
+
+def summary_of(study: Study) -> dict[str, Any]:
+    """The tables of a run as plain values."""
+
+    def rows(table: DataFrame | None) -> Any:
+        return None if table is None else json_format.loads(table.to_json(orient="records"))
+
+    return {
+        "top": [
+            {
+                "metric": metric,
+                "k": k,
+                "warning": table.attrs.get("warning"),
+                "weights": rows(table.head(SHOWN)),
+            }
+            for (metric, k), table in study.top.items()
+        ],
+        "effects": rows(study.effects),
+        "trust": rows(study.trust),
+        "stability": rows(study.stability),
+        "layers": rows(study.layers),
+    }
+
+
+def show_study(study: Study, settings: Settings) -> None:
+    """Print them, the tops cut."""
+    for metric in settings.metrics:
+        k = max(settings.topk)
+        table = study.top[metric, k]
+        print(bold(f"Highest by {metric}, per {settings.per} ({len(table)} weights)"))
+        print(top_lines(table.head(SHOWN)))
+        if len(table) > SHOWN:
+            print(f"… and {len(table) - SHOWN} more")
+        if "warning" in table.attrs:
+            print(f"Warning: {table.attrs['warning']}")
+        print()
+    if study.effects is not None:
+        print(bold("Rise in loss on held-out text, nats per token"))
+        print(study.effects.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
+    if study.trust is not None:
+        print()
+        print(bold("Scores against single removals (rank correlations)"))
+        print(study.trust.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    if study.stability is not None:
+        print()
+        print(bold("Agreement of rankings (with 95% intervals)"))
+        print(study.stability.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def top_lines(table: DataFrame) -> str:
+    """The rows of a top as people read them: rank, place, head or neuron, weight, score."""
+    rows = []
+    for row in table.to_dict("records"):
+        units = [f"{name} {row[name]}" for name in _UNITS if str(row[name]).isdecimal()]
+        rows.append(
+            f"{row['rank']:>5}  {row['parameter']}[{row['row']}, {row['column']}]".ljust(42)
+            + f"  {''.join(units):<12}  weight {row['weight']:+.4g}".ljust(32)
+            + f"  score {row['score']:.4g}"
+            + (f" ± {row['standard_error']:.2g}" if "standard_error" in row else "")
+        )
+    return "\n".join(rows)
 
 
 def none_or_ten(_: object, value: int) -> None:
@@ -169,7 +245,7 @@ def run_and_write(
     plots: bool,
 ) -> Study:
     """Run, and write what goes beside the run's own parts: summary, page and pictures."""
-    from mi_toolkit.sensitivity.study import run_study
+    from mi_toolkit.weights.study import run_study
 
     if output is None:
         return run_study(model, settings, texts=texts, perturbing=perturbing)
@@ -177,11 +253,60 @@ def run_and_write(
         study = run_study(model, settings, texts=texts, folder=output, perturbing=perturbing)
         with written_whole(summary) as draft:
             draft.write_text(as_json(summary_of(study)), encoding="utf-8")
-        from mi_toolkit.views.sensitivity import view_study
-        from mi_toolkit.views.sensitivity_pictures import save_pictures
+        from mi_toolkit.draw.sensitivity import save_pictures, view_study
 
         title = f"Critical weights of {model.cfg.model_name}"
         view_study(study, title).save_html(output / "report.html")
         if plots:
             save_pictures(study, output)
     return study
+
+
+def compare(
+    *runs: Path,
+    output: Path | None = None,
+    html: Path | None = None,
+    json: Switch = False,
+) -> None:
+    """Set runs side by side: where in depth the top weights are, in which matrices, what is shared.
+
+    For studies of scale or architecture. Of each metric that all runs have, the longest list that
+    all have is compared.
+
+    Args:
+        runs: Output folders of mi-toolkit sensitivity, two or more.
+        output: Folder for comparison_METRIC.csv and comparison_METRIC.png.
+        html: File for a page of its own.
+        json: Write JSON instead of tables, and nothing else, to standard output.
+    """
+    check_folder(output)
+    check_file(html)
+    from mi_toolkit.weights.run_comparison import compare_runs
+
+    found = compare_runs(runs)
+    written = [] if output is None else _write(found, output)
+    if html is not None:
+        from mi_toolkit.draw.comparison import view_runs
+        from mi_toolkit.draw.page import Page
+
+        Page([view_runs(each) for each in found]).save_html(html)
+        written.append(html)
+    if json:
+        print(as_json([row for each in found for row in each.to_pandas().to_dict("records")]))
+        return
+    for index, each in enumerate(found):
+        if index:
+            print()
+        print(each)
+    say_written(written)
+
+
+def _write(found: list[RunComparison], folder: Path) -> list[Path]:
+    from mi_toolkit.draw.comparison import view_runs
+
+    written = write_tables(
+        folder, {f"comparison_{each.metric}.csv": each.to_pandas() for each in found}
+    )
+    for each in found:
+        written += draw(view_runs(each), None, folder / f"comparison_{each.metric}.png")
+    return written

@@ -13,11 +13,11 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     uncollected,
 )
-from mi_toolkit.errors import PromptError
+from mi_toolkit.core.errors import PromptError
 
 if TYPE_CHECKING:
-    from mi_toolkit.sensitivity.budget import Budget
-    from mi_toolkit.sensitivity.settings import Settings
+    from mi_toolkit.weights.run_folder import Budget
+    from mi_toolkit.weights.study import Settings
 
 
 def texts_of(path: Path) -> list[str]:
@@ -42,11 +42,11 @@ def texts_of(path: Path) -> list[str]:
 
 def settings_of(**chosen: Any) -> Settings:
     """The settings, names checked before a model is loaded for them."""
-    from mi_toolkit.errors import unknown_name
-    from mi_toolkit.sensitivity.controls import CONTROLS
-    from mi_toolkit.sensitivity.edits import EDITS
-    from mi_toolkit.sensitivity.scorers.table import SCORERS
-    from mi_toolkit.sensitivity.settings import Settings
+    from mi_toolkit.core.errors import unknown_name
+    from mi_toolkit.weights.evaluate_scores import CONTROLS
+    from mi_toolkit.weights.perturb import EDITS
+    from mi_toolkit.weights.scorers import SCORERS
+    from mi_toolkit.weights.study import Settings
 
     if chosen["controls"] is None:
         chosen["controls"] = CONTROLS
@@ -88,9 +88,9 @@ def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:
     with doing(f"Reading the config of {name}"), third_parties_kept_off_stdout(), uncollected():
         import torch
 
-        from mi_toolkit.memory import available_bytes
-        from mi_toolkit.models.size import model_size
-        from mi_toolkit.sensitivity.budget import budget_of
+        from mi_toolkit.core.process_state import available_bytes
+        from mi_toolkit.models.facts import model_size
+        from mi_toolkit.weights.run_folder import budget_of
 
         size = model_size(name, revision=load.revision, trust_remote_code=load.trust_remote_code)
         # Spread over devices, what one of them has free says nothing.

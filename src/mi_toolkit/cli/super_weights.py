@@ -13,7 +13,7 @@ from mi_toolkit.cli.sensitivity_asked import texts_of
 from mi_toolkit.cli.terminal import bold, third_parties_kept_off_stdout
 
 if TYPE_CHECKING:
-    from mi_toolkit.sensitivity.super_weight import SuperWeights
+    from mi_toolkit.weights.super_weight import SuperWeights
 
 
 def super_weights(
@@ -58,7 +58,7 @@ def super_weights(
             eval_limit=eval_limit,
         )
     if output is not None:
-        from mi_toolkit.files import written_whole
+        from mi_toolkit.core.io import written_whole
 
         with writing(output / "super_weights.csv") as path, written_whole(path) as draft:
             found.to_pandas().to_csv(draft, index=False)

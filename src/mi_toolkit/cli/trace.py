@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -21,6 +20,7 @@ from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
+    columns,
     draw,
     say_written,
     write_tables,
@@ -36,7 +36,7 @@ from mi_toolkit.cli.terminal import (
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.report import HeadReport
-    from mi_toolkit.pipeline.pipeline import Pipeline
+    from mi_toolkit.text.pipeline import Pipeline
 
 Count = Annotated[int, Parameter(validator=at_least_one)]
 
@@ -107,7 +107,7 @@ def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[P
 
 def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
     if as_data:
-        from mi_toolkit.pipeline.rows import ROWS
+        from mi_toolkit.text.pipeline import ROWS
 
         rows = {f"{stage}_rows": list(ROWS[stage](traced)) for stage in STAGES}
         print(as_json({**traced.record(), **rows, "written": [str(path) for path in written]}))
@@ -130,7 +130,7 @@ def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
 
 
 def _embedding(traced: Pipeline) -> list[list[str]]:
-    from mi_toolkit.pipeline.rows import token_rows
+    from mi_toolkit.text.pipeline import token_rows
 
     rows = [["position", "token", "norm", "nearest tokens (cosine)"]]
     for row in token_rows(traced):
@@ -164,7 +164,7 @@ def _neurons(traced: Pipeline) -> list[list[str]]:
 
 
 def _lens(traced: Pipeline) -> list[list[str]]:
-    from mi_toolkit.pipeline.rows import lens_of
+    from mi_toolkit.text.pipeline import lens_of
 
     lens = lens_of(traced)
     rows = [["behind", "rank of the final", "KL (nats)", "would predict"]]

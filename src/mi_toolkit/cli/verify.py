@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
 from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
+    columns,
     say_written,
     write_tables,
     writing,
@@ -25,10 +25,10 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
-from mi_toolkit.errors import ModelLoadError, VerificationError
+from mi_toolkit.core.errors import ModelLoadError, VerificationError
 
 if TYPE_CHECKING:
-    from mi_toolkit.verification.verification import Verification
+    from mi_toolkit.verification.verify import Verification
 
 SIMPLE_TO_COMPLEX = ("toy-gpt2", "toy-opt", "toy-pythia", "toy-gpt-neo", "toy-qwen2")
 
@@ -97,7 +97,7 @@ def _verified(name: str, max_new_tokens: int, load: LoadOptions, *, as_data: boo
 
 
 def _show(found: Verification) -> None:
-    from mi_toolkit.verification.verification import HEADER
+    from mi_toolkit.verification.verify import HEADER
 
     print(bold(found.title()))
     for line in columns([HEADER, *found.rows()], width=width(elsewhere=FOR_READING)):
@@ -127,8 +127,8 @@ def _write(found: Sequence[Verification], folder: Path | None, page: Path | None
 
     written: list[Path] = []
     if folder is not None:
-        from mi_toolkit.tables import joined
-        from mi_toolkit.verification.verification import completion_table
+        from mi_toolkit.core.tables import joined
+        from mi_toolkit.verification.verify import completion_table
 
         checks = joined(each.to_pandas() for each in found)
         tables = {"verification.csv": checks, "completions.csv": completion_table(found)}

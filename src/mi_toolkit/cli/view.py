@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.layout import columns
 from mi_toolkit.cli.options import DEFAULT_LOADING, DEFAULT_MODEL, LoadOptions, ModelName, Several
-from mi_toolkit.cli.output import check_file, writing
+from mi_toolkit.cli.output import check_file, columns, writing
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, width
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import Several, Switch, at_least_one
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
-from mi_toolkit.errors import MIToolkitError
+from mi_toolkit.core.errors import MIToolkitError
 
 Count = Annotated[int, Parameter(validator=at_least_one)]
 
@@ -47,7 +47,8 @@ def web_page(
         os.environ.pop(name, None)  # the page shows what they count, whatever standard error is
     with doing("Starting the page"), third_parties_kept_off_stdout():
         _require_gradio()
-        from mi_toolkit.app import Settings, build
+        from mi_toolkit.app.dashboard import build
+        from mi_toolkit.app.settings import Settings
         from mi_toolkit.models.sources import find_source
 
         for name in allow_models or []:

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from mi_toolkit.heads.kinds import DistributionBehaviour, RowNeed
 from mi_toolkit.heads.plan import Plan
-from mi_toolkit.heads.rows import RowFigures, mean_key, per_mass, row_entropy
-from mi_toolkit.heads.scores import top_share
+from mi_toolkit.heads.scores import RowFigures, mean_key, per_mass, row_entropy, top_share
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,14 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.errors import ReportError, unknown_name
-from mi_toolkit.provenance import Provenance
-from mi_toolkit.saved_result import SavedResult
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.core.errors import ReportError, unknown_name
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
+    from mi_toolkit.core.tables import DataFrame
     from mi_toolkit.heads.report import HeadReport
 
 HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")

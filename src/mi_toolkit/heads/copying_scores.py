@@ -10,10 +10,19 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.attention_masks import sights
+from mi_toolkit.core.attention_masks import sights
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
+from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.sight import Sight
+from mi_toolkit.core.stimuli import repeated_random
+from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import chosen
-from mi_toolkit.heads.copy_queries import CopyQueriesOfPlan
-from mi_toolkit.heads.copying import CopyingMeasurement
+from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
 from mi_toolkit.heads.direct_effect import (
     embedding_weights,
     output_weights,
@@ -21,24 +30,12 @@ from mi_toolkit.heads.direct_effect import (
     value_weights,
     values_are_linear,
 )
-from mi_toolkit.heads.head import Head
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.protocol import pattern_behaviours
-from mi_toolkit.heads.provenance import provenance_of
-from mi_toolkit.hooked_model import HookedModel, attention_layers, z_hook
-from mi_toolkit.hooked_pass import visit_activations
-from mi_toolkit.models.describe import describe_model
-from mi_toolkit.process_state import one_job
-from mi_toolkit.progress import track
-from mi_toolkit.prompts.stimuli import repeated_random
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.provenance import Provenance
-from mi_toolkit.saved_result import SavedResult
-from mi_toolkit.shown import ShownAsTable, TextTable
-from mi_toolkit.sight import Sight
+from mi_toolkit.models.describe import describe_model, provenance_of
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from mi_toolkit.core.tables import DataFrame
 
 BATCH = 8
 STIMULUS = "repeated_random"

@@ -26,9 +26,9 @@ from einops import einsum, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.effective_weights import effective_matrix, module_at
-from mi_toolkit.errors import UnsupportedModelError
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core.effective_weights import effective_matrix, module_at
+from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.core.model import HookedModel
 
 VOCABULARY_BLOCK = 8192
 """Vocabulary rows that are made float32 and normed together."""

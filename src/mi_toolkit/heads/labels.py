@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.stats import discoveries
 from mi_toolkit.heads.kinds import BehaviourFacts
-from mi_toolkit.stats import discoveries
 
 SCOPE_NAMES = ("local", "global", "undetermined")
 UNCLASSIFIED = "unclassified"

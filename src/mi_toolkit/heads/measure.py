@@ -15,11 +15,10 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import DistributionBehaviour
 from mi_toolkit.heads.block_figures import BlockReader
+from mi_toolkit.heads.kinds import DistributionBehaviour
 from mi_toolkit.heads.plan import Plan
-from mi_toolkit.heads.rows import RowFigures
-from mi_toolkit.heads.scores import PatternRows, QueryTerms
+from mi_toolkit.heads.scores import PatternRows, QueryTerms, RowFigures
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.hooked_model import HookedModel, pattern_hook
-from mi_toolkit.hooked_pass import visit_activations
+from mi_toolkit.core.model import HookedModel, pattern_hook
+from mi_toolkit.core.passes import visit_activations
 
 Visitor = Callable[[int, Tensor], None]
 """`(layer, patterns ["sequence head query key"])`; the patterns are gone after the call."""

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import AnyBehaviour, DistributionBehaviour, MaskBehaviour
+from mi_toolkit.core.sight import Sight, visible_keys
+from mi_toolkit.core.stats import MIN_TEXTS
+from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.heads.behaviours import AnyBehaviour
+from mi_toolkit.heads.kinds import DistributionBehaviour, MaskBehaviour
 from mi_toolkit.heads.targets import Targets
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.sight import Sight, visible_keys
-from mi_toolkit.stats import MIN_TEXTS
 
 KEPT_TOKENS = 2**13
 """Tokens whose target keys are held, for every layer asks for those of a batch in turn."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-from mi_toolkit.errors import BehaviourError, UnknownNameError, unknown_name
+from mi_toolkit.core.errors import BehaviourError, UnknownNameError, unknown_name
 from mi_toolkit.heads.kinds import Behaviour
 
 ENTRY_POINT_GROUP = "mi_toolkit.behaviours"

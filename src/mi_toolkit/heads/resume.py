@@ -18,13 +18,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mi_toolkit.errors import ReportError
-from mi_toolkit.heads.batches import Batch
-from mi_toolkit.heads.behaviours import AnyBehaviour, MaskBehaviour
-from mi_toolkit.heads.stimulus_run import StimulusRun
-from mi_toolkit.hooked_model import weights_digest
-from mi_toolkit.provenance import installed_versions
-from mi_toolkit.record_file import load_record, save_record
+from mi_toolkit.core.errors import ReportError
+from mi_toolkit.core.model import weights_digest
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.heads.behaviours import AnyBehaviour
+from mi_toolkit.heads.kinds import MaskBehaviour
+from mi_toolkit.heads.stimulus_run import Batch, StimulusRun
 
 FORMAT = "mi_toolkit head sweep 2"
 

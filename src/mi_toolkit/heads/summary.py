@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.heads.behaviours import MaskBehaviour
+from mi_toolkit.core.stats import MIN_QUERIES, Bounds, Estimate, over_queries, over_texts
+from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.labels import bar_of
 from mi_toolkit.heads.measure import Measurement, UnitSums
 from mi_toolkit.heads.scores import lift
-from mi_toolkit.stats import MIN_QUERIES, Bounds, Estimate, over_queries, over_texts
 
 BY_TEXTS = "jackknife over texts"
 BY_QUERIES = "jackknife over queries of this prompt"

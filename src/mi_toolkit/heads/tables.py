@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.head import Head
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.control import UntrainedControl

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_toolkit.sight import Sight, sees
+from mi_toolkit.core.sight import Sight, sees
 
 KEPT_CELLS = 2**20
 """Cells of a sequence that are kept between layers; where there are more they are found anew."""

@@ -15,17 +15,17 @@ from collections.abc import Sequence
 
 import torch
 
-from mi_toolkit.errors import BehaviourError
+from mi_toolkit.core.errors import BehaviourError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.control import UntrainedControl, labelled_heads, strongest_heads
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.hooked_model import HookedModel
 from mi_toolkit.models.untrained import initialisation_of, untrained_twin
-from mi_toolkit.process_state import one_job
-from mi_toolkit.progress import track
-from mi_toolkit.prompts.tokens import Prompt
 
 
 @one_job

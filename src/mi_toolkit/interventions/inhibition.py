@@ -18,16 +18,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.errors import PromptError
-from mi_toolkit.heads.head import Head
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.result import ShownAsTable, TextTable
+from mi_toolkit.core.stats import over_texts
+from mi_toolkit.core.stimuli import ioi_prompts
+from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.patterns import visit_patterns
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.interventions.ablation import HeadName, ablating
-from mi_toolkit.process_state import one_job
-from mi_toolkit.prompts.ioi import ioi_prompts
-from mi_toolkit.prompts.tokens import TokenBatch
-from mi_toolkit.shown import ShownAsTable, TextTable
-from mi_toolkit.stats import over_texts
+from mi_toolkit.interventions.ablation import ablating
+from mi_toolkit.interventions.components import HeadName
 
 ROLES = ("end", "io", "s1", "s2")
 

@@ -1,18 +1,25 @@
-"""What a loaded model is: the record that `describe_model` returns."""
+"""What a loaded model is: the record that `describe_model` returns.
+
+How large a model is, from its config alone: asked before any weight is read.
+
+The model is built on torch's `meta` device, which has shapes and no memory.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mi_toolkit.models.model_spec import (
-    Normalisation,
-    Positional,
-    describe_windows,
-    hidden_parameters,
-)
-from mi_toolkit.shown import ShownAsTable, TextTable
+import torch
+from transformers import AutoModelForCausalLM
+
+from mi_toolkit.core.result import ShownAsTable, TextTable, human_count
+from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
+from mi_toolkit.models.sources import find_source
+from mi_toolkit.models.specs import Normalisation, Positional, describe_windows, hidden_parameters
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -79,8 +86,6 @@ class ModelFacts(ShownAsTable):
 
     def text_table(self) -> TextTable:
         """The facts as people write them."""
-        from mi_toolkit.models.facts_text import fact_rows
-
         return TextTable(title=self.name, rows=fact_rows(self))
 
     @property
@@ -99,3 +104,95 @@ class ModelFacts(ShownAsTable):
     def attention_scope(self) -> str:
         """`windows` in words, such as `global`."""
         return describe_windows(self.windows)
+
+
+def fact_rows(facts: ModelFacts) -> list[list[str]]:
+    """What a fact is about, and the fact, as people read it."""
+    count = human_count(facts.parameters)
+    shared = f", keys and values {facts.n_kv_heads}" if facts.n_kv_heads != facts.n_heads else ""
+    bias = "with biases" if facts.qkv_bias else "without biases"
+    norms = ", queries and keys normalised" if facts.qk_norm else ""
+    gated = ", gated" if facts.gated_mlp else ""
+    beside = "beside attention" if facts.parallel_attention_mlp else "after attention"
+    tied = "one matrix, in and out" if facts.tied_embeddings else "two matrices, in and out"
+    revision = f", revision {facts.revision}" if facts.revision else ""
+    return [
+        ["family", f"{facts.family} ({facts.architecture})"],
+        ["parameters", f"{count} in attention and MLPs, as TransformerLens counts them"],
+        ["layers × heads", f"{facts.n_layers} × {facts.n_heads}{shared}"],
+        ["widths", f"model {facts.d_model:,}, head {facts.d_head:,}, MLP {facts.d_mlp:,}"],
+        ["vocabulary", f"{facts.d_vocab:,}"],
+        ["context", f"{facts.context:,} tokens"],
+        ["positions", _positions(facts)],
+        ["attention", facts.attention_scope],
+        ["Q, K, V", f"{bias}{norms}"],
+        ["MLP", f"{facts.activation}{gated}, {beside}"],
+        ["norm", facts.normalisation],
+        ["embeddings", tied],
+        ["weights", f"{facts.dtype} on {facts.device}{revision}"],
+    ]
+
+
+def _positions(facts: ModelFacts) -> str:
+    parts: list[str] = [facts.positional]
+    if facts.rope_base is not None:
+        parts.append(f"base {facts.rope_base:,.0f}")
+    if facts.rope_local_base is not None:
+        parts.append(f"base {facts.rope_local_base:,.0f} in windowed layers")
+    if facts.rotary_fraction is not None:
+        parts.append(f"{facts.rotary_fraction:.0%} of each head")
+    if facts.rope_scaling is not None:
+        stretched = ", ".join(f"{key} {value}" for key, value in facts.rope_scaling.items())
+        parts.append(f"scaled ({stretched})")
+    return ", ".join(parts)
+
+
+_BLOCK = re.compile(r"\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """Parameters of a model that need not be in memory."""
+
+    name: str
+    """As results call it."""
+
+    n_parameters: int
+    """All of them; tied embeddings once."""
+
+    n_layers: int
+    """Blocks of attention and MLP."""
+
+    n_block_weights: int
+    """Weights in the matrices of all blocks: those that are scored unless told otherwise."""
+
+    def weights(self, bytes_each: int) -> int:
+        """Bytes of the weights."""
+        return self.n_parameters * bytes_each
+
+
+def model_size(
+    name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelSize:
+    """The size of a model by any name that `load_model` takes.
+
+    >>> model_size("toy-gpt2").n_layers
+    4
+
+    Raises:
+        UnknownNameError: nothing is called so.
+        ModelLoadError: its config is missing, unreachable, gated, or no causal language model's.
+    """
+    source = find_source(name, revision=revision)
+    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    with explained(source), quiet_transformers(source, revision), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    blocks = {
+        name: parameter for name, parameter in model.named_parameters() if _BLOCK.search(name)
+    }
+    return ModelSize(
+        name=source.name,
+        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        n_layers=int(config.get_text_config().num_hidden_layers),
+        n_block_weights=sum(p.numel() for p in blocks.values() if p.ndim > 1),
+    )

@@ -32,7 +32,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_toolkit.files import file_digest
+from mi_toolkit.core.io import file_digest
 from mi_toolkit.models.checkpoints import load_config, load_tokenizer, read_weights
 from mi_toolkit.models.sources import Source
 

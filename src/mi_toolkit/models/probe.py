@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mi_toolkit.errors import ModelLoadError, UnsupportedModelError
-from mi_toolkit.floors import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
-from mi_toolkit.hooked_model import HookedModel, attention_layers, pattern_hook
-from mi_toolkit.hooked_pass import activations_that_fire, logits_and_activations
-from mi_toolkit.process_state import allowing_nan
+from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
+from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
+from mi_toolkit.core.passes import activations_that_fire, logits_and_activations
+from mi_toolkit.core.process_state import allowing_nan
+from mi_toolkit.core.tolerances import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
 
 SEQUENCES, LENGTH = 2, 32
 

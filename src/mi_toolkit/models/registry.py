@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
-from mi_toolkit.models.model_spec import Access, KnownModel
-from mi_toolkit.models.specs import MODELS
+from mi_toolkit.models.specs import MODELS, Access, KnownModel
 
 BUNDLED: Mapping[str, KnownModel] = MappingProxyType(
     {

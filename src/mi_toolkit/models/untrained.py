@@ -17,13 +17,13 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from mi_toolkit import transformer_lens_door
-from mi_toolkit.errors import ModelLoadError, UnknownNameError, UnsupportedModelError
-from mi_toolkit.hooked_model import HookedModel
+from mi_toolkit.core import tl_compat as transformer_lens_door
+from mi_toolkit.core.errors import ModelLoadError, UnknownNameError, UnsupportedModelError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
 from mi_toolkit.models.checkpoints import load_config
-from mi_toolkit.models.loading import load_model
+from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.process_state import one_job
 
 
 @one_job
@@ -39,7 +39,7 @@ def untrained_twin(model: HookedModel, *, seed: int = 0) -> HookedModel:
             devices.
 
     Example:
-        >>> from mi_toolkit.models.loading import load_model
+        >>> from mi_toolkit.models.load import load_model
         >>> twin = untrained_twin(load_model("toy-gpt2"), seed=3)
         >>> twin.cfg.n_layers, bool((twin.W_E == load_model("toy-gpt2").W_E).any())
         (4, False)

@@ -21,7 +21,7 @@ from interval_coverage import (
     series_of,
     texts_of,
 )
-from mi_toolkit.stats import (
+from mi_toolkit.core.stats import (
     discoveries,
     effective_size,
     over_queries,

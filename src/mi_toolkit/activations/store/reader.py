@@ -12,21 +12,113 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from mi_toolkit.activations.describe import MEGABYTE, rows_of
-from mi_toolkit.activations.errors import StoreError
-from mi_toolkit.activations.names import Name, Names, axes_of, resolve
-from mi_toolkit.activations.store.checks import check_checksums, check_files
-from mi_toolkit.activations.store.manifest import Manifest, read_manifest
-from mi_toolkit.activations.store.mapped import MappedShards
-from mi_toolkit.errors import UnknownNameError
-from mi_toolkit.parquet import read_columns
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.activations.names import MEGABYTE, Name, Names, axes_of, resolve, rows_of
+from mi_toolkit.activations.store.manifest import (
+    Manifest,
+    check_checksums,
+    check_files,
+    map_shard,
+    read_manifest,
+)
+from mi_toolkit.core.errors import StoreError, UnknownNameError
+from mi_toolkit.core.io import read_columns
+from mi_toolkit.core.result import ShownAsTable, TextTable
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from mi_toolkit.core.tables import DataFrame
 
-    from mi_toolkit.activations.store.dataset import ActivationDataset
+
+class ActivationDataset(Dataset[Any]):
+    """Rows of one activation. An item is a row's values, or what `transform` makes of them.
+
+    A `DataLoader` fetches a batch in one go; each of its workers maps the shards for itself,
+    forked or spawned.
+    """
+
+    def __init__(
+        self,
+        store: ActivationStore,
+        hook: str,
+        *,
+        rows: Int[Tensor, " row"] | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+    ) -> None:
+        self.store, self.hook, self.transform = store, hook, transform
+        self.rows = torch.arange(len(store)) if rows is None else rows
+        """The row of the store that each item is."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        """One row."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"This dataset has {len(self)} rows, and no {index}.")
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+        """Several rows at once: how a `DataLoader` asks for a batch."""
+        values = self.store.read(self.hook, self.rows[list(indices)])
+        return [each if self.transform is None else self.transform(each) for each in values]
+
+
+OPEN_SHARDS = 256
+"""How many stay mapped at once: each takes a file descriptor."""
+
+
+class MappedShards:
+    """Rows by their numbers; only what is asked for comes from the disk."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        ends = np.cumsum([shard.rows for shard in manifest.shards], dtype=np.int64)
+        self._starts = np.concatenate([[0], ends])
+        self._open: dict[int, dict[str, Tensor]] = {}
+
+    def slice(self, hook: str, start: int, stop: int) -> Tensor:
+        """Consecutive rows of one activation."""
+        parts = [
+            self._shard(number)[hook][max(0, start - first) : stop - first]
+            for number, first in enumerate(self._starts[:-1].tolist())
+            if first < stop and start < self._starts[number + 1]
+        ]
+        return torch.cat(parts) if parts else self._none(hook)
+
+    def gather(self, hook: str, rows: Int[Tensor, " row"]) -> Tensor:
+        """Rows of one activation in the order given: shard by shard, each mapped once.
+
+        Raises:
+            StoreError: there is no such row.
+        """
+        n_rows = self.manifest.rows
+        if len(rows) and not (int(rows.min()) >= 0 and int(rows.max()) < n_rows):
+            raise StoreError(f"Rows of this store are 0 to {n_rows - 1}.")
+        values = self._none(hook).new_empty(len(rows), *self.manifest.shapes[hook])
+        shard_of = np.searchsorted(self._starts, rows.numpy(), side="right") - 1
+        for number in np.unique(shard_of):
+            here = torch.from_numpy((shard_of == number).nonzero()[0])
+            within = rows[here] - int(self._starts[number])
+            values[here] = self._shard(int(number))[hook][within]
+        return values
+
+    def _none(self, hook: str) -> Tensor:
+        dtype = getattr(torch, self.manifest.settings["dtype"])
+        return torch.empty(0, *self.manifest.shapes[hook], dtype=dtype)
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        if number not in self._open:
+            while len(self._open) >= OPEN_SHARDS:
+                self._open.pop(next(iter(self._open)))
+            path = self.folder / self.manifest.shards[number].tensors.path
+            self._open[number] = map_shard(path)
+        return self._open[number]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the shards for itself."""
+        return {**self.__dict__, "_open": {}}
+
 
 INDEX_DTYPES: dict[str, type[np.integer[Any]]] = {
     "document": np.int64,
@@ -142,7 +234,7 @@ class ActivationStore(ShownAsTable):
         paths = [self.folder / shard.index.path for shard in self.manifest.shards]
         return read_columns(paths, INDEX_DTYPES)
 
-    def index(self) -> pd.DataFrame:
+    def index(self) -> DataFrame:
         """What each row is: document, chunk (of a split document), position and token id."""
         from mi_toolkit.activations.tables import index_table
 
@@ -240,8 +332,6 @@ class ActivationStore(ShownAsTable):
         transform: Callable[[Tensor], Any] | None = None,
     ) -> ActivationDataset:
         """A PyTorch `Dataset` of rows of one activation, for a `DataLoader` with any workers."""
-        from mi_toolkit.activations.store.dataset import ActivationDataset
-
         return ActivationDataset(self, self.one(name), rows=rows, transform=transform)
 
     def verify(self) -> None:

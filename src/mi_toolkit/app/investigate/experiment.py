@@ -8,10 +8,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import gradio as gr
 
-from mi_toolkit.app.analysis import Analysis
+from mi_toolkit.app.context import Analysis
 from mi_toolkit.app.tools import Saveable
-from mi_toolkit.predictions import Prediction
-from mi_toolkit.views.tokens import visible
+from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.draw.primitives import visible
 
 FIRST = "Analyze a prompt first, in the form above."
 STALE = "The prompt or the model is another one now: run it again."

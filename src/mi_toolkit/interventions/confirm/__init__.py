@@ -13,5 +13,5 @@ heads are idle: others may stand in for them (self-repair), or the stimulus may 
 """
 
 from mi_toolkit.interventions.confirm.confirmation import Confirmation as Confirmation
-from mi_toolkit.interventions.confirm.each_head import confirm_each_head as confirm_each_head
+from mi_toolkit.interventions.confirm.label_sets import confirm_each_head as confirm_each_head
 from mi_toolkit.interventions.confirm.label_sets import confirm_heads as confirm_heads

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.errors import unknown_name
-from mi_toolkit.heads.head import Head
-from mi_toolkit.interventions.confirm.effect import Effect
-from mi_toolkit.provenance import Provenance
-from mi_toolkit.saved_result import SavedResult
-from mi_toolkit.shown import ShownAsTable, TextTable
+from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.interventions.confirm.losses import Effect
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from mi_toolkit.core.tables import DataFrame
 
 Verdict = Literal["survives", "fails", "undecided"]
 
@@ -270,7 +269,7 @@ class Confirmation(SavedResult, ShownAsTable):
 
     def to_pandas(self) -> DataFrame:
         """One row per trial, and one without figures per label that could not be tested."""
-        from mi_toolkit.tables import table_of
+        from mi_toolkit.core.tables import table_of
 
         run = {"model": self.provenance.model, "how": self.how}
         tested = [run | _tested_row(trial) for trial in self.trials]

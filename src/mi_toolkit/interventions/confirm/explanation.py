@@ -23,10 +23,9 @@ from scipy.special import stdtr
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from mi_toolkit.errors import PromptError
-from mi_toolkit.heads.head import Head
-from mi_toolkit.hooked_model import attention_layers
-from mi_toolkit.interventions.confirm.claims import Claim
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import attention_layers
 from mi_toolkit.interventions.confirm.confirmation import (
     Backup,
     Explanation,
@@ -34,9 +33,8 @@ from mi_toolkit.interventions.confirm.confirmation import (
     ShapleyValue,
     SharedHead,
 )
-from mi_toolkit.interventions.confirm.effect import TOO_FEW, PairedChanges
-from mi_toolkit.interventions.confirm.losses import HeadSet, rows_to_a_pass
-from mi_toolkit.interventions.confirm.random_sets import RandomSets, random_sets
+from mi_toolkit.interventions.confirm.hypotheses import Claim, RandomSets, random_sets
+from mi_toolkit.interventions.confirm.losses import TOO_FEW, HeadSet, PairedChanges, rows_to_a_pass
 from mi_toolkit.interventions.confirm.setting import (
     LossTable,
     Setting,

@@ -11,17 +11,16 @@ from jaxtyping import Float, Int
 from scipy.stats import false_discovery_control
 from torch import Tensor
 
-from mi_toolkit.errors import PromptError
-from mi_toolkit.heads.head import Head
-from mi_toolkit.heads.provenance import provenance_of
-from mi_toolkit.hooked_model import HookedModel
-from mi_toolkit.interventions.ablation.kinds import check_kind
-from mi_toolkit.interventions.confirm.claims import Claim
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.interventions.ablation import check_kind
 from mi_toolkit.interventions.confirm.confirmation import Explanation, Trial, Verdict
-from mi_toolkit.interventions.confirm.effect import TOO_FEW, effect_of
-from mi_toolkit.interventions.confirm.losses import HeadSet, LossRuns
-from mi_toolkit.prompts.tokens import Prompt, TokenBatch, tokenise
-from mi_toolkit.provenance import Provenance
+from mi_toolkit.interventions.confirm.hypotheses import Claim
+from mi_toolkit.interventions.confirm.losses import TOO_FEW, HeadSet, LossRuns, effect_of
+from mi_toolkit.models.describe import provenance_of
 
 DEFAULT_SEQUENCES = 16
 DEFAULT_ALPHA = 0.05

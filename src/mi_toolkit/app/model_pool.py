@@ -1,0 +1,158 @@
+"""The loaded models, lent to one visitor at a time.
+
+A lock per model, not a copy per visitor: hooks hang on the model itself, so whoever ablates must
+be alone with it; a run takes about a second, and a copy would take the model's memory again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from mi_toolkit.core.errors import ModelLoadError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import available_bytes
+from mi_toolkit.models.facts import model_size
+from mi_toolkit.models.load import load_model
+from mi_toolkit.models.registry import find_known
+
+PATIENCE = 0.1
+"""Seconds between two looks at whether somebody who waits has left."""
+
+
+def weights_bytes(name: str) -> int:
+    """Bytes that a model's weights will take in float32, by its config; 0 of small ones at hand.
+
+    Raises:
+        MIToolkitError: as `load_model` does.
+    """
+    known = find_known(name)
+    if known is not None and known.where != "hub":
+        return 0
+    return model_size(name).weights(4)
+
+
+def model_bytes(model: HookedModel) -> int:
+    """Bytes of a model's weights, those that are shared counted once."""
+    storages = {
+        parameter.untyped_storage().data_ptr(): parameter.untyped_storage().nbytes()
+        for module in model.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    return sum(storages.values())
+
+
+def _gigabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"
+
+
+@dataclass(eq=False)
+class _Held:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    model: HookedModel | None = None
+    n_bytes: int = 0
+    borrowers: int = 0
+    last_used: float = 0.0
+
+
+class ModelShelf:
+    """Models by name, loaded when first asked for, the least recently used given up for space."""
+
+    def __init__(
+        self,
+        limit: int | None = None,
+        *,
+        load: Callable[[str], HookedModel] = load_model,
+        size: Callable[[str], int] = weights_bytes,
+    ) -> None:
+        """A shelf of `limit` bytes, or half of the memory that is free now."""
+        self.limit = available_bytes() // 2 if limit is None else limit
+        self._load, self._size = load, size
+        self._held: dict[str, _Held] = {}
+        self._guard = threading.Lock()
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The models in memory, the one used last at the end."""
+        with self._guard:
+            held = [(each.last_used, name) for name, each in self._held.items() if each.model]
+        return tuple(name for _, name in sorted(held))
+
+    @contextmanager
+    def lent(
+        self, name: str, *, still_wanted: Callable[[], None] = lambda: None
+    ) -> Iterator[HookedModel]:
+        """The model, and nobody else at it meanwhile.
+
+        Args:
+            name: as `load_model` takes it.
+            still_wanted: asked while another visitor has the model; raises to give up waiting.
+
+        Raises:
+            MIToolkitError: as `load_model` does.
+        """
+        with self._guard:
+            held = self._held.setdefault(name, _Held())
+            held.borrowers += 1
+        try:
+            while not held.lock.acquire(timeout=PATIENCE):
+                still_wanted()
+            try:
+                if held.model is None:
+                    expected = self._size(name)
+                    self._make_room(expected)
+                    if expected:
+                        self._check_fits(expected)
+                    held.model = self._load(name)
+                    held.n_bytes = model_bytes(held.model)
+                    self._make_room(0)
+                yield held.model
+            finally:
+                held.last_used = time.monotonic()
+                held.lock.release()
+        finally:
+            with self._guard:
+                held.borrowers -= 1
+                if not held.borrowers and held.model is None:
+                    self._held.pop(name, None)
+
+    @contextmanager
+    def lent_together(
+        self, names: Collection[str], *, still_wanted: Callable[[], None] = lambda: None
+    ) -> Iterator[dict[str, HookedModel]]:
+        """Several models at once, by name, and nobody else at any of them meanwhile.
+
+        They are waited for in the order of their names, which is everybody's: so no two visitors
+        wait for each other.
+
+        Raises:
+            MIToolkitError: as `load_model` does.
+        """
+        with ExitStack() as stack:
+            yield {
+                name: stack.enter_context(self.lent(name, still_wanted=still_wanted))
+                for name in sorted(set(names))
+            }
+
+    def _make_room(self, needed: int) -> None:
+        """Give up models that nobody has, the least recently used first, until `needed` fits."""
+        with self._guard:
+            idle = [name for name, each in self._held.items() if each.model and not each.borrowers]
+            idle.sort(key=lambda name: self._held[name].last_used)
+            while idle and self._filled() + needed > self.limit:
+                del self._held[idle.pop(0)]
+
+    def _check_fits(self, needed: int) -> None:
+        filled = self._filled()
+        if filled + needed > self.limit:
+            raise ModelLoadError(
+                f"The model takes {_gigabytes(needed)}, and this server has "
+                f"{_gigabytes(self.limit)} for models, of which {_gigabytes(filled)} are in use. "
+                "Choose a smaller one, or come back later."
+            )
+
+    def _filled(self) -> int:
+        return sum(each.n_bytes for each in self._held.values())

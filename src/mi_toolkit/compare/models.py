@@ -1,0 +1,178 @@
+"""Compare models on the same text: their heads, and what they predict.
+
+1. Each model is loaded, described, classified, read for its continuations, and let go.
+2. Reports become profiles: how many heads carry a label, what share, how deep they lie.
+3. Continuations of every pair are aligned by characters (`alignment`) and their agreement counted.
+4. The facts say which models differ by architecture alone, and which by scale alone (`groups`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mi_toolkit.compare.agreement import (
+    Continuations,
+    agreement_of,
+    continuations,
+    groups_of,
+    own_accuracy,
+)
+from mi_toolkit.compare.model_comparison import ModelComparison
+from mi_toolkit.core.errors import ComparisonError, PromptError
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.stimuli import natural, passages
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.kinds import Behaviour
+from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.models.facts import ModelFacts
+from mi_toolkit.models.load import load_model
+from mi_toolkit.models.sources import find_source
+
+AnyModel = str | HookedModel
+Load = Callable[[str], HookedModel]
+
+
+@one_job
+def compare_models(
+    models: Sequence[AnyModel] | Mapping[str, AnyModel],
+    prompt: Prompt | None = None,
+    *,
+    behaviours: Sequence[str | Behaviour] | str | None = None,
+    min_lift: float = DEFAULT_MIN_LIFT,
+    prepend_bos: bool | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    load: Load = load_model,
+    progress: bool | None = None,
+) -> ModelComparison:
+    """What the heads of several models do on the same text, and how far their predictions agree.
+
+    Models given by name are loaded one at a time and let go, so memory holds one. Each model reads
+    the text through its own tokenizer, as it was trained to (see `prepend_bos`).
+
+    **Next-token agreement** is counted at the characters where both models have just finished a
+    token. Each continues with its most probable next token, as text; the two agree where one is a
+    prefix of the other, so that ` the` agrees with ` them`, but not with `the`. A model that ends
+    the text agrees only with one that does so too. `chance` is the agreement of the same
+    continuations paired at random: short and frequent tokens agree often, and say little by it.
+    `lift` is `(agreement - chance) / (1 - chance)`. It misleads where tokenizers differ much:
+    shared boundaries are then mostly ends of words, where the next token is hardest to tell.
+
+    Args:
+        models: names or loaded models; or a mapping from what to call each to either.
+        prompt: a text, or several. None: the standard protocol of `classify_heads`, and predictions
+            on its natural passages, as many tokens of each as every model reads.
+        behaviours: as `classify_heads` takes them; None for the standard ones.
+        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        prepend_bos: put a BOS before each text; None: each model by its own convention. True or
+            False is for all of them.
+        batch_size: sequences to a forward pass; it changes figures by rounding only.
+        seed: of the random stimulus.
+        load: what loads a model by its name, such as `partial(load_model, dtype="bfloat16")`.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        ComparisonError: fewer than two models, or two of one name.
+        PromptError: token ids in place of text, or a text that some model cannot read.
+        MIToolkitError: as `load_model` and `classify_heads` do.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> comparison = mi.compare_models(["toy-gpt2", "toy-opt"], "one two three one two three")
+        >>> comparison.models
+        ('toy-gpt2', 'toy-opt')
+    """
+    texts = _texts(prompt)
+    given = _given(models)
+    read: dict[str, _Read] = {}
+    for name, model in track(
+        given, total=len(given), label="comparing models", unit="model", show=progress
+    ):
+        loaded = load(model) if isinstance(model, str) else model
+        facts = describe_model(loaded)
+        name = name or facts.name
+        if name in read:
+            raise ComparisonError(
+                f"Two of the models are called {name!r}. Give a mapping from a name of your choice "
+                "to each."
+            )
+        report = classify_heads(
+            loaded,
+            texts,
+            behaviours=behaviours,
+            min_lift=min_lift,
+            prepend_bos=prepend_bos,
+            batch_size=batch_size,
+            seed=seed,
+            progress=False,
+        )
+        read[name] = _Read(facts, report, _continuations(loaded, texts, prepend_bos))
+        del loaded
+        gc.collect()
+    said = [model.said for model in read.values()]
+    shown = texts if texts is not None else list(passages())
+    facts_of = {name: model.facts for name, model in read.items()}
+    return ModelComparison(
+        models=tuple(read),
+        facts=facts_of,
+        reports={name: model.report for name, model in read.items()},
+        groups=groups_of(facts_of),
+        n_texts=len(shown),
+        agreement=agreement_of(said),
+        accuracy={name: own_accuracy(shown, model.said) for name, model in read.items()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """What is kept of a model when it is let go."""
+
+    facts: ModelFacts
+    report: HeadReport
+    said: Sequence[Continuations]
+
+
+def _texts(prompt: Prompt | None) -> list[str] | None:
+    if isinstance(prompt, Tensor | TokenBatch):
+        raise PromptError(
+            "Models are compared on text, which each reads through its own tokenizer: give a "
+            "string or several. The same token ids mean different text to different models."
+        )
+    if prompt is None:
+        return None
+    texts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not all(isinstance(text, str) for text in texts):
+        raise PromptError(
+            "Models are compared on text, a string or several: token ids and chat messages are "
+            "different text to each of them."
+        )
+    return texts
+
+
+def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:
+    """Names (empty: the model's own) with names or models; wrong names are told before work."""
+    pairs = list(models.items()) if isinstance(models, Mapping) else [("", m) for m in models]
+    if len(pairs) < 2:
+        raise ComparisonError(f"A comparison takes two models or more, not {len(pairs)}.")
+    for _, model in pairs:
+        if isinstance(model, str):
+            find_source(model)
+    return pairs
+
+
+def _continuations(
+    model: HookedModel, texts: list[str] | None, prepend_bos: bool | None
+) -> tuple[Continuations, ...]:
+    if texts is None:
+        read = natural(model, as_trained=True, prepend_bos=prepend_bos)
+        return continuations(model, passages(), read)
+    return continuations(model, texts, tokenise(model, texts, prepend_bos=prepend_bos))

@@ -1,0 +1,1 @@
+"""What all parts stand on: hooked models, tokens, results, statistics."""

@@ -1,0 +1,94 @@
+"""What the library raises: each says what is wrong and the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MIToolkitError(Exception):
+    """Base class of every error that mi_toolkit raises on purpose."""
+
+
+class UnknownNameError(MIToolkitError, ValueError):
+    """A name (of a model, behaviour, head, layer, …) that does not exist here."""
+
+
+class PromptError(MIToolkitError, ValueError):
+    """A prompt that cannot be fed: empty, longer than the context, or with impossible ids."""
+
+
+class ModelLoadError(MIToolkitError):
+    """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
+
+
+class BehaviourError(MIToolkitError, ValueError):
+    """A behaviour that cannot be registered or measured: its name, its mask, its entry point."""
+
+
+class UnsupportedModelError(ModelLoadError):
+    """A model that loads but whose attention cannot be hooked."""
+
+
+class GenerationError(MIToolkitError, ValueError):
+    """Generation that cannot be run as asked: no beams, no tokens, more than the context holds."""
+
+
+class HookError(MIToolkitError, RuntimeError):
+    """A hook that should have fired did not: the figure it should have measured is not 'none'."""
+
+
+class NotFiniteError(MIToolkitError, ValueError):
+    """Activations that are NaN or infinite: no figure of them would mean anything."""
+
+
+class WeightError(MIToolkitError, ValueError):
+    """Weights that cannot be scored, ranked or perturbed as asked."""
+
+
+class AttributionError(MIToolkitError, ValueError):
+    """Scores of tokens that do not add up to what they should explain, or that are no numbers."""
+
+
+class ReportError(MIToolkitError, ValueError):
+    """A saved report that cannot be read, or a question that a report cannot answer."""
+
+
+class ComparisonError(MIToolkitError, ValueError):
+    """Models, lengths or stimuli that cannot be set side by side."""
+
+
+class VerificationError(MIToolkitError):
+    """A model that failed a check."""
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], *, shown: Iterable[str] | None = None
+) -> UnknownNameError:
+    """The error for `name`, naming what was given, the nearest known names, and all of them.
+
+    `shown` stands in for the list of all where that is long.
+
+    >>> raise unknown_name("behaviour", "inducton", ["induction", "locality"])
+    Traceback (most recent call last):
+    mi_toolkit.core.errors.UnknownNameError: No behaviour is called 'inducton'. Did you mean \
+'induction'? Known: induction, locality.
+    """
+    names = list(known)
+    folded = {candidate.casefold(): candidate for candidate in names}
+    nearest = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
+    listed = ", ".join(names if shown is None else shown)
+    return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")
+
+
+class ActivationsError(MIToolkitError, ValueError):
+    """A question that some activations cannot answer, or a file that holds none."""
+
+
+class DtypeError(ActivationsError):
+    """A precision that cannot hold what was asked to be kept in it."""
+
+
+class StoreError(ActivationsError):
+    """A folder of activations that cannot be written, continued or read, and why."""

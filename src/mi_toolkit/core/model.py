@@ -1,0 +1,212 @@
+"""What we ask of a model: the part that HookedTransformer and TransformerBridge share.
+
+Every public function takes any object that fits `HookedModel`; none asks which class it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.core.process_state import alone_with, known_state
+
+HookFunction = Callable[..., Tensor | None]
+"""`(activation, hook)`, called in the forward pass; a returned tensor replaces the activation."""
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """A causal language model with named hook points (TransformerLens 3 and 4)."""
+
+    tokenizer: Any
+
+    @property
+    def cfg(self) -> Any:
+        """Sizes and names: `n_layers`, `n_heads`, `n_ctx`, `d_vocab`, `model_name` and more."""
+        ...
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Every hook point by its name."""
+        ...
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Every module of the model."""
+        ...
+
+    def hooks(
+        self, fwd_hooks: Sequence[tuple[str, HookFunction]] = ...
+    ) -> AbstractContextManager[Any]:
+        """Hooks that are active inside the context and gone after it."""
+        ...
+
+    def __call__(self, input: Tensor, **kwargs: Any) -> Any:
+        """Run a batch of token ids, `["batch sequence"]`."""
+        ...
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_SAMPLED = 64
+
+
+def pattern_hook(layer: int) -> str:
+    """The name of the hook point with a layer's attention pattern, `["batch head query key"]`."""
+    return f"blocks.{layer}.attn.hook_pattern"
+
+
+def z_hook(layer: int) -> str:
+    """The name of the hook point with a layer's head outputs before `W_O`.
+
+    `["batch position head d_head"]`, per query head where keys and values are shared.
+    """
+    return f"blocks.{layer}.attn.hook_z"
+
+
+def by_head(
+    z: Float[Tensor, "batch position part width"], n_heads: int
+) -> Float[Tensor, "batch position head d_head"]:
+    """`z` cut by heads, where TransformerLens cuts it by the width of queries.
+
+    With multi-head latent attention values may be wider or narrower than queries.
+    """
+    return z if z.shape[-2] == n_heads else z.reshape(*z.shape[:-2], n_heads, -1)
+
+
+def neuron_hook(layer: int) -> str:
+    """The name of the hook point with a layer's neurons: behind the nonlinearity, and the gate.
+
+    `["batch position d_mlp"]`, what `W_out` reads.
+    """
+    return f"blocks.{layer}.mlp.hook_post"
+
+
+def plain_module(module: Any) -> Any:
+    """The module that computes, inside TransformerLens' wrappers around it."""
+    while getattr(module, "original_component", None) is not None:
+        module = module.original_component
+    return module
+
+
+def neuron_count(model: HookedModel, layer: int) -> int:
+    """How many neurons a layer's MLP has; 0 without one, and in a mixture of experts.
+
+    Read off its weights: the width in a config is not that of every layer, nor always the model's
+    (OPT's, on a bridge, is four times `d_model` whatever its `ffn_dim`). Of a mixture of experts
+    TransformerLens shows the output, in the place of neurons.
+    """
+    mlp = getattr(getattr(model, "blocks", {layer: None})[layer], "mlp", None)
+    if mlp is None:
+        return 0
+    if not hasattr(model, "original_model"):
+        return 0 if model.cfg.num_experts else int(model.cfg.d_mlp)
+    out: Any = dict(mlp.named_children()).get("out")
+    if out is None:  # a dense layer among experts, which TransformerLens does not take apart
+        out = getattr(plain_module(mlp), "down_proj", None)
+    out = plain_module(out)
+    weight = getattr(out, "weight", None)
+    if weight is None:
+        return 0
+    return int(weight.shape[-1 if isinstance(out, nn.Linear) else 0])
+
+
+def attention_layers(model: HookedModel) -> list[int]:
+    """The layers whose attention pattern can be hooked: all of them, unless the model is a hybrid.
+
+    Raises:
+        UnsupportedModelError: no layer has a pattern to hook.
+    """
+    named = model.hook_dict  # a bridge gathers it anew each time
+    layers = [l for l in range(model.cfg.n_layers) if pattern_hook(l) in named]
+    if not layers:
+        raise UnsupportedModelError(
+            f"{model.cfg.model_name} has no attention pattern to hook in any of its "
+            f"{model.cfg.n_layers} layers (no {pattern_hook(0)}). Attention heads can be "
+            "classified in models with softmax attention; this one may be recurrent."
+        )
+    return layers
+
+
+def uncached(model: HookedModel) -> dict[str, bool]:
+    """What keeps a run from keeping every layer's keys and values for a next token.
+
+    Transformers would; a `HookedTransformer` does so only where it is given a cache.
+    """
+    return {"use_cache": False} if hasattr(model, "original_model") else {}
+
+
+@contextmanager
+def evaluating(model: HookedModel) -> Iterator[None]:
+    """Every pass runs in here: dropout off, in a known state, no other thread at the model.
+
+    After it every module is in the mode that it was in.
+    """
+    with alone_with(model), known_state(), _dropout_off(model):
+        yield
+
+
+@contextmanager
+def _dropout_off(model: HookedModel) -> Iterator[None]:
+    _forget_rows(model)
+    modules = list(model.modules())
+    wrapped = getattr(model, "original_model", None)
+    if wrapped is not None:
+        modules.extend(wrapped.modules())
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+        _forget_rows(model)
+
+
+def _forget_rows(model: HookedModel) -> None:
+    """Take back what a bridge noted for a pass that stopped before its positions were embedded.
+
+    It notes how many rows run, for its position embedding to read and clear: after such a pass
+    Hugging Face's own forward, as generation runs it, would get as many rows as that.
+    """
+    positions = getattr(model, "pos_embed", None)
+    if positions is not None and hasattr(positions, "_current_batch_size"):
+        positions._current_batch_size = None
+
+
+@contextmanager
+def method_replaced(module: nn.Module, method: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Inside, `function` is this one module's method."""
+    # Around nn.Module's own attribute setting, which bridges overload.
+    before = module.__dict__.get(method)
+    module.__dict__[method] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.__dict__[method]
+        else:
+            module.__dict__[method] = before
+
+
+def weights_digest(model: HookedModel) -> str:
+    """SHA-256 that tells one set of weights from another, down to a single bit of a single weight.
+
+    Of each parameter: its shape, the exact sum of its bits as integers (no order of summation
+    changes it, however many threads run), and a sample of its values, which tells the order. It
+    reads every weight once, which takes about as long as copying them.
+    """
+    sha = hashlib.sha256()
+    for module in model.modules():
+        for weight in module.parameters(recurse=False):
+            bits = weight.detach().contiguous().view(_BITS[weight.element_size()]).flatten()
+            sample = bits[:: max(1, len(bits) // _SAMPLED)]
+            told = (list(weight.shape), int(bits.sum(dtype=torch.int64)), sample.tolist())
+            sha.update(repr(told).encode())
+    return sha.hexdigest()

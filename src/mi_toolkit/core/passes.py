@@ -1,0 +1,272 @@
+"""One hooked pass: the named activations are shown to a visitor as they appear, then dropped.
+
+What a pass gives is checked to be finite, by a sum of each tensor. Only where one is not, the pass
+runs again, to name the first module whose output is NaN or infinite.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mi_toolkit.core.errors import HookError, NotFiniteError
+from mi_toolkit.core.model import HookedModel, HookFunction, by_head, evaluating, uncached
+from mi_toolkit.core.process_state import allows_nan
+
+Visitor = Callable[[str, Tensor], None]
+"""`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
+
+_positions_before: ContextVar[int | None] = ContextVar("_positions_before", default=None)
+
+
+@contextmanager
+def continuing() -> Iterator[Callable[[int], None]]:
+    """Inside, text is generated; what is given sets how many positions a cache holds by now."""
+
+    def hold(positions: int) -> None:
+        _positions_before.set(positions)
+
+    token = _positions_before.set(0)
+    try:
+        yield hold
+    finally:
+        _positions_before.reset(token)
+
+
+def positions_before() -> int | None:
+    """The positions before the first that a hook sees; None unless text is being generated.
+
+    With a cache of keys and values a hook sees the prompt once, and then one position at a time.
+    """
+    return _positions_before.get()
+
+
+class _LastOneSeen(Exception):
+    """Leaves a forward pass that has nothing more to show."""
+
+
+def visit_activations(
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    names: Sequence[str],
+    visit: Visitor,
+) -> None:
+    """Run `ids` and show `visit` each named activation, in the order in which they appear.
+
+    The pass stops behind the last of them: no later layer and no unembedding is computed. Nothing
+    is masked, so `ids` are padded on the right, if at all. The model's mode comes back as it was.
+
+    Raises:
+        HookError: a hook did not fire.
+        NotFiniteError: an activation is NaN or infinite.
+    """
+    waiting = set(names)
+    sums: list[Tensor] = []
+
+    def showing(name: str) -> HookFunction:
+        # On a bridge a hook may fire under another name than the one it was asked by.
+        def show(activation: Tensor, hook: Any) -> None:
+            waiting.discard(name)
+            if not name.endswith(_LARGE) or not waiting:
+                sums.append(_sum(name, activation))
+            visit(name, _as_shown(model, name, activation.detach()))
+            if not waiting:
+                raise _LastOneSeen
+
+        return show
+
+    with suppress(_LastOneSeen):
+        _run(model, ids, {name: showing(name) for name in names})
+    if waiting:
+        raise HookError(_did_not_fire(min(waiting), model))
+    _check(model, ids, sums)
+
+
+def logits_and_activations(
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    names: Sequence[str],
+    visit: Visitor,
+) -> Float[Tensor, "sequence position vocabulary"]:
+    """As `visit_activations`, but to the end: the model's logits.
+
+    Raises:
+        HookError: a hook did not fire.
+        NotFiniteError: an activation or a logit is NaN or infinite.
+    """
+    waiting = set(names)
+    sums: list[Tensor] = []
+
+    def showing(name: str) -> HookFunction:
+        def show(activation: Tensor, hook: Any) -> None:
+            waiting.discard(name)
+            if not name.endswith(_LARGE):
+                sums.append(_sum(name, activation))
+            visit(name, _as_shown(model, name, activation.detach()))
+
+        return show
+
+    hooks = {name: showing(name) for name in names}
+    logits: Tensor = _run(model, ids, hooks, return_type="logits")
+    if waiting:
+        raise HookError(_did_not_fire(min(waiting), model))
+    _check(model, ids, [*sums, _sum("logits", logits)])
+    return logits
+
+
+def _as_shown(model: HookedModel, name: str, activation: Tensor) -> Tensor:
+    is_z = name.endswith(".attn.hook_z") and activation.ndim == 4
+    return by_head(activation, int(model.cfg.n_heads)) if is_z else activation
+
+
+def activations_that_fire(
+    model: HookedModel, ids: Int[Tensor, "sequence position"], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Each named activation, of those that fire and are one tensor of floats."""
+    fired: dict[str, Tensor] = {}
+
+    def noting(name: str) -> HookFunction:
+        def note(activation: Any, hook: Any) -> None:
+            if isinstance(activation, Tensor) and activation.is_floating_point():
+                fired[name] = activation.detach().clone()
+
+        return note
+
+    _run(model, ids, {name: noting(name) for name in names})
+    return fired
+
+
+def _run(
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    hooks: Mapping[str, HookFunction],
+    return_type: str | None = None,
+) -> Any:
+    ids = ids.to(model.cfg.device)
+    with evaluating(model), torch.no_grad(), model.hooks(fwd_hooks=list(hooks.items())):
+        return model(
+            ids, return_type=return_type, attention_mask=torch.ones_like(ids), **uncached(model)
+        )
+
+
+_LARGE = ("hook_pattern", "hook_attn_scores")
+"""As large as the length squared, and what is no number here is none in whatever comes after: of
+these the last one is looked at, where a pass ends with it."""
+
+
+def _sum(name: str, activation: Tensor) -> Tensor:
+    """NaN or infinite where an entry is; minus infinity among scores is a mask's, and meant."""
+    entries = activation.detach()
+    if name.endswith("hook_attn_scores"):
+        entries = entries.clamp_min(0)
+    return entries.sum(dtype=torch.float32)
+
+
+def check_finite_pass(model: HookedModel, ids: Int[Tensor, "row position"], found: Tensor) -> None:
+    """Nothing, where a pass over `ids` gave numbers, or may give what it likes (`allow_nan`).
+
+    To be called while the hooks that were active in the pass still are.
+
+    Raises:
+        NotFiniteError: it gave NaN or infinity; the message names the first module that did.
+    """
+    _check(model, ids, [_sum("logits", found)])
+
+
+def check_finite_figures(model: HookedModel, what: str, figures: Tensor) -> None:
+    """Nothing, where figures that were computed from a pass are numbers, or need not be.
+
+    Raises:
+        NotFiniteError: they are not, though what the pass gave was: gradients overflow first.
+    """
+    if allows_nan() or bool(figures.isfinite().all()):
+        return
+    raise NotFiniteError(
+        f"{what} of {model.cfg.model_name} are NaN or infinite in {_dtype(model)}, though its "
+        "activations are not: load the model in another precision (dtype='float32')."
+    )
+
+
+def _dtype(model: Any) -> str:
+    return str(model.cfg.dtype).removeprefix("torch.")
+
+
+def _check(model: HookedModel, ids: Tensor, sums: Sequence[Tensor]) -> None:
+    if allows_nan() or not sums:
+        return
+    # On the device until here: one wait for it in each pass.
+    if bool(torch.stack([each.to(sums[0].device) for each in sums]).isfinite().all()):
+        return
+    first = _first_not_finite(model, ids)
+    if first is not None:
+        raise NotFiniteError(_not_finite(model, *first))
+
+
+def _first_not_finite(model: Any, ids: Tensor) -> tuple[str, str] | None:
+    """The first module whose output is not finite in a pass over `ids`, and what it has."""
+    found: list[tuple[str, str]] = []
+
+    def watching(name: str) -> Callable[..., None]:
+        def look(module: Any, given: Any, output: Any) -> None:
+            for part in output if isinstance(output, tuple | list) else (output,):
+                if not isinstance(part, Tensor) or not part.is_floating_point():
+                    continue
+                # The sum of large numbers may overflow where none of them has.
+                if not bool(_sum(name, part).isfinite()) and not bool(part.isfinite().all()):
+                    found.append((name, "NaN" if bool(part.isnan().any()) else "infinity"))
+                    raise _LastOneSeen
+
+        return look
+
+    handles = [
+        module.register_forward_hook(watching(name)) for name, module in model.named_modules()
+    ]
+    try:
+        with suppress(_LastOneSeen):
+            _run(model, ids, {}, return_type="logits")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _not_finite(model: Any, module: str, what: str) -> str:
+    module = _WRAPPED.sub("", module)
+    layer = _LAYER.match(module)
+    where = f"layer {layer[1]}, at {module}" if layer else module or "its logits"
+    damaged = next((name for name, w in model.named_parameters() if not w.isfinite().all()), None)
+    if damaged is None:
+        way_out = (
+            f"Its weights are numbers, so a value is too large for {_dtype(model)}: load the "
+            "model in another precision (dtype='float32' or 'bfloat16')."
+        )
+    else:
+        way_out = (
+            f"Its weight {_WRAPPED.sub('', damaged)} holds values that are NaN or infinite: "
+            "download or save the model again."
+        )
+    return (
+        f"{model.cfg.model_name} computes {what} in {_dtype(model)} here, first in {where}. "
+        f"{way_out} allow_nan=True, where a function takes it, gives its figures all the same."
+    )
+
+
+_LAYER = re.compile(r"blocks\.(\d+)\.")
+_WRAPPED = re.compile(r"\.?_?original_component")
+
+
+def _did_not_fire(name: str, model: HookedModel) -> str:
+    message = f"{name} of {model.cfg.model_name} did not fire"
+    if name.endswith(("hook_pattern", "hook_attn_scores")):
+        message += (
+            ", so the layer's attention is unknown. Load the model with "
+            "attn_implementation='eager': fused attention does not give its pattern"
+        )
+    return f"{message}."

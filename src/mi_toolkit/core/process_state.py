@@ -1,0 +1,214 @@
+"""What every job finds, whatever its caller has switched on, and that it is alone with its model.
+
+1. Torch's switches belong to the caller: inference mode, autocast, the default dtype and device.
+   Under `known_state` they are off, or what a new process has, so that figures do not hang on them.
+2. Hooks, swapped methods and changed weights hang on the model itself. A lock for each model lets
+   one thread at a time at it: `alone_with`.
+3. `one_job` is a function in both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+logger = logging.getLogger("mi_toolkit")
+
+PATIENCE = 30.0
+"""Seconds to wait for another thread before the log says so."""
+
+_DEVICE_KINDS = ("cpu", "cuda", "mps")
+
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+
+
+@contextmanager
+def known_state() -> Iterator[None]:
+    """Inside, tensors are made and computed with as in a new process; after it as before.
+
+    Inference mode and autocast are off, the default dtype is float32, the default device the CPU.
+    Whether gradients are on stays as it was. The default dtype is one for all threads: while a job
+    runs, it is float32 for the others too.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+            # To leave inference mode switches gradients on.
+            stack.enter_context(torch.no_grad())
+        for kind in _DEVICE_KINDS:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_float32_by_default())
+        yield
+
+
+class _DefaultDtype:
+    """The caller's default dtype, for as long as any thread has a job running."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.jobs = 0
+        self.callers: torch.dtype | None = None
+
+
+_default_dtype = _DefaultDtype()
+
+
+@contextmanager
+def _float32_by_default() -> Iterator[None]:
+    with _default_dtype.guard:
+        _default_dtype.jobs += 1
+        if torch.get_default_dtype() != torch.float32:
+            _default_dtype.callers = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        with _default_dtype.guard:
+            _default_dtype.jobs -= 1
+            if not _default_dtype.jobs and _default_dtype.callers is not None:
+                torch.set_default_dtype(_default_dtype.callers)
+                _default_dtype.callers = None
+
+
+class _Turn:
+    """A lock that its thread may take again, and that any thread may give back.
+
+    Not `threading.RLock`: a generator may be closed in another thread than it began in.
+    """
+
+    def __init__(self) -> None:
+        self._free = threading.Condition()
+        self._owner: int | None = None
+        self._depth = 0
+
+    def take(self, name: str) -> None:
+        me = threading.get_ident()
+        with self._free:
+            while self._owner not in (None, me):
+                if not self._free.wait(PATIENCE):
+                    logger.warning(
+                        "Still waiting for %s: another thread runs it, or has it in a context such "
+                        "as ablating(...). A thread that a context's own thread waits for never "
+                        "gets its turn.",
+                        name,
+                    )
+            self._owner = me
+            self._depth += 1
+
+    def give_back(self) -> None:
+        with self._free:
+            self._depth -= 1
+            if not self._depth:
+                self._owner = None
+                self._free.notify()
+
+
+_turns: WeakKeyDictionary[Any, _Turn] = WeakKeyDictionary()
+_turns_guard = threading.Lock()
+
+
+@contextmanager
+def alone_with(model: Any) -> Iterator[None]:
+    """Inside, no other thread's job or context runs on this model; it waits for its turn.
+
+    It nests within a thread. Two models are best taken one after the other: two threads that hold
+    one each and wait for the other's wait for ever.
+    """
+    with _turns_guard:
+        turn = _turns.setdefault(model, _Turn())
+    turn.take(str(getattr(getattr(model, "cfg", None), "model_name", "the model")))
+    try:
+        yield
+    finally:
+        turn.give_back()
+
+
+_allows_nan: ContextVar[bool] = ContextVar("_allows_nan", default=False)
+
+
+@contextmanager
+def allowing_nan(allow: bool = True) -> Iterator[None]:
+    """Inside, activations may be NaN or infinite; `allow=False` leaves it as it was."""
+    token = _allows_nan.set(allow or _allows_nan.get())
+    try:
+        yield
+    finally:
+        _allows_nan.reset(token)
+
+
+def allows_nan() -> bool:
+    """Whether activations may be NaN or infinite now."""
+    return _allows_nan.get()
+
+
+def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """The function in `known_state`, and alone with the model that is its first argument.
+
+    Its argument `allow_nan`, where it has one, holds for every pass that it runs.
+    """
+
+    @wraps(function)
+    def run(*given: Given.args, **named: Given.kwargs) -> Found:
+        model = named.get("model", given[0] if given else None)
+        with ExitStack() as stack:
+            if isinstance(model, nn.Module):
+                stack.enter_context(alone_with(model))
+            stack.enter_context(known_state())
+            stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
+            return function(*given, **named)
+
+    return run
+
+
+def without_inference_tensors(model: nn.Module) -> None:
+    """Give a model that was made in inference mode weights and buffers of the usual kind.
+
+    Others can be neither differentiated nor changed outside it. One is copied at a time; what is
+    shared stays shared.
+    """
+    usual: dict[int, Tensor] = {}
+    for module in model.modules():
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None and tensor.is_inference():
+                    if id(tensor) not in usual:
+                        copied = tensor.detach().clone()
+                        if isinstance(tensor, nn.Parameter):
+                            copied = nn.Parameter(copied, tensor.requires_grad)
+                        usual[id(tensor)] = copied
+                    held[name] = usual[id(tensor)]  # type: ignore[assignment]
+
+
+UNKNOWN = 4 * 2**30
+"""What is taken to be free where the system does not tell."""
+
+
+def available_bytes(device: str | torch.device | None = None) -> int:
+    """Bytes that can still be taken on a device without swapping."""
+    where = torch.device(device or "cpu")
+    if where.type == "cuda":
+        return int(torch.cuda.mem_get_info(where)[0])
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return UNKNOWN

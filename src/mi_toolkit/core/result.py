@@ -1,0 +1,325 @@
+"""Results: how they are saved and loaded, and how a notebook shows them.
+
+Results that a file holds: dataclasses whose types say how they are read back.
+
+Every field is kept: tensors under the path of their place, such as `sequences/0/ids`, all else as
+JSON beside them (`record_file`). The types of the fields turn lists into tuples again, and names
+into what they name.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, reduce
+from itertools import zip_longest
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, TypeVar
+
+from cattrs import BaseValidationError, Converter
+from jaxtyping import AbstractArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mi_toolkit.core.errors import ReportError
+from mi_toolkit.core.io import written_whole
+
+
+def save_record(
+    path: str | os.PathLike[str],
+    *,
+    format: str,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> None:
+    """Write tensors and the record beside them, whole or not at all.
+
+    Args:
+        path: the file.
+        format: what the file holds and its version, such as `mi_toolkit head report 1`.
+        tensors: by name.
+        record: plain values that JSON can hold.
+
+    Raises:
+        OSError: it cannot be written: the disk is full, say.
+    """
+    metadata = {"format": format, "report": json.dumps(record)}
+    with written_whole(path) as draft:
+        try:
+            plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(plain, draft, metadata=metadata)
+        except SafetensorError as error:
+            raise _of_the_system(error) from error
+        _order_metadata(draft)
+
+
+def _of_the_system(error: SafetensorError) -> OSError:
+    """What the operating system said, which safetensors puts into words."""
+    number = re.search(r"os error (\d+)", str(error))
+    if number is None:
+        return OSError(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])))
+
+
+def _order_metadata(path: Path) -> None:
+    """Put the header's metadata in order: safetensors writes it in another one each time.
+
+    So equal results are equal files. The header keeps its length, and the tensors their place.
+    """
+    with path.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        ordered = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(ordered) <= size:
+            opened.seek(8)
+            opened.write(ordered.ljust(size))
+
+
+def load_record(
+    path: str | os.PathLike[str],
+    *,
+    format: str | tuple[str, ...],
+    kind: str,
+    outdated: Mapping[str, str] = MappingProxyType({}),
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what `save_record` wrote.
+
+    Args:
+        path: the file.
+        format: the format that it must have been saved with, or those, the newest first.
+        kind: what it is called in an error, such as `head report`.
+        outdated: older formats that are refused: why, and what to do.
+
+    Raises:
+        ReportError: no such file, it is damaged, or it holds something else.
+    """
+    if not Path(path).is_file():
+        raise ReportError(f"No {kind} at {path}: there is no such file.")
+    try:
+        with safe_open(path, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+    if metadata.get("format") in outdated:
+        why = outdated[metadata["format"]]
+        raise ReportError(f"{path} holds a {kind} of an older version: {why}.")
+    formats = (format,) if isinstance(format, str) else format
+    if metadata.get("format") not in formats:
+        raise ReportError(
+            f"{path} is a safetensors file, but holds no {kind} of this version "
+            f"({metadata.get('format', 'no format named')}; wanted {formats[0]!r})."
+        )
+    return tensors, json.loads(metadata["report"])
+
+
+def load_tensor(path: str | os.PathLike[str], name: str) -> Tensor:
+    """Read one tensor of a record, and leave the others on the disk.
+
+    Raises:
+        ReportError: no such file, or it is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stored:
+            tensor: Tensor = stored.get_tensor(name)
+            return tensor
+    except (OSError, SafetensorError) as error:
+        raise ReportError(f"{path} cannot be read: {error}.") from error
+
+
+# Not `Self`: in the tests beartype decorates methods, not the class around them.
+Saved = TypeVar("Saved", bound="SavedResult")
+
+
+class SavedResult:
+    """A dataclass that is saved to one file, and loaded from it."""
+
+    FORMAT: ClassVar[str]
+    """What the file holds and its version, such as `mi_toolkit generation 1`."""
+
+    OUTDATED: ClassVar[Mapping[str, str]] = {}
+    """Formats of older versions that are not read any more: why, and what to do."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to one safetensors file, what is not a tensor as JSON in its header.
+
+        Whole or not at all: an interrupted save leaves what was there before.
+
+        Raises:
+            OSError: it cannot be written: the disk is full, say.
+        """
+        record, tensors = self.taken_apart()
+        save_record(path, format=self.FORMAT, tensors=tensors, record=record)
+
+    @classmethod
+    def load(cls: type[Saved], path: str | os.PathLike[str]) -> Saved:  # noqa: PYI019 (see Saved)
+        """Read one back.
+
+        Raises:
+            ReportError: no such file, it is damaged, or it holds something else.
+        """
+        kind = cls.FORMAT.removeprefix("mi_toolkit ").rpartition(" ")[0]
+        tensors, record = load_record(path, format=cls.FORMAT, kind=kind, outdated=cls.OUTDATED)
+        try:
+            return cls.put_together(record, tensors)
+        except (BaseValidationError, LookupError, TypeError, ValueError) as error:
+            raise ReportError(
+                f"{path} is a {kind} by its header, but its fields do not fit: it is damaged."
+            ) from error
+
+    def record(self) -> dict[str, Any]:
+        """What is not a tensor, as plain values that JSON can hold."""
+        return self.taken_apart()[0]
+
+    def taken_apart(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is not a tensor, as plain values, and the tensors by the path of their place."""
+        return _taken_apart(self)
+
+    @classmethod
+    def put_together(  # noqa: PYI019 (see Saved)
+        cls: type[Saved], record: dict[str, Any], tensors: Mapping[str, Tensor]
+    ) -> Saved:
+        """What `taken_apart` took apart; of a part of another result's file, say."""
+        return _converter().structure(_put_together(record, tensors), cls)
+
+
+def _taken_apart(result: SavedResult) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is not a tensor, as plain values, and the tensors by the path of their place."""
+    tensors: dict[str, Tensor] = {}
+
+    def without_tensors(value: Any, place: tuple[str, ...]) -> Any:
+        if isinstance(value, Tensor):
+            tensors["/".join(place)] = value
+            return None
+        if isinstance(value, Mapping):
+            kept = {
+                str(key): without_tensors(each, (*place, str(key))) for key, each in value.items()
+            }
+            return {
+                key: each for key, each in kept.items() if "/".join((*place, key)) not in tensors
+            }
+        if isinstance(value, list | tuple):
+            return [without_tensors(each, (*place, str(i))) for i, each in enumerate(value)]
+        return value
+
+    return without_tensors(_converter().unstructure(result), ()), tensors
+
+
+def _put_together(record: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The plain values again, with the tensors in their places."""
+    for place, tensor in tensors.items():
+        *above, name = place.split("/")
+        holder = reduce(lambda inside, step: inside[_key(inside, step)], above, record)
+        holder[_key(holder, name)] = tensor
+    return record
+
+
+def _key(holder: dict[str, Any] | list[Any], step: str) -> Any:
+    return int(step) if isinstance(holder, list) else step
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True)
+    converter.register_unstructure_hook_func(_is_tensor, lambda tensor: tensor)
+    converter.register_structure_hook_func(_is_tensor, _there)
+    converter.register_unstructure_hook_func(_has_a_name, str)
+    converter.register_structure_hook_func(_has_a_name, lambda name, kind: kind.of(name))
+    return converter
+
+
+def _there(value: Any, _: Any) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError("a tensor is missing")
+    return value
+
+
+def _is_tensor(kind: Any) -> bool:
+    """Whether a field's type is a tensor's, with a shape or without."""
+    return isinstance(kind, type) and issubclass(kind, Tensor | AbstractArray)
+
+
+def _has_a_name(kind: Any) -> bool:
+    """Whether things of that type are made of what they print as: heads, components."""
+    return isinstance(kind, type) and hasattr(kind, "of") and "__str__" in vars(kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """Plain text in rows and columns.
+
+    >>> print(TextTable(title="Two heads", header=["head", "lift"], rows=[["L10H7", "0.9"]]))
+    Two heads
+      head   lift
+      L10H7  0.9
+    """
+
+    title: str
+    """What the rows are of, in one line."""
+
+    rows: Sequence[Sequence[str]]
+    """Cells; a row may be shorter than others."""
+
+    header: Sequence[str] = ()
+    """The columns' names, where the cells do not speak for themselves."""
+
+    def __str__(self) -> str:
+        rows = [self.header, *self.rows] if self.header else list(self.rows)
+        widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+        lines = (
+            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
+            for row in rows
+        )
+        return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
+
+    def html(self) -> str:
+        """The same for a notebook, escaped."""
+        table = html_table(self.header, self.rows)
+        return f'<p>{html.escape(self.title)}</p><div style="overflow-x:auto">{table}</div>'
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of plain text as HTML, escaped."""
+    lines = [_row("th", header)] if header else []
+    lines += [_row("td", row) for row in rows]
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    style = ' style="text-align:left"'
+    return f"<tr>{''.join(f'<{tag}{style}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
+
+
+class ShownAsTable(ABC):
+    """A result that shows itself as a table of words, wherever it is displayed."""
+
+    @abstractmethod
+    def text_table(self) -> TextTable:
+        """What the result says, in words."""
+
+    def __repr__(self) -> str:
+        return str(self.text_table())
+
+    def _repr_html_(self) -> str:
+        return self.text_table().html()
+
+
+def human_count(n: int) -> str:
+    """A number of parameters as people write it.
+
+    >>> human_count(84_934_656), human_count(1_500_000_000), human_count(801)
+    ('85M', '1.5B', '801')
+    """
+    if n >= 1_000_000_000:
+        return f"{n / 1e9:.3g}B"
+    if n >= 1_000_000:
+        return f"{n / 1e6:.3g}M" if n < 10_000_000 else f"{n / 1e6:.0f}M"
+    return f"{n / 1e3:.0f}K" if n >= 10_000 else str(n)

@@ -1,0 +1,212 @@
+"""Confirmations and untrained twins: each figure against the band of its control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mi_toolkit.draw.figures.style import (
+    axes_at,
+    in_house_style,
+    ink,
+    line,
+    new_axes,
+    soft_ink,
+    title,
+)
+from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS
+from mi_toolkit.heads.control import UntrainedControl
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.interventions.confirm.confirmation import Confirmation, Trial
+
+ROW, TOP, BETWEEN, FOOT = 0.3, 0.85, 0.62, 0.1
+LEFT, WIDTH, RIGHT = 1.9, 4.4, 4.6
+BAND = (0.025, 0.975)
+
+
+@in_house_style
+def confirmation_figure(confirmation: Confirmation) -> Figure:
+    """What ablation changed, label by label: the labelled heads' change among those of others.
+
+    A row is a trial, and under a set one for each of its layers: a dot for each other set (or
+    head), a band over the middle 95% of them, and the labelled heads' change with its 95%
+    interval, coloured by verdict. Labels have scales of their own.
+    """
+    labels = list(dict.fromkeys(trial.label for trial in confirmation.trials))
+    panels = [
+        (label, [row for trial in confirmation[label] for row in _rows(trial)]) for label in labels
+    ]
+    height = TOP + sum(len(rows) * ROW + BETWEEN for _, rows in panels) + FOOT
+    figure = Figure(figsize=(LEFT + WIDTH + RIGHT, height))
+    title(figure, confirmation.title())
+    y = TOP
+    for label, rows in panels:
+        ax = axes_at(figure, LEFT, y, WIDTH, len(rows) * ROW)
+        stimulus = confirmation[label][0].stimulus
+        ax.set_title(f"{label} on {stimulus}", fontsize=9, loc="left", parse_math=False)
+        _draw(ax, rows)
+        y += len(rows) * ROW + BETWEEN
+    figure.text(
+        LEFT / figure.get_figwidth(),
+        0.12 / height,
+        "change of the loss in nats; grey: other sets of heads of the same layers"
+        if confirmation.by == "label"
+        else "change of the loss in nats; grey: single heads without the label",
+        fontsize=8,
+    )
+    return figure
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A change with its interval, among those of other heads."""
+
+    name: str
+    change: float
+    low: float
+    high: float
+    others: Tensor
+    colour: str
+    note: str
+
+    def values(self) -> list[float]:
+        every = [*self.others.tolist(), self.change, self.low, self.high]
+        return [value for value in every if value == value]
+
+
+def _rows(trial: Trial) -> list[_Row]:
+    effect = trial.effect
+    few = len(trial.heads) <= 2
+    whole = _Row(
+        " ".join(map(str, trial.heads)) if few else f"{len(trial.heads)} heads",
+        effect.change,
+        effect.change_low,
+        effect.change_high,
+        effect.random,
+        VERDICTS[trial.verdict],
+        f"{trial.verdict}: {trial.reason}",
+    )
+    layers = trial.explanation.layers if trial.explanation else ()
+    return [
+        whole,
+        *(
+            _Row(
+                "only " + " ".join(map(str, part.heads)),
+                part.change,
+                part.change_low,
+                part.change_high,
+                part.others,
+                soft_ink(),
+                f"rank {part.rank} of {len(part.others) + 1} in its layer",
+            )
+            for part in layers
+        ),
+    ]
+
+
+def _draw(ax: Axes, rows: list[_Row]) -> None:
+    ax.axvline(0, color=soft_ink(), linewidth=0.8)
+    for y, row in enumerate(rows):
+        _draw_row(ax, y, row)
+    ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    shown = [0.0, *(value for row in rows for value in row.values())]
+    room = 0.05 * (max(shown) - min(shown)) or 1e-3
+    ax.set_xlim(min(shown) - room, max(shown) + room)
+    ax.tick_params(axis="x", labelsize=7, length=2)
+    ax.tick_params(axis="y", length=0)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _draw_row(ax: Axes, y: int, row: _Row) -> None:
+    if len(row.others):
+        low, high = row.others.quantile(torch.tensor(BAND)).tolist()
+        ax.barh(y, high - low, left=low, height=0.62, color="#dddddd", linewidth=0)
+        ax.plot(
+            row.others.tolist(),
+            [y] * len(row.others),
+            "o",
+            color="#777777",
+            markersize=2.5,
+            alpha=0.5,
+            markeredgewidth=0,
+        )
+    ax.plot([row.low, row.high], [y, y], color=row.colour, linewidth=1.6)
+    ax.plot([row.change], [y], "D", color=row.colour, markersize=5.5, markeredgewidth=0)
+    ax.text(
+        1.02,
+        y,
+        row.note,
+        transform=ax.get_yaxis_transform(),
+        va="center",
+        fontsize=7.5,
+        color=row.colour,
+    )
+
+
+TWINS = "#999999"
+
+
+@in_house_style
+def untrained_figure(
+    control: UntrainedControl, report: HeadReport | None = None, ax: Axes | None = None
+) -> Axes:
+    """How high heads score without training: a dot for each twin, a diamond for a labelled head.
+
+    Behaviours that nothing could show are left out. At the right, of each behaviour: how many of
+    the labelled heads an untrained twin reaches.
+
+    Args:
+        control: of `untrained_control`.
+        report: of the model; None for the twins alone.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+    """
+    shown = [name for name in control.behaviours if not control[name].isnan().all()]
+    if ax is None:
+        ax = new_axes(3.6, 0.32 * max(len(shown), 1), left=1.45, right=1.5)
+    for row, name in enumerate(shown):
+        ax.axhline(row, color=line(), linewidth=0.8, zorder=0)
+        twins = control[name].tolist()
+        ax.plot(twins, [row] * len(twins), "o", color=TWINS, markersize=5, alpha=0.6, mew=0)
+        if report is not None and name in report.behaviours:
+            _draw_labelled(ax, row, name, control, report)
+    ax.axvline(0, color=line(), linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(shown)), shown, parse_math=False)
+    ax.set(ylim=(len(shown) - 0.5, -0.5), xlabel="lift over chance, or value")
+    low, high = ax.get_xlim()
+    ax.set_xlim(min(low, -0.05), max(high, 1.05))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_title(f"{control.provenance.model}: {control.n} untrained twins", parse_math=False)
+    return ax
+
+
+def _draw_labelled(
+    ax: Axes, row: int, name: str, control: UntrainedControl, report: HeadReport
+) -> None:
+    """The heads of every label that rests on a behaviour, and how many of them twins reach."""
+    heads = {
+        head: label
+        for label in report.label_names
+        if report.behaviour_of(label) == name
+        for head in report.heads(label)
+    }
+    figures, shares = report[name], control.reached(name, report[name])
+    for head, label in heads.items():
+        colour = LABELS.get(label, OTHER_LABEL)
+        colour = ink() if colour == OTHER_LABEL else colour
+        ax.plot([float(figures[head])], [row], "D", color=colour, markersize=5, mew=0)
+    if heads:
+        n_reached = sum(float(shares[head]) > 0 for head in heads)
+        ax.annotate(
+            f"{n_reached} of {len(heads)} reached",
+            (1.02, row),
+            xycoords=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            color=soft_ink(),
+        )

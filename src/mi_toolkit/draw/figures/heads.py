@@ -1,0 +1,256 @@
+"""Heads by depth and by reach, and the patterns of some."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from mi_toolkit.draw.figures.style import (
+    axes_at,
+    colour_map,
+    in_house_style,
+    ink,
+    line,
+    new_axes,
+    soft_ink,
+)
+from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, SCOPES, SEQUENTIAL, UNMEASURED
+from mi_toolkit.heads.labels import LOCAL_FROM
+from mi_toolkit.heads.report import HeadReport
+
+LARGEST, SMALLEST = 150, 12
+"""Area of a mark, in square points: what all heads of a layer add, and what is there for one."""
+
+
+@in_house_style
+def labels_by_depth(report: HeadReport, ax: Axes | None = None) -> Axes:
+    """One row per label, layers across: the larger a mark, the more of the layer's heads carry it.
+
+    The number of heads that carry a label stands at the right. Labels that no head carries are
+    left out.
+
+    Args:
+        report: whose labels to show.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+    """
+    found = {name: report.heads(name) for name in report.label_names}
+    shown = {name: heads for name, heads in found.items() if heads}
+    n_layers, n_heads = report.scope.shape
+    if ax is None:
+        ax = new_axes(4.2, 0.3 * max(len(shown), 1), left=1.45, right=0.5)
+    for row, (name, heads) in enumerate(shown.items()):
+        counts = Counter(head.layer for head in heads)
+        ax.axhline(row, color=line(), linewidth=0.8, zorder=0)
+        ax.scatter(
+            list(counts),
+            [row] * len(counts),
+            s=[LARGEST * count / n_heads + SMALLEST for count in counts.values()],
+            color=_visible(LABELS.get(name, OTHER_LABEL)),
+            linewidths=0,
+        )
+        ax.annotate(
+            str(len(heads)),
+            (1.02, row),
+            xycoords=ax.get_yaxis_transform(),
+            va="center",
+            fontsize=8,
+            color=soft_ink(),
+        )
+    ax.set_yticks(range(len(shown)), shown, parse_math=False)
+    ax.set(xlim=(-0.7, n_layers - 0.3), ylim=(len(shown) - 0.5, -0.5), xlabel="layer")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_title(f"{report.provenance.model}: labels by depth", parse_math=False)
+    return ax
+
+
+def _visible(colour: str) -> str:
+    return ink() if colour == OTHER_LABEL else colour
+
+
+UNDETERMINED = "#999999"
+BIN = 0.1
+Counts = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+@in_house_style
+def locality_histogram(report: HeadReport, ax: Axes | None = None) -> Axes:
+    """Heads by locality, coloured by scope; heads of layers with a window are hatched.
+
+    0 is even attention over all earlier tokens, 1 the nearest token alone; the bar between `local`
+    and `global` is dashed. Heads that rest on the first token have no locality, and are counted in
+    the title.
+
+    Args:
+        report: with `locality`.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+
+    Raises:
+        UnknownNameError: the report has no `locality`.
+    """
+    values = report["locality"]
+    if ax is None:
+        ax = new_axes(3.2, 2.2, right=1.7)
+    low = min(0.0, float(values.nan_to_num(0.0).min()))
+    edges = np.arange(np.floor(low / BIN) * BIN, 1 + BIN / 2, BIN)
+    base = np.zeros(len(edges) - 1)
+    for name, colour in SCOPES.items():
+        in_scope = report.scope == report.scope_names.index(name)
+        for has_window in (False, True):
+            layers = [bool(window) == has_window for window in report.windows]
+            chosen = [
+                float(value)
+                for layer, matches in enumerate(layers)
+                for value in values[layer][in_scope[layer]]
+                if matches and value == value
+            ]
+            base = _stack(ax, chosen, edges, base, _colour(name, colour), hatched=has_window)
+    ax.axvline(LOCAL_FROM, color=ink(), linewidth=0.8, linestyle=(0, (3, 2)))
+    ax.axvline(0, color=line(), linewidth=0.8, zorder=0)
+    ax.set(xlabel="locality (0 even, 1 nearest)", ylabel="heads")
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    without = int(values.isnan().sum())
+    rest = f"; {without} without" if without else ""
+    ax.set_title(f"{report.provenance.model}: how near heads look{rest}", parse_math=False)
+    ax.legend(handles=_handles(report), loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def _colour(name: str, colour: str) -> str:
+    return UNDETERMINED if name == "undetermined" else colour
+
+
+def _stack(
+    ax: Axes,
+    values: Sequence[float],
+    edges: Counts,
+    base: Counts,
+    colour: str,
+    *,
+    hatched: bool,
+) -> Counts:
+    counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
+    ax.bar(
+        edges[:-1],
+        counts,
+        width=BIN * 0.92,
+        align="edge",
+        bottom=base,
+        color=colour,
+        hatch="////" if hatched else None,
+        edgecolor="white",
+        linewidth=0,
+    )
+    stacked: Counts = base + counts
+    return stacked
+
+
+def _handles(report: HeadReport) -> list[Patch]:
+    shown = [
+        Patch(facecolor=_colour(name, colour), label=name)
+        for name, colour in SCOPES.items()
+        if (report.scope == report.scope_names.index(name)).any()
+    ]
+    if any(report.windows):
+        windowed = "in a windowed layer"
+        shown.append(Patch(facecolor=soft_ink(), hatch="////", edgecolor="white", label=windowed))
+    return shown
+
+
+MAX_TICKS = 40
+
+
+@in_house_style
+def pattern_grid(
+    patterns: Float[Tensor, "head query key"], labels: Sequence[str], names: Sequence[str]
+) -> Figure:
+    """Attention patterns side by side, queries downwards, keys across.
+
+    Tokens are named at the left and at the foot; of more than 40 only some, evenly spaced.
+    """
+    n_heads, n_tokens, _ = patterns.shape
+    side = min(max(0.15 * n_tokens, 1.6), 5.0)
+    n_columns = min(n_heads, max(1, round(12 / side)))
+    n_rows = -(-n_heads // n_columns)
+    margin = 0.4 + 0.062 * max(len(label) for label in labels)
+    cell, foot = side + 0.4, margin + 0.1
+    figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
+    places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
+    ticks = [labels[place] for place in places]
+    for index, name in enumerate(names):
+        row, column = divmod(index, n_columns)
+        panel = axes_at(figure, margin + column * cell, 0.3 + row * cell, side, side)
+        picture = _drawn(panel, patterns[index])
+        panel.set_title(name, fontsize=9, loc="center")
+        at_foot, at_left = index + n_columns >= n_heads, column == 0
+        panel.set_xticks(
+            places, ticks if at_foot else [], rotation=90, fontsize=7, **_as_written(at_foot)
+        )
+        panel.set_yticks(places, ticks if at_left else [], fontsize=7, **_as_written(at_left))
+        panel.tick_params(length=2, color="#999999")
+    _bar(figure, picture, 0.3, min(side, 2.5))
+    figure.text(
+        0.1 / figure.get_figwidth(),
+        0.12 / figure.get_figheight(),
+        "rows: the token that looks (query); columns: the token looked at (key); colour: attention",
+        fontsize=8,
+    )
+    return figure
+
+
+@in_house_style
+def pattern_map(
+    pattern: Float[Tensor, "query key"],
+    tokens: Sequence[str],
+    name: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """One attention pattern: queries downwards, keys across, 0 white to 1 dark.
+
+    Args:
+        pattern: attention from each query to each key, in [0, 1].
+        tokens: the text of each.
+        name: the title, such as the head's.
+        ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
+    """
+    n_tokens = len(tokens)
+    if ax is None:
+        side = min(max(0.17 * n_tokens, 1.6), 5.0)
+        margin = 0.3 + 0.062 * max(map(len, tokens))
+        ax = new_axes(side, side, left=margin, bottom=margin)
+    _drawn(ax, pattern)
+    places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
+    shown = [tokens[place] for place in places]
+    ax.set_xticks(places, shown, rotation=90, fontsize=7, parse_math=False)
+    ax.set_yticks(places, shown, fontsize=7, parse_math=False)
+    ax.set_title(name, parse_math=False)
+    return ax
+
+
+def _drawn(ax: Axes, pattern: Float[Tensor, "query key"]) -> Any:
+    shades = colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
+    future = ~np.tri(len(pattern), dtype=bool)
+    ax.spines[:].set_visible(True)
+    shown = np.ma.array(pattern.numpy(), mask=future)
+    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto")
+
+
+def _bar(figure: Figure, picture: Any, y: float, height: float) -> None:
+    at = axes_at(figure, figure.get_figwidth() - 0.65, y, 0.12, height)
+    figure.colorbar(picture, cax=at)
+    at.tick_params(labelsize=7, length=2)
+
+
+def _as_written(labels: bool) -> dict[str, bool]:
+    """A token such as `$x$` is no formula; without labels there is nothing to say it of."""
+    return {"parse_math": False} if labels else {}

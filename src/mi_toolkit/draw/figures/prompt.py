@@ -1,0 +1,277 @@
+"""One prompt: its attribution, its way through the model, what a position predicts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.draw.figures.grids import draw_grid, grid_size
+from mi_toolkit.draw.figures.style import (
+    axes_at,
+    colour_map,
+    in_house_style,
+    ink,
+    line,
+    sheet_of,
+    title,
+)
+from mi_toolkit.draw.pipeline import lens_grid, output_grid
+from mi_toolkit.draw.position import position_grid
+from mi_toolkit.draw.primitives import (
+    DIVERGING,
+    LABELS,
+    SEQUENTIAL,
+    GridCell,
+    TokenGrid,
+    ink_on,
+    percent,
+    shade,
+    visible,
+)
+from mi_toolkit.text.pipeline import Pipeline
+
+WIDTH, SIDE, TOP, FOOT = 9.0, 0.15, 0.65, 0.75
+BOX, ROW, GAP = 0.3, 0.58, 0.05
+SIGN, PADDING = 0.092, 0.16
+"""Width of a sign and of the space around a word, in inches."""
+
+NARROWEST = 0.42
+
+
+@in_house_style
+def attribution_figure(found: Attribution, ax: Axes | None = None) -> Axes:
+    """The prompt, wrapped into lines: colour and the figure below a token are its score.
+
+    Args:
+        found: of `attribute`.
+        ax: axes to draw in, whose width is where lines are broken; None for a figure of its own,
+            which is `ax.figure`, with a scale.
+    """
+    labels = [visible(text) for text in found.tokens]
+    largest = float(found.scores.abs().max()) or 1.0
+    if ax is not None:
+        _draw(
+            ax, found, labels, largest, width=ax.get_position().width * sheet_of(ax).get_figwidth()
+        )
+        ax.set_title(found.title(), parse_math=False)
+        return ax
+    n_rows = _places(labels, WIDTH)[1]
+    height = TOP + n_rows * ROW + FOOT
+    figure = Figure(figsize=(WIDTH, height))
+    title(figure, f"{found.title()}, by {found.method}")
+    ax = axes_at(figure, 0.0, TOP, WIDTH, n_rows * ROW)
+    _draw(ax, found, labels, largest, width=WIDTH)
+    _scale(figure, found, largest, height)
+    return ax
+
+
+def _draw(ax: Axes, found: Attribution, labels: list[str], largest: float, *, width: float) -> None:
+    places, n_rows = _places(labels, width)
+    ax.set(xlim=(0, width), ylim=(n_rows * ROW, 0))
+    ax.axis("off")
+    words: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
+    for label, score, (x, row, across) in zip(labels, found.scores.tolist(), places, strict=True):
+        share = score / largest
+        colour = shade((share + 1) / 2, DIVERGING) if found.is_signed else shade(share, SEQUENTIAL)
+        corner, middle = (x, row * ROW), x + across / 2
+        ax.add_patch(
+            Rectangle(corner, across, BOX, facecolor=colour, edgecolor=line(), linewidth=0.5)
+        )
+        ax.text(middle, row * ROW + BOX / 2, label, fontsize=9.5, color=ink_on(colour), **words)
+        number = f"{score:+.2f}" if found.is_signed else f"{score:.2f}"
+        ax.text(middle, row * ROW + BOX + 0.1, number, fontsize=6.5, **words)
+
+
+def _places(labels: list[str], across: float) -> tuple[list[tuple[float, int, float]], int]:
+    """Left side, row and width of each box."""
+    places: list[tuple[float, int, float]] = []
+    x, row = SIDE, 0
+    for label in labels:
+        width = max(SIGN * len(label) + PADDING, NARROWEST)
+        if x + width > across - SIDE and x > SIDE:
+            x, row = SIDE, row + 1
+        places.append((x, row, width))
+        x += width + GAP
+    return places, row + 1
+
+
+def _scale(figure: Figure, found: Attribution, largest: float, height: float) -> None:
+    stops = DIVERGING if found.is_signed else SEQUENTIAL
+    bar = axes_at(figure, SIDE + 0.15, height - 0.5, 1.6, 0.12)
+    bar.imshow([[index / 99 for index in range(100)]], aspect="auto", cmap=colour_map(stops))
+    low = f"{-largest:.2f}" if found.is_signed else "0"
+    bar.set_xticks([0, 99], [low, f"{largest:.2f}"], fontsize=7)
+    bar.set_yticks([])
+    bar.tick_params(length=2)
+    unit = "share of attention" if found.method == "attention_rollout" else found.objective
+    words = [f"score, in units of the {unit}" if unit == found.objective else unit]
+    if found.is_signed:
+        words.append(found.sum_text())
+    figure.text(
+        2.15 / WIDTH,
+        0.44 / height,
+        "\n".join(words),
+        fontsize=7.5,
+        va="center",
+        parse_math=False,
+        wrap=True,
+    )
+
+
+POSITION_TOP, POSITION_MARGIN = 0.5, 0.15
+
+
+@in_house_style
+def position_figure(pipeline: Pipeline, position: int, top_k: int) -> Figure:
+    """What every layer would predict behind one token; without a lens, what the model predicts."""
+    lens = pipeline.output.lens
+    grid = (
+        _predictions(pipeline, position, top_k)
+        if lens is None
+        else position_grid(pipeline, lens, position, top_k)
+    )
+    width, height = grid_size(grid)
+    size = max(width, 5.0) + 2 * POSITION_MARGIN, POSITION_TOP + height + POSITION_MARGIN
+    figure = Figure(figsize=size)
+    text = visible(pipeline.tokens.texts[position])
+    title(figure, f"{pipeline.provenance.model} behind token {position}, {text}")
+    draw_grid(figure, grid, POSITION_MARGIN, POSITION_TOP)
+    return figure
+
+
+def _predictions(pipeline: Pipeline, position: int, top_k: int) -> TokenGrid:
+    stage = pipeline.output
+    choices = zip(
+        stage.top_ids[position, :top_k].tolist(),
+        stage.top_log_probs[position, :top_k].tolist(),
+        strict=True,
+    )
+    cells = tuple(
+        GridCell(
+            text=visible(pipeline.texts[token], longest=12),
+            probability=math.exp(log_prob),
+            tip=f"{pipeline.texts[token]!r} {percent(math.exp(log_prob))}",
+        )
+        for token, log_prob in choices
+    )
+    return TokenGrid(
+        title="Most probable next tokens",
+        corner="",
+        columns=tuple((str(rank), "rank") for rank in range(1, top_k + 1)),
+        rows=("the model",),
+        cells=(cells,),
+        framed="",
+    )
+
+
+PIPELINE_TOP, BETWEEN, PIPELINE_MARGIN, NAMES = 0.5, 0.4, 0.15, 0.75
+PATTERN, PATTERN_ROOM = 0.72, 0.92
+CELL, LABEL_ROOM, HEADING = 0.26, 0.75, 0.28
+
+
+@in_house_style
+def pipeline_figure(pipeline: Pipeline) -> Figure:
+    """Patterns by layer and head, MLP output over the residual stream, and the lens.
+
+    Patterns have queries downwards and keys across; labelled heads are framed in their first
+    label's colour. Without a lens the model's own predictions stand in its place.
+    """
+    lens = pipeline.output.lens
+    grid = output_grid(pipeline) if lens is None else lens_grid(pipeline, lens)
+    grid_width, grid_height = grid_size(grid)
+    n_layers, n_heads = pipeline.attention.entropies.shape
+    patterns = HEADING + n_layers * PATTERN_ROOM
+    norms = HEADING + len(pipeline.mlp.layers) * CELL + LABEL_ROOM if pipeline.mlp.layers else 0.0
+    width = max(
+        grid_width,
+        NAMES + n_heads * PATTERN_ROOM,
+        NAMES + len(pipeline.tokens.texts) * CELL + 0.4,
+        5.0,
+    )
+    height = PIPELINE_TOP + patterns + BETWEEN + norms + grid_height + PIPELINE_MARGIN
+    figure = Figure(figsize=(width + 2 * PIPELINE_MARGIN, height))
+    title(figure, f"From text to prediction: {pipeline.title()}")
+    _patterns(figure, pipeline, PIPELINE_TOP)
+    if norms:
+        _norms(figure, pipeline, PIPELINE_TOP + patterns + 0.1)
+    draw_grid(figure, grid, PIPELINE_MARGIN, PIPELINE_TOP + patterns + BETWEEN + norms)
+    return figure
+
+
+def _heading(figure: Figure, text: str, y: float) -> None:
+    figure.text(
+        PIPELINE_MARGIN / figure.get_figwidth(),
+        1 - (y + 0.15) / figure.get_figheight(),
+        text,
+        fontsize=9.5,
+        weight="bold",
+        parse_math=False,
+    )
+
+
+def _patterns(figure: Figure, pipeline: Pipeline, y: float) -> None:
+    stage = pipeline.attention
+    _heading(figure, _attention_heading(pipeline), y)
+    for row, layer in enumerate(stage.layers):
+        for head in range(stage.patterns.shape[1]):
+            left = PIPELINE_MARGIN + NAMES + head * PATTERN_ROOM
+            ax = axes_at(figure, left, y + HEADING + row * PATTERN_ROOM, PATTERN, PATTERN)
+            ax.imshow(
+                stage.patterns[row, head].numpy(),
+                cmap=colour_map(SEQUENTIAL),
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+                aspect="auto",
+            )
+            ax.set(xticks=[], yticks=[])
+            labels = stage.labels_of((layer, head))
+            ax.set_xlabel(f"L{layer}H{head}", fontsize=6.5, labelpad=1.5)
+            for spine in ax.spines.values():
+                spine.set_linewidth(1.8 if labels else 0.5)
+                spine.set_edgecolor(LABELS.get(labels[0], ink()) if labels else line())
+    _legend(figure, pipeline, y)
+
+
+def _attention_heading(pipeline: Pipeline) -> str:
+    return f"Attention, queries downwards; labels on {pipeline.attention.labelled_on}"
+
+
+def _legend(figure: Figure, pipeline: Pipeline, y: float) -> None:
+    carried = {labels[0] for _, labels in pipeline.attention.labels}
+    left = PIPELINE_MARGIN + 0.35 + 0.082 * len(_attention_heading(pipeline))
+    for label in [*(name for name in LABELS if name in carried), *sorted(carried - set(LABELS))]:
+        height = 1 - (y + 0.15) / figure.get_figheight()
+        across = figure.get_figwidth()
+        figure.text(left / across, height, "■", fontsize=7.5, color=LABELS.get(label, ink()))
+        figure.text((left + 0.13) / across, height, label, fontsize=7.5)
+        left += 0.25 + 0.072 * len(label)
+
+
+def _norms(figure: Figure, pipeline: Pipeline, y: float) -> None:
+    stage = pipeline.mlp
+    _heading(figure, "MLP output over the residual stream, by length", y)
+    n_tokens = len(pipeline.tokens.texts)
+    size = (n_tokens * CELL, len(stage.layers) * CELL)
+    ax = axes_at(figure, PIPELINE_MARGIN + NAMES, y + HEADING, *size)
+    shares = stage.norms / stage.residual_norms.clamp(min=1e-9)
+    drawn = ax.imshow(
+        shares.numpy(),
+        cmap=colour_map(SEQUENTIAL),
+        vmin=0,
+        vmax=max(1.0, float(shares.max())),
+        interpolation="nearest",
+        aspect="auto",
+    )
+    names = [f"layer {layer}" for layer in stage.layers]
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    texts = [visible(text, longest=10) for text in pipeline.tokens.texts]
+    ax.set_xticks(range(n_tokens), texts, fontsize=7, rotation=90, parse_math=False)
+    ax.tick_params(length=0)
+    bar = axes_at(figure, PIPELINE_MARGIN + NAMES + size[0] + 0.1, y + HEADING, 0.09, size[1])
+    figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=6, length=2)

@@ -1,0 +1,213 @@
+"""The house style, on light and on dark paper, and sheets laid out in inches.
+
+Figures take paper, ink and lines from the style; the colours that mean something (`colours`) are
+the same in both.
+
+The sheet that every picture is drawn on: sizes in inches, fonts, colours, files.
+
+Figures are made without pyplot, so that nobody's current figure, style or backend changes, and
+laid out in inches: matplotlib's own layout engine takes seconds over a large model's ticks.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache, wraps
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import fontManager
+
+from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.io import written_whole
+from mi_toolkit.draw.primitives import LINES
+
+P = ParamSpec("P")
+Drawn = TypeVar("Drawn")
+
+PAPERS = ("light", "dark")
+_PAPER: ContextVar[str] = ContextVar("paper", default="light")
+
+
+@contextmanager
+def house_style(paper: str = "light") -> Iterator[None]:
+    """Figures drawn inside are in the house style; matplotlib is as it was afterwards.
+
+    Figures of this package are on light paper anywhere else. Your own figures, made inside, take
+    on fonts, lines and colours too.
+
+    Args:
+        paper: `light` or `dark`.
+
+    Raises:
+        UnknownNameError: any other paper.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> with house_style("dark"):
+        ...     figure = Figure()
+        >>> figure.get_facecolor() < (0.5, 0.5, 0.5)
+        True
+    """
+    style = _style(paper)
+    token = _PAPER.set(paper)
+    try:
+        with mpl.rc_context(style):
+            yield
+    finally:
+        _PAPER.reset(token)
+
+
+def in_house_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
+    """Have a figure function draw in the house style, on the paper that is asked for around it."""
+
+    @wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Drawn:
+        with mpl.rc_context(_style(_PAPER.get())):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def ink() -> str:
+    """The colour of text."""
+    return str(mpl.rcParams["text.color"])
+
+
+def soft_ink() -> str:
+    """The colour of what explains a figure, and of its axes."""
+    return str(mpl.rcParams["axes.edgecolor"])
+
+
+def line() -> str:
+    """The colour of what only guides the eye."""
+    return str(mpl.rcParams["grid.color"])
+
+
+def line_colours() -> tuple[str, ...]:
+    """`colours.LINES`, the last of them, black, in the colour of text."""
+    return (*LINES[:-1], ink())
+
+
+def paper_colour() -> str:
+    """The colour of the paper, which also parts one cell from the next."""
+    return str(mpl.rcParams["axes.facecolor"])
+
+
+@cache
+def _style(paper: str) -> Any:  # matplotlib spells out every key, release by release
+    if paper not in PAPERS:
+        raise unknown_name("paper", paper, PAPERS)
+    with resources.as_file(resources.files(__package__) / f"{paper}.mplstyle") as path:
+        style: Any = mpl.rc_params_from_file(str(path), use_default_template=False)
+    return dict(style)
+
+
+DOTS_PER_INCH = 160
+
+VECTORS = {".svg": "svg", ".pdf": "pdf"}
+UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+
+LEFT, RIGHT, TOP, BOTTOM = 0.65, 0.25, 0.4, 0.55
+"""Around the axes of a figure of one panel, in inches."""
+
+FONTS = (
+    "DejaVu Sans|Noto Sans CJK SC|Noto Sans CJK JP|Microsoft YaHei|PingFang SC|Hiragino Sans GB|"
+    "Arial Unicode MS"
+).split("|")
+
+
+def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes with their upper left corner at `x`, `y`; all in inches from the figure's own."""
+    across, down = figure.get_figwidth(), figure.get_figheight()
+    return figure.add_axes((x / across, 1 - (y + height) / down, width / across, height / down))
+
+
+def new_axes(
+    width: float,
+    height: float,
+    *,
+    left: float = LEFT,
+    right: float = RIGHT,
+    top: float = TOP,
+    bottom: float = BOTTOM,
+) -> Axes:
+    """Axes of a size, in inches, on a figure of their own with room for their labels."""
+    figure = Figure(figsize=(left + width + right, top + height + bottom))
+    return axes_at(figure, left, top, width, height)
+
+
+def sheet_of(ax: Axes) -> Figure:
+    """The whole figure that axes stand in."""
+    # Not get_figure(root=True), which matplotlib has from 3.10 on.
+    figure: Any = ax.figure
+    while isinstance(figure, SubFigure):
+        figure = figure.figure
+    if not isinstance(figure, Figure):
+        raise ValueError("These axes have been removed from their figure.")
+    return figure
+
+
+def colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
+    """A continuous scale through the given colours."""
+    return LinearSegmentedColormap.from_list("mi_toolkit", list(stops))
+
+
+def title(figure: Figure, text: str) -> None:
+    """The picture's title, in its upper left corner, half an inch high."""
+    figure.text(
+        0.12 / figure.get_figwidth(),
+        1 - 0.3 / figure.get_figheight(),
+        text,
+        fontsize=13,
+        weight="bold",
+        parse_math=False,
+    )
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as an SVG document."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "figure.svg"
+        save_figure(figure, path)
+        return path.read_text(encoding="utf-8")
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
+    """Write a figure, whole or not at all: PNG, or SVG or PDF by the name's ending.
+
+    The paper is the figure's own: light, or dark where it was drawn in `house_style("dark")`.
+    Equal figures give equal files: neither holds a date or a random id.
+    """
+    installed = {font.name for font in fontManager.ttflist}
+    kind = VECTORS.get(Path(path).suffix.casefold(), "png")
+    with (
+        written_whole(path) as draft,
+        mpl.rc_context(
+            {
+                "font.family": [font for font in FONTS if font in installed],
+                "svg.fonttype": "none",
+                "svg.hashsalt": "mi_toolkit",
+            }
+        ),
+        warnings.catch_warnings(),
+    ):
+        # A script that no installed font has is shown as boxes, which says as much.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(
+            draft,
+            format=kind,
+            dpi=DOTS_PER_INCH,
+            facecolor=figure.get_facecolor(),
+            metadata=UNDATED.get(kind),
+        )

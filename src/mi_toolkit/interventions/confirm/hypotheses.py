@@ -1,0 +1,304 @@
+"""What is to be confirmed: heads that are said to do something, and the predictions that tell.
+
+The loss that counts is that of the token after each query that the behaviour can use: for
+induction, the queries whose token stood earlier in the sequence, for a previous-token head every
+query that has a previous token (see the masks of the behaviours). Padding has no queries, a BOS
+never is one, and the last token of a sequence has nothing after it.
+
+On `repeated_random` the first half cannot be predicted: queries there add noise to a behaviour
+that all queries can use, and what tells is the second half. On natural text the queries of
+induction include those where the earlier continuation does *not* come back, and where following it
+does harm.
+
+The sequences are not those that gave the label: a head that was chosen on them would be tested by
+what chose it. Stimuli that are drawn are drawn with another seed, and natural text is that of the
+bundled evaluation passages, on which nothing is labelled. A prompt of one's own cannot be drawn
+again; every trial says how many of its sequences the label had been given on.
+
+The null: every set with as many heads in each layer, drawn from all heads of those layers.
+
+A label that says nothing picks its heads as chance would, so the labelled set is one of these, and
+its rank among them is a p-value: `P(p <= a) <= a`. The heads of the set must be eligible too.
+Without them set and null are not exchangeable: where one head of a layer outweighs the rest, the
+sets that hold it never meet another that does, and every fourth set of a layer of four passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mi_toolkit.core.errors import PromptError, ReportError, unknown_name
+from mi_toolkit.core.evaluation import evaluation_passages
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.stimuli import STIMULI, natural
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.heads.behaviours import BEHAVIOURS, AnyBehaviour
+from mi_toolkit.heads.classify import OWN_PROMPT
+from mi_toolkit.heads.labels import behaviour_of
+from mi_toolkit.heads.plan import make_plan
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.interventions.components import HeadName, checked_heads
+from mi_toolkit.models.describe import describe_model
+
+Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
+"""A report, or heads by the behaviour that they are said to have."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Claim:
+    """That some heads do something, and where their loss would tell."""
+
+    label: str
+    heads: tuple[Head, ...]
+    stimulus: str
+    batch: TokenBatch
+    """Sequences with a query that counts."""
+
+    queries: Bool[Tensor, "sequence position"]
+    """Queries whose prediction counts."""
+
+    n_seen: int | None
+    """Sequences that the label had been given on; None where a report does not say."""
+
+    direction: int
+    """1 where ablation should raise the loss; -1 where it should fall, since the label says that
+    the heads hold the right prediction back."""
+
+
+def claims_of(
+    model: HookedModel,
+    labelled: Labelled,
+    *,
+    labels: Sequence[str] | None,
+    stimulus: str | Prompt | None,
+    n_sequences: int | None,
+    seed: int,
+) -> tuple[list[Claim], dict[str, str]]:
+    """What can be tested, and why the rest cannot.
+
+    Raises:
+        UnknownNameError: no such label, stimulus or head.
+        ReportError: the report is of a model of another shape.
+        PromptError: the prompt does not fit the model.
+    """
+    heads_of = _heads_by_label(model, labelled)
+    for label in labels or ():
+        if label not in heads_of:
+            raise unknown_name("label to confirm", label, heads_of)
+    stimuli: dict[str, TokenBatch] = {}
+    claims, untested = [], {}
+    for label in heads_of if labels is None else dict.fromkeys(labels):
+        heads = heads_of[label]
+        if not heads:
+            untested[label] = "no head carries it"
+            continue
+        behaviour = BEHAVIOURS.resolve(_behaviour_name(labelled, label))
+        if not isinstance(behaviour, AnyBehaviour):
+            untested[label] = "it is read off the weights: no prediction is its own"
+            continue
+        name = _stimulus_name(labelled, behaviour.name, stimulus)
+        if name not in stimuli:
+            stimuli[name] = _batch(model, labelled, name, stimulus, seed)
+        gave = None
+        if isinstance(labelled, HeadReport):
+            gave = labelled.tokens.get(labelled.stimulus[behaviour.name])
+        queries = _counted(model, heads, behaviour, stimuli[name], name)
+        chosen = queries.any(dim=1).nonzero()[:n_sequences, 0]
+        if not len(chosen):
+            untested[label] = _hindrance(behaviour, name)
+            continue
+        batch = TokenBatch(
+            ids=stimuli[name].ids[chosen],
+            lengths=stimuli[name].lengths[chosen],
+            bos_id=stimuli[name].bos_id,
+        )
+        claims.append(
+            Claim(
+                label=label,
+                heads=heads,
+                stimulus=name,
+                batch=batch,
+                queries=queries[chosen],
+                n_seen=None if gave is None else len(_rows(batch) & _rows(gave)),
+                direction=1 if label == behaviour.name else -1,
+            )
+        )
+    return claims, untested
+
+
+def fresh_seed(labelled: Labelled, seed: int | None) -> int:
+    """The seed, or the next after the one that labels were given with: 0 where no report says."""
+    if seed is not None:
+        return seed
+    return 1 + (labelled.provenance.seed if isinstance(labelled, HeadReport) else 0)
+
+
+def _rows(batch: TokenBatch) -> set[tuple[int, ...]]:
+    return {tuple(batch.sequence(index).tolist()) for index in range(len(batch))}
+
+
+def _counted(
+    model: HookedModel,
+    heads: Sequence[Head],
+    behaviour: AnyBehaviour,
+    batch: TokenBatch,
+    stimulus: str,
+) -> Bool[Tensor, "sequence position"]:
+    """Queries that one of the heads can use, and that have a token after them."""
+    windows = describe_model(model).windows
+    seen = [windows[head.layer] for head in heads]
+    # The widest window sees the most.
+    window = None if None in seen else max(width for width in seen if width is not None)
+    plan = make_plan(batch, [behaviour], window, stimulus)
+    queries = plan.eligibility[0].queries
+    if plan.compared:  # a row is a pair of texts: what is eligible there counts in both
+        of_pair, queries = queries, torch.zeros(batch.ids.shape, dtype=torch.bool)
+        for row, pair in enumerate(plan.compared):
+            queries[list(pair)] |= of_pair[row]
+    return queries & (torch.arange(queries.shape[1]) < batch.lengths[:, None] - 1)
+
+
+def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[Head, ...]]:
+    if isinstance(labelled, HeadReport):
+        shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
+        if tuple(labelled.scope.shape) != shape:
+            raise ReportError(
+                f"The report is of {labelled.provenance.model}, with "
+                f"{' × '.join(map(str, labelled.scope.shape))} heads, but "
+                f"{model.cfg.model_name} has {shape[0]} × {shape[1]}."
+            )
+        return {name: tuple(sorted(labelled.heads(name))) for name in labelled.label_names}
+    for label in labelled:
+        BEHAVIOURS.resolve(_behaviour_name(labelled, label))
+    return {label: checked_heads(model, heads) for label, heads in labelled.items()}
+
+
+def _behaviour_name(labelled: Labelled, label: str) -> str:
+    """The behaviour that a label rests on: its own, unless the label is one of suppressing."""
+    if isinstance(labelled, HeadReport):
+        return behaviour_of(label, labelled.facts)
+    return BEHAVIOURS.owner(label)
+
+
+def _stimulus_name(labelled: Labelled, behaviour: str, stimulus: str | Prompt | None) -> str:
+    if stimulus is None:
+        if isinstance(labelled, HeadReport):
+            return labelled.stimulus[behaviour]
+        return BEHAVIOURS.resolve(behaviour).home
+    if not isinstance(stimulus, str):
+        return OWN_PROMPT
+    known = [*STIMULI, *(labelled.tokens if isinstance(labelled, HeadReport) else ())]
+    if stimulus in known:
+        return stimulus
+    # One word predicts nothing, so it is a name.
+    if len(stimulus.split()) < 2:
+        raise unknown_name("stimulus", stimulus, dict.fromkeys(known))
+    return OWN_PROMPT
+
+
+def _batch(
+    model: HookedModel,
+    labelled: Labelled,
+    name: str,
+    stimulus: str | Prompt | None,
+    seed: int,
+) -> TokenBatch:
+    if name == OWN_PROMPT and stimulus not in (None, OWN_PROMPT):
+        return tokenise(model, stimulus)
+    if name == "natural":
+        return natural(model, texts=evaluation_passages())
+    if name in STIMULI:
+        return STIMULI[name](model, seed=seed)
+    if isinstance(labelled, HeadReport) and name in labelled.tokens:
+        return labelled.tokens[name]
+    raise PromptError(f"{name} is no stimulus of the report, and cannot be made anew.")
+
+
+def _hindrance(behaviour: AnyBehaviour, stimulus: str) -> str:
+    if stimulus in behaviour.excluded_stimuli:
+        return f"not measured on {stimulus}, where it would mislead"
+    return f"no prediction on {stimulus} can show it: needs {behaviour.trigger}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSets:
+    """Distinct sets with the same number of heads in each layer as a set, that one left out."""
+
+    sets: tuple[tuple[Head, ...], ...]
+    """The sets; empty where there is none but the set itself."""
+
+    n_distinct: int
+    """How many such sets there are, the set itself included."""
+
+    @property
+    def are_all(self) -> bool:
+        """Whether these are all that there are, not a sample."""
+        return len(self.sets) == self.n_distinct - 1
+
+
+def n_sets_like(heads: Sequence[Head], *, n_heads: int) -> int:
+    """How many sets have as many heads in each layer, the set itself included."""
+    return math.prod(math.comb(n_heads, size) for size in _sizes(heads).values())
+
+
+def random_sets(
+    heads: Sequence[Head], *, n_heads: int, n_sets: int, generator: torch.Generator
+) -> RandomSets:
+    """Up to `n_sets` distinct sets other than `heads`; all there are, where there are no more.
+
+    The set and those drawn are together a draw without replacement from all sets of the kind, so
+    that under the null each rank of the set among them has the same probability.
+
+    Args:
+        heads: the set to find others like.
+        n_heads: heads of a layer.
+        n_sets: how many to draw.
+        generator: of the draw.
+    """
+    own, n_distinct = tuple(sorted(heads)), n_sets_like(heads, n_heads=n_heads)
+    if n_distinct - 1 <= 4 * n_sets:
+        every = [drawn for drawn in _every_set(heads, n_heads) if drawn != own]
+        sets = every
+        if len(every) > n_sets:
+            order = torch.randperm(len(every), generator=generator)[:n_sets].tolist()
+            sets = [every[index] for index in order]
+    else:
+        found: dict[tuple[Head, ...], None] = {}
+        while len(found) < n_sets:
+            found |= dict.fromkeys(_drawn(heads, n_heads, n_sets, generator))
+            found.pop(own, None)
+        sets = list(found)[:n_sets]
+    return RandomSets(sets=tuple(sets), n_distinct=n_distinct)
+
+
+def _sizes(heads: Sequence[Head]) -> dict[int, int]:
+    return dict(sorted(Counter(head.layer for head in heads).items()))
+
+
+def _every_set(heads: Sequence[Head], n_heads: int) -> Iterator[tuple[Head, ...]]:
+    parts = [
+        combinations([Head(layer, index) for index in range(n_heads)], size)
+        for layer, size in _sizes(heads).items()
+    ]
+    for chosen in product(*parts):
+        yield tuple(head for part in chosen for head in part)
+
+
+def _drawn(
+    heads: Sequence[Head], n_heads: int, n_sets: int, generator: torch.Generator
+) -> list[tuple[Head, ...]]:
+    parts = []
+    for layer, size in _sizes(heads).items():
+        order = torch.rand(n_sets, n_heads, generator=generator).argsort(dim=1)
+        chosen = order[:, :size].sort(dim=1).values.tolist()
+        parts.append([tuple(Head(layer, index) for index in row) for row in chosen])
+    return [tuple(head for part in row for head in part) for row in zip(*parts, strict=True)]

@@ -1,1 +1,0 @@
-"""Token batches to test behaviours on: a user's own prompts and the standard stimuli."""

@@ -1,1 +1,0 @@
-"""The table of scorers: one signature, one file per group."""

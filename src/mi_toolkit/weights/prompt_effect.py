@@ -1,0 +1,245 @@
+"""`perturbation_effect`: one prompt with a few weights changed, and without.
+
+1. The prompt's own ids run: as the model is, with the weights changed, and with as many random
+   weights of the same matrices changed. One token, the most probable of the unchanged model, is
+   asked about behind them.
+2. What is written behind the prompt, before and under the change, is reported apart: from the first
+   token that differs on, the two go on from different texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.model import HookedModel, evaluating
+from mi_toolkit.core.predictions import Prediction, kl_divergence, predictions, top_predictions
+from mi_toolkit.core.process_state import allowing_nan, one_job
+from mi_toolkit.core.progress import track
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import ShownAsTable, TextTable
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.text.generate import generate
+from mi_toolkit.weights.calibration import run
+from mi_toolkit.weights.evaluate_scores import Triple, random_control
+from mi_toolkit.weights.parameters import weight_matrices
+from mi_toolkit.weights.perturb import perturbed, planned, triples
+from mi_toolkit.weights.ranking import Ranking
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
+
+
+RANDOM = 10
+
+DONE = {
+    "zero": "set to 0",
+    "sign_flip": "with the sign flipped",
+    "gaussian": "with noise",
+    "bit_flip": "with a bit flipped",
+    "scale": "scaled",
+}
+"""Each kind of change in words."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PerturbationEffect(ShownAsTable):
+    """One prediction with some weights changed and without."""
+
+    weights: tuple[Triple, ...]
+    """What was changed: parameter, row and column, `[in, out]`."""
+
+    kind: str
+    """How, a name in `EDITS`."""
+
+    before: Prediction
+    """The unchanged model's most probable token behind the prompt."""
+
+    after: Prediction
+    """The same token with the weights changed."""
+
+    top_before: tuple[Prediction, ...]
+    """The most probable tokens of the unchanged model, best first."""
+
+    top_after: tuple[Prediction, ...]
+    """The most probable tokens with the weights changed, best first."""
+
+    kl: float
+    """KL divergence of the changed prediction from the unchanged one, in nats."""
+
+    random_weights: tuple[tuple[Triple, ...], ...]
+    """Random sets: as many weights of the same matrices."""
+
+    random_kl: Float[Tensor, " set"]
+    """What changing each of them does, in nats."""
+
+    random_probabilities: Float[Tensor, " set"]
+    """What each makes of the token's probability."""
+
+    texts: tuple[str, str]
+    """What is written behind the prompt, before and under the change; empty where nothing was
+    asked for."""
+
+    provenance: Provenance
+    """Model, prompt and versions."""
+
+    @property
+    def n_less(self) -> int:
+        """Random sets that change the prediction less, by its KL divergence."""
+        return int((self.random_kl < self.kl).sum())
+
+    def title(self) -> str:
+        """What was done, in one line."""
+        names = ", ".join(f"{name}[{row}, {column}]" for name, row, column in self.weights[:3])
+        more = f" and {len(self.weights) - 3} more" if len(self.weights) > 3 else ""
+        return f"{names}{more} of {self.provenance.model}, {DONE[self.kind]}"
+
+    def to_pandas(self) -> DataFrame:
+        """One row for the change and one for each random set."""
+        from mi_toolkit.core.tables import table_of
+
+        sets = [(self.weights, self.after.probability, self.kl)]
+        figures = (self.random_probabilities.tolist(), self.random_kl.tolist())
+        sets += zip(self.random_weights, *figures, strict=True)
+        return table_of(
+            [
+                {
+                    "model": self.provenance.model,
+                    "kind": self.kind,
+                    "weights": " ".join(f"{n}[{row},{column}]" for n, row, column in weights),
+                    "is_control": bool(place),
+                    "target": self.before.text,
+                    "probability_before": self.before.probability,
+                    "probability": probability,
+                    "kl": kl,
+                }
+                for place, (weights, probability, kl) in enumerate(sets)
+            ]
+        )
+
+    def text_table(self) -> TextTable:
+        """The token before and after, the divergence, the texts."""
+        return TextTable(
+            title=self.title(),
+            header=["", "before", "after"],
+            rows=[
+                [
+                    f"probability of {self.before.text!r}",
+                    f"{self.before.probability:.2%}",
+                    f"{self.after.probability:.2%}",
+                ],
+                ["its rank", "1", str(self.after.rank)],
+                ["KL (nats)", "0", f"{self.kl:.3g}"],
+                ["random sets that change less", "", f"{self.n_less} of {len(self.random_kl)}"],
+                ["text", *map(repr, self.texts)],
+            ],
+        )
+
+
+@one_job
+def perturbation_effect(
+    model: HookedModel,
+    prompt: Prompt,
+    weights: DataFrame | Ranking | Iterable[Triple],
+    kind: str = "zero",
+    *,
+    n_random: int = RANDOM,
+    top_k: int = 10,
+    max_new_tokens: int = 20,
+    num_beams: int = 1,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> PerturbationEffect:
+    """What changing single weights does to the prediction behind a prompt.
+
+    It is of this one prompt: a weight that changes nothing here may matter elsewhere, which
+    `perturbation_test` measures on text. The model comes back bit for bit.
+
+    Args:
+        model: any hooked model.
+        prompt: one text, or its ids.
+        weights: as `perturbed` takes them; they are changed together.
+        kind: as in `perturbed`.
+        n_random: random sets of as many weights of the same matrices, to stand beside.
+        top_k: how many of the most probable tokens are kept.
+        max_new_tokens: tokens to write behind the prompt, before and under the change; 0 for none.
+        num_beams: beams to write them with; 1 is greedy search.
+        prepend_bos: put a BOS before a text; None: as the model was trained to read it.
+        attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
+        seed: of the random sets, and of noise and bits.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        UnknownNameError: no such kind, parameter, row or column.
+        WeightError: no weight, or one whose new value is the old one.
+        PromptError: not one prompt.
+        GenerationError: prompt and new tokens do not fit the context.
+        NotFiniteError: the model computes NaN or infinity, unchanged, or while it writes.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> weight = ("blocks.0.attn.W_O", 3, 5)
+        >>> effect = mi.perturbation_effect(model, "Mary and John", [weight], n_random=2)
+        >>> effect.to_pandas()["is_control"].tolist()
+        [False, True, True]
+    """
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    if len(batch) != 1:
+        raise PromptError(f"The effect is that on one prompt, and {len(batch)} were given.")
+    if n_random < 0:
+        raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
+    chosen = tuple(triples(weights))
+    matrices = weight_matrices(model)
+    planned(matrices, chosen, kind)  # it checks the names
+    shapes = {matrix.name: matrix.shape for matrix in matrices}
+    generator = torch.Generator().manual_seed(seed)
+    sets = [tuple(random_control(chosen, shapes, generator)) for _ in range(n_random)]
+
+    def written() -> str:
+        if not max_new_tokens:
+            return ""
+        return generate(model, batch, max_new_tokens=max_new_tokens, num_beams=num_beams).text
+
+    clean, texts, found = _last_logits(model, batch), [written()], []
+    for index, each in enumerate(
+        track(
+            [chosen, *sets], total=1 + n_random, label="Changing weights", unit="set", show=progress
+        )
+    ):
+        noise = torch.Generator().manual_seed(seed)
+        with perturbed(model, each, kind, generator=noise):
+            with allowing_nan():  # a flipped bit may do that, and that is its effect
+                found.append(_last_logits(model, batch))
+            if not index:
+                texts.append(written())
+    target, logits = clean.argmax()[None], torch.stack(found)
+    divergences = kl_divergence(clean.expand_as(logits), logits)
+    return PerturbationEffect(
+        weights=chosen,
+        kind=kind,
+        before=predictions(model.tokenizer, clean, target)[0],
+        after=predictions(model.tokenizer, logits[0], target)[0],
+        top_before=top_predictions(model.tokenizer, clean, top_k),
+        top_after=top_predictions(model.tokenizer, logits[0], top_k),
+        kl=float(divergences[0]),
+        random_weights=tuple(sets),
+        random_kl=divergences[1:],
+        random_probabilities=logits[1:].softmax(dim=-1)[:, int(target)],
+        texts=(texts[0], texts[1]),
+        provenance=provenance_of(model, {"prompt": batch}, seed=seed),
+    )
+
+
+def _last_logits(model: HookedModel, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
+    with evaluating(model), torch.no_grad():
+        return run(model, batch)[0, -1].float().cpu()

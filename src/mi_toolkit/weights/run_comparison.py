@@ -1,0 +1,244 @@
+"""Several sensitivity runs side by side: where in depth, in which components, and shared or not.
+
+For studies of scale and architecture: the runs may be of different models. Of each run the tables
+that it wrote are read, no model and no scores.
+
+1. Metrics that all runs have are compared, each at the largest k that all runs have of it.
+2. Depth is a share of the model: 0 for the first block, 1 for the last, so that models of different
+   depth stand on one axis.
+3. Overlap by weights needs the same matrices in both runs; overlap by place (depth and component)
+   does not: it is 1 less the total variation distance of the tops over thirds of depth times
+   components.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_toolkit.core.errors import ReportError, WeightError
+from mi_toolkit.core.result import ShownAsTable, TextTable
+from mi_toolkit.core.tables import read_table, table_of
+from mi_toolkit.weights.ranking import jaccard
+from mi_toolkit.weights.run_folder import read_manifest
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
+
+
+GATED = {"W_gate": "W_in"}
+"""Components that stand for the same part of an MLP, gated or not."""
+
+Row = Mapping[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One run and metric."""
+
+    name: str
+    """The run's folder."""
+
+    model: str
+    n_parameters: int
+    n_layers: int
+    metric: str
+
+    layers: tuple[Row, ...]
+    """Per parameter: sums and shares of all scores."""
+
+    top: tuple[Row, ...]
+    """The top weights; those outside the blocks have no layer."""
+
+    effect: Row | None
+    """What changing the top did, at the k compared; None where that was not tested."""
+
+    @property
+    def depths(self) -> list[float]:
+        """Of each top weight in a block: 0 for the first block, 1 for the last."""
+        span = max(1, self.n_layers - 1)
+        return [row["layer"] / span for row in self.top if _is_number(row["layer"])]
+
+    @property
+    def profile(self) -> list[float]:
+        """Share of the top in each block."""
+        counts = [0] * self.n_layers
+        for row in self.top:
+            if _is_number(row["layer"]):
+                counts[int(row["layer"])] += 1
+        return [count / max(1, len(self.top)) for count in counts]
+
+    @property
+    def components(self) -> dict[str, float]:
+        """Share of the top in each kind of matrix."""
+        named = [str(row["component"]) for row in self.top]
+        return {name: named.count(name) / len(named) for name in sorted(set(named))}
+
+    @property
+    def places(self) -> dict[tuple[int, str], float]:
+        """Share of the top in each third of depth and kind of matrix."""
+        shares: dict[tuple[int, str], float] = {}
+        for row in self.top:
+            third = -1
+            if _is_number(row["layer"]):
+                third = min(2, int(3 * row["layer"] / self.n_layers))
+            component = str(row["component"])
+            at = third, GATED.get(component, component)
+            shares[at] = shares.get(at, 0.0) + 1 / len(self.top)
+        return shares
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RunComparison(ShownAsTable):
+    """Runs by one metric, at one k."""
+
+    metric: str
+    k: int
+    runs: tuple[Run, ...]
+
+    weights: Float[Tensor, "run other"]
+    """Jaccard overlap of the top weights, 0 to 1; NaN where the matrices differ."""
+
+    places: Float[Tensor, "run other"]
+    """Overlap of the tops by third of depth and kind of matrix, 0 to 1."""
+
+    def text_table(self) -> TextTable:
+        """A column per run, what is told of it downwards."""
+        table = self.to_pandas().drop(columns=["run", "metric", "k"])
+        rows = [
+            (str(name).replace("_", " "), *map(_told, values)) for name, values in table.items()
+        ]
+        title = f"RunComparison of {len(self.runs)} runs: the top {self.k:,} by {self.metric}"
+        return TextTable(title=title, header=("", *(run.name for run in self.runs)), rows=rows)
+
+    def to_pandas(self) -> DataFrame:
+        """One row per run: depth, components, overlap with the first run, and the effect."""
+        rows = []
+        for index, run in enumerate(self.runs):
+            depths = sorted(run.depths)
+            effect = run.effect or {}
+            rows.append(
+                {
+                    "run": run.name,
+                    "model": run.model,
+                    "n_parameters": run.n_parameters,
+                    "n_layers": run.n_layers,
+                    "metric": self.metric,
+                    "k": self.k,
+                    "mean_depth": sum(depths) / len(depths) if depths else float("nan"),
+                    **{
+                        f"{name}_third": sum(s for at, s in run.places.items() if at[0] == third)
+                        for third, name in enumerate(("first", "middle", "last"))
+                    },
+                    **{f"in_{name}": run.components.get(name, 0.0) for name in self.components},
+                    "same_weights_as_first": float(self.weights[0, index]),
+                    "same_places_as_first": float(self.places[0, index]),
+                    "loss_rise": effect.get("top"),
+                    "sd_above_random": effect.get("sd_above_random"),
+                }
+            )
+        return table_of(rows)
+
+    @property
+    def components(self) -> list[str]:
+        """Kinds of matrix that a top holds, in any run."""
+        return sorted({name for run in self.runs for name in run.components})
+
+
+def compare_runs(folders: Sequence[str | Path]) -> list[RunComparison]:
+    """Set runs side by side, a comparison for each metric that all have.
+
+    Args:
+        folders: output folders of `mi-toolkit sensitivity`, two or more.
+
+    Raises:
+        ReportError: a folder holds no such run, or half of one.
+        WeightError: fewer than two runs, or none with a metric and k in common.
+    """
+    if len(folders) < 2:
+        raise WeightError("A comparison needs two or more runs: give their folders.")
+    found = [_tops(Path(folder)) for folder in folders]
+    shared = set.intersection(*(set(tops) for tops in found))
+    if not shared:
+        told = "; ".join(
+            f"{folder}: {', '.join(f'{metric} {k}' for metric, k in sorted(tops))}"
+            for folder, tops in zip(folders, found, strict=True)
+        )
+        raise WeightError(f"These runs have no metric and number of weights in common ({told}).")
+    largest = {metric: max(k for name, k in shared if name == metric) for metric, _ in shared}
+    return [
+        _compared(metric, k, [_run(Path(folder), metric, k) for folder in folders])
+        for metric, k in sorted(largest.items())
+    ]
+
+
+def _compared(metric: str, k: int, runs: list[Run]) -> RunComparison:
+    return RunComparison(
+        metric=metric,
+        k=k,
+        runs=tuple(runs),
+        weights=torch.tensor([[_same_weights(a, b) for b in runs] for a in runs]),
+        places=torch.tensor([[_same_places(a, b) for b in runs] for a in runs]),
+    )
+
+
+def _same_weights(a: Run, b: Run) -> float:
+    sizes = [{row["parameter"]: row["n_weights"] for row in run.layers} for run in (a, b)]
+    if sizes[0] != sizes[1]:
+        return float("nan")
+    return jaccard(
+        *([(row["parameter"], row["row"], row["column"]) for row in run.top] for run in (a, b))
+    )
+
+
+def _same_places(a: Run, b: Run) -> float:
+    return sum(min(a.places.get(at, 0.0), b.places.get(at, 0.0)) for at in a.places)
+
+
+def _tops(folder: Path) -> set[tuple[str, int]]:
+    """Metric and k of each list of a run."""
+    tops = set()
+    for part in read_manifest(folder)["parts"]:
+        if part.startswith("top_weights_"):
+            metric, _, k = part.removeprefix("top_weights_").rpartition("_")
+            tops.add((metric, int(k)))
+    return tops
+
+
+def _run(folder: Path, metric: str, k: int) -> Run:
+    about = read_manifest(folder)["about"]
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        top = read_table(folder / f"top_weights_{metric}_{k}.parquet").to_dict("records")
+    except (OSError, ValueError) as error:
+        raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
+    layers = tuple(row for row in summary["layers"] if row["metric"] == metric)
+    effects = [row for row in summary["effects"] or [] if row["metric"] == metric and row["k"] == k]
+    return Run(
+        name=folder.name or str(folder),
+        model=about["model"],
+        n_parameters=about["n_parameters"],
+        n_layers=about["n_layers"],
+        metric=metric,
+        layers=layers,
+        top=tuple({str(name): value for name, value in row.items()} for row in top),
+        effect=effects[0] if effects else None,
+    )
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if math.isfinite(value) else ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == value

@@ -1,0 +1,497 @@
+"""`WeightScores`: a score for every weight, ranked exactly, by weight, head, neuron and layer."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mi_toolkit.core.errors import ReportError, WeightError, unknown_name
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.weights.coordinates import HFPlace, MatrixPlace, WeightMatrix, hf_coordinates
+from mi_toolkit.weights.parameters import weight_matrices
+from mi_toolkit.weights.ranking import (
+    Ranking,
+    RankingNoise,
+    concatenated,
+    kept_by_the_other,
+    ranked,
+    scores_at,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
+    from mi_toolkit.heads.report import HeadReport
+
+
+Columns = dict[str, list[Any]]
+
+
+def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None) -> DataFrame:
+    """One row per ranked weight."""
+    from mi_toolkit.core.tables import frame
+
+    n = len(ranking)
+    places = {place.name: place for place in scores.places}
+    units = ("head", "kv_head", "neuron", *_expert_column(scores))
+    columns: Columns = {
+        "metric": [scores.metric] * n,
+        "rank": ranking.ranks.tolist(),
+        "parameter": [""] * n,
+        "row": ranking.rows.tolist(),
+        "column": ranking.columns.tolist(),
+        **{name: [None] * n for name in ("layer", "component", *units)},
+        "weight": [float("nan")] * n,
+        "score": ranking.scores.tolist(),
+        **_errors(ranking),
+        **{name: [None] * n for name in ("hf_name", "hf_row", "hf_column")},
+    }
+    for index, name in enumerate(ranking.names):
+        at = (ranking.matrix == index).nonzero().flatten()
+        if len(at):
+            found = _described(scores, places[name], ranking.rows[at], ranking.columns[at])
+            for column, values in found.items():
+                for position, value in zip(at.tolist(), values, strict=True):
+                    columns[column][position] = value
+    if report is not None:
+        columns["labels"] = [
+            None if head is None else labels_of(report, layer, head)
+            for layer, head in zip(columns["layer"], columns["head"], strict=True)
+        ]
+    integers = ("layer", *units, "hf_row", "hf_column")
+    table = frame(columns, integers=integers)
+    if ranking.noise is not None and ranking.noise.warning is not None:
+        table.attrs["warning"] = ranking.noise.warning
+    return table
+
+
+def _expert_column(scores: WeightScores) -> tuple[str, ...]:
+    """A column for experts, where the model has any."""
+    return ("expert",) if any(place.expert is not None for place in scores.places) else ()
+
+
+def _errors(ranking: Ranking) -> Columns:
+    """The column of standard errors, where scores are estimates."""
+    if ranking.standard_errors is None:
+        return {}
+    return {"standard_error": ranking.standard_errors.tolist()}
+
+
+def _described(scores: WeightScores, place: MatrixPlace, rows: Tensor, columns: Tensor) -> Columns:
+    """What is known of single weights of one parameter."""
+    n = len(rows)
+    hf_name, hf_rows, hf_columns = hf_coordinates(place, rows, columns)
+    described: Columns = {
+        "parameter": [place.name] * n,
+        "layer": [place.layer] * n,
+        "component": [place.component] * n,
+        "hf_name": [hf_name] * n,
+        "hf_row": hf_rows,
+        "hf_column": hf_columns,
+    }
+    if place.expert is not None:
+        described["expert"] = [place.expert] * n
+    units = place.units(rows, columns)
+    if place.unit is not None and units is not None:
+        described[place.unit] = units.tolist()
+    if place.name in scores.live:
+        described["weight"] = scores.live[place.name].read(rows, columns).float().tolist()
+    return described
+
+
+def labels_of(report: HeadReport, layer: int, head: int) -> str:
+    """A head's labels in one cell; `unclassified` where it has none."""
+    from mi_toolkit.heads.labels import UNCLASSIFIED
+
+    return ", ".join(report.labels_of((layer, head))) or UNCLASSIFIED
+
+
+def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
+    """One row per layer and query head."""
+    from mi_toolkit.core.tables import frame
+
+    sums = _unit_sums(scores, ("head", "kv_head"))
+    n_heads = max((len(s) for parts in sums.values() for s in parts.values()), default=0)
+    if not n_heads:
+        raise WeightError("No matrix of attention was scored, so no head has a sum.")
+    spread = {
+        layer: {
+            name: s.repeat_interleave(n_heads // len(s)) / (n_heads // len(s))
+            for name, s in parts.items()
+        }
+        for layer, parts in sums.items()
+    }
+    columns = _summed(scores, spread, "head", n_heads)
+    columns["name"] = [
+        f"L{layer}H{head}" for layer, head in zip(columns["layer"], columns["head"], strict=True)
+    ]
+    if report is not None:
+        columns["labels"] = [
+            labels_of(report, layer, head)
+            for layer, head in zip(columns["layer"], columns["head"], strict=True)
+        ]
+    return frame(columns)
+
+
+def neuron_table(scores: WeightScores) -> DataFrame:
+    """One row per layer and neuron; of a mixture, per layer, expert and neuron.
+
+    An expert that every token runs through has no number.
+    """
+    from mi_toolkit.core.tables import frame
+
+    groups: dict[tuple[int, int | None, str], dict[str, Tensor]] = {}
+    for place in scores.places:
+        if place.unit == "neuron" and place.layer is not None:
+            sums = place.per_unit(scores.scores[place.name].abs())
+            owner = place.name.rpartition(".")[0]
+            groups.setdefault((place.layer, place.expert, owner), {})[place.component] = sums
+    if not groups:
+        raise WeightError("No matrix of an MLP was scored, so no neuron has a sum.")
+    tables = []
+    for (layer, expert, _), parts in groups.items():
+        n_neurons = max(map(len, parts.values()))
+        table = _summed(scores, {layer: parts}, "neuron", n_neurons)
+        if _expert_column(scores):
+            table = {"metric": table.pop("metric"), "layer": table.pop("layer"),
+                     "expert": [expert] * n_neurons} | table  # fmt: skip
+        tables.append(table)
+    components = list(dict.fromkeys(name for parts in groups.values() for name in parts))
+    columns = {
+        name: [value for each in tables for value in each.get(name, [0.0] * len(each["layer"]))]
+        for name in [
+            *(name for name in tables[0] if name not in (*components, "sum", "share")),
+            *components,
+            "sum",
+            "share",
+        ]
+    }
+    return frame(columns, integers=_expert_column(scores))
+
+
+def layer_table(scores: WeightScores) -> DataFrame:
+    """One row per parameter; `layer` is missing for embeddings and the final norm."""
+    from mi_toolkit.core.tables import frame
+
+    total = _total(scores)
+    sums = {place.name: _size(scores.scores[place.name]) for place in scores.places}
+    columns: Columns = {
+        "metric": [scores.metric] * len(sums),
+        "layer": [place.layer for place in scores.places],
+        "component": [place.component for place in scores.places],
+        "parameter": list(sums),
+        "n_weights": [place.size for place in scores.places],
+        **_tokens_column(scores),
+        "sum": list(sums.values()),
+        "mean": [sums[place.name] / place.size for place in scores.places],
+        "highest": [float(scores.scores[place.name].max()) for place in scores.places],
+        "share": [value / total for value in sums.values()],
+    }
+    return frame(columns, integers=("layer", *(("n_tokens",) if scores.routed else ())))
+
+
+def _tokens_column(scores: WeightScores) -> Columns:
+    """How many tokens ran through the expert of each parameter, where there are experts."""
+    if not scores.routed:
+        return {}
+    owners = [place.name.rpartition(".")[0] for place in scores.places]
+    return {"n_tokens": [scores.routed.get(owner) for owner in owners]}
+
+
+def _unit_sums(scores: WeightScores, units: tuple[str, ...]) -> dict[int, dict[str, Tensor]]:
+    sums: dict[int, dict[str, Tensor]] = {}
+    for place in scores.places:
+        if place.unit in units and place.layer is not None:
+            of_units = place.per_unit(scores.scores[place.name].abs())
+            sums.setdefault(place.layer, {})[place.component] = of_units
+    return sums
+
+
+def _summed(
+    scores: WeightScores, sums: dict[int, dict[str, Tensor]], unit: str, n_units: int
+) -> Columns:
+    components = list(dict.fromkeys(name for parts in sums.values() for name in parts))
+    zeros = torch.zeros(n_units, dtype=torch.float64)
+    columns: Columns = {
+        "metric": [scores.metric] * (n_units * len(sums)),
+        "layer": [layer for layer in sums for _ in range(n_units)],
+        unit: list(range(n_units)) * len(sums),
+    }
+    for name in components:
+        columns[name] = torch.cat([parts.get(name, zeros) for parts in sums.values()]).tolist()
+    whole = [sum(parts.values(), zeros) for parts in sums.values()]
+    columns["sum"] = torch.cat(whole).tolist()
+    total = _total(scores)
+    columns["share"] = [value / total for value in columns["sum"]]
+    return columns
+
+
+def _size(figures: Tensor) -> float:
+    return float(figures.abs().sum(dtype=torch.float64))
+
+
+def _total(scores: WeightScores) -> float:
+    """The sum over all weights; 1 where that is 0, so that shares are 0 and not NaN."""
+    return sum(map(_size, scores.scores.values())) or 1.0
+
+
+logger = logging.getLogger("mi_toolkit")
+
+FORMAT = "mi_toolkit weight scores 1"
+SCOPES = ("model", "layer", "matrix")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class WeightScores(ShownAsTable):
+    """Scores of the weights of a model. Tensors are on the CPU in float32, `[in, out]`."""
+
+    metric: str
+    """The scorer, a name in `SCORERS`."""
+
+    places: tuple[MatrixPlace, ...]
+    """The scored parameters, in the order of the forward pass."""
+
+    scores: Mapping[str, Float[Tensor, "_ _"]]
+    """Per parameter; the higher, the more the weight matters by this metric."""
+
+    standard_error: Mapping[str, Float[Tensor, "_ _"]]
+    """Of estimated scores; empty for the others."""
+
+    facts: Mapping[str, float]
+    """Figures about the whole, such as `completeness_gap`."""
+
+    live: Mapping[str, WeightMatrix]
+    """The model's own parameters, which tables read the weights from when they are made; empty
+    after `load` without a model."""
+
+    provenance: Provenance
+    """Model, texts and versions."""
+
+    first_half: Mapping[str, Float[Tensor, "_ _"]] = field(default_factory=dict)
+    """Of estimated scores: what the first half of the random draws alone gives. Empty for the
+    others, and in files that were saved without it."""
+
+    routed: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that ran through each expert of a mixture, by `blocks.0.mlp.experts.3`: one with 0
+    saw nothing, and its scores say nothing. Empty where there are no experts."""
+
+    @property
+    def size(self) -> int:
+        """How many weights are scored."""
+        return sum(place.size for place in self.places)
+
+    def ranking(self, k: int, per: str = "model") -> Ranking:
+        """The `k` highest of the model, of every layer or of every matrix, ties included.
+
+        Of estimated scores it knows the standard errors, and how much of it is noise: where that
+        is too much, `noise.warning` says so, as the log does.
+
+        Raises:
+            UnknownNameError: `per` is none of `model`, `layer`, `matrix`.
+            WeightError: fewer than `k` weights, or too many ties.
+        """
+        found = self._ranking(k, per)
+        if found.noise is not None and found.noise.warning is not None:
+            logger.warning("%s: %s", self.metric, found.noise.warning)
+        return found
+
+    def _ranking(self, k: int, per: str) -> Ranking:
+        if per not in SCOPES:
+            raise unknown_name("scope of a ranking", per, SCOPES)
+        found = self._ranked(self.scores, k, per)
+        if not self.standard_error:
+            return found
+        errors = scores_at(self.standard_error, found)
+        kept = shared = float("nan")
+        if self.first_half:
+            halves = (self.first_half, _SecondHalf(self))
+            rankings = [self._ranked(half, k, per) for half in halves]
+            kept, shared = kept_by_the_other(halves, rankings)
+        noise = RankingNoise(
+            n=len(found),
+            n_within=int((errors > found.scores.abs()).sum()),
+            n_probes=self.n_probes,
+            kept=kept,
+            shared=shared,
+        )
+        return replace(found, standard_errors=errors, noise=noise)
+
+    def _ranked(self, scores: Mapping[str, Tensor], k: int, per: str) -> Ranking:
+        if per == "model":
+            return ranked(scores, k)
+        groups: dict[object, list[MatrixPlace]] = {}
+        for place in self.places:
+            groups.setdefault(place.name if per == "matrix" else place.layer, []).append(place)
+        return concatenated(
+            [
+                ranked(
+                    {place.name: scores[place.name] for place in group},
+                    min(k, sum(place.size for place in group)),
+                )
+                for group in groups.values()
+            ]
+        )
+
+    @property
+    def n_probes(self) -> int | None:
+        """Random draws behind each score that is an estimate; None where there are none."""
+        return int(self.facts["n_probes"]) if "n_probes" in self.facts else None
+
+    def top(self, k: int, per: str = "model", *, report: HeadReport | None = None) -> DataFrame:
+        """The `k` highest scores as a table, exact, ties with the last included.
+
+        Columns: `metric`, `rank`, `parameter`, `row`, `column` (canonical, `[in, out]`), `layer`,
+        `component`, `head` (query head), `kv_head` (where keys and values are shared), `neuron`,
+        `weight`, `score`, `hf_name`, `hf_row`, `hf_column`; with a `report` of the same model also
+        the head's `labels`. Estimated scores have a `standard_error` beside them, and where too
+        much of the ranking is noise, `.attrs["warning"]` says so.
+
+        Args:
+            k: how many, of each group.
+            per: `model`, `layer` or `matrix`: what is ranked by itself.
+            report: whose labels to put beside the heads.
+
+        Raises:
+            UnknownNameError: `per` is none of those.
+            WeightError: fewer than `k` weights, or too many ties.
+        """
+        return top_table(self, self.ranking(k, per), report)
+
+    def by_head(self, report: HeadReport | None = None) -> DataFrame:
+        """One row per query head: sums of scores over its part of each matrix, and its share.
+
+        Keys and values that heads share are divided among them evenly, so that shares add up. Of
+        scores with a sign, sizes are summed. `share` is of all scored weights.
+        """
+        return head_table(self, report)
+
+    def by_neuron(self) -> DataFrame:
+        """One row per neuron: sums of scores over its weights in, gate and out, and its share."""
+        return neuron_table(self)
+
+    def by_layer(self) -> DataFrame:
+        """One row per parameter: the sum of its scores, their mean and highest, its share."""
+        return layer_table(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write scores and coordinates, not weights, to one safetensors file."""
+        save_record(
+            path,
+            format=FORMAT,
+            tensors={
+                **{f"score/{name}": score for name, score in self.scores.items()},
+                **{f"error/{name}": error for name, error in self.standard_error.items()},
+                **{f"half/{name}": half for name, half in self.first_half.items()},
+            },
+            record={
+                "metric": self.metric,
+                "places": [asdict(place) for place in self.places],
+                "facts": dict(self.facts),
+                "routed": dict(self.routed),
+                "provenance": asdict(self.provenance),
+            },
+        )
+
+    @staticmethod
+    def load(path: str | os.PathLike[str], model: HookedModel | None = None) -> WeightScores:
+        """Read scores back; with the model that they are of, tables have its weights too.
+
+        Raises:
+            ReportError: no such file, it holds no scores, or they are not of this model.
+        """
+        tensors, record = load_record(path, format=FORMAT, kind="weight scores")
+        places = tuple(
+            MatrixPlace(
+                **place
+                | {"hf": place["hf"] and HFPlace(**place["hf"]), "shape": tuple(place["shape"])}
+            )
+            for place in record["places"]
+        )
+        live = {} if model is None else live_of(model, places, str(path))
+        return WeightScores(
+            metric=record["metric"],
+            places=places,
+            scores={place.name: tensors[f"score/{place.name}"] for place in places},
+            standard_error=_under("error/", tensors),
+            first_half=_under("half/", tensors),
+            facts=record["facts"],
+            routed=record.get("routed", {}),
+            live=live,
+            provenance=Provenance(**record["provenance"]),
+        )
+
+    def text_table(self) -> TextTable:
+        """The five highest."""
+        ranking = self._ranking(min(5, self.size), "model").first(5)
+        scores = [f"{score:.4g}" for score in ranking.scores.tolist()]
+        if ranking.standard_errors is not None:
+            errors = ranking.standard_errors.tolist()
+            scores = [f"{s} ± {error:.2g}" for s, error in zip(scores, errors, strict=True)]
+        found = zip(ranking.keys(), scores, strict=True)
+        rows = [(f"{name}[{row}, {column}]", score) for (name, row, column), score in found]
+        if ranking.noise is not None and ranking.noise.warning is not None:
+            rows.append(("warning", ranking.noise.warning))
+        if idle := [name for name, n_tokens in self.routed.items() if not n_tokens]:
+            rows.append(("saw no token", ", ".join(idle[:8]) + (", …" if idle[8:] else "")))
+        return TextTable(
+            title=(
+                f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights "
+                f"in {len(self.places)} matrices, the highest"
+            ),
+            rows=rows,
+        )
+
+
+class _SecondHalf(Mapping[str, Tensor]):
+    """What the second half of the random draws alone gives, a matrix at a time."""
+
+    def __init__(self, scores: WeightScores) -> None:
+        self.scores = scores
+        n = scores.n_probes or 2
+        self.part = (n // 2) / n
+        """The first half's part of the draws."""
+
+    def __getitem__(self, name: str) -> Tensor:
+        of_first = self.scores.first_half[name] * self.part
+        return (self.scores.scores[name] - of_first) / (1 - self.part)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores.first_half)
+
+    def __len__(self) -> int:
+        return len(self.scores.first_half)
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def live_of(
+    model: HookedModel, places: Sequence[MatrixPlace], path: str
+) -> dict[str, WeightMatrix]:
+    """The model's own parameters behind scores that were read from `path`.
+
+    Raises:
+        ReportError: the model has other ones.
+    """
+    matrices = {matrix.name: matrix for matrix in weight_matrices(model)}
+    for place in places:
+        if place.name not in matrices or matrices[place.name].place != place:
+            raise ReportError(
+                f"{path} scores {place.name} {list(place.shape)}, which {model.cfg.model_name} "
+                "does not have so: they are the scores of another model."
+            )
+    return {place.name: matrices[place.name] for place in places}

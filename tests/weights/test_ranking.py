@@ -1,0 +1,97 @@
+"""Rankings of small matrices whose order is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mi_toolkit.core.errors import WeightError
+from mi_toolkit.weights.ranking import (
+    RankingNoise,
+    jaccard,
+    kept_by_the_other,
+    rank_biased_overlap,
+    ranked,
+    spearman,
+)
+
+whole_numbers = st.lists(st.integers(0, 6), min_size=1, max_size=24)
+
+
+@given(numbers=st.lists(whole_numbers, min_size=1, max_size=4), k=st.integers(1, 30))
+def test_a_ranking_is_the_sorted_scores_with_all_that_tie_with_the_last(numbers, k) -> None:
+    scores = {f"m{i}": torch.tensor([column]).float().T for i, column in enumerate(numbers)}
+    everything = sorted(
+        (-value, i, row) for i, column in enumerate(numbers) for row, value in enumerate(column)
+    )
+    k = min(k, len(everything))
+    least = everything[k - 1][0]
+    expected = [(f"m{i}", row, 0) for value, i, row in everything if value <= least]
+    ranking = ranked(scores, k)
+    assert ranking.keys() == expected
+    values = [-value for value, _, _ in everything][: len(expected)]
+    assert ranking.scores.tolist() == values
+    assert ranking.ranks.tolist() == [values.index(value) + 1 for value in values]
+
+
+def test_a_ranking_reads_matrices_in_any_memory_layout() -> None:
+    matrix = torch.arange(12.0).view(3, 4)
+    straight, turned = ranked({"a": matrix}, 5), ranked({"a": matrix.T.contiguous().T}, 5)
+    assert straight.keys() == turned.keys() == [("a", 2, c) for c in (3, 2, 1, 0)] + [("a", 1, 3)]
+
+
+def test_too_many_ties_and_an_impossible_k_are_errors() -> None:
+    flat = {"a": torch.zeros(400, 400)}
+    with pytest.raises(WeightError, match=r"rank 5 is 0, which more than 160,000 weights reach"):
+        ranked(flat, 5)
+    for k in (0, 160_001):
+        with pytest.raises(WeightError, match=f"number of weights, 160,000; it is {k}"):
+            ranked(flat, k)
+
+
+@given(order=st.permutations(range(8)))
+def test_rank_biased_overlap_equals_its_definition(order) -> None:
+    first = list(range(8))
+    weights = [0.9**d for d in range(8)]
+    overlaps = [len(set(first[: d + 1]) & set(order[: d + 1])) / (d + 1) for d in range(8)]
+    expected = sum(w * o for w, o in zip(weights, overlaps, strict=True)) / sum(weights)
+    assert rank_biased_overlap(first, order, p=0.9) == pytest.approx(expected)
+    assert jaccard(first, order) == 1
+
+
+def test_spearman_is_the_correlation_of_mean_ranks() -> None:
+    a, b = torch.tensor([1.0, 2.0, 2.0, 5.0, 0.0]), torch.tensor([3.0, 1.0, 4.0, 9.0, 0.0])
+    ranks_a, ranks_b = [2, 3.5, 3.5, 5, 1], [3, 2, 4, 5, 1]
+    expected = torch.corrcoef(torch.tensor([ranks_a, ranks_b]))[0, 1]
+    assert spearman(a, b) == pytest.approx(float(expected))
+    assert math.isnan(spearman(a, torch.ones(5)))
+
+
+def test_what_the_other_half_keeps_is_1_without_noise_and_0_of_noise_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    true = {"a": torch.rand(200, 50, generator=generator)}
+    noise = [{"a": torch.randn(200, 50, generator=generator)} for _ in range(2)]
+    for halves, kept, shared in (([true, true], 1.0, 1.0), (noise, 0.0, 0.0)):
+        rankings = [ranked(half, 100) for half in halves]
+        found = kept_by_the_other(halves, rankings)
+        assert found == pytest.approx((kept, shared), abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("n_within", "kept", "says"),
+    [
+        (0, 0.9, None),
+        (3, 0.9, "3 of the 100 highest are within their own standard error; the 100 that one"),
+        (0, 0.2, "the 100 that one half of the probes ranks highest have 20% of that score by the"),
+        (2, math.nan, "2 of the 100 highest are within their own standard error: use more probes"),
+        (0, math.nan, None),
+    ],
+)
+def test_a_warning_says_what_is_wrong(n_within: int, kept: float, says: str | None) -> None:
+    warning = RankingNoise(n=100, n_within=n_within, n_probes=8, kept=kept, shared=0.5).warning
+    assert (warning is None) == (says is None)
+    assert (warning or "").startswith(says or "")
