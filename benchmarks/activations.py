@@ -28,7 +28,7 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.activations.store.manifest import map_shard, write_shard
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.stimuli import natural
@@ -64,7 +64,7 @@ def main() -> None:
     page = render(options, recording, cached, formats)
     print(page)
     if options.output:
-        with written_whole(options.output) as draft:
+        with atomic_write(options.output) as draft:
             draft.write_text(page, encoding="utf-8")
 
 

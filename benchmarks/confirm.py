@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.stimuli import repeated_random
 from mi_toolkit.interventions.confirm.confirmation import (
     Backup,
+    HypothesisTest,
     LayerPart,
     ShapleyValue,
     SharedHead,
-    Trial,
     with_interval,
 )
 
@@ -83,7 +83,7 @@ def main() -> None:
     print(alone, f"{time.process_time():.0f} s of processor", sep="\n", flush=True)
     page = render(report, together, alone, options.tokens)
     if options.output:
-        with written_whole(options.output) as draft:
+        with atomic_write(options.output) as draft:
             draft.write_text(page, encoding="utf-8")
     else:
         print(page)
@@ -168,7 +168,7 @@ SHARES = ["head", "share (nats) ± standard error", "alone (nats)"]
 BACKUPS = ["head", "growth (nats)", "alone (nats)", "after the set (nats)"]
 
 
-def explanation(trial: Trial) -> str:
+def explanation(trial: HypothesisTest) -> str:
     """What is behind the verdict on one label."""
     found = trial.explanation
     if found is None:
@@ -241,7 +241,7 @@ def backup_row(backup: Backup) -> list[str]:
     ]
 
 
-def set_row(trial: Trial) -> list[str]:
+def set_row(trial: HypothesisTest) -> list[str]:
     """One label."""
     effect, random = trial.effect, trial.effect.random
     return [
@@ -256,7 +256,7 @@ def set_row(trial: Trial) -> list[str]:
     ]
 
 
-def head_row(report: mi.HeadReport, trial: Trial) -> list[str]:
+def head_row(report: mi.HeadReport, trial: HypothesisTest) -> list[str]:
     """One head."""
     effect, (head,) = trial.effect, trial.heads
     rank, of = trial.rank_in_layer or (0, 0)

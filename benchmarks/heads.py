@@ -35,7 +35,7 @@ from heads_runs import without_gradients as bare
 
 import mi_toolkit as mi
 from mi_toolkit.core.errors import ModelLoadError
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.provenance import installed_versions
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -75,7 +75,7 @@ def main() -> None:
         parts.append(SECTIONS[section](options))
         print(parts[-1], flush=True)
     if options.output:
-        with written_whole(options.output) as draft:
+        with atomic_write(options.output) as draft:
             draft.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

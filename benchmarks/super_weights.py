@@ -17,7 +17,7 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.weights.super_weight import SuperWeight
@@ -60,7 +60,7 @@ def main() -> None:
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     page = PAGE.format(versions=versions, threads=torch.get_num_threads(), parts="\n".join(parts))
     if options.output:
-        with written_whole(options.output) as draft:
+        with atomic_write(options.output) as draft:
             draft.write_text(page, encoding="utf-8")
 
 

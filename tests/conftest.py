@@ -17,7 +17,7 @@ BACKEND = (
     "cli/test_process.py",
     "families",
     "text",
-    "heads/test_blockwise.py",
+    "heads/test_chunked_attention.py",
     "heads/test_classify.py",
     "heads/test_copying.py",
     "heads/test_direct_effect.py",

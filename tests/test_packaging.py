@@ -52,7 +52,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(
     "file",
     [
         "py.typed",
-        "prompts/natural.jsonl",
+        "core/natural.jsonl",
         "models/bundled/toy-gpt2/model.safetensors",
         "models/bundled/toy-gpt-neo/tokenizer.json",
         "models/bundled/toy-pythia/config.json",

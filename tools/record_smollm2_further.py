@@ -24,7 +24,7 @@ from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import successor_maps
 from mi_toolkit.heads.direct_effect import effective_unembedding
-from mi_toolkit.heads.protocol import circuit_logits, first_mlp_embeddings
+from mi_toolkit.heads.protocol import circuit_logits, effective_embedding
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "docs/data/smollm2_further.safetensors"
@@ -92,7 +92,7 @@ def _months(model: HookedModel, head: Head) -> tuple[Tensor, list[str]]:
     (months,) = [each for each in successor_maps(model.tokenizer) if each.name == "months"]
     sources = torch.tensor([source for source, _ in months.pairs])
     directions = effective_unembedding(model).directions(sources)
-    logits = circuit_logits(model, head.layer, first_mlp_embeddings(model, sources), directions)
+    logits = circuit_logits(model, head.layer, effective_embedding(model, sources), directions)
     own = logits[head.head].detach().cpu()
     scaled = (own - own.mean(dim=-1, keepdim=True)) / own.std(dim=-1, keepdim=True)
     return scaled, list(token_texts(model.tokenizer, sources.tolist()))

@@ -31,25 +31,9 @@ if TYPE_CHECKING:
     from mi_toolkit.core.stimuli import ioi_prompts as ioi_prompts
     from mi_toolkit.core.stimuli import needle_prompts as needle_prompts
     from mi_toolkit.core.tokens import TokenBatch as TokenBatch
-    from mi_toolkit.draw.ablation import view_ablation as view_ablation
     from mi_toolkit.draw.attention import view_attention as view_attention
-    from mi_toolkit.draw.attribution import view_attribution as view_attribution
-    from mi_toolkit.draw.comparison import view_comparison as view_comparison
-    from mi_toolkit.draw.comparison import view_runs as view_runs
-    from mi_toolkit.draw.comparison import view_stimuli as view_stimuli
-    from mi_toolkit.draw.comparison import view_sweep as view_sweep
-    from mi_toolkit.draw.confirmation import view_confirmation as view_confirmation
-    from mi_toolkit.draw.generation import view_generation as view_generation
     from mi_toolkit.draw.page import Page as Page
-    from mi_toolkit.draw.patching import view_patching as view_patching
-    from mi_toolkit.draw.pipeline import view_pipeline as view_pipeline
-    from mi_toolkit.draw.position import view_position as view_position
-    from mi_toolkit.draw.report import view_report as view_report
-    from mi_toolkit.draw.report import view_untrained as view_untrained
-    from mi_toolkit.draw.sensitivity import view_fidelity as view_fidelity
-    from mi_toolkit.draw.statistics import view_statistics as view_statistics
-    from mi_toolkit.draw.verification import view_verification as view_verification
-    from mi_toolkit.draw.weights import view_weights as view_weights
+    from mi_toolkit.draw.view import view as view
     from mi_toolkit.heads.behaviours import BEHAVIOURS as BEHAVIOURS
     from mi_toolkit.heads.behaviours import circuit_behaviour as circuit_behaviour
     from mi_toolkit.heads.behaviours import distribution_behaviour as distribution_behaviour
@@ -207,24 +191,8 @@ _HOME = {
     "trace_pipeline": "text.trace",
     "untrained_control": "heads.untrained",
     "verify_model": "verification.verify",
-    "view_ablation": "draw.ablation",
+    "view": "draw.view",
     "view_attention": "draw.attention",
-    "view_attribution": "draw.attribution",
-    "view_comparison": "draw.comparison",
-    "view_confirmation": "draw.confirmation",
-    "view_generation": "draw.generation",
-    "view_pipeline": "draw.pipeline",
-    "view_patching": "draw.patching",
-    "view_position": "draw.position",
-    "view_report": "draw.report",
-    "view_stimuli": "draw.comparison",
-    "view_sweep": "draw.comparison",
-    "view_fidelity": "draw.sensitivity",
-    "view_runs": "draw.comparison",
-    "view_statistics": "draw.statistics",
-    "view_untrained": "draw.report",
-    "view_verification": "draw.verification",
-    "view_weights": "draw.weights",
 }
 
 __all__ = [

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mi_toolkit.activations.batcher import Feed, documents, feeding
+from mi_toolkit.activations.batcher import Batcher, documents, feeding
 from mi_toolkit.core.errors import PromptError, StoreError
 from tests.models_here import loaded
 
@@ -18,7 +18,7 @@ TEXTS = ["one two", "", "a form\x0cfeed", "Zoë"]
 def fed(texts, *, max_length=None, overlong="split", bos=None, batch_size=2, start=None):
     model = loaded("toy-gpt2")
     how = feeding(model, bos, max_length, overlong)
-    feed = Feed(model, texts, how, "text", **({} if start is None else {"start": start}))
+    feed = Batcher(model, texts, how, "text", **({} if start is None else {"start": start}))
     return list(feed.batches(batch_size)), feed
 
 

@@ -170,15 +170,15 @@ def test_saved_statistics_come_back(tmp_path: Path) -> None:
 def test_a_page_of_examples_escapes_their_text() -> None:
     texts = ["<script>alert('x')</script> & <b>bold", *TEXTS]
     statistics = mi.activation_statistics(loaded("toy-gpt2"), texts, "mlp_post", top_k=3)
-    view = mi.view_statistics(statistics, ("mlp_post", 0), range(60))
+    view = mi.view(statistics, ("mlp_post", 0), range(60))
     body = view.section().body
     assert body.count("<h3>Unit") == 60
     assert body.count("<script") == 0
     assert "alert" not in body or "&#x27;" in body
     assert "&lt;" in body
-    assert len(mi.view_statistics(statistics, ("mlp_post", 2)).units) == 8
+    assert len(mi.view(statistics, ("mlp_post", 2)).units) == 8
     with pytest.raises(UnknownNameError, match="has no unit 512: they are 0 to 511"):
-        mi.view_statistics(statistics, ("mlp_post", 2), 512)
+        mi.view(statistics, ("mlp_post", 2), 512)
 
 
 @pytest.mark.parametrize(

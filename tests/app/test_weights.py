@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mi_toolkit.app.context import Analysis, Desk, analyse
-from mi_toolkit.app.model_pool import ModelShelf
+from mi_toolkit.app.context import Analysis, AppContext, analyse
+from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.weights import (
     ALL,
@@ -33,19 +33,19 @@ NAME, PROMPT = "toy-gpt2", "When Mary and John went to the store, John gave a dr
 
 
 @pytest.fixture(scope="module")
-def desk() -> Desk:
-    return Desk(Settings(), ModelShelf())
+def desk() -> AppContext:
+    return AppContext(Settings(), ModelPool())
 
 
 @pytest.fixture(scope="module")
-def found(desk: Desk) -> Analysis:
-    with desk.shelf.lent(NAME) as model:
+def found(desk: AppContext) -> Analysis:
+    with desk.shelf.acquire(NAME) as model:
         return analyse(model, NAME, PROMPT, num_beams=2, max_new_tokens=4, settings=desk.settings)
 
 
 @pytest.fixture(scope="module")
-def zeroed(desk: Desk, found: Analysis) -> Weights:
-    with desk.shelf.lent(NAME) as model:
+def zeroed(desk: AppContext, found: Analysis) -> Weights:
+    with desk.shelf.acquire(NAME) as model:
         scored = run_scoring(model, found, "grad_x_weight", 5, "prompt")
         return run_zeroing(model, found, scored, "1")
 
@@ -66,8 +66,10 @@ def test_the_code_gives_the_same_table_and_the_same_effect(zeroed: Weights) -> N
     assert "max_new_tokens=4,\n    num_beams=2," in weights_code(zeroed)
 
 
-def test_the_code_of_bundled_passages_gives_the_same_table(desk: Desk, found: Analysis) -> None:
-    with desk.shelf.lent(NAME) as model:
+def test_the_code_of_bundled_passages_gives_the_same_table(
+    desk: AppContext, found: Analysis
+) -> None:
+    with desk.shelf.acquire(NAME) as model:
         scored = run_scoring(model, found, "signed_grad_x_weight", 3, "passages")
     names: dict[str, Any] = {}
     exec(weights_code(scored), names)  # noqa: S102 the code that the page shows
@@ -92,18 +94,22 @@ def test_the_files_hold_the_table_and_the_effect(zeroed: Weights, tmp_path: Path
     assert weights_saveable(None) is None
 
 
-def test_ties_and_greed_leave_the_table_short(desk: Desk, found: Analysis) -> None:
-    with desk.shelf.lent(NAME) as model:
+def test_ties_and_greed_leave_the_table_short(desk: AppContext, found: Analysis) -> None:
+    with desk.shelf.acquire(NAME) as model:
         assert len(run_scoring(model, found, "magnitude", 9999, "prompt").view.top) == MOST
 
 
-def test_a_row_that_is_not_there_is_refused(desk: Desk, found: Analysis, zeroed: Weights) -> None:
-    with desk.shelf.lent(NAME) as model, pytest.raises(WeightError, match="no row 5"):
+def test_a_row_that_is_not_there_is_refused(
+    desk: AppContext, found: Analysis, zeroed: Weights
+) -> None:
+    with desk.shelf.acquire(NAME) as model, pytest.raises(WeightError, match="no row 5"):
         run_zeroing(model, found, zeroed, "5")
 
 
-def test_all_of_the_table_are_zeroed_together(desk: Desk, found: Analysis, zeroed: Weights) -> None:
-    with desk.shelf.lent(NAME) as model:
+def test_all_of_the_table_are_zeroed_together(
+    desk: AppContext, found: Analysis, zeroed: Weights
+) -> None:
+    with desk.shelf.acquire(NAME) as model:
         together = run_zeroing(model, found, zeroed, ALL)
     assert together.effect is not None
     assert len(together.effect.weights) == 5
@@ -135,9 +141,9 @@ def test_scores_stay_with_their_model_and_an_effect_with_its_prompt(
 
 
 def test_the_weights_are_the_same_bit_for_bit_where_the_work_fails(
-    desk: Desk, found: Analysis, zeroed: Weights
+    desk: AppContext, found: Analysis, zeroed: Weights
 ) -> None:
-    with desk.shelf.lent(NAME) as model:
+    with desk.shelf.acquire(NAME) as model:
         before = weights_digest(model)
     inside: list[str] = []
 
@@ -146,14 +152,14 @@ def test_the_weights_are_the_same_bit_for_bit_where_the_work_fails(
         if inside[-1] != before:
             raise WeightError("it broke <b>here</b>")
 
-    def work(lent: Any) -> Weights:
-        with lent.hooks(fwd_hooks=[("blocks.0.hook_resid_post", fails)]):
-            return run_zeroing(lent, found, zeroed, ALL)
+    def work(acquire: Any) -> Weights:
+        with acquire.hooks(fwd_hooks=[("blocks.0.hook_resid_post", fails)]):
+            return run_zeroing(acquire, found, zeroed, ALL)
 
     visitor = gr.Request(session_hash="visitor")
     with pytest.raises(gr.Error, match="it broke &lt;b&gt;here"):
         desk.run(work, model=NAME, request=visitor, progress=gr.Progress())
     assert before in inside
     assert inside[-1] != before
-    with desk.shelf.lent(NAME) as model:
+    with desk.shelf.acquire(NAME) as model:
         assert weights_digest(model) == before

@@ -33,7 +33,7 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
 
 def test_what_a_closed_page_asked_for_is_stopped(browser: Browser, dashboard: Dashboard) -> None:
     visits, shelf = dashboard.desk.visits, dashboard.desk.shelf
-    with shelf.lent("toy-gpt2"):
+    with shelf.acquire("toy-gpt2"):
         with visiting(browser, dashboard.local_url) as visit:
             visit.page.click("#analyze")
             assert until(lambda: visits.at_work == 1)
@@ -47,7 +47,7 @@ def test_who_waits_for_a_model_gets_it_and_others_go_on(
         visiting(browser, dashboard.local_url) as waiting,
         visiting(browser, dashboard.local_url) as other,
     ):
-        with dashboard.desk.shelf.lent("toy-gpt2"):
+        with dashboard.desk.shelf.acquire("toy-gpt2"):
             waiting.page.click("#analyze")
             assert until(lambda: dashboard.desk.visits.at_work == 1)
             other.choose_model("toy-opt")

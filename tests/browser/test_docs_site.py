@@ -14,7 +14,7 @@ import torch
 from matplotlib.image import imread
 from playwright.sync_api import Browser, Page, Route
 
-from mi_toolkit import view_report
+from mi_toolkit.draw.report import view_report
 from tests.draw.made import made_report
 
 pytestmark = pytest.mark.browser
@@ -77,7 +77,7 @@ def write_notebook(path: Path) -> None:
 
     shown = view_report(made_report({"induction": torch.rand(2, 2)}))._repr_html_()
     cell = nbformat.v4.new_code_cell(
-        "mi.view_report(report)",
+        "mi.view(report)",
         outputs=[nbformat.v4.new_output("display_data", data={"text/html": shown})],
     )
     question = nbformat.v4.new_markdown_cell("# Which heads look where?")

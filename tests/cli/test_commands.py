@@ -94,7 +94,7 @@ def test_a_disk_that_refuses_is_told_in_one_line(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mi_toolkit.draw.page.written_whole", refuse)
+    monkeypatch.setattr("mi_toolkit.draw.page.atomic_write", refuse)
     page = tmp_path / "page.html"
     assert run(["view", "x y z", *TOY, "--layer", "0", "--html", str(page)]) == 1
     assert capsys.readouterr().err == (

@@ -92,7 +92,7 @@ def test_classify_imports_what_it_uses_and_loads_once() -> None:
 @pytest.mark.slow
 def test_a_transformer_lens_that_takes_more_of_a_module_is_imported_with_all_of_it() -> None:
     program = (
-        "import sys; from mi_toolkit import transformer_lens_door as door; "
+        "import sys; from mi_toolkit.core import tl_compat as door; "
         "door._PUT_OFF = ('datasets',); "  # whose modules it then finds no package for
         "door.import_lightly(); from transformer_lens.utilities import hf_utils; import datasets; "
         "print(hf_utils.Dataset is datasets.Dataset, file=sys.stderr)"

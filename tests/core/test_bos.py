@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mi_toolkit as mi
-from mi_toolkit.activations.batcher import Feed, feeding
+from mi_toolkit.activations.batcher import Batcher, feeding
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.stimuli import natural, repeated_random
@@ -66,7 +66,7 @@ def test_each_of_the_seven_reads_a_text_as_it_was_trained_to(published) -> None:
     assert mi.trace_pipeline(model, TEXT).tokens.ids.tolist() == ids
     assert mi.attribute(model, TEXT, method="gradient_norm").ids.tolist() == ids
     assert mi.classify_heads(model, TEXT).tokens["prompt"].ids[0].tolist() == ids
-    fed = next(Feed(model, [TEXT], feeding(model, None, None, "split"), "text").batches(1))
+    fed = next(Batcher(model, [TEXT], feeding(model, None, None, "split"), "text").batches(1))
     assert fed.batch.ids[0].tolist() == ids
 
 
@@ -120,8 +120,8 @@ def test_a_text_that_begins_with_its_bos_gets_no_second(prepend_bos: bool | None
     assert both.bos == "own and in the text"
     assert both.chosen([1]).bos == "in the text"
     how = feeding(model, prepend_bos, 4, "split")
-    fed = next(Feed(model, [f"<|endoftext|>{TEXT}"], how, "text").batches(9)).batch
-    alone = next(Feed(model, [TEXT], feeding(model, True, 4, "split"), "text").batches(9)).batch
+    fed = next(Batcher(model, [f"<|endoftext|>{TEXT}"], how, "text").batches(9)).batch
+    alone = next(Batcher(model, [TEXT], feeding(model, True, 4, "split"), "text").batches(9)).batch
     assert fed.sequence(0).tolist() == alone.sequence(0).tolist()
 
 
@@ -168,9 +168,9 @@ def test_a_report_says_what_stands_at_position_0_where_it_is_no_bos() -> None:
     note = "No BOS stands at position 0 of prompt: first_token and the sink are then the first word"
     model = loaded("toy-gpt2")
     without = mi.classify_heads(model, TEXT, prepend_bos=False)
-    assert note in mi.view_report(without).section().caption
+    assert note in mi.view(without).section().caption
     assert note in str(without)
-    assert note not in mi.view_report(mi.classify_heads(model, TEXT)).section().caption
+    assert note not in mi.view(mi.classify_heads(model, TEXT)).section().caption
 
 
 def test_models_are_compared_each_by_its_own_convention() -> None:

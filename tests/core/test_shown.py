@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import mi_toolkit as mi
-from mi_toolkit.core.result import ShownAsTable, TextTable
+from mi_toolkit.core.display import TableRepr, TextTable
 from tests.models_here import loaded
 
 TABLE = TextTable(title="a <b>", header=("name", "n"), rows=[("long name", "1"), ("<i>", "22")])
@@ -30,7 +30,7 @@ def test_html_is_escaped() -> None:
 
 
 @pytest.fixture(scope="module")
-def results() -> list[ShownAsTable]:
+def results() -> list[TableRepr]:
     model = loaded("toy-gpt2")
     verse = mi.classify_heads(model, "one two three one two three one two three")
     prose = mi.classify_heads(model, "It was late, and the rain had not stopped.")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mi_toolkit import ablation_effect, ablation_sweep, view_ablation
+from mi_toolkit import ablation_effect, ablation_sweep
+from mi_toolkit.draw.ablation import view_ablation
 from mi_toolkit.draw.figures.ablation import effect_picture, sweep_maps
 from tests.models_here import loaded
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_toolkit import Attribution, Page, attribute, view_attribution
+from mi_toolkit import Attribution, Page, attribute
 from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.draw.attribution import colours_of
+from mi_toolkit.draw.attribution import colours_of, view_attribution
 from mi_toolkit.draw.figures.prompt import attribution_figure
 from tests.models_here import loaded
 

@@ -6,10 +6,11 @@ import html
 import re
 from functools import cache
 
-from mi_toolkit import Confirmation, Page, confirm_each_head, confirm_heads, view_confirmation
+from mi_toolkit import Confirmation, Page, confirm_each_head, confirm_heads
 from mi_toolkit.core.stimuli import repeated_random
+from mi_toolkit.draw.confirmation import view_confirmation
 from mi_toolkit.draw.figures.confirmation import confirmation_figure
-from mi_toolkit.interventions.confirm.confirmation import LayerPart, Trial, details
+from mi_toolkit.interventions.confirm.confirmation import HypothesisTest, LayerPart, details
 from tests.models_here import loaded
 
 CLAIMED = {"induction": ["L0H1", "L2H0"], "previous_token": ["L0H0"], "duplicate_token": []}
@@ -25,7 +26,7 @@ def found(*, by_head: bool) -> Confirmation:
     return confirm_heads(model, CLAIMED, shapley=True, **asked)
 
 
-def layers_of(trial: Trial) -> tuple[LayerPart, ...]:
+def layers_of(trial: HypothesisTest) -> tuple[LayerPart, ...]:
     return trial.explanation.layers if trial.explanation else ()
 
 

@@ -14,7 +14,6 @@ from mi_toolkit import (
     attribution_patching,
     direct_logit_attribution,
     edge_attribution,
-    view_patching,
 )
 from mi_toolkit.draw.figures.patching import (
     RAISES,
@@ -23,6 +22,7 @@ from mi_toolkit.draw.figures.patching import (
     edge_figure,
     patching_map,
 )
+from mi_toolkit.draw.patching import view_patching
 from tests.hooked_transformer import HookedTransformer
 from tests.models_here import loaded
 

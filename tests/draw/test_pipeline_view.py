@@ -8,9 +8,10 @@ from functools import cache
 
 import torch
 
-from mi_toolkit import Pipeline, trace_pipeline, view_pipeline
+from mi_toolkit import Pipeline, trace_pipeline
 from mi_toolkit.draw.figures.prompt import pipeline_figure
 from mi_toolkit.draw.picture import pixel_image
+from mi_toolkit.draw.pipeline import view_pipeline
 from tests.models_here import loaded
 
 

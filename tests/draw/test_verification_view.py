@@ -7,8 +7,9 @@ import html
 from functools import cache
 from pathlib import Path
 
-from mi_toolkit import Page, Verification, verify_model, view_verification
+from mi_toolkit import Page, Verification, verify_model
 from mi_toolkit.draw.figures.verification import verification_figure
+from mi_toolkit.draw.verification import view_verification
 from mi_toolkit.verification.outcome import at_most
 from tests.models_here import loaded
 

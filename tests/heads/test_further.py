@@ -137,8 +137,10 @@ def test_further_behaviours_run_on_their_own_stimuli_when_they_are_named() -> No
     needles = report.on("needle")
     assert torch.equal(needles["retrieval"], report["retrieval"])
     assert needles["name_mover"].isnan().all()
-    assert "needs prompts with the roles end and io" in (needles.hindrance("name_mover") or "")
-    assert needles.hindrance("successor") == (
+    assert "needs prompts with the roles end and io" in (
+        needles.not_applicable_reason("name_mover") or ""
+    )
+    assert needles.not_applicable_reason("successor") == (
         "not measured on needle: it is read off the weights (give no prompt)"
     )
 
@@ -158,7 +160,7 @@ def test_they_mix_with_the_standard_ones_which_stay_what_they_are(tmp_path: Path
     assert repr(again) == repr(mixed)
     assert again.to_pandas().equals(mixed.to_pandas())
     assert again.tokens["ioi"].roles_of(3) == mixed.tokens["ioi"].roles_of(3)
-    assert "name_mover" in mi.view_report(again).section().body
+    assert "name_mover" in mi.view(again).section().body
 
 
 def test_ones_own_prompt_without_the_roles_shows_why_and_what_would() -> None:
@@ -166,8 +168,8 @@ def test_ones_own_prompt_without_the_roles_shows_why_and_what_would() -> None:
         loaded("toy-gpt2"), "Mary and John", behaviours=["name_mover", "successor", "first_token"]
     )
     assert report.applicable == {"first_token": True, "name_mover": False, "successor": False}
-    assert "ioi_prompts(model) makes" in (report.hindrance("name_mover") or "")
-    assert "read off the weights" in (report.hindrance("successor") or "")
+    assert "ioi_prompts(model) makes" in (report.not_applicable_reason("name_mover") or "")
+    assert "read off the weights" in (report.not_applicable_reason("successor") or "")
     alone = mi.classify_heads(loaded("toy-gpt2"), "Mary and John", behaviours=["successor"])
     assert alone.score.isnan().all()
 

@@ -10,7 +10,7 @@ import torch
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.heads.behaviours import BEHAVIOURS
-from mi_toolkit.heads.kinds import BehaviourFacts
+from mi_toolkit.heads.kinds import BehaviourSpec
 from mi_toolkit.heads.labels import (
     SCOPE_NAMES,
     BarFigures,
@@ -25,7 +25,7 @@ def grid(*values: float) -> torch.Tensor:
     return torch.tensor([values])
 
 
-def facts_of(*names: str) -> dict[str, BehaviourFacts]:
+def facts_of(*names: str) -> dict[str, BehaviourSpec]:
     return {name: BEHAVIOURS[name].facts for name in names}
 
 

@@ -56,7 +56,7 @@ def test_a_distribution_of_ones_own_has_a_value_and_a_label_only_with_a_bar() ->
     assert ((report["peak"] > 0) & (report["peak"] <= 1)).all()
     assert report.heads("peaked")
     assert dict(report.summary())["peak"].startswith("no label; highest L")
-    body = mi.view_report(report).section().body
+    body = mi.view(report).section().body
     assert body.count("what the test says") == 2
     text = list(report_lines(report, width=100, emphasise=str))
     assert any(line.startswith("peak  ") and "no label; highest" in line for line in text)
@@ -76,13 +76,13 @@ def test_a_report_is_read_where_its_behaviours_are_not_registered(tmp_path: Path
         mi.mask_behaviour(name="never", **WORDS)(lambda ids, _: torch.zeros(2 * ids.shape).bool())
         report = mi.classify_heads(loaded("toy-gpt2"), behaviours=["one_back", "never"])
         report.save(tmp_path / "report.safetensors")
-        shown = (repr(report), report.to_pandas(), mi.view_report(report).section().body)
+        shown = (repr(report), report.to_pandas(), mi.view(report).section().body)
     assert "one_back" not in BEHAVIOURS
     again = mi.HeadReport.load(tmp_path / "report.safetensors")
     for read in (again, report):
         assert repr(read) == shown[0]
         assert read.to_pandas().equals(shown[1])
-        assert mi.view_report(read).section().body == shown[2]
+        assert mi.view(read).section().body == shown[2]
     assert again.stimulus["one_back"] == "natural"
     assert "needs a prompt of the test's" in repr(again)
 

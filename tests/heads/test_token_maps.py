@@ -13,7 +13,7 @@ from mi_toolkit.heads import protocol as circuits
 from mi_toolkit.heads.behaviours import successor_maps
 from mi_toolkit.heads.direct_effect import effective_unembedding, frozen_norm, output_weights
 from mi_toolkit.heads.kinds import CircuitBehaviour, TokenMap, circuit_figures, pair_hits
-from mi_toolkit.heads.protocol import circuit_logits, first_mlp_embeddings, measure_circuits
+from mi_toolkit.heads.protocol import circuit_logits, effective_embedding, measure_circuits
 from tests.models_here import TOYS, loaded, untouched
 
 NEXT = torch.arange(1, 9)
@@ -119,14 +119,14 @@ def test_what_the_first_mlp_makes_of_an_embedding_is_what_hugging_face_computes(
         else:
             block = hf.model.decoder.layers[0]
             wanted = block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(embedding))))
-    assert torch.allclose(first_mlp_embeddings(loaded(name), ids), wanted, atol=1e-5)
+    assert torch.allclose(effective_embedding(loaded(name), ids), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_a_circuit_is_what_the_head_writes_when_it_attends_to_one_token(name: str) -> None:
     """Against the model run on one position: a query that sees itself alone attends to it fully."""
     model, layer = loaded(name), 2
-    embedding = first_mlp_embeddings(model, torch.arange(40, 46))
+    embedding = effective_embedding(model, torch.arange(40, 46))
     seen: dict[str, torch.Tensor] = {}
     fed = torch.cat([embedding, torch.zeros_like(embedding[:1])])
     with model.hooks([(f"blocks.{layer}.hook_resid_pre", lambda x, hook: fed[:, None].to(x))]):
@@ -157,7 +157,7 @@ def test_a_head_built_to_step_on_is_labelled_and_one_built_to_jump_is_not() -> N
     model = mi.load_model("toy-gpt2")
     (steps,) = letters(model.tokenizer)
     read = frozen_norm(model.blocks[3].ln1, model.blocks[3].attn.W_O.detach()[0, 0])(
-        first_mlp_embeddings(model, torch.tensor([source for source, _ in steps.pairs]))
+        effective_embedding(model, torch.tensor([source for source, _ in steps.pairs]))
     )
     directions = effective_unembedding(model).directions(torch.tensor(steps.candidates))
     onto = torch.linalg.pinv(directions).T  # raises one candidate's logit and no other's
@@ -185,7 +185,7 @@ def test_a_vocabulary_without_ordinals_makes_it_not_applicable() -> None:
     report = mi.classify_heads(loaded("toy-gpt2"), behaviours=[behaviour])
     assert report.applicable["none"] is False
     assert report["none"].isnan().all()
-    assert report.hindrance("none") == "not applicable here: needs tokens"
+    assert report.not_applicable_reason("none") == "not applicable here: needs tokens"
 
 
 def test_a_model_without_one_final_norm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

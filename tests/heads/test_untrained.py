@@ -17,8 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.cli.classify import report_record
-from mi_toolkit.cli.report_text import report_lines
+from mi_toolkit.cli.report_text import report_lines, report_record
 from mi_toolkit.core.errors import (
     BehaviourError,
     ReportError,
@@ -220,7 +219,7 @@ def test_text_json_and_picture_say_what_the_twins_reach(control, report, tmp_pat
     n_labelled = sum(len(report.heads(name)) for name in report.label_names)
     assert len(diamonds) == n_labelled
     assert "0 of 1 reached" in [text.get_text() for text in ax.texts]
-    mi.view_untrained(control, report).save_html(tmp_path / "twins.html")
+    mi.view(control, report).save_html(tmp_path / "twins.html")
     assert "80 of" not in (tmp_path / "twins.html").read_text()
     assert "48 of 48" in (tmp_path / "twins.html").read_text()
 

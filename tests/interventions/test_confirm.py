@@ -27,7 +27,7 @@ from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.confirm.hypotheses import claims_of
 from mi_toolkit.interventions.confirm.label_sets import _null, confirm_each_head, confirm_heads
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
-from mi_toolkit.interventions.confirm.setting import LossTable, Setting
+from mi_toolkit.interventions.confirm.setting import AblationConfig, LossTable
 from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
@@ -105,7 +105,7 @@ def test_of_all_sets_of_one_head_a_layer_few_pass_whatever_the_label(name: str) 
         for indices in product(range(4), repeat=4)
     ]
     ids = repeated_random(model, n_tokens=8, n_sequences=1, seed=7).ids
-    setting = Setting.of(model, how="zero", reference=None, batch_size=None, seed=0)
+    setting = AblationConfig.of(model, how="zero", reference=None, batch_size=None, seed=0)
     (claim,), _ = claims_of(
         model,
         {"current_token": every[0]},

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from mi_toolkit.core.head import Head
-from mi_toolkit.interventions.confirm.confirmation import Explanation, LayerPart, Trial
+from mi_toolkit.interventions.confirm.confirmation import Explanation, HypothesisTest, LayerPart
 from mi_toolkit.interventions.confirm.hypotheses import n_sets_like, random_sets
 from mi_toolkit.interventions.confirm.losses import Effect, PairedChanges, effect_of
 from mi_toolkit.interventions.confirm.setting import judged
@@ -151,7 +151,9 @@ def test_p_of_a_label_that_says_nothing_is_uniform_where_some_heads_outweigh_the
     assert float(found.mean()) == pytest.approx(0.5, abs=0.045)
 
 
-def trial_of(n_random: int, *, reached: int = 0, low: float = 1.0, are_all: bool = True) -> Trial:
+def trial_of(
+    n_random: int, *, reached: int = 0, low: float = 1.0, are_all: bool = True
+) -> HypothesisTest:
     random = torch.zeros(n_random)
     p = (1 + reached) / (1 + n_random)
     effect = Effect(
@@ -166,7 +168,7 @@ def trial_of(n_random: int, *, reached: int = 0, low: float = 1.0, are_all: bool
         p=p,
         interval="jackknife over sequences",
     )
-    return Trial(
+    return HypothesisTest(
         label="induction",
         heads=(Head(0, 0),),
         stimulus="natural",
@@ -203,7 +205,7 @@ def trial_of(n_random: int, *, reached: int = 0, low: float = 1.0, are_all: bool
     ],
 )
 def test_a_label_survives_by_rank_interval_and_company(
-    trial: Trial, others: int, verdict: str, reason: str
+    trial: HypothesisTest, others: int, verdict: str, reason: str
 ) -> None:
     company = [trial_of(100, reached=80) for _ in range(others)]
     # A trial that could never survive takes nothing from the others.

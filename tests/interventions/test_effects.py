@@ -22,7 +22,7 @@ from mi_toolkit.core.errors import HookError, PromptError, ReportError, UnknownN
 from mi_toolkit.core.head import Head
 from mi_toolkit.interventions.ablation import KINDS
 from mi_toolkit.interventions.components import Component, targets_of
-from mi_toolkit.interventions.effect import LaterLayers, losses, random_controls, readings
+from mi_toolkit.interventions.effect import PrefixCachedRuns, losses, random_controls, readings
 from mi_toolkit.interventions.effect_result import FIGURES
 from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import needs_hooked_transformer
@@ -74,7 +74,7 @@ def test_a_sweep_is_what_each_head_does_alone(name: str, how: str) -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_runs_that_begin_at_a_later_layer_are_whole_runs_to_the_bit(name: str) -> None:
     model = loaded(name)
-    later = LaterLayers(model, IDS[0])
+    later = PrefixCachedRuns(model, IDS[0])
     assert later.reuses
     for component in ("L0H1", "L1.mlp", "L2H0", "L3N4"):
         targets = targets_of(model, [[Component.of(component)]])
@@ -91,7 +91,7 @@ def test_a_sweep_leaves_nothing_behind(how: str) -> None:
     before = model(others)
     hooks = {name: len(point._forward_hooks) for name, point in model.hook_dict.items()}
     ablation_sweep(model, IDS[0], how=how, reference=OTHER)
-    later, targets = LaterLayers(model, IDS[0]), targets_of(model, [[Head(2, 0)]])
+    later, targets = PrefixCachedRuns(model, IDS[0]), targets_of(model, [[Head(2, 0)]])
 
     def interrupted(activation: Tensor) -> None:
         raise KeyboardInterrupt
@@ -119,7 +119,7 @@ def test_a_block_that_reads_past_the_one_before_it_makes_every_layer_run(
 
     hooks = [("blocks.1.hook_resid_pre", keep), ("blocks.3.hook_resid_pre", past)]
     with model.hooks(fwd_hooks=hooks), torch.no_grad():
-        later = LaterLayers(model, IDS[0])
+        later = PrefixCachedRuns(model, IDS[0])
         assert not later.reuses
         assert "does not give its own logits" in caplog.text
         targets = targets_of(model, [[Head(2, 0)]])
@@ -280,7 +280,7 @@ def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:
 
 def test_a_hook_that_does_not_fire_is_an_error() -> None:
     model = loaded("toy-gpt2")
-    later, targets = LaterLayers(model, IDS[0]), targets_of(model, [[Head(2, 0)]])
+    later, targets = PrefixCachedRuns(model, IDS[0]), targets_of(model, [[Head(2, 0)]])
     with pytest.raises(HookError, match=r"blocks.2.attn.hook_z .* did not fire"):
         later.logits(targets, [], 1)
 
@@ -296,7 +296,7 @@ def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
     found = []
     for backend in ("bridge", "hooked"):
         model = load_model(name, backend=backend)
-        assert LaterLayers(model, ids).reuses
+        assert PrefixCachedRuns(model, ids).reuses
         components = ["L1H3", "L2N5", "L1.mlp"]
         effect = ablation_effect(model, ids, components, target=9, n_random=2)
         found.append((ablation_sweep(model, ids, target=9), effect))

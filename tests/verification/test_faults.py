@@ -14,7 +14,7 @@ from torch import Tensor
 
 import mi_toolkit as mi
 from mi_toolkit.core.model import attention_layers, pattern_hook
-from mi_toolkit.verification.check_input import Subject
+from mi_toolkit.verification.check_input import CheckInput
 from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_tokenizer
 
@@ -138,7 +138,9 @@ def test_rows_with_a_sink_are_not_passed_where_nothing_says_what_it_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(ROWS["gpt_oss"]).save_pretrained(tmp_path)
-    monkeypatch.setattr(Subject, "reference_patterns", lambda *_, **__: {})  # as of fused kernels
+    monkeypatch.setattr(
+        CheckInput, "reference_patterns", lambda *_, **__: {}
+    )  # as of fused kernels
     outcome = mi.verify_model(tmp_path).outcomes["attention_rows"]
     assert outcome.verdict == "not applicable"
     assert "does not show what its sinks leave" in outcome.sentence

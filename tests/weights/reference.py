@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.weights.coordinates import MatrixPlace
+from mi_toolkit.weights.coordinates import ParameterInfo
 
 
-def place_of(parameter: Tensor, place: MatrixPlace) -> Tensor:
+def place_of(parameter: Tensor, place: ParameterInfo) -> Tensor:
     """A Hugging Face tensor's entries in canonical order, `[in, out]`."""
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in place.shape), indexing="ij")
     hf_rows, hf_columns = place.hf.index(rows.flatten(), columns.flatten())

@@ -113,7 +113,7 @@ def test_scores_come_back_from_disk_and_rank_again(scores, tmp_path: Path) -> No
 
 def test_a_result_says_what_it_is(scores) -> None:
     assert repr(scores).startswith("WeightScores of toy-qwen2 by grad_x_weight: ")
-    assert repr(scores.places[0]).startswith("MatrixPlace(name='blocks.0.attn.W_Q'")
+    assert repr(scores.places[0]).startswith("ParameterInfo(name='blocks.0.attn.W_Q'")
     assert repr(weight_matrices(load_model("toy-gpt2"))[0]) == (
         "embed.W_E [1024, 128] = transformer.wte.weight"
     )

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from mi_toolkit.activations.hooks import ChosenPositions, choose_positions, fits
 from mi_toolkit.activations.names import MEGABYTE, Name, axes_of, is_pattern, resolve, rows_of
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.core.tl_compat import activation_cache
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import TokenBatch, tokenise
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Activations(ShownAsTable, Mapping[str, Tensor]):
+class Activations(TableRepr, Mapping[str, Tensor]):
     """Activations of some prompts: a read-only mapping from hook name to tensor, on the CPU.
 
     A short form with its layer finds one as well: `activations["z", 5]`, `activations["z", -1]`,

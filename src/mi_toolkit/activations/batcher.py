@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from mi_toolkit.core.errors import PromptError, StoreError
-from mi_toolkit.core.io import column
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.parquet import column
 from mi_toolkit.core.tokenizer import Beginning, text_beginning
 from mi_toolkit.core.tokens import TokenBatch, check_fits, from_sequences, one_sequence_of_ids
 from mi_toolkit.core.vocabulary import require_tokenizer
@@ -141,7 +141,7 @@ class Feeding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Cursor:
     """A place in a stream of documents: all before it has been fed, nothing behind it."""
 
     documents: int = 0
@@ -160,7 +160,7 @@ class Place:
     """SHA-256 over the documents read, each chained to those before it."""
 
 
-START = Place()
+START = Cursor()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +176,7 @@ class FedBatch:
     chunk: tuple[int, ...]
     """Which piece of its document each is."""
 
-    place: Place
+    place: Cursor
     """Where the stream is behind them."""
 
 
@@ -199,11 +199,11 @@ def feeding(
     return Feeding(beginning=beginning, max_length=max_length or context, overlong=overlong)
 
 
-class Feed:
+class Batcher:
     """The sequences of a stream of documents, from `start` on."""
 
     def __init__(
-        self, model: HookedModel, texts: Texts, how: Feeding, field: str, start: Place = START
+        self, model: HookedModel, texts: Texts, how: Feeding, field: str, start: Cursor = START
     ) -> None:
         self.model, self.texts, self.how, self.field, self.start = model, texts, how, field, start
         self.end = start
@@ -227,7 +227,7 @@ class Feed:
                 place=taken[-1][1],
             )
 
-    def _sequences(self) -> Iterator[tuple[list[int], Place]]:
+    def _sequences(self) -> Iterator[tuple[list[int], Cursor]]:
         place = replace(self.start, documents=0, chunks=0, digest="")
         for number, document in enumerate(documents(self.texts, self.field), start=1):
             digest = _chained(place.digest, document)
@@ -257,7 +257,7 @@ class Feed:
                 "recorded: they are not the same texts. An iterator has to start over to resume."
             )
 
-    def _check(self, place: Place) -> None:
+    def _check(self, place: Cursor) -> None:
         if place.digest != self.start.digest:
             raise StoreError(
                 f"The first {place.documents} documents are not those that were recorded: resume "

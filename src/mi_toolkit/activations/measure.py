@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mi_toolkit.activations.batcher import FedBatch, Feed, Overlong, Texts, feeding, n_documents
+from mi_toolkit.activations.batcher import Batcher, FedBatch, Overlong, Texts, feeding, n_documents
 from mi_toolkit.activations.hooks import (
     DEFAULT_BATCH_SIZE,
     PADDING,
@@ -107,7 +107,7 @@ def activation_statistics(
     if patterns:
         raise ActivationsError(f"{patterns[0]} has no units: its rows are as long as the texts.")
     how = feeding(model, prepend_bos, max_length, overlong)
-    feed = Feed(model, texts, how, field)
+    feed = Batcher(model, texts, how, field)
     total = n_documents(texts)
     measuring = _Measuring(model, hooks, top_k, before, after)
     for fed in track(

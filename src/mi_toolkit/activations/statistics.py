@@ -27,8 +27,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ActivationsError
-from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.core.result import load_record, save_record
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -238,7 +239,7 @@ class UnitStatistics:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ActivationStatistics(ShownAsTable):
+class ActivationStatistics(TableRepr):
     """Figures of each unit of some activations, over a text collection."""
 
     model: str

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import gradio as gr
 
-from mi_toolkit.app.model_pool import ModelShelf, model_bytes
+from mi_toolkit.app.model_pool import ModelPool, model_bytes
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel
@@ -84,11 +84,11 @@ def analyse(
     )
 
 
-class VisitorLeft(MIToolkitError):
+class ClientDisconnected(MIToolkitError):
     """The page that asked for this was closed."""
 
 
-class Visits:
+class Sessions:
     """Sessions whose page was closed while they were at work."""
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class Visits:
 
         def still_there() -> None:
             if session in self._left:
-                raise VisitorLeft("The page that asked for this was closed.")
+                raise ClientDisconnected("The page that asked for this was closed.")
 
         return still_there
 
@@ -132,16 +132,16 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
-class Desk:
+class AppContext:
     """One server's settings, models and visitors."""
 
     settings: Settings
     """What visitors may do."""
 
-    shelf: ModelShelf
+    shelf: ModelPool
     """The loaded models."""
 
-    visits: Visits = field(default_factory=Visits)
+    visits: Sessions = field(default_factory=Sessions)
     """Who is at work."""
 
     def run(
@@ -183,11 +183,11 @@ class Desk:
         if missing:
             progress(0, desc=f"Loading {' and '.join(missing)}")
         try:
-            lent = self.shelf.lent_together(models, still_wanted=still_there)
-            with watching(told), lent as hooked:
+            acquire = self.shelf.acquire_together(models, still_wanted=still_there)
+            with watching(told), acquire as hooked:
                 still_there()
                 return work(hooked)
-        except VisitorLeft as gone:
+        except ClientDisconnected as gone:
             raise shown_error(gone) from None
         except UnsupportedModelError as error:
             raise shown_error(error) from error

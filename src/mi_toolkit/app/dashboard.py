@@ -9,11 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from mi_toolkit.app.context import Desk
+from mi_toolkit.app.context import AppContext
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.investigate import investigate_section
-from mi_toolkit.app.model_pool import ModelShelf
+from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import drawing
@@ -50,7 +50,7 @@ MOST_WAITING = 100
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
 
-    desk: Desk
+    desk: AppContext
     """What its sections work with."""
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
@@ -78,7 +78,7 @@ class Dashboard(gr.Blocks):
         """Import what the first visitor would wait for, by loading a small model that is here."""
         bundled = [name for name in self.desk.settings.offered if name in BUNDLED]
         for name in bundled[:1]:
-            with suppress(MIToolkitError), self.desk.shelf.lent(name):
+            with suppress(MIToolkitError), self.desk.shelf.acquire(name):
                 pass
 
 
@@ -94,7 +94,7 @@ def build(settings: Settings | None = None) -> Dashboard:
         >>> build(Settings(allow_models=("toy-gpt2",))).launch()  # doctest: +SKIP
     """
     settings = settings or Settings()
-    desk = Desk(settings, ModelShelf(settings.memory))
+    desk = AppContext(settings, ModelPool(settings.memory))
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )

@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import Analysis, Desk, analyse, shown_error
+from mi_toolkit.app.context import Analysis, AppContext, analyse, shown_error
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import Saveable, drawing, picked, tools
+from mi_toolkit.core.display import html_table, human_count
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.result import html_table, human_count
 from mi_toolkit.draw.generation import alternatives_grid, beam_buttons, tree_html, view_generation
 from mi_toolkit.draw.primitives import grid_html
 from mi_toolkit.models.specs import MODELS
@@ -27,7 +27,7 @@ HELP = (
 )
 
 
-def generation_section(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def generation_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """Beams as ranked texts and as a tree, and the alternatives of one."""
     generated, beam = gr.State(None, time_to_live=3600), gr.State(0)
     drawing("<h2>Generation</h2>")
@@ -107,7 +107,7 @@ def generation_code(found: Analysis) -> str:
         f"{opening(found.model, found.prompt)}\n"
         f"generation = mi.generate(model, prompt, num_beams={found.num_beams}, "
         f"max_new_tokens={found.max_new_tokens})\n"
-        "mi.view_generation(generation)\ngeneration.to_pandas('alternatives')"
+        "mi.view(generation)\ngeneration.to_pandas('alternatives')"
     )
 
 
@@ -142,7 +142,7 @@ EXAMPLES = (
 DEFAULT_MODEL = "toy-gpt2"
 
 
-def generator_section(desk: Desk) -> tuple[gr.State, Any, gr.Textbox]:
+def generator_section(desk: AppContext) -> tuple[gr.State, Any, gr.Textbox]:
     """The form. Gives the session's analysis, the event that comes with a new one, the prompt."""
     settings = desk.settings
     analysis = gr.State(None, time_to_live=3600)

@@ -58,7 +58,7 @@ class _Held:
     last_used: float = 0.0
 
 
-class ModelShelf:
+class ModelPool:
     """Models by name, loaded when first asked for, the least recently used given up for space."""
 
     def __init__(
@@ -82,7 +82,7 @@ class ModelShelf:
         return tuple(name for _, name in sorted(held))
 
     @contextmanager
-    def lent(
+    def acquire(
         self, name: str, *, still_wanted: Callable[[], None] = lambda: None
     ) -> Iterator[HookedModel]:
         """The model, and nobody else at it meanwhile.
@@ -120,7 +120,7 @@ class ModelShelf:
                     self._held.pop(name, None)
 
     @contextmanager
-    def lent_together(
+    def acquire_together(
         self, names: Collection[str], *, still_wanted: Callable[[], None] = lambda: None
     ) -> Iterator[dict[str, HookedModel]]:
         """Several models at once, by name, and nobody else at any of them meanwhile.
@@ -133,7 +133,7 @@ class ModelShelf:
         """
         with ExitStack() as stack:
             yield {
-                name: stack.enter_context(self.lent(name, still_wanted=still_wanted))
+                name: stack.enter_context(self.acquire(name, still_wanted=still_wanted))
                 for name in sorted(set(names))
             }
 

@@ -155,7 +155,7 @@ def report_code(found: Analysis) -> str:
     """The Python that gives the map and the lists of heads."""
     return (
         f"{code.opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
-        "mi.view_report(report)\nreport.to_pandas()"
+        "mi.view(report)\nreport.to_pandas()"
     )
 
 
@@ -259,7 +259,7 @@ def _behind(found: Analysis, position: int, k: int) -> tuple[str, str]:
 def output_code(found: Analysis, position: int, top_k: int) -> str:
     """The Python that gives the predictions behind one token."""
     return (
-        f"{code.traced(found)}\nmi.view_position(traced, {position}, top_k={top_k})\n"
+        f"{code.traced(found)}\nmi.view(traced, {position}, top_k={top_k})\n"
         f"traced.to_pandas('output').query('position == {position} and rank <= {top_k}')"
     )
 
@@ -325,7 +325,7 @@ def _stage(
 
 def stage_code(found: Analysis, table: str) -> str:
     """The Python that gives a stage's table."""
-    return f"{code.traced(found)}\nmi.view_pipeline(traced)\ntraced.to_pandas({table!r})"
+    return f"{code.traced(found)}\nmi.view(traced)\ntraced.to_pandas({table!r})"
 
 
 def stage_saveable(name: str, table: str, found: Analysis | None) -> Saveable | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import TOP_K, Analysis, Desk
+from mi_toolkit.app.context import TOP_K, Analysis, AppContext
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.tools import Saveable, drawing, picked, tools
 from mi_toolkit.core.errors import WeightError
@@ -194,7 +194,7 @@ def weights_code(scored: Weights) -> str:
         "report = mi.classify_heads(model, prompt)",
         f"top = scores.top({scored.k}, report=report).head({scored.k})",
     ]
-    shown = f"mi.view_weights(scores, {scored.k}, report=report)"
+    shown = f"mi.view(scores, {scored.k}, report=report)"
     effect = scored.effect
     if effect is not None:
         lines += [
@@ -209,7 +209,7 @@ def weights_code(scored: Weights) -> str:
             f"    num_beams={found.num_beams},",
             ")",
         ]
-        shown = f"mi.view_weights(scores, {scored.k}, report=report, effect=effect)"
+        shown = f"mi.view(scores, {scored.k}, report=report, effect=effect)"
     return "\n".join([*lines, shown])
 
 
@@ -246,7 +246,7 @@ STALE = "The model or the prompt is another one now: score again."
 Shown = tuple[Weights | None, str, str, str, str]
 
 
-def weights_section(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def weights_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """Metric and number, the table, the effect of zeroing one, and the maps."""
     kept = gr.State(None, time_to_live=3600)
     gr.Markdown("## Critical weights\nWhich single numbers does the model hang on?")

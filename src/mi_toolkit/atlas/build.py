@@ -40,7 +40,7 @@ from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
-from mi_toolkit.core.io import file_digest, written_whole
+from mi_toolkit.core.io import atomic_write, file_digest
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tables import joined, write_parquet
@@ -155,7 +155,7 @@ def write_index(atlas: HeadAtlas) -> None:
         for name in atlas.models
     ]
     Page([AtlasView(entries)]).save_html(atlas.folder / INDEX)
-    with written_whole(atlas.folder / SUMMARY) as draft:
+    with atomic_write(atlas.folder / SUMMARY) as draft:
         draft.write_text(summary(entries), encoding="utf-8")
 
 
@@ -371,5 +371,5 @@ def _finish(folder: Path, facts: ModelFacts, protocol: Any, digest: str | None) 
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

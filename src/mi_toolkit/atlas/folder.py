@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.io import file_digest
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.sources import Source, cached_snapshot
@@ -101,7 +101,7 @@ def folder_name(model: str) -> str:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class HeadAtlas(ShownAsTable):
+class HeadAtlas(TableRepr):
     """The standard protocol for several models, on disk: nothing is read before it is asked for."""
 
     folder: Path

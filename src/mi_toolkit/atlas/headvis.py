@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel, attention_layers
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.patterns import visit_patterns
@@ -239,7 +239,7 @@ def _config(report: HeadReport, heads: Sequence[Head], metrics: dict[str, str]) 
 
 
 def _write(path: Path, content: Any) -> None:
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(
             json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")),
             encoding="utf-8",

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -19,7 +20,7 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(SavedResult, ShownAsTable):
+class Attribution(SavedResult, TableRepr):
     """Scores of a prompt's tokens for one prediction, and how far they add up."""
 
     FORMAT: ClassVar[str] = "mi_toolkit attribution 2"

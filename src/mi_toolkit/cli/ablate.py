@@ -139,7 +139,7 @@ def ablate(
 def _write(
     found: AblationEffect | AblationSweep, folder: Path | None, page: Path | None
 ) -> list[Path]:
-    from mi_toolkit import view_ablation
+    from mi_toolkit.draw.ablation import view_ablation
 
     written = []
     if folder is not None:

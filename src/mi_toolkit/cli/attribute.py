@@ -116,7 +116,7 @@ def attribute(
 
 
 def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit import view_attribution
+    from mi_toolkit.draw.attribution import view_attribution
 
     written: list[Path] = []
     if folder is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -29,14 +29,12 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
-from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.labels import UNCLASSIFIED
-from mi_toolkit.heads.report import HeadReport
 
 if TYPE_CHECKING:
     from mi_toolkit.core.head import Head
     from mi_toolkit.core.model import HookedModel
     from mi_toolkit.draw.page import Page
+    from mi_toolkit.heads.report import HeadReport
 
 
 PICTURED_TOKENS = 96
@@ -179,11 +177,11 @@ def _check_behaviours(names: Sequence[str] | None) -> None:
 def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    from mi_toolkit.core.io import written_whole
+    from mi_toolkit.core.io import atomic_write
 
     with writing(folder / "report.safetensors") as path:
         report.save(path)
-    with writing(folder / "heads.csv") as table, written_whole(table) as draft:
+    with writing(folder / "heads.csv") as table, atomic_write(table) as draft:
         report.to_pandas().to_csv(draft, index=False, float_format="%.6g")
     return [path, table]
 
@@ -211,61 +209,11 @@ def pictured_heads(report: HeadReport) -> list[Head]:
 
 
 def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None:
+    from mi_toolkit.cli.report_text import report_lines, report_record
+
     if as_data:
         print(as_json({**report_record(report), "written": [str(path) for path in written]}))
         return
-    from mi_toolkit.cli.report_text import report_lines
-
     for line in report_lines(report, width=width(elsewhere=FOR_READING), emphasise=bold):
         print(line)
     say_written(written)
-
-
-_FIGURES = (
-    *("score", "null", "lift", "ci_low", "ci_high", "p"),
-    *("copying", "copying_low", "copying_high"),
-)
-
-
-def report_record(report: HeadReport) -> dict[str, Any]:
-    """The report: its record, figures per behaviour as `[layer][head]`, labels with their heads."""
-    record = report.record()
-    n_layers, n_heads = report.scope.shape
-    labels = {name: [str(head) for head in report.heads(name)] for name in report.label_names}
-    return {
-        "model": report.provenance.model,
-        "n_layers": n_layers,
-        "n_heads": n_heads,
-        "n_kv_heads": report.n_kv_heads,
-        "windows": list(report.windows),
-        "min_lift": report.min_lift,
-        "fdr": report.fdr,
-        "labels": {**labels, UNCLASSIFIED: [str(head) for head in report.heads(UNCLASSIFIED)]},
-        "scope": [[report.scope_names[index] for index in row] for row in report.scope.tolist()],
-        "coverage": report.coverage.tolist(),
-        "behaviours": {
-            name: {
-                **{
-                    key: record[key][name]
-                    for key in ("stimulus", "applicable", "interval", "n_sequences", "n_queries")
-                },
-                "interval_over": report.interval_over[name],
-                "borderline": report.borderline[row].tolist(),
-                **{field: getattr(report, field)[row].tolist() for field in _FIGURES},
-            }
-            for row, name in enumerate(report.behaviours)
-        },
-        "untrained": None if report.untrained is None else _twins(report.untrained),
-        "provenance": record["provenance"],
-    }
-
-
-def _twins(control: UntrainedControl) -> dict[str, Any]:
-    """Per behaviour the strongest head of each twin, per label how many heads carry it."""
-    return {
-        "n": control.n,
-        "n_heads": control.n_heads,
-        "initialisation": control.initialisation,
-        "strongest": dict(zip(control.behaviours, control.strongest.tolist(), strict=True)),
-        "labelled": dict(zip(control.label_names, control.labelled.tolist(), strict=True)),
-    }

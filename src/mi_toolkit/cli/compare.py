@@ -116,7 +116,7 @@ def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path
 def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit import view_comparison
+    from mi_toolkit.draw.comparison import view_comparison
 
     return draw(view_comparison(comparison), html, png)
 
@@ -201,7 +201,7 @@ def stimuli(
 def _draw_stimuli(compared: StimulusComparison, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit import view_stimuli
+    from mi_toolkit.draw.comparison import view_stimuli
 
     return draw(view_stimuli(compared), html, png)
 

@@ -8,7 +8,7 @@ from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.compare.length_sweep import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
-from mi_toolkit.core.result import human_count
+from mi_toolkit.core.display import human_count
 from mi_toolkit.heads.classify import OWN_PROMPT
 
 _NONE = "–"

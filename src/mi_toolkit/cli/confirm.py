@@ -147,15 +147,15 @@ def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
 
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
-    from mi_toolkit import view_confirmation
-    from mi_toolkit.core.io import written_whole
+    from mi_toolkit.core.io import atomic_write
+    from mi_toolkit.draw.confirmation import view_confirmation
 
     view = view_confirmation(found)
     if folder is not None:
         with writing(folder / "confirmation.safetensors") as path:
             found.save(path)
         yield path
-        with writing(folder / "confirmation.csv") as path, written_whole(path) as draft:
+        with writing(folder / "confirmation.csv") as path, atomic_write(path) as draft:
             found.to_pandas().to_csv(draft, index=False, float_format="%.6g")
         yield path
         if found.trials:

@@ -111,7 +111,7 @@ def _ablating(
 
 
 def _written(found: Generation, folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit import view_generation
+    from mi_toolkit.draw.generation import view_generation
 
     written = []
     if folder is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
 from mi_toolkit.cli.output import as_json, columns, fields_of
 from mi_toolkit.cli.terminal import FOR_READING, bold, width
-from mi_toolkit.core.result import human_count
+from mi_toolkit.core.display import human_count
 
 if TYPE_CHECKING:
     from mi_toolkit.models.specs import KnownModel, ModelSpec

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mi_toolkit.cli.terminal import doing
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -70,7 +70,7 @@ def write_tables(folder: Path, tables: Mapping[str, DataFrame]) -> list[Path]:
     """Write each table as CSV under its file name, and say where they are."""
     written = []
     for name, table in tables.items():
-        with writing(folder / name) as path, written_whole(path) as draft:
+        with writing(folder / name) as path, atomic_write(path) as draft:
             table.to_csv(draft, index=False, float_format="%.6g")
         written.append(path)
     return written

@@ -30,7 +30,7 @@ from mi_toolkit.cli.output import (
 )
 from mi_toolkit.cli.sensitivity_asked import budget_for, seeds_of, settings_of, texts_of
 from mi_toolkit.cli.terminal import bold, note, third_parties_kept_off_stdout
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.model import HookedModel
@@ -251,7 +251,7 @@ def run_and_write(
         return run_study(model, settings, texts=texts, perturbing=perturbing)
     with writing(output / "summary.json") as summary:
         study = run_study(model, settings, texts=texts, folder=output, perturbing=perturbing)
-        with written_whole(summary) as draft:
+        with atomic_write(summary) as draft:
             draft.write_text(as_json(summary_of(study)), encoding="utf-8")
         from mi_toolkit.draw.sensitivity import save_pictures, view_study
 

@@ -58,9 +58,9 @@ def super_weights(
             eval_limit=eval_limit,
         )
     if output is not None:
-        from mi_toolkit.core.io import written_whole
+        from mi_toolkit.core.io import atomic_write
 
-        with writing(output / "super_weights.csv") as path, written_whole(path) as draft:
+        with writing(output / "super_weights.csv") as path, atomic_write(path) as draft:
             found.to_pandas().to_csv(draft, index=False)
     if json:
         print(as_json(found.to_pandas().to_dict("records")))

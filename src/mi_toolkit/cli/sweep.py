@@ -91,7 +91,7 @@ def sweep(
 def _draw(swept: LengthSweep, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit import view_sweep
+    from mi_toolkit.draw.comparison import view_sweep
 
     return draw(view_sweep(swept), html, png)
 

@@ -93,7 +93,7 @@ def trace(
 
 
 def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit import view_pipeline
+    from mi_toolkit.draw.pipeline import view_pipeline
 
     written = []
     if folder is not None:

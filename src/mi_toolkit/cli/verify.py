@@ -123,7 +123,8 @@ def _counts(found: Verification) -> str:
 
 
 def _write(found: Sequence[Verification], folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit import Page, view_verification
+    from mi_toolkit import Page
+    from mi_toolkit.draw.verification import view_verification
 
     written: list[Path] = []
     if folder is not None:

@@ -18,20 +18,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tokenizer import Beginning, standard_beginning, text_beginning
 from mi_toolkit.core.tokens import TokenBatch, behind
 from mi_toolkit.core.vocabulary import require_tokenizer
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
-from mi_toolkit.heads.kinds import Behaviour, BehaviourFacts
+from mi_toolkit.heads.kinds import Behaviour, BehaviourSpec
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
@@ -50,7 +51,7 @@ def report_file(stimulus: str, length: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LengthSweep(ShownAsTable):
+class LengthSweep(TableRepr):
     """One report per stimulus and length."""
 
     model: str
@@ -80,7 +81,7 @@ class LengthSweep(ShownAsTable):
         """The bar that the lift of a mask behaviour had to clear for its label."""
         return next(iter(self.reports.values())).min_lift
 
-    def facts(self, behaviour: str) -> BehaviourFacts:
+    def facts(self, behaviour: str) -> BehaviourSpec:
         """What a behaviour is and needs.
 
         Raises:

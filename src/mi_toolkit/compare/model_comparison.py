@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mi_toolkit.compare.agreement import Agreement, ModelGroup, groups_of, size_classes
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
+from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.facts import ModelFacts
@@ -128,7 +129,7 @@ RECORD = "comparison.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ModelComparison(ShownAsTable):
+class ModelComparison(TableRepr):
     """Reports of several models on the same text, and how far their predictions agree."""
 
     models: tuple[str, ...]

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.heads.report import HeadReport
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class StimulusPair:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StimulusComparison(ShownAsTable):
+class StimulusComparison(TableRepr):
     """Reports of one model on several stimuli, behaviour by behaviour."""
 
     reports: Mapping[str, HeadReport]

@@ -43,7 +43,7 @@ _attending: dict[int, tuple[int, Attention]] = {}
 """By the id of a module that asks: its layer and who computes its attention now."""
 
 
-def obstacle(model: HookedModel, layers: Sequence[int]) -> str | None:
+def unsupported_reason(model: HookedModel, layers: Sequence[int]) -> str | None:
     """Why the attention of some layer cannot be computed by another; None where it can."""
     for layer in layers:
         component = model.blocks[layer].attn  # type: ignore[attr-defined]
@@ -74,7 +74,7 @@ def attention_by(model: HookedModel, layers: Sequence[int], attention: Attention
     Raises:
         UnsupportedModelError: there is an obstacle.
     """
-    reason = obstacle(model, layers)
+    reason = unsupported_reason(model, layers)
     if reason is not None:
         raise UnsupportedModelError(
             f"Attention of {model.cfg.model_name} cannot be computed in blocks: {reason}. Shorter "

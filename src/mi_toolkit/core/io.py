@@ -5,19 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-
-from mi_toolkit.core.errors import PromptError
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the same folder; it takes the name `path` when the block succeeds.
 
     After an error, or when the process is killed, `path` is what it was before.
@@ -47,50 +41,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-Column = npt.NDArray[np.integer[Any]]
-
-
-def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:
-    """Write columns of integers as one Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table(dict(columns)), path, compression="zstd")
-
-
-def read_columns(
-    paths: Sequence[str | os.PathLike[str]], dtypes: Mapping[str, type[np.integer[Any]]]
-) -> dict[str, Column]:
-    """The named columns of several Parquet files, one file's rows behind the other's."""
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(path, columns=list(dtypes)) for path in paths]
-    return {
-        name: np.concatenate([np.empty(0, dtype), *(t[name].to_numpy() for t in tables)]).astype(
-            dtype, copy=False
-        )
-        for name, dtype in dtypes.items()
-    }
-
-
-def column(path: Path, name: str) -> Iterator[Any]:
-    """The values of one column, in batches: the file is never whole in memory.
-
-    Raises:
-        PromptError: it is no Parquet file, or has no such column.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise PromptError(f"{path} is no Parquet file, or is damaged: {error}.") from error
-    with file:
-        known = file.schema_arrow.names
-        if name not in known:
-            raise PromptError(f"{path} has no column {name!r}: it has {', '.join(known)}.")
-        for batch in file.iter_batches(batch_size=1024, columns=[name]):
-            yield from batch.column(0).to_pylist()

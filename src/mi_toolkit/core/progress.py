@@ -45,7 +45,7 @@ def track(
     """
     watcher = _watcher.get()
     if watcher is not None:
-        items = _told(items, watcher, label, total)
+        items = _reported(items, watcher, label, total)
     if show is False or (show is None and (watcher is not None or not _watched())):
         yield from items
         return
@@ -68,7 +68,9 @@ def import_bars() -> None:
         import tqdm.auto  # noqa: F401
 
 
-def _told(items: Iterable[Item], watcher: Watcher, label: str, total: int | None) -> Iterator[Item]:
+def _reported(
+    items: Iterable[Item], watcher: Watcher, label: str, total: int | None
+) -> Iterator[Item]:
     for done, item in enumerate(items):
         watcher(label, done, total)
         yield item

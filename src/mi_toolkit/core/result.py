@@ -1,23 +1,17 @@
-"""Results: how they are saved and loaded, and how a notebook shows them.
-
-Results that a file holds: dataclasses whose types say how they are read back.
+"""Results that a file holds: dataclasses whose types say how they are read back.
 
 Every field is kept: tensors under the path of their place, such as `sequences/0/ids`, all else as
-JSON beside them (`record_file`). The types of the fields turn lists into tuples again, and names
+JSON beside them (`save_record`). The types of the fields turn lists into tuples again, and names
 into what they name.
 """
 
 from __future__ import annotations
 
-import html
 import json
 import os
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache, reduce
-from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -29,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.errors import ReportError
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 
 
 def save_record(
@@ -51,7 +45,7 @@ def save_record(
         OSError: it cannot be written: the disk is full, say.
     """
     metadata = {"format": format, "report": json.dumps(record)}
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         try:
             plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(plain, draft, metadata=metadata)
@@ -250,76 +244,3 @@ def _is_tensor(kind: Any) -> bool:
 def _has_a_name(kind: Any) -> bool:
     """Whether things of that type are made of what they print as: heads, components."""
     return isinstance(kind, type) and hasattr(kind, "of") and "__str__" in vars(kind)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTable:
-    """Plain text in rows and columns.
-
-    >>> print(TextTable(title="Two heads", header=["head", "lift"], rows=[["L10H7", "0.9"]]))
-    Two heads
-      head   lift
-      L10H7  0.9
-    """
-
-    title: str
-    """What the rows are of, in one line."""
-
-    rows: Sequence[Sequence[str]]
-    """Cells; a row may be shorter than others."""
-
-    header: Sequence[str] = ()
-    """The columns' names, where the cells do not speak for themselves."""
-
-    def __str__(self) -> str:
-        rows = [self.header, *self.rows] if self.header else list(self.rows)
-        widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
-        lines = (
-            "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False))
-            for row in rows
-        )
-        return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
-
-    def html(self) -> str:
-        """The same for a notebook, escaped."""
-        table = html_table(self.header, self.rows)
-        return f'<p>{html.escape(self.title)}</p><div style="overflow-x:auto">{table}</div>'
-
-
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain text as HTML, escaped."""
-    lines = [_row("th", header)] if header else []
-    lines += [_row("td", row) for row in rows]
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    style = ' style="text-align:left"'
-    return f"<tr>{''.join(f'<{tag}{style}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
-
-
-class ShownAsTable(ABC):
-    """A result that shows itself as a table of words, wherever it is displayed."""
-
-    @abstractmethod
-    def text_table(self) -> TextTable:
-        """What the result says, in words."""
-
-    def __repr__(self) -> str:
-        return str(self.text_table())
-
-    def _repr_html_(self) -> str:
-        return self.text_table().html()
-
-
-def human_count(n: int) -> str:
-    """A number of parameters as people write it.
-
-    >>> human_count(84_934_656), human_count(1_500_000_000), human_count(801)
-    ('85M', '1.5B', '801')
-    """
-    if n >= 1_000_000_000:
-        return f"{n / 1e9:.3g}B"
-    if n >= 1_000_000:
-        return f"{n / 1e6:.3g}M" if n < 10_000_000 else f"{n / 1e6:.0f}M"
-    return f"{n / 1e3:.0f}K" if n >= 10_000 else str(n)

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from pandas import DataFrame as DataFrame
 
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -25,7 +25,7 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table to a Parquet file, whole or not at all; equal tables give equal files."""
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         table.to_parquet(draft, index=False, compression="zstd")
 
 

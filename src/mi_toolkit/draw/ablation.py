@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from mi_toolkit.core.display import html_table
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import html_table
 from mi_toolkit.draw.head_maps import signed
 from mi_toolkit.draw.picture import PictureView, wide_table
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
@@ -24,7 +24,7 @@ def view_ablation(result: AblationEffect | AblationSweep) -> PictureView:
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> mi.view_ablation(mi.ablation_sweep(model, "one two three one two"))
+        >>> mi.view(mi.ablation_sweep(model, "one two three one two"))
         PictureView of Every head of toy-gpt2 under zero ablation, one at a time
     """
     return _sweep_view(result) if isinstance(result, AblationSweep) else _effect_view(result)

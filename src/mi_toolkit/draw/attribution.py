@@ -60,7 +60,7 @@ def view_attribution(attribution: Attribution) -> AttributionView:
     Example:
         >>> import mi_toolkit as mi
         >>> why = mi.attribute(mi.load_model("toy-gpt2"), "The cat sat on the", " Mary")
-        >>> mi.view_attribution(why)
+        >>> mi.view(why)
         AttributionView(What ' Mary' rests on in toy-gpt2, by integrated_gradients)
     """
     return AttributionView(attribution)

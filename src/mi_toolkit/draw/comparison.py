@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.compare.length_sweep import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
+from mi_toolkit.core.display import html_table
 from mi_toolkit.core.predictions import Prediction
-from mi_toolkit.core.result import html_table
 from mi_toolkit.draw.head_maps import signed
 from mi_toolkit.draw.picture import PictureView, wide_table
 from mi_toolkit.draw.primitives import LABELS, LINES, bars_html
@@ -173,7 +173,7 @@ def _profile(comparison: ModelComparison, name: str, shown: LabelProfile | None)
         return "\N{EN DASH}"
     if not shown.applicable:
         labelled = shown.label in comparison.reports[name].label_names
-        why = comparison.reports[name].hindrance(shown.label) if labelled else None
+        why = comparison.reports[name].not_applicable_reason(shown.label) if labelled else None
         return f"<small>{html.escape(why or 'not applicable here')}</small>"
     said = f"<b>{shown.count}</b> ({shown.share:.0%})"
     if not shown.count:

@@ -10,8 +10,8 @@ from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import VERDICTS
 from mi_toolkit.interventions.confirm.confirmation import (
     Confirmation,
+    HypothesisTest,
     LayerPart,
-    Trial,
     details,
     trial_row,
 )
@@ -67,7 +67,7 @@ def view_confirmation(confirmation: Confirmation) -> ConfirmationView:
     Example:
         >>> import mi_toolkit as mi
         >>> found = mi.confirm_heads(mi.load_model("toy-gpt2"), {"induction": ["L2H0"]})
-        >>> mi.view_confirmation(found)
+        >>> mi.view(found)
         ConfirmationView(Labels of toy-gpt2 under mean ablation)
     """
     return ConfirmationView(confirmation)
@@ -87,7 +87,7 @@ def _table(found: Confirmation) -> str:
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
-def _row(found: Confirmation, trial: Trial) -> str:
+def _row(found: Confirmation, trial: HypothesisTest) -> str:
     label, ablated, change, effect, percentile, verdict = map(
         html.escape, trial_row(trial, found.by)
     )
@@ -105,7 +105,7 @@ def _row(found: Confirmation, trial: Trial) -> str:
     )
 
 
-def _details(found: Confirmation, trial: Trial) -> list[str]:
+def _details(found: Confirmation, trial: HypothesisTest) -> list[str]:
     """What is behind a verdict, row by row; layers first, with strips of their own."""
     layers = trial.explanation.layers if trial.explanation else ()
     rows = []

@@ -285,7 +285,7 @@ def view_generation(generation: Generation) -> GenerationView:
     Example:
         >>> import mi_toolkit as mi
         >>> found = mi.generate(mi.load_model("toy-gpt2"), "Mary and John", num_beams=2)
-        >>> mi.view_generation(found)
+        >>> mi.view(found)
         GenerationView(toy-gpt2 goes on (2 beams))
     """
     return GenerationView(generation)

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class Page:
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Write the page to one file, whole or not at all."""
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text(self.document(), encoding="utf-8")
 
     def document(self) -> str:

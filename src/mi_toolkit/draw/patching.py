@@ -23,7 +23,7 @@ def view_patching(found: Found) -> PictureView:
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> mi.view_patching(mi.direct_logit_attribution(model, "Mary and John went to"))
+        >>> mi.view(mi.direct_logit_attribution(model, "Mary and John went to"))
         PictureView of What writes the logit of ' the' in toy-gpt2
     """
     if isinstance(found, Patching):

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.result import html_table
+from mi_toolkit.core.display import html_table
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import SEQUENTIAL, Stops, shade
 

@@ -153,7 +153,7 @@ def view_pipeline(pipeline: Pipeline) -> PipelineView:
     Example:
         >>> import mi_toolkit as mi
         >>> traced = mi.trace_pipeline(mi.load_model("toy-gpt2"), "Mary and John")
-        >>> mi.view_pipeline(traced)
+        >>> mi.view(traced)
         PipelineView(toy-gpt2 on 4 tokens)
     """
     return PipelineView(pipeline)

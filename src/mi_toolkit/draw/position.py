@@ -75,7 +75,7 @@ def view_position(pipeline: Pipeline, position: int = -1, *, top_k: int = 5) -> 
     Example:
         >>> import mi_toolkit as mi
         >>> traced = mi.trace_pipeline(mi.load_model("toy-gpt2"), "Mary and John")
-        >>> mi.view_position(traced, 1)
+        >>> mi.view(traced, 1)
         PositionView(toy-gpt2 on 4 tokens, behind token 1, Mary)
     """
     n_tokens, kept = len(pipeline.tokens.texts), int(pipeline.output.top_ids.shape[1])
@@ -109,7 +109,7 @@ def position_html(traced: Pipeline, position: int, top_k: int) -> str:
     drawn = "" if lens is None else grid_html(position_grid(traced, lens, position, top_k))
     return (
         f'<div class="figures"><div>{_bars(traced, position, top_k)}'
-        f"<p>{html.escape(_told(traced, position))}</p></div>"
+        f"<p>{html.escape(_caption(traced, position))}</p></div>"
         f"<div>{drawn}</div></div>"
     )
 
@@ -152,7 +152,7 @@ def _following(traced: Pipeline, position: int) -> int | None:
     return ids[position + 1] if position + 1 < len(ids) else None
 
 
-def _told(traced: Pipeline, position: int) -> str:
+def _caption(traced: Pipeline, position: int) -> str:
     """How sure the model is, and what it made of the token that does come next."""
     stage = traced.output
     told = f"Entropy {float(stage.entropies[position]):.2f} nats (0 is sure)."

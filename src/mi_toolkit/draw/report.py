@@ -83,7 +83,7 @@ def view_report(report: HeadReport) -> ReportView:
     Example:
         >>> import mi_toolkit as mi
         >>> report = mi.classify_heads(mi.load_model("toy-gpt2"), "one two three one two three")
-        >>> mi.view_report(report).save_html("report.html")  # doctest: +SKIP
+        >>> mi.view(report).save_html("report.html")  # doctest: +SKIP
     """
     return ReportView(report)
 
@@ -195,11 +195,11 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> text = "one two three one two three"
-        >>> mi.view_untrained(mi.untrained_control(model, text, n=2))
+        >>> mi.view(mi.untrained_control(model, text, n=2))
         PictureView of 2 untrained twins of toy-gpt2
     """
     if report is not None:
-        control.check(report)
+        control.check(report.provenance, report.stimulus)
 
     def draw() -> Figure:
         from mi_toolkit.draw.figures.confirmation import untrained_figure

@@ -33,7 +33,7 @@ def view_fidelity(fidelity: ScoreFidelity) -> PictureView:
         >>> model = mi.load_model("toy-gpt2")
         >>> texts = ["The cat sat on the mat.", "Two plus two is four."]
         >>> scores = mi.score_weights(model, texts)
-        >>> mi.view_fidelity(mi.score_fidelity(model, scores, texts, n=10)).title
+        >>> mi.view(mi.score_fidelity(model, scores, texts, n=10)).title
         'grad_x_weight: how far to trust it'
     """
     return _fidelity_picture(fidelity.to_pandas().to_dict("records"), fidelity.summary())

@@ -98,7 +98,7 @@ def view_statistics(
         >>> import mi_toolkit as mi
         >>> texts = ["one two three", "When Mary and John went to the store"]
         >>> statistics = mi.activation_statistics(mi.load_model("toy-gpt2"), texts, "mlp_post")
-        >>> mi.view_statistics(statistics, ("mlp_post", 1), [3, 5])
+        >>> mi.view(statistics, ("mlp_post", 1), [3, 5])
         StatisticsView of blocks.1.mlp.hook_post: 2 units
     """
     hook = statistics.one(name)

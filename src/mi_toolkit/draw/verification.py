@@ -62,7 +62,7 @@ def view_verification(verification: Verification) -> VerificationView:
 
     Example:
         >>> import mi_toolkit as mi
-        >>> mi.view_verification(mi.verify_model("toy-opt"))
+        >>> mi.view(mi.verify_model("toy-opt"))
         VerificationView(Verification of toy-opt: 12 passed, 2 not applicable)
     """
     return VerificationView(verification)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.core.result import html_table
+from mi_toolkit.core.display import html_table
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
 
@@ -112,7 +112,7 @@ def view_weights(
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> mi.view_weights(mi.score_weights(model, "Mary and John went to the store"), k=5)
+        >>> mi.view(mi.score_weights(model, "Mary and John went to the store"), k=5)
         WeightsView of Critical weights of toy-gpt2 by grad_x_weight
     """
     has_heads = any(place.unit in ("head", "kv_head") for place in scores.places)

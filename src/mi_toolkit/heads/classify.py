@@ -35,14 +35,14 @@ from mi_toolkit.heads.labels import (
 )
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.protocol import (
-    blank_report,
     circuit_report,
+    empty_report,
     home_stimuli,
+    pad_behaviours,
     pattern_behaviours,
-    widened,
 )
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.heads.report_file import combined
+from mi_toolkit.heads.report_file import merge_stimuli
 from mi_toolkit.heads.resume import Checkpoint
 from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.heads.summary import HeadFigures, summarise
@@ -264,14 +264,15 @@ def classify_heads(
         runs[name].measure(batch)
         checkpoint.finished(name)
     parts = {
-        name: widened(assembled(run, min_lift, fdr, seed), table) for name, run in runs.items()
+        name: pad_behaviours(assembled(run, min_lift, fdr, seed), table)
+        for name, run in runs.items()
     }
     if OWN_PROMPT in parts:
         return parts[OWN_PROMPT]
     if prompt is not None:
         own = stimuli[OWN_PROMPT]
-        return blank_report(model, table, OWN_PROMPT, own, min_lift=min_lift, fdr=fdr, seed=seed)
+        return empty_report(model, table, OWN_PROMPT, own, min_lift=min_lift, fdr=fdr, seed=seed)
     circuits = circuit_report(model, table, min_lift=min_lift, fdr=fdr, seed=seed)
     if circuits is not None:
-        parts[WEIGHTS] = widened(circuits, table)
-    return combined(parts)
+        parts[WEIGHTS] = pad_behaviours(circuits, table)
+    return merge_stimuli(parts)

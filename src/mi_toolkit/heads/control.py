@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
+from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
-    from mi_toolkit.heads.report import HeadReport
 
 HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class UntrainedControl(SavedResult, ShownAsTable):
+class UntrainedControl(SavedResult, TableRepr):
     """The strongest heads of models with the same config and fresh weights."""
 
     FORMAT: ClassVar[str] = "mi_toolkit untrained control 1"
@@ -85,39 +85,43 @@ class UntrainedControl(SavedResult, ShownAsTable):
         unknown = figures.isnan() | twins.isnan().any()
         return share.masked_fill(unknown, math.nan)
 
-    def check(self, report: HeadReport) -> None:
+    def check(self, provenance: Provenance, stimulus: Mapping[str, str]) -> None:
         """Check that a report was measured as the twins were.
+
+        Args:
+            provenance: the report's.
+            stimulus: what each of its behaviours was measured on.
 
         Raises:
             ReportError: it is of another model, or was measured on other texts.
             UnknownNameError: it has a behaviour that the twins were not measured on.
         """
-        here, there = self.provenance, report.provenance
+        here, there = self.provenance, provenance
         if here.model != there.model:
             raise ReportError(
                 f"The twins are those of {here.model}, the report is of {there.model}: call "
                 "untrained_control on the model of the report."
             )
-        for behaviour in report.behaviours:
+        for behaviour, measured_on in stimulus.items():
             self[behaviour]
-            stimulus, own = report.stimulus[behaviour], self.stimulus[behaviour]
-            if (stimulus, there.prompts[stimulus]) != (own, here.prompts[own]):
+            own = self.stimulus[behaviour]
+            if (measured_on, there.prompts[measured_on]) != (own, here.prompts[own]):
                 raise ReportError(
                     f"{behaviour} was measured on other texts in the twins ({own}) than in the "
-                    f"report ({stimulus}): call untrained_control with the prompt, prepend_bos and "
-                    "seed of the report."
+                    f"report ({measured_on}): call untrained_control with the prompt, prepend_bos "
+                    "and seed of the report."
                 )
 
-    def beside(self, report: HeadReport, label: str) -> str:
-        """What the twins reach of a label's figures, in words; nothing where none were measured."""
-        behaviour = report.behaviour_of(label)
+    def beside(
+        self, behaviour: str, figures: Float[Tensor, "layer head"], heads: Sequence[Head]
+    ) -> str:
+        """What the twins reach of labelled heads' figures, in words; nothing where unmeasured."""
         highest = self.highest(behaviour)
         if math.isnan(highest):
             return ""
         said = f"untrained {highest:.2f}"
-        heads = report.heads(label) if label in report.label_names else []
         if heads:
-            shares = self.reached(behaviour, report[behaviour])
+            shares = self.reached(behaviour, figures)
             n_reached = sum(float(shares[head]) > 0 for head in heads)
             said += f", reaches {n_reached or 'none'} of them"
         return said
@@ -153,16 +157,3 @@ class UntrainedControl(SavedResult, ShownAsTable):
             n_labelled = int(self.labelled[self.label_names.index(name)].sum())
             carried = f"{n_labelled} of {self.n * self.n_heads}"
         return [name, cells[0], cells[1], carried, cells[2]]
-
-
-def labelled_heads(report: HeadReport) -> dict[str, int]:
-    """How many heads carry each label, and each scope that says something."""
-    scopes = report.scope_names[:-1] if "locality" in report.behaviours else ()
-    return {name: len(report.heads(name)) for name in (*report.label_names, *scopes)}
-
-
-def strongest_heads(report: HeadReport) -> Float[Tensor, " behaviour"]:
-    """The highest figure of any head, behaviour by behaviour; NaN where no head has one."""
-    highest = [report[name].nan_to_num(-torch.inf).max() for name in report.behaviours]
-    figures = torch.stack(highest)
-    return figures.masked_fill(figures.isinf(), math.nan)

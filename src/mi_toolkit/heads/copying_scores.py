@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.stimuli import repeated_random
 from mi_toolkit.core.tokens import TokenBatch
@@ -42,7 +43,7 @@ STIMULUS = "repeated_random"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CopyingScores(SavedResult, ShownAsTable):
+class CopyingScores(SavedResult, TableRepr):
     """How strongly each head copies what it would find behind an earlier copy of the token."""
 
     FORMAT: ClassVar[str] = "mi_toolkit copying scores 1"

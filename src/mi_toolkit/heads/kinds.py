@@ -46,7 +46,7 @@ Kind = Literal["mask", "distribution", "circuit"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BehaviourFacts:
+class BehaviourSpec:
     """What a report keeps of a behaviour: enough to read it where nothing is registered."""
 
     kind: Kind
@@ -114,9 +114,9 @@ class Behaviour:
         raise NotImplementedError
 
     @property
-    def facts(self) -> BehaviourFacts:
+    def facts(self) -> BehaviourSpec:
         """What a report keeps of it."""
-        return BehaviourFacts(
+        return BehaviourSpec(
             kind=self.kind,
             meaning=self.meaning,
             trigger=self.trigger,
@@ -160,7 +160,7 @@ class MaskBehaviour(Behaviour):
         return "mask"
 
     @property
-    def facts(self) -> BehaviourFacts:
+    def facts(self) -> BehaviourSpec:
         """What a report keeps of it."""
         return replace(
             super().facts, suppressing=self.suppressing, needs_copying=self.needs_copying
@@ -265,16 +265,16 @@ class DistributionBehaviour(Behaviour):
         ):
             raise BehaviourError(
                 f"The terms of {self.name!r} must be a numerator and a denominator, both "
-                f"[head query] ({list(wanted)} here); its function returned {_told(given)}."
+                f"[head query] ({list(wanted)} here); its function returned {_format_given(given)}."
             )
         return scores.QueryTerms(*(term.to(rows.patterns.dtype) for term in given))
 
 
-def _told(given: object) -> str:
+def _format_given(given: object) -> str:
     if isinstance(given, Tensor):
         return f"one tensor {list(given.shape)}"
     if isinstance(given, tuple):
-        return f"({', '.join(_told(part) for part in given)})"
+        return f"({', '.join(_format_given(part) for part in given)})"
     return type(given).__name__
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.core.stats import discoveries
-from mi_toolkit.heads.kinds import BehaviourFacts
+from mi_toolkit.heads.kinds import BehaviourSpec
 
 SCOPE_NAMES = ("local", "global", "undetermined")
 UNCLASSIFIED = "unclassified"
@@ -34,7 +34,7 @@ class BarFigures(NamedTuple):
     """One-sided, of a true figure at or under the bar."""
 
 
-def label_names(facts: Mapping[str, BehaviourFacts]) -> tuple[str, ...]:
+def label_names(facts: Mapping[str, BehaviourSpec]) -> tuple[str, ...]:
     """What a head can be labelled with: not `locality`, which is its scope."""
     names: list[str] = []
     for name, behaviour in facts.items():
@@ -45,20 +45,20 @@ def label_names(facts: Mapping[str, BehaviourFacts]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def behaviour_of(label: str, facts: Mapping[str, BehaviourFacts]) -> str:
+def behaviour_of(label: str, facts: Mapping[str, BehaviourSpec]) -> str:
     """The behaviour that a label rests on: its own name, unless it is one of suppressing."""
     owners = [name for name, behaviour in facts.items() if behaviour.suppressing == label]
     return owners[0] if owners else label
 
 
-def bar_of(behaviour: BehaviourFacts, min_lift: float) -> float:
+def bar_of(behaviour: BehaviourSpec, min_lift: float) -> float:
     """What a figure must exceed for the label: the behaviour's own bar, or the caller's."""
     return min_lift if behaviour.min_label is None else behaviour.min_label
 
 
 def clears_bar(
     figures: Mapping[str, BarFigures],
-    facts: Mapping[str, BehaviourFacts],
+    facts: Mapping[str, BehaviourSpec],
     *,
     min_lift: float,
     fdr: float | None,
@@ -84,7 +84,7 @@ def clears_bar(
 
 def borderline_heads(
     figures: Mapping[str, BarFigures],
-    facts: Mapping[str, BehaviourFacts],
+    facts: Mapping[str, BehaviourSpec],
     *,
     min_lift: float,
     fdr: float | None,
@@ -104,7 +104,7 @@ def borderline_heads(
 
 
 def _evenly(
-    figures: Mapping[str, BarFigures], facts: Mapping[str, BehaviourFacts]
+    figures: Mapping[str, BarFigures], facts: Mapping[str, BehaviourSpec]
 ) -> Bool[Tensor, "layer head"]:
     """Heads that spread evenly; none where that was not measured."""
     if "diffuse" not in figures:
@@ -115,7 +115,7 @@ def _evenly(
 def label_heads(
     figures: Mapping[str, BarFigures],
     copying: Mapping[str, tuple[Float[Tensor, "layer head"], Float[Tensor, "layer head"]]],
-    facts: Mapping[str, BehaviourFacts],
+    facts: Mapping[str, BehaviourSpec],
     *,
     min_lift: float,
     fdr: float | None,

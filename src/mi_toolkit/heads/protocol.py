@@ -59,7 +59,7 @@ _ENTRY, _ATTENTION, _MLP = (
 )
 
 
-def first_mlp_embeddings(
+def effective_embedding(
     model: HookedModel, ids: Int[Tensor, " token"]
 ) -> Float[Tensor, "token d_model"]:
     """What the first block's MLP makes of each token's embedding, position and attention left out.
@@ -115,7 +115,7 @@ def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, bar: float
         place = {id_: index for index, id_ in enumerate(each.candidates)}
         target = torch.tensor([place[id_] for _, id_ in each.pairs])
         directions = unembedding.directions(torch.tensor(each.candidates))
-        read.append((first_mlp_embeddings(model, sources), directions, target))
+        read.append((effective_embedding(model, sources), directions, target))
     for layer in attention_layers(model):
         hits = [
             pair_hits(circuit_logits(model, layer, embedding, directions).cpu(), target)
@@ -184,7 +184,7 @@ def circuit_report(
     pairs = torch.tensor(list(n_pairs.values()))[:, None, None]
     facts = {circuit.name: circuit.facts for circuit in circuits}
     return replace(
-        blank_report(
+        empty_report(
             model,
             circuits,
             WEIGHTS,
@@ -217,7 +217,7 @@ def circuit_report(
     )
 
 
-def blank_report(
+def empty_report(
     model: HookedModel,
     behaviours: Sequence[Behaviour],
     stimulus: str,
@@ -256,7 +256,7 @@ def blank_report(
     )
 
 
-def widened(part: HeadReport, behaviours: Sequence[Behaviour]) -> HeadReport:
+def pad_behaviours(part: HeadReport, behaviours: Sequence[Behaviour]) -> HeadReport:
     """A part with a row for each of the behaviours, in their order; new ones not applicable."""
     names = tuple(behaviour.name for behaviour in behaviours)
     if part.behaviours == names:

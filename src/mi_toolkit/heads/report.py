@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.kinds import WEIGHTS, BehaviourFacts
+from mi_toolkit.heads.kinds import WEIGHTS, BehaviourSpec
 from mi_toolkit.heads.labels import (
     NOT_FINITE,
     SCOPE_NAMES,
@@ -106,9 +106,9 @@ def copying_text(report: HeadReport, label: str, head: Head) -> str:
 
 
 def _label_line(report: HeadReport, name: str) -> str:
-    behaviour, hindrance = report.behaviour_of(name), report.hindrance(name)
-    if hindrance is not None:
-        return hindrance
+    behaviour, not_applicable_reason = report.behaviour_of(name), report.not_applicable_reason(name)
+    if not_applicable_reason is not None:
+        return not_applicable_reason
     if report.interval[behaviour] == "too few":
         return f"too few queries ({report.n_queries[behaviour]}) for an interval"
     if name not in report.label_names:
@@ -135,13 +135,13 @@ FIGURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadReport(ShownAsTable):
+class HeadReport(TableRepr):
     """Scores, intervals and labels of every head. Tensors are on the CPU in float32."""
 
     behaviours: tuple[str, ...]
     """Names, the order of the first axis."""
 
-    facts: Mapping[str, BehaviourFacts]
+    facts: Mapping[str, BehaviourSpec]
     """What each behaviour is and needs, as it was when it was measured."""
 
     score: Float[Tensor, "behaviour layer head"]
@@ -253,7 +253,7 @@ class HeadReport(ShownAsTable):
             >>> dict(report.against(control).summary())["previous_token"]
             '1 head: L0H0 1.00; untrained 0.00, reaches none of them'
         """
-        control.check(self)
+        control.check(self.provenance, self.stimulus)
         return replace(self, untrained=control)
 
     def on(self, stimulus: str) -> HeadReport:
@@ -312,7 +312,7 @@ class HeadReport(ShownAsTable):
         """Heads that were measured and whose figures are no numbers, as the model's are not there.
 
         Only `allow_nan=True` gives such a report. Where nothing in a prompt could show a behaviour,
-        no head was measured, which is another matter: see `hindrance`.
+        no head was measured, which is another matter: see `not_applicable_reason`.
         """
         return (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
 
@@ -364,7 +364,7 @@ class HeadReport(ShownAsTable):
         figures = self[behaviour].nan_to_num(-torch.inf)
         return Head(*divmod(int(figures.argmax()), figures.shape[1]))
 
-    def hindrance(self, label: str) -> str | None:
+    def not_applicable_reason(self, label: str) -> str | None:
         """Why nothing here could show a behaviour, and what could; None where something did."""
         behaviour = self.behaviour_of(label)
         if self.applicable[behaviour]:
@@ -414,10 +414,15 @@ class HeadReport(ShownAsTable):
         lines = summary_of(self)
         if self.untrained is None:
             return lines
-        beside = {name: self.untrained.beside(self, name) for name in self.listed}
+        beside = {name: self._untrained_beside(self.untrained, name) for name in self.listed}
         return [
             (name, f"{line}; {beside[name]}" if beside.get(name) else line) for name, line in lines
         ]
+
+    def _untrained_beside(self, control: UntrainedControl, label: str) -> str:
+        behaviour = self.behaviour_of(label)
+        heads = self.heads(label) if label in self.label_names else []
+        return control.beside(behaviour, self[behaviour], heads)
 
     def copying_text(self, label: str, head: Head) -> str:
         """What a head does to the logits of what it looks at: ` copies +1.9`, or nothing."""

@@ -15,12 +15,12 @@ from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.kinds import BehaviourFacts
+from mi_toolkit.heads.kinds import BehaviourSpec
 from mi_toolkit.heads.labels import BarFigures, label_heads, scope_of_heads
 from mi_toolkit.heads.report import HeadReport
 
 
-def combined(parts: Mapping[str, HeadReport]) -> HeadReport:
+def merge_stimuli(parts: Mapping[str, HeadReport]) -> HeadReport:
     """One report whose rows each come from the behaviour's home stimulus, all parts kept."""
     first_name, first = next(iter(parts.items()))
     homes = {name: first.facts[name].home for name in first.behaviours}
@@ -133,7 +133,7 @@ def load_report(path: str | os.PathLike[str]) -> HeadReport:
     """
     tensors, record = load_record(path, format=(FORMAT, BEFORE), kind="head report")
     parts = {name: _part(name, part, tensors) for name, part in record["parts"].items()}
-    report = combined(parts) if record["is_combined"] else next(iter(parts.values()))
+    report = merge_stimuli(parts) if record["is_combined"] else next(iter(parts.values()))
     if "untrained" not in record:
         return report
     of_twins = {
@@ -165,7 +165,7 @@ def _part(stimulus: str, record: dict[str, Any], tensors: dict[str, Tensor]) -> 
         },
     )
     record["facts"] = {
-        name: BehaviourFacts(**facts | {"excluded_stimuli": tuple(facts["excluded_stimuli"])})
+        name: BehaviourSpec(**facts | {"excluded_stimuli": tuple(facts["excluded_stimuli"])})
         for name, facts in record["facts"].items()
     }
     for name in ("behaviours", "label_names", "windows"):

@@ -100,7 +100,7 @@ def run_digest(runs: Mapping[str, StimulusRun], seed: int) -> str:
     described = {
         name: {
             "prompts": run.batch.digest,
-            "behaviours": [_told(behaviour) for behaviour in run.behaviours],
+            "behaviours": [_format_behaviour(behaviour) for behaviour in run.behaviours],
             "model": [
                 run.facts.name,
                 run.facts.revision,
@@ -117,7 +117,7 @@ def run_digest(runs: Mapping[str, StimulusRun], seed: int) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _told(behaviour: AnyBehaviour) -> list[str]:
+def _format_behaviour(behaviour: AnyBehaviour) -> list[str]:
     # Not the functions themselves, whose text differs from process to process.
     by = behaviour.targets if isinstance(behaviour, MaskBehaviour) else behaviour.terms
     function = by.func if isinstance(by, partial) else by

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.attention_swap import attention_by, obstacle
+from mi_toolkit.core.attention_swap import attention_by, unsupported_reason
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
@@ -190,7 +190,7 @@ class StimulusRun:
         return found
 
     def _path(self) -> str:
-        reason = obstacle(self.model, self.layers)
+        reason = unsupported_reason(self.model, self.layers)
         own = [layer for layer, sight in self.sights.items() if isinstance(sight, Square)]
         if own:
             reason = f"the mask of layer {own[0]} is no causal window"

@@ -11,9 +11,12 @@ arXiv:2512.18792: analyses find plausible explanations in randomly initialised n
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mi_toolkit.core.errors import BehaviourError
 from mi_toolkit.core.model import HookedModel
@@ -21,7 +24,7 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.control import UntrainedControl, labelled_heads, strongest_heads
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import Behaviour
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
@@ -94,13 +97,13 @@ def untrained_control(
         range(n), total=n, label="classifying untrained twins", unit="model", show=progress
     ):
         report = report_of_twin(index)
-        strongest.append(strongest_heads(report))
-        labelled.append(list(labelled_heads(report).values()))
+        strongest.append(_strongest_heads(report))
+        labelled.append(list(_labelled_heads(report).values()))
         gc.collect()  # a hooked model may hold itself, and the next one needs its room
     return UntrainedControl(
         behaviours=report.behaviours,
         strongest=torch.stack(strongest, dim=1),
-        label_names=tuple(labelled_heads(report)),
+        label_names=tuple(_labelled_heads(report)),
         labelled=torch.tensor(labelled, dtype=torch.long).T.contiguous(),
         n_heads=report.scope.numel(),
         stimulus=dict(report.stimulus),
@@ -108,3 +111,16 @@ def untrained_control(
         initialisation=initialisation,
         provenance=report.provenance,
     )
+
+
+def _labelled_heads(report: HeadReport) -> dict[str, int]:
+    """How many heads carry each label, and each scope that says something."""
+    scopes = report.scope_names[:-1] if "locality" in report.behaviours else ()
+    return {name: len(report.heads(name)) for name in (*report.label_names, *scopes)}
+
+
+def _strongest_heads(report: HeadReport) -> Float[Tensor, " behaviour"]:
+    """The highest figure of any head, behaviour by behaviour; NaN where no head has one."""
+    highest = [report[name].nan_to_num(-torch.inf).max() for name in report.behaviours]
+    figures = torch.stack(highest)
+    return figures.masked_fill(figures.isinf(), math.nan)

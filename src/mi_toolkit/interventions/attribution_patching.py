@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.model import HookedModel, evaluating, z_hook
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tl_compat import attribution_scores
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.patching import Pairs, Tokens, check_every_layer
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionPatching(SavedResult, ShownAsTable):
+class AttributionPatching(SavedResult, TableRepr):
     """For each part and position, an estimate of what putting its clean activation in would do.
 
     In units of the metric: the estimates of all parts do not add up to its difference, and where
@@ -205,7 +206,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EdgeAttribution(SavedResult, ShownAsTable):
+class EdgeAttribution(SavedResult, TableRepr):
     """For each path from what one part writes to what another reads, what a clean write would do.
 
     In units of the metric, of first order, at one position each: a path stays at its position.

@@ -37,13 +37,14 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
 from mi_toolkit.core.passes import logits_and_activations
 from mi_toolkit.core.predictions import Token, token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.core.tolerances import logit_floor
@@ -206,7 +207,7 @@ def _scaled(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DirectAttribution(SavedResult, ShownAsTable):
+class DirectAttribution(SavedResult, TableRepr):
     """What each part writes towards one logit, or towards one against another.
 
     Only the direct path counts: what a head changes in later parts is written by those. A part

@@ -169,7 +169,7 @@ def joined(parts: Sequence[Readings]) -> Readings:
     )
 
 
-class LaterLayers:
+class PrefixCachedRuns:
     """One sequence, to be run under many ablations."""
 
     clean: Float[Tensor, "position d_vocab"]
@@ -256,9 +256,9 @@ class Runs:
         self.reference = batch if how == "pattern_preserving" else self.given
 
     @cached_property
-    def later(self) -> LaterLayers:
+    def later(self) -> PrefixCachedRuns:
         """The clean run, and runs that begin behind it."""
-        return LaterLayers(self.model, self.batch.sequence(0))
+        return PrefixCachedRuns(self.model, self.batch.sequence(0))
 
     def logits(
         self, sets: Sequence[ComponentSet], apply: Apply, *, batch_size: int | None

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.interventions.components import Component
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class FreeText:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationEffect(SavedResult, ShownAsTable):
+class AblationEffect(SavedResult, TableRepr):
     """One prompt and one target token, with some components ablated and without."""
 
     FORMAT: ClassVar[str] = "mi_toolkit ablation effect 2"

@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.stats import over_texts
 from mi_toolkit.core.stimuli import ioi_prompts
 from mi_toolkit.core.tokens import TokenBatch
@@ -34,7 +34,7 @@ ROLES = ("end", "io", "s1", "s2")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InhibitionEffects(ShownAsTable):
+class InhibitionEffects(TableRepr):
     """What each head's ablation costs the name movers behind it of their preference for the IO."""
 
     heads: tuple[Head, ...]

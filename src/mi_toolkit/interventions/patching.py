@@ -20,13 +20,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.activations.names import IN_EVERY_LAYER
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError, unknown_name
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.core.passes import check_finite_figures, check_finite_pass, visit_activations
 from mi_toolkit.core.predictions import token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tl_compat import patched_metric
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
@@ -153,7 +154,7 @@ def _ids(model: HookedModel, tokens: Tokens, n_pairs: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Patching(SavedResult, ShownAsTable):
+class Patching(SavedResult, TableRepr):
     """The metric of corrupted runs, each with one clean activation put in."""
 
     FORMAT: ClassVar[str] = "mi_toolkit patching 1"

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers
@@ -16,7 +17,7 @@ from mi_toolkit.core.predictions import Prediction, Token, predictions, token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.components import Component
@@ -32,7 +33,7 @@ HEADER = ("head", "log-probability", "logit", "rank then", "KL", "loss of the pr
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationSweep(SavedResult, ShownAsTable):
+class AblationSweep(SavedResult, TableRepr):
     """What each head's ablation changes, head by head; a layer without attention is NaN.
 
     One head's figure stands among those of all others: they are its controls.

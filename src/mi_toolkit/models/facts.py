@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from mi_toolkit.core.result import ShownAsTable, TextTable, human_count
+from mi_toolkit.core.display import TableRepr, TextTable, human_count
 from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
 from mi_toolkit.models.sources import find_source
 from mi_toolkit.models.specs import Normalisation, Positional, describe_windows, hidden_parameters
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
-class ModelFacts(ShownAsTable):
+class ModelFacts(TableRepr):
     """The architecture of one loaded model, read off its config and weights, never assumed."""
 
     name: str

@@ -29,6 +29,7 @@ from mi_toolkit.core.errors import (
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
+from mi_toolkit.models.adapters import is_peft, merged, unmerged, with_adapter
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
     check_given,
@@ -41,15 +42,7 @@ from mi_toolkit.models.checkpoints import (
 from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import (
-    Source,
-    cached_snapshot,
-    find_source,
-    is_peft,
-    merged,
-    unmerged,
-    with_adapter,
-)
+from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BOOT_ERRORS = (AssertionError, RuntimeError, ValueError)

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -197,7 +198,7 @@ class GeneratedSequence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Generation(SavedResult, ShownAsTable):
+class Generation(SavedResult, TableRepr):
     """Continuations of one prompt, the best first."""
 
     FORMAT: ClassVar[str] = "mi_toolkit generation 2"

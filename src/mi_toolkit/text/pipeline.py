@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -168,7 +169,7 @@ class OutputStage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Pipeline(SavedResult, ShownAsTable):
+class Pipeline(SavedResult, TableRepr):
     """The five stages of one prompt's way through a model."""
 
     FORMAT: ClassVar[str] = "mi_toolkit pipeline 2"

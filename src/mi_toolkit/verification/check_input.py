@@ -80,7 +80,7 @@ _WORDLESS = not_applicable(
 )
 
 
-def coherence_loss(subject: Subject) -> Outcome:
+def coherence_loss(subject: CheckInput) -> Outcome:
     """Whether the model is surer of what it writes than a model that knows nothing."""
     if not subject.completions:
         return _WORDLESS
@@ -94,7 +94,7 @@ def coherence_loss(subject: Subject) -> Outcome:
     )
 
 
-def coherence_repetition(subject: Subject) -> Outcome:
+def coherence_repetition(subject: CheckInput) -> Outcome:
     """Whether the model says more than one thing over and over."""
     if not subject.completions:
         return _WORDLESS
@@ -111,7 +111,7 @@ _SHORTEST, _LONGEST_WINDOW, _BEYOND = 48, 512, 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
+class CheckInput:
     """One model to check."""
 
     model: HookedModel

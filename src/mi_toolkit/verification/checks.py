@@ -19,7 +19,7 @@ from mi_toolkit.core.tl_compat import key_value_cache
 from mi_toolkit.core.tolerances import ATTENTION, ROW_SUMS, logit_floor
 from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.models.checkpoints import Loading
-from mi_toolkit.verification.check_input import Subject, coherence_loss, coherence_repetition
+from mi_toolkit.verification.check_input import CheckInput, coherence_loss, coherence_repetition
 from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
 from mi_toolkit.verification.parts import (
     positions_shifted,
@@ -35,7 +35,7 @@ _SINK = re.compile(r"\.(\d+)\.[\w.]*sink")
 _NO_HEADS = not_applicable("The model has no attention heads.")
 
 
-def attention_rows(subject: Subject) -> Outcome:
+def attention_rows(subject: CheckInput) -> Outcome:
     """Each row of each head's pattern is a distribution, beside what the layer's sink takes."""
     layers = subject.attention_layers()
     if not layers:
@@ -67,7 +67,7 @@ def attention_rows(subject: Subject) -> Outcome:
     )
 
 
-def attention_mask(subject: Subject) -> Outcome:
+def attention_mask(subject: CheckInput) -> Outcome:
     """Nothing is seen of what the layer's mask hides: later keys, or those before its window."""
     length = subject.ids.shape[1]
     query, key = torch.arange(length)[:, None], torch.arange(length)
@@ -98,7 +98,7 @@ def _listed(windows: list[int]) -> str:
     return " and ".join(f"{window:,}" for window in windows)
 
 
-def attention_patterns(subject: Subject) -> Outcome:
+def attention_patterns(subject: CheckInput) -> Outcome:
     """The patterns at the hooks are those that transformers computes."""
     found = subject.reference_patterns()
     layers = list(found)
@@ -128,7 +128,7 @@ _CACHES = ("past_key_values", "cache_params", "state")
 """What families call what they keep."""
 
 
-def cache_shape(subject: Subject) -> Outcome:
+def cache_shape(subject: CheckInput) -> Outcome:
     """Each layer keeps a key and a value per KV head and position, one more with each token."""
     facts, ids = subject.facts, subject.ids
     with evaluating(subject.model), torch.no_grad():
@@ -158,7 +158,7 @@ def cache_shape(subject: Subject) -> Outcome:
     )
 
 
-def cache_steps(subject: Subject) -> Outcome:
+def cache_steps(subject: CheckInput) -> Outcome:
     """Token by token on what was kept gives the logits of the whole text at once."""
     whole, start = subject.logits(), subject.ids.shape[1] - STEPS
     with evaluating(subject.model):
@@ -237,7 +237,7 @@ def _widths(config: Any, d_head: int) -> tuple[int, int]:
     return sum(keys) if all(keys) else d_head, int(getattr(config, "v_head_dim", 0) or d_head)
 
 
-def logits(subject: Subject) -> Outcome:
+def logits(subject: CheckInput) -> Outcome:
     """Logits on natural text equal those of the model that nothing wraps."""
     theirs, ours = subject.reference_logits(), subject.logits()
     agree = (theirs.argmax(dim=-1) == ours.argmax(dim=-1)).float().mean()
@@ -250,7 +250,7 @@ def logits(subject: Subject) -> Outcome:
     )
 
 
-def weights(subject: Subject) -> Outcome:
+def weights(subject: CheckInput) -> Outcome:
     """No tensor of the model is made up, and none of the checkpoint is left over."""
     return weights_outcome(subject.loading)
 
@@ -292,7 +292,7 @@ def weights_outcome(loading: Loading) -> Outcome:
     return at_most(0.0, float(sum(map(len, wrong.values()))), sentence)
 
 
-Check = Callable[[Subject], Outcome]
+Check = Callable[[CheckInput], Outcome]
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {

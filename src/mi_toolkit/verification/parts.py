@@ -23,11 +23,11 @@ from torch import Tensor
 from mi_toolkit.core.model import HookedModel, attention_layers, evaluating, pattern_hook
 from mi_toolkit.core.tolerances import ATTENTION, logit_floor
 from mi_toolkit.models.describe import QK_NORM, QKV_BIAS
-from mi_toolkit.verification.check_input import SHIFT, Subject
+from mi_toolkit.verification.check_input import SHIFT, CheckInput
 from mi_toolkit.verification.outcome import Outcome, at_least, at_most, not_applicable
 
 
-def qkv_bias(subject: Subject) -> Outcome:
+def qkv_bias(subject: CheckInput) -> Outcome:
     """Biases of queries, keys and values are added, where the family has them."""
     named = subject.reference.named_parameters()
     biases = [parameter for name, parameter in named if QKV_BIAS.search(name)]
@@ -40,7 +40,7 @@ def qkv_bias(subject: Subject) -> Outcome:
     return _different(subject, subject.logits(), without, "the biases of Q, K and V")
 
 
-def qk_norm(subject: Subject) -> Outcome:
+def qk_norm(subject: CheckInput) -> Outcome:
     """Queries and keys are normalised, where the family does it."""
     norms = [
         module
@@ -58,7 +58,7 @@ def qk_norm(subject: Subject) -> Outcome:
     return _different(subject, subject.logits(), without, "the norms of Q and K")
 
 
-def rope_scaling(subject: Subject) -> Outcome:
+def rope_scaling(subject: CheckInput) -> Outcome:
     """Rotary frequencies are stretched, where the config says so."""
     scaling = subject.facts.rope_scaling
     if scaling is None:
@@ -79,7 +79,9 @@ def rope_scaling(subject: Subject) -> Outcome:
     return _different(subject, ours, without, f"the stretching of rotary frequencies ({kind})")
 
 
-def _different(subject: Subject, ours: torch.Tensor, without: torch.Tensor, part: str) -> Outcome:
+def _different(
+    subject: CheckInput, ours: torch.Tensor, without: torch.Tensor, part: str
+) -> Outcome:
     return at_least(
         logit_floor(subject.facts.dtype, ours),
         float((ours - without).abs().max()),
@@ -123,7 +125,7 @@ def _unstretched(turning: list[Any], base: float) -> Iterator[None]:
 _TOKENS = 24
 
 
-def positions_shifted(subject: Subject) -> Outcome:
+def positions_shifted(subject: CheckInput) -> Outcome:
     """Rotary positions do not notice a shift, learned ones do."""
     told = _cannot_be_told(subject)
     if told is not None:
@@ -144,7 +146,7 @@ def positions_shifted(subject: Subject) -> Outcome:
     return at_least(floor, change, f"{what}: learned ones are then others, so there is some.")
 
 
-def positions_stretched(subject: Subject) -> Outcome:
+def positions_stretched(subject: CheckInput) -> Outcome:
     """At twice the distance attention is another."""
     told = _cannot_be_told(subject)
     if told is not None:
@@ -160,7 +162,7 @@ def positions_stretched(subject: Subject) -> Outcome:
     )
 
 
-def _cannot_be_told(subject: Subject) -> Outcome | None:
+def _cannot_be_told(subject: CheckInput) -> Outcome | None:
     if subject.facts.positional not in ("rotary", "learned"):
         return not_applicable(f"Positions are {subject.facts.positional}: there are none to move.")
     if not subject.attention_layers():
@@ -170,13 +172,13 @@ def _cannot_be_told(subject: Subject) -> Outcome | None:
     return None
 
 
-def _change(subject: Subject, these: Tensor, those: Tensor) -> float:
+def _change(subject: CheckInput, these: Tensor, those: Tensor) -> float:
     ids = subject.ids[:, : len(these)]
     first, second = (_patterns(subject.model, ids, positions) for positions in (these, those))
     return _farthest(first, second)
 
 
-def _off_reference(subject: Subject, positions: Tensor) -> float:
+def _off_reference(subject: CheckInput, positions: Tensor) -> float:
     """The largest difference of a weight to Hugging Face's own; infinite where it gives none."""
     ids = subject.ids[:, : len(positions)]
     at = positions[None].to(ids.device)

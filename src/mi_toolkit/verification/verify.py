@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ModelLoadError, PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.models.checkpoints import Loading, load_config, read_weights
 from mi_toolkit.models.describe import describe_model, provenance_of
 from mi_toolkit.models.gguf_cache import header_parsed_once
 from mi_toolkit.models.load import dtype_named, load_model
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.verification.check_input import PROMPTS, Completion, Subject, complete, text_for
+from mi_toolkit.verification.check_input import PROMPTS, CheckInput, Completion, complete, text_for
 from mi_toolkit.verification.checks import CHECKS, left_over_in_gguf, weights_outcome
 from mi_toolkit.verification.outcome import Outcome, not_applicable
 
@@ -33,7 +33,7 @@ HEADER = ("check", "figure", "limit", "verdict", "what it is")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Verification(ShownAsTable):
+class Verification(TableRepr):
     """What was checked of a model, and whether it holds."""
 
     model: str
@@ -220,7 +220,7 @@ def _checked(
 ) -> Verification:
     facts = describe_model(model)
     prompts = () if model.tokenizer is None else PROMPTS
-    subject = Subject(
+    subject = CheckInput(
         model=model,
         reference=reference,
         loading=loading,

@@ -13,8 +13,9 @@ A canonical parameter is named as TransformerLens names it (`blocks.5.attn.W_O`)
 | `W_E`, `W_pos` | token or position | d_model |
 | `W_U` | d_model | token |
 
-`Live` is the tensor that the model computes with: never a stale fused copy, never a property that
-expands shared heads. `HFPlace` is the parameter of the Hugging Face model, in its own layout.
+`ParameterView` is the tensor that the model computes with: never a stale fused copy, never a
+property that expands shared heads. `HFPlace` is the parameter of the Hugging Face model, in its own
+layout.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Indices = Int[Tensor, " weight"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Live:
+class ParameterView:
     """A parameter that the model computes with, and the view of it as `[in, out]`."""
 
     parameter: nn.Parameter
@@ -128,7 +129,7 @@ class HFPlace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatrixPlace:
+class ParameterInfo:
     """Where one canonical parameter is and what its rows and columns stand for."""
 
     name: str
@@ -185,20 +186,20 @@ class MatrixPlace:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightMatrix(MatrixPlace):
+class WeightMatrix(ParameterInfo):
     """One canonical parameter of a model in memory."""
 
-    live: tuple[Live, ...]
+    live: tuple[ParameterView, ...]
     """Where the model keeps it: two places where tied embeddings are separate parameters."""
 
     tap: Tap | None = None
     """Where its input can be seen; None for what multiplies no activation."""
 
     @property
-    def place(self) -> MatrixPlace:
+    def place(self) -> ParameterInfo:
         """The same without the model."""
-        return MatrixPlace(
-            **{field.name: getattr(self, field.name) for field in fields(MatrixPlace)}
+        return ParameterInfo(
+            **{field.name: getattr(self, field.name) for field in fields(ParameterInfo)}
         )
 
     def value(self) -> Shaped[Tensor, "in out"]:
@@ -219,7 +220,7 @@ class WeightMatrix(MatrixPlace):
 
 
 def hf_coordinates(
-    place: MatrixPlace, rows: Indices, columns: Indices
+    place: ParameterInfo, rows: Indices, columns: Indices
 ) -> tuple[str | None, list[int | None], list[int | None]]:
     """Name, rows and columns of weights in the Hugging Face model, None where there are none."""
     nothing: list[int | None] = [None] * len(rows)

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import WeightError, unknown_name
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluation import Quality, qualities
@@ -162,7 +162,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PerturbationTest(ShownAsTable):
+class PerturbationTest(TableRepr):
     """What changing the top weights does, beside what changing others does."""
 
     metric: str
@@ -245,7 +245,7 @@ class PerturbationTest(ShownAsTable):
             "bottom",
         )
         rows = [
-            (row["kind"], f"{row['k']:,}", *(_told(row[name]) for name in names))
+            (row["kind"], f"{row['k']:,}", *(_format_figure(row[name]) for name in names))
             for row in self.summary().to_dict("records")
         ]
         title = (
@@ -273,7 +273,7 @@ class PerturbationTest(ShownAsTable):
         }
 
 
-def _told(figure: float) -> str:
+def _format_figure(figure: float) -> str:
     return f"{figure:.3g}" if math.isfinite(figure) else ""
 
 

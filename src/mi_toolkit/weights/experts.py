@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mi_toolkit.core.effective_weights import is_without_weight
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.model import plain_module
-from mi_toolkit.weights.coordinates import Live, Tap
+from mi_toolkit.weights.coordinates import ParameterView, Tap
 from mi_toolkit.weights.fused import (
     STACKS,
     FusedPlace,
@@ -113,7 +113,7 @@ def _router(module: Any, place: str, owner: str, child: str) -> Iterator[Part]:
         parameter, is_bias = module._parameters.get(name), name == "bias"
         if parameter is None:
             continue
-        live = Live(parameter=parameter, arrange=row if is_bias else turned)
+        live = ParameterView(parameter=parameter, arrange=row if is_bias else turned)
         yield Part(
             place=place,
             is_bias=is_bias,
@@ -125,7 +125,7 @@ def _router(module: Any, place: str, owner: str, child: str) -> Iterator[Part]:
         )
 
 
-def _whole(live: Live, child: str, is_transposed: bool) -> FusedPlace:
+def _whole(live: ParameterView, child: str, is_transposed: bool) -> FusedPlace:
     outputs = Outputs.all_of(live.matrix(live.parameter.detach()).shape[1])
     return FusedPlace(child=child, outputs=outputs, is_transposed=is_transposed, has_bias=True)
 
@@ -148,7 +148,7 @@ def _stacked(
                 if parameter not in own:
                     continue
                 is_bias = parameter != stack
-                live = Live(
+                live = ParameterView(
                     parameter=own[parameter], arrange=partial(_part_of, layout, name, expert)
                 )
                 yield Part(

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple, random_control
@@ -35,7 +35,7 @@ REST = "any"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ScoreFidelity(ShownAsTable):
+class ScoreFidelity(TableRepr):
     """Scores beside what removing each weight alone did. Tensors are on the CPU in float32."""
 
     metric: str

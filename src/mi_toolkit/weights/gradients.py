@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel, evaluating
 from mi_toolkit.weights.calibration import ByMatrix, Calibration, require_usual, values
-from mi_toolkit.weights.coordinates import Live, WeightMatrix
+from mi_toolkit.weights.coordinates import ParameterView, WeightMatrix
 
 Fold = Callable[[WeightMatrix, Tensor], None]
 """`(matrix, gradient)`: the gradient is `[in, out]` in float32 and belongs to the one called."""
@@ -104,7 +104,7 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
     waiting = {matrix.name: len(matrix.live) for matrix in matrices}
     partial: ByMatrix = {}
     # A stack of experts is one parameter and many matrices.
-    users: dict[int, list[tuple[WeightMatrix, Live]]] = {}
+    users: dict[int, list[tuple[WeightMatrix, ParameterView]]] = {}
     for matrix in matrices:
         for live in matrix.live:
             users.setdefault(id(live.parameter), []).append((matrix, live))

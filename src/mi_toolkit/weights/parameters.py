@@ -18,7 +18,7 @@ import torch
 from mi_toolkit.core.errors import UnsupportedModelError, WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
-from mi_toolkit.weights.coordinates import HFPlace, Live, MatrixPlace, Unit, WeightMatrix
+from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, ParameterView, Unit, WeightMatrix
 from mi_toolkit.weights.experts import bridge_parts
 from mi_toolkit.weights.parts import MLP, Part, hooked_parts
 
@@ -94,7 +94,7 @@ def _once(parts: Iterable[Part]) -> list[Part]:
     return list(found.values())
 
 
-def _is_tied(embedding: Live, unembedding: Live) -> bool:
+def _is_tied(embedding: ParameterView, unembedding: ParameterView) -> bool:
     if embedding.parameter is unembedding.parameter:
         return True
     into = embedding.matrix(embedding.parameter.detach())
@@ -102,12 +102,12 @@ def _is_tied(embedding: Live, unembedding: Live) -> bool:
     return into.shape == out.shape and torch.equal(into, out)
 
 
-def _flipped(live: Live) -> Live:
+def _flipped(live: ParameterView) -> ParameterView:
     """An unembedding `[d_model, token]` in the coordinates of the embedding it is tied to."""
-    return Live(parameter=live.parameter, arrange=lambda tensor: live.arrange(tensor).mT)
+    return ParameterView(parameter=live.parameter, arrange=lambda tensor: live.arrange(tensor).mT)
 
 
-def _named(model: HookedModel, part: Part, places: tuple[Live, ...]) -> WeightMatrix:
+def _named(model: HookedModel, part: Part, places: tuple[ParameterView, ...]) -> WeightMatrix:
     owner, _, last = part.place.rpartition(".")
     block = owner.split(".")
     kind = "b" if part.is_bias else "W"
@@ -203,7 +203,7 @@ def _architecture(model: Any) -> str | None:
 
 GROUPS = ("attn", "mlp", "embeddings", "biases", "norms")
 
-Place = TypeVar("Place", bound=MatrixPlace)
+Place = TypeVar("Place", bound=ParameterInfo)
 
 
 def select(

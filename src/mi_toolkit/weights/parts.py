@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from mi_toolkit.core.effective_weights import require_plain
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.tl_compat import block_template, checkpoint_path
-from mi_toolkit.weights.coordinates import Live, Tap
+from mi_toolkit.weights.coordinates import ParameterView, Tap
 from mi_toolkit.weights.fused import FusedPlace, fused_places
 
 ARCHITECTURES_OF_CONV1D = frozenset({"GPT2LMHeadModel"})
@@ -34,7 +34,7 @@ class Part:
     """TransformerLens' path of the module: `blocks.5.attn.q`, `blocks.5.mlp.experts.3.in`."""
 
     is_bias: bool
-    live: Live
+    live: ParameterView
     is_transposed: bool
     """Whether the checkpoint has it as `[out, in]`."""
 
@@ -109,7 +109,7 @@ def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
     yield Part(
         place=place,
         is_bias=False,
-        live=Live(parameter=weight, arrange=arrange),
+        live=ParameterView(parameter=weight, arrange=arrange),
         is_transposed=is_transposed,
         tap=None if weight.ndim == 1 or name in ("embed", "pos_embed") else Tap(module=module),
     )
@@ -118,7 +118,7 @@ def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
         yield Part(
             place=place,
             is_bias=True,
-            live=Live(parameter=bias, arrange=row),
+            live=ParameterView(parameter=bias, arrange=row),
             is_transposed=False,
         )
 
@@ -135,14 +135,14 @@ def hooked_parts(model: Any) -> Iterator[Part]:
     yield Part(
         place="embed",
         is_bias=False,
-        live=Live(parameter=model.embed.W_E, arrange=_straight),
+        live=ParameterView(parameter=model.embed.W_E, arrange=_straight),
         is_transposed=False,
     )
     if hasattr(model, "pos_embed"):
         yield Part(
             place="pos_embed",
             is_bias=False,
-            live=Live(parameter=model.pos_embed.W_pos, arrange=_straight),
+            live=ParameterView(parameter=model.pos_embed.W_pos, arrange=_straight),
             is_transposed=False,
         )
     for layer, block in enumerate(model.blocks):
@@ -172,7 +172,7 @@ def hooked_parts(model: Any) -> Iterator[Part]:
     yield Part(
         place="unembed",
         is_bias=False,
-        live=Live(parameter=model.unembed.W_U, arrange=_straight),
+        live=ParameterView(parameter=model.unembed.W_U, arrange=_straight),
         is_transposed=True,
         tap=Tap(module=model.unembed),
     )
@@ -192,7 +192,7 @@ def _hooked_norm(owner: Any, name: str, place: str) -> Iterator[Part]:
     for part in ("w", "b"):
         parameter = getattr(child_of(owner, name), "_parameters", {}).get(part)
         if parameter is not None:
-            live = Live(parameter=parameter, arrange=row)
+            live = ParameterView(parameter=parameter, arrange=row)
             yield Part(place=place, is_bias=part == "b", live=live, is_transposed=False)
 
 
@@ -233,11 +233,11 @@ def _hooked_pair(model: Any, owner: Any, place: str, is_linear: bool) -> Iterato
         )
     by_head = _heads_as_rows if name == "O" else _by_head
     arrange = by_head if weight.ndim == 3 else _straight
-    live = Live(parameter=weight, arrange=arrange)
+    live = ParameterView(parameter=weight, arrange=arrange)
     yield Part(
         place=place, is_bias=False, live=live, is_transposed=is_linear, tap=_hooked_tap(owner, name)
     )
     bias = own.get(f"_b_{name}", own.get(f"b_{name}"))
     if bias is not None and bool(bias.any()):
-        live = Live(parameter=bias, arrange=row)
+        live = ParameterView(parameter=bias, arrange=row)
         yield Part(place=place, is_bias=True, live=live, is_transposed=False)

@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel, evaluating
 from mi_toolkit.core.predictions import Prediction, kl_divergence, predictions, top_predictions
 from mi_toolkit.core.process_state import allowing_nan, one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.text.generate import generate
@@ -50,7 +50,7 @@ DONE = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PerturbationEffect(ShownAsTable):
+class PerturbationEffect(TableRepr):
     """One prediction with some weights changed and without."""
 
     weights: tuple[Triple, ...]

@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, WeightError
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.tables import read_table, table_of
 from mi_toolkit.weights.ranking import jaccard
 from mi_toolkit.weights.run_folder import read_manifest
@@ -97,7 +97,7 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RunComparison(ShownAsTable):
+class RunComparison(TableRepr):
     """Runs by one metric, at one k."""
 
     metric: str
@@ -114,7 +114,8 @@ class RunComparison(ShownAsTable):
         """A column per run, what is told of it downwards."""
         table = self.to_pandas().drop(columns=["run", "metric", "k"])
         rows = [
-            (str(name).replace("_", " "), *map(_told, values)) for name, values in table.items()
+            (str(name).replace("_", " "), *map(_format_value, values))
+            for name, values in table.items()
         ]
         title = f"RunComparison of {len(self.runs)} runs: the top {self.k:,} by {self.metric}"
         return TextTable(title=title, header=("", *(run.name for run in self.runs)), rows=rows)
@@ -234,7 +235,7 @@ def _run(folder: Path, metric: str, k: int) -> Run:
     )
 
 
-def _told(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if math.isfinite(value) else ""
     return f"{value:,}" if isinstance(value, int) else str(value)

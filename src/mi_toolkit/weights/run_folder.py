@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.errors import ReportError
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.models.facts import ModelSize
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ class RunFolder:
     ) -> None:
         """Write a part's files, each whole or not at all, and then its entry in the manifest."""
         for file, write in files.items():
-            with written_whole(self.path / file) as draft:
+            with atomic_write(self.path / file) as draft:
                 write(draft)
         self._parts[name] = {"settings": _plain(settings), "files": sorted(files)}
         record = {"format": FORMAT, "about": _plain(self.about), "parts": self._parts}
-        with written_whole(self.path / "manifest.json") as draft:
+        with atomic_write(self.path / "manifest.json") as draft:
             draft.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 

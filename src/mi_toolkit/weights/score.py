@@ -27,7 +27,7 @@ from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.activation_scorers import routed_tokens
 from mi_toolkit.weights.calibration import Calibration, Objective, objective_named, require_finite
-from mi_toolkit.weights.coordinates import MatrixPlace
+from mi_toolkit.weights.coordinates import ParameterInfo
 from mi_toolkit.weights.parameters import select, weight_matrices
 from mi_toolkit.weights.scorers import SCORERS
 from mi_toolkit.weights.weight_scores import WeightScores, live_of
@@ -211,7 +211,7 @@ def check_in_parts(metric: str) -> None:
         )
 
 
-def groups_of(places: Sequence[MatrixPlace], blocks_at_once: int) -> dict[str, list[str]]:
+def groups_of(places: Sequence[ParameterInfo], blocks_at_once: int) -> dict[str, list[str]]:
     """Parameters by group, named `0-3` after its blocks; embeddings and the like are their own."""
     groups: dict[str, list[str]] = {}
     for place in places:
@@ -231,7 +231,7 @@ def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
         ReportError: a file is missing, damaged, or of another model.
     """
     where: dict[str, Path] = {}
-    places: list[MatrixPlace] = []
+    places: list[ParameterInfo] = []
     routed: dict[str, int] = {}
     for file in files:
         part = WeightScores.load(file)

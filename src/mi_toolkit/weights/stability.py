@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.core.stats import students_t
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.models.describe import provenance_of
@@ -72,10 +72,10 @@ def within(estimate: Estimate, low: float, high: float) -> Estimate:
     return value, first, last
 
 
-def told(estimate: Estimate) -> str:
+def format_estimate(estimate: Estimate) -> str:
     """A value and its interval in words.
 
-    >>> told((0.5, 0.4, 0.6))
+    >>> format_estimate((0.5, 0.4, 0.6))
     '0.50 [0.40, 0.60]'
     """
     value, low, high = estimate
@@ -121,7 +121,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RankingStability(ShownAsTable):
+class RankingStability(TableRepr):
     """How much a ranking depends on the texts and on the metric."""
 
     agreements: tuple[Agreement, ...]
@@ -137,7 +137,7 @@ class RankingStability(ShownAsTable):
                 each.over,
                 " / ".join(dict.fromkeys(each.metrics)),
                 f"{each.k:,}",
-                *map(told, (each.jaccard, each.rank_biased_overlap, each.spearman)),
+                *map(format_estimate, (each.jaccard, each.rank_biased_overlap, each.spearman)),
             )
             for each in self.agreements
         ]

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable
 from mi_toolkit.weights.evaluation import Quality
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class SuperWeight:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SuperWeights(ShownAsTable):
+class SuperWeights(TableRepr):
     """Candidates in order of what their removal costs: confirmed, refuted, screened out."""
 
     baseline: Quality

@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import ShownAsTable, TextTable, load_record, save_record
-from mi_toolkit.weights.coordinates import HFPlace, MatrixPlace, WeightMatrix, hf_coordinates
+from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, WeightMatrix, hf_coordinates
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import (
     Ranking,
@@ -85,7 +86,9 @@ def _errors(ranking: Ranking) -> Columns:
     return {"standard_error": ranking.standard_errors.tolist()}
 
 
-def _described(scores: WeightScores, place: MatrixPlace, rows: Tensor, columns: Tensor) -> Columns:
+def _described(
+    scores: WeightScores, place: ParameterInfo, rows: Tensor, columns: Tensor
+) -> Columns:
     """What is known of single weights of one parameter."""
     n = len(rows)
     hf_name, hf_rows, hf_columns = hf_coordinates(place, rows, columns)
@@ -250,13 +253,13 @@ SCOPES = ("model", "layer", "matrix")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightScores(ShownAsTable):
+class WeightScores(TableRepr):
     """Scores of the weights of a model. Tensors are on the CPU in float32, `[in, out]`."""
 
     metric: str
     """The scorer, a name in `SCORERS`."""
 
-    places: tuple[MatrixPlace, ...]
+    places: tuple[ParameterInfo, ...]
     """The scored parameters, in the order of the forward pass."""
 
     scores: Mapping[str, Float[Tensor, "_ _"]]
@@ -327,7 +330,7 @@ class WeightScores(ShownAsTable):
     def _ranked(self, scores: Mapping[str, Tensor], k: int, per: str) -> Ranking:
         if per == "model":
             return ranked(scores, k)
-        groups: dict[object, list[MatrixPlace]] = {}
+        groups: dict[object, list[ParameterInfo]] = {}
         for place in self.places:
             groups.setdefault(place.name if per == "matrix" else place.layer, []).append(place)
         return concatenated(
@@ -409,7 +412,7 @@ class WeightScores(ShownAsTable):
         """
         tensors, record = load_record(path, format=FORMAT, kind="weight scores")
         places = tuple(
-            MatrixPlace(
+            ParameterInfo(
                 **place
                 | {"hf": place["hf"] and HFPlace(**place["hf"]), "shape": tuple(place["shape"])}
             )
@@ -480,7 +483,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def live_of(
-    model: HookedModel, places: Sequence[MatrixPlace], path: str
+    model: HookedModel, places: Sequence[ParameterInfo], path: str
 ) -> dict[str, WeightMatrix]:
     """The model's own parameters behind scores that were read from `path`.
 

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mi_toolkit.activations.batcher import START, Place
+from mi_toolkit.activations.batcher import START, Cursor
 from mi_toolkit.core.errors import StoreError
-from mi_toolkit.core.io import file_digest, written_whole
+from mi_toolkit.core.io import atomic_write, file_digest
 from mi_toolkit.core.model import HookedModel, weights_digest
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.models.describe import describe_model
@@ -82,7 +82,7 @@ class Manifest:
     n_layers: int
     """Layers of the model."""
 
-    place: Place = START
+    place: Cursor = START
     """How far the texts have been recorded."""
 
     complete: bool = False
@@ -107,7 +107,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Put the manifest into `folder`, whole or not at all."""
         record = {"format": FORMAT, **dataclasses.asdict(self)}
-        with written_whole(folder / FILE) as draft:
+        with atomic_write(folder / FILE) as draft:
             draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -129,7 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise StoreError(f"{path} is damaged: {error}.") from error
     if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
         raise StoreError(f"{path} is no manifest of this version (wanted {FORMAT!r}).")
-    place = Place(**record.pop("place"))
+    place = Cursor(**record.pop("place"))
     shards = tuple(
         Shard(rows=each["rows"], tensors=File(**each["tensors"]), index=File(**each["index"]))
         for each in record.pop("shards")
@@ -216,7 +216,7 @@ def model_identity(model: HookedModel) -> dict[str, Any]:
 FOLDERS = ("shards", "index")
 
 
-def begun(folder: Path, asked: Manifest, *, resume: bool) -> Manifest:
+def open_or_create(folder: Path, asked: Manifest, *, resume: bool) -> Manifest:
     """The manifest to go on from; written, where nothing has been recorded yet."""
     if (folder / FILE).exists():
         if not resume:
@@ -231,7 +231,7 @@ def begun(folder: Path, asked: Manifest, *, resume: bool) -> Manifest:
         return stored
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} is no empty folder, and holds no recording to go on with.")
-    with told(asked, folder):
+    with disk_errors(asked, folder):
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         asked.write(folder)
@@ -250,7 +250,7 @@ def _clear_leftovers(folder: Path, manifest: Manifest) -> None:
 
 
 @contextmanager
-def told(manifest: Manifest, folder: Path) -> Iterator[None]:
+def disk_errors(manifest: Manifest, folder: Path) -> Iterator[None]:
     """A disk that takes no more is told with what can be read all the same."""
     try:
         yield

@@ -22,9 +22,9 @@ from mi_toolkit.activations.store.manifest import (
     map_shard,
     read_manifest,
 )
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import StoreError, UnknownNameError
-from mi_toolkit.core.io import read_columns
-from mi_toolkit.core.result import ShownAsTable, TextTable
+from mi_toolkit.core.parquet import read_columns
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -163,7 +163,7 @@ def open_activations(path: str | os.PathLike[str], *, verify: bool = False) -> A
     return store
 
 
-class ActivationStore(ShownAsTable):
+class ActivationStore(TableRepr):
     """Activations on disk: rows of tokens, by hook name, in the order of the documents.
 
     `store[name]` is one activation, mapped; `read` takes rows, documents or positions out of it;

@@ -22,10 +22,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mi_toolkit.activations.batcher import (
+    Batcher,
+    Cursor,
     FedBatch,
-    Feed,
     Overlong,
-    Place,
     Texts,
     feeding,
     n_documents,
@@ -44,14 +44,15 @@ from mi_toolkit.activations.store.manifest import (
     File,
     Manifest,
     Shard,
-    begun,
+    disk_errors,
     model_identity,
-    told,
+    open_or_create,
     write_shard,
 )
 from mi_toolkit.core.errors import ActivationsError, PromptError, StoreError
-from mi_toolkit.core.io import file_digest, write_columns, written_whole
+from mi_toolkit.core.io import atomic_write, file_digest
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.parquet import write_columns
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokens import TokenBatch
@@ -117,7 +118,7 @@ class Recording:
         self.shard_size = shard_size or max(1, SHARD_BYTES // (values * self.dtype.itemsize))
         return self.shard_size
 
-    def run(self, batches: Iterator[FedBatch], manifest: Manifest, feed: Feed) -> None:
+    def run(self, batches: Iterator[FedBatch], manifest: Manifest, feed: Batcher) -> None:
         """Record all batches, and close the store."""
         if manifest.complete:
             self._check_nothing_follows(batches, manifest)
@@ -130,7 +131,7 @@ class Recording:
         if self._waiting:
             self._write_shard(manifest, feed.end)
         else:
-            with told(manifest, self.folder):
+            with disk_errors(manifest, self.folder):
                 dataclasses.replace(manifest, place=feed.end).write(self.folder)
 
     def _check_nothing_follows(self, batches: Iterator[FedBatch], manifest: Manifest) -> None:
@@ -150,14 +151,14 @@ class Recording:
         self._index.append(_index_rows(fed, chosen))
         self._waiting += self._index[-1].shape[1]
 
-    def _write_shard(self, manifest: Manifest, place: Place) -> Manifest:
+    def _write_shard(self, manifest: Manifest, place: Cursor) -> Manifest:
         number = f"{len(manifest.shards):05}"
         tensors, index = f"shards/{number}.safetensors", f"index/{number}.parquet"
-        with told(manifest, self.folder):
-            with written_whole(self.folder / tensors) as draft:
+        with disk_errors(manifest, self.folder):
+            with atomic_write(self.folder / tensors) as draft:
                 size, digest = write_shard(draft, {name: self._blocks[name] for name in self.names})
             columns = np.concatenate(self._index, axis=1)
-            with written_whole(self.folder / index) as draft:
+            with atomic_write(self.folder / index) as draft:
                 write_columns(draft, dict(zip(INDEX_COLUMNS, columns, strict=True)))
             shard = Shard(
                 rows=self._waiting,
@@ -289,8 +290,8 @@ def record_to_disk(
         shapes=recording.shapes,
         n_layers=int(model.cfg.n_layers),
     )
-    manifest = begun(folder, asked, resume=resume)
-    feed = Feed(model, texts, how, field, manifest.place)
+    manifest = open_or_create(folder, asked, resume=resume)
+    feed = Batcher(model, texts, how, field, manifest.place)
     total = n_documents(texts)
     batches = track(
         feed.batches(batch_size),

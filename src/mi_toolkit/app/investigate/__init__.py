@@ -6,13 +6,13 @@ from typing import Any
 
 import gradio as gr
 
-from mi_toolkit.app.context import Desk
+from mi_toolkit.app.context import AppContext
 from mi_toolkit.app.investigate.ablate import ablate_panel
 from mi_toolkit.app.investigate.attribute import attribute_panel
 from mi_toolkit.app.investigate.compare import compare_panel
 
 
-def investigate_section(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def investigate_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """Ablate, attribute, compare. The last one needs a server that offers two models."""
     gr.Markdown("## Investigate\nExperiments on the prompt above. Each runs when you say so.")
     ablate_panel(desk, analysis, analysed)

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import TOP_K, Analysis, Desk
+from mi_toolkit.app.context import TOP_K, Analysis, AppContext
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.experiment import (
     FIRST,
@@ -260,7 +260,7 @@ HELP = (
 INVITATION = "Choose heads, then Run. The same number of random heads runs beside them."
 
 
-def ablate_panel(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """Take heads out and see what becomes of the prediction."""
     answer, last_model = gr.State(None, time_to_live=3600), gr.State("")
     with gr.Accordion("Ablate heads", elem_id="ablate"):

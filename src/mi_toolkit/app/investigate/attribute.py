@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import Analysis, Desk
+from mi_toolkit.app.context import Analysis, AppContext
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.experiment import (
     FIRST,
@@ -126,7 +126,7 @@ INVITATION = "Choose a token and a method, then Run."
 METHOD = "integrated_gradients"
 
 
-def attribute_panel(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def attribute_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """Which tokens of the prompt a prediction rests on."""
     answer = gr.State(None, time_to_live=3600)
     with gr.Accordion("Attribute to tokens", open=False, elem_id="attribute"):

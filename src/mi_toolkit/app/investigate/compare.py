@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from mi_toolkit.app.context import TOP_K, Analysis, Desk, shown_error
+from mi_toolkit.app.context import TOP_K, Analysis, AppContext, shown_error
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.investigate.experiment import (
     FIRST,
@@ -127,7 +127,7 @@ INVITATION = "Choose a second model, then Run."
 SECOND = "toy-qwen2"
 
 
-def compare_panel(desk: Desk, analysis: gr.State, analysed: Any) -> None:
+def compare_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
     """The same prompt through another model."""
     settings = desk.settings
     answer = gr.State(None, time_to_live=3600)

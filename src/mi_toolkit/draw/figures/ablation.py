@@ -25,10 +25,10 @@ from mi_toolkit.draw.figures.grids import (
 )
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    background,
     in_house_style,
+    muted_text,
     new_axes,
-    paper_colour,
-    soft_ink,
     title,
 )
 from mi_toolkit.draw.primitives import LINES, visible
@@ -154,7 +154,7 @@ def _draw_tokens(
 
 def _draw_strip(ax: Axes, effect: AblationEffect, name: str) -> None:
     change, random = effect.change[name], effect.control_changes[name].tolist()
-    ax.axvline(0, color=soft_ink(), linewidth=0.8)
+    ax.axvline(0, color=muted_text(), linewidth=0.8)
     ax.plot(random, [0] * len(random), "o", color=RANDOM, markersize=4, markeredgewidth=0)
     ax.plot([change], [0], "D", color=AFTER, markersize=5.5, markeredgewidth=0)
     ax.set_yticks([0], [FIGURES[name]], fontsize=7)
@@ -219,7 +219,7 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
         "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; "
         "filled: labelled at that length; grey: heads never labelled",
         fontsize=8,
-        color=soft_ink(),
+        color=muted_text(),
     )
     for index, behaviour in enumerate(behaviours):
         block, column = divmod(index, n_columns)
@@ -283,7 +283,7 @@ def _frame(ax: Axes, sweep: LengthSweep, behaviour: str) -> None:
     ax.tick_params(labelsize=7, length=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("tokens", fontsize=7, labelpad=1)
-    ax.axhline(0, color=soft_ink(), linewidth=0.8)
+    ax.axhline(0, color=muted_text(), linewidth=0.8)
     if facts.carries_label or behaviour == "locality":
         bar = sweep.min_lift if facts.min_label is None else facts.min_label
         bar = LOCAL_FROM if behaviour == "locality" else bar
@@ -376,6 +376,6 @@ def _say(ax: Axes, text: str) -> None:
         ha="center",
         va="center",
         fontsize=8,
-        color=soft_ink(),
-        backgroundcolor=paper_colour(),
+        color=muted_text(),
+        backgroundcolor=background(),
     )

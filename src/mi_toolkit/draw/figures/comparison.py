@@ -19,8 +19,8 @@ from mi_toolkit.draw.figures.style import (
     ink,
     line,
     line_colours,
+    muted_text,
     new_axes,
-    soft_ink,
     title,
 )
 from mi_toolkit.draw.primitives import LABELS, LINES, SCOPES, SEQUENTIAL, UNMEASURED, ink_on, shade
@@ -169,7 +169,7 @@ def _draw_agreement(ax: Axes, comparison: ModelComparison) -> None:
 def _say(figure: Figure, x: float, y: float, text: str) -> None:
     """A line of explanation with its upper left corner at `x`, `y`, in inches."""
     across, down = figure.get_figwidth(), figure.get_figheight()
-    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color=soft_ink(), va="top")
+    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color=muted_text(), va="top")
 
 
 COMPONENTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")

@@ -14,14 +14,14 @@ from mi_toolkit.draw.figures.style import (
     in_house_style,
     ink,
     line,
+    muted_text,
     new_axes,
-    soft_ink,
     title,
 )
 from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.interventions.confirm.confirmation import Confirmation, Trial
+from mi_toolkit.interventions.confirm.confirmation import Confirmation, HypothesisTest
 
 ROW, TOP, BETWEEN, FOOT = 0.3, 0.85, 0.62, 0.1
 LEFT, WIDTH, RIGHT = 1.9, 4.4, 4.6
@@ -78,7 +78,7 @@ class _Row:
         return [value for value in every if value == value]
 
 
-def _rows(trial: Trial) -> list[_Row]:
+def _rows(trial: HypothesisTest) -> list[_Row]:
     effect = trial.effect
     few = len(trial.heads) <= 2
     whole = _Row(
@@ -100,7 +100,7 @@ def _rows(trial: Trial) -> list[_Row]:
                 part.change_low,
                 part.change_high,
                 part.others,
-                soft_ink(),
+                muted_text(),
                 f"rank {part.rank} of {len(part.others) + 1} in its layer",
             )
             for part in layers
@@ -109,7 +109,7 @@ def _rows(trial: Trial) -> list[_Row]:
 
 
 def _draw(ax: Axes, rows: list[_Row]) -> None:
-    ax.axvline(0, color=soft_ink(), linewidth=0.8)
+    ax.axvline(0, color=muted_text(), linewidth=0.8)
     for y, row in enumerate(rows):
         _draw_row(ax, y, row)
     ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
@@ -208,5 +208,5 @@ def _draw_labelled(
             xycoords=ax.get_yaxis_transform(),
             va="center",
             fontsize=8,
-            color=soft_ink(),
+            color=muted_text(),
         )

@@ -10,11 +10,11 @@ from matplotlib.path import Path
 from mi_toolkit.draw.figures.grids import draw_grid, grid_size
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    background,
     in_house_style,
     ink,
     line,
-    paper_colour,
-    soft_ink,
+    muted_text,
     title,
 )
 from mi_toolkit.draw.generation import PlacedNode, alternatives_grid, lefts_and_widths, placed_nodes
@@ -74,7 +74,7 @@ def _draw_tree(
         )
         colour, width = _stroke(node)
         ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=width))
-    _box(ax, 0.0, widths[0], 0, first, paper_colour(), soft_ink(), 0.8)
+    _box(ax, 0.0, widths[0], 0, first, background(), muted_text(), 0.8)
     for node in placed:
         left, width = lefts[node.column + 1], widths[node.column + 1]
         edge, stroke = _stroke(node)
@@ -108,7 +108,7 @@ def _box(
         fontsize=7.5,
         ha="center",
         va="center",
-        color=ink() if colour == paper_colour() else ink_on(colour),
+        color=ink() if colour == background() else ink_on(colour),
         parse_math=False,
     )
 
@@ -116,4 +116,4 @@ def _box(
 def _stroke(node: PlacedNode) -> tuple[str, float]:
     if node.sequence is None:
         return line(), 0.7
-    return (FRAME, 1.6) if node.sequence == 0 else (soft_ink(), 1.0)
+    return (FRAME, 1.6) if node.sequence == 0 else (muted_text(), 1.0)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    background,
     colour_map,
     in_house_style,
     line,
-    paper_colour,
-    soft_ink,
+    muted_text,
     title,
 )
 from mi_toolkit.draw.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN, signed
@@ -100,7 +100,7 @@ def draw_values(
         values.numpy(),
         cmap=colour_map(stops),
         norm=Normalize(low, most),
-        edgecolors=paper_colour(),
+        edgecolors=background(),
         linewidth=0.5,
     )
     ax.set(xlim=(0, n_columns), ylim=(n_rows, 0))
@@ -190,12 +190,14 @@ def _band(figure: Figure, grid: TokenGrid, columns: range, x: float, y: float) -
     ax.set(xlim=(0, size[0]), ylim=(size[1], 0))
     ax.axis("off")
     small: dict[str, Any] = {"va": "center", "parse_math": False}
-    ax.text(NAMES - 0.08, OVER / 2, grid.corner, fontsize=7, ha="right", color=soft_ink(), **small)
+    ax.text(
+        NAMES - 0.08, OVER / 2, grid.corner, fontsize=7, ha="right", color=muted_text(), **small
+    )
     for place, column in enumerate(columns):
         centre = NAMES + (place + 0.5) * TOKEN_WIDTH
         token, below = grid.columns[column]
         ax.text(centre, OVER * 0.3, token, fontsize=7.5, ha="center", weight="bold", **small)
-        ax.text(centre, OVER * 0.72, below, fontsize=6.5, ha="center", color=soft_ink(), **small)
+        ax.text(centre, OVER * 0.72, below, fontsize=6.5, ha="center", color=muted_text(), **small)
     for row, name in enumerate(grid.rows):
         top = OVER + row * TOKEN_HEIGHT
         ax.text(NAMES - 0.08, top + TOKEN_HEIGHT / 2, name, fontsize=7, ha="right", **small)

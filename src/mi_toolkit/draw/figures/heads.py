@@ -20,8 +20,8 @@ from mi_toolkit.draw.figures.style import (
     in_house_style,
     ink,
     line,
+    muted_text,
     new_axes,
-    soft_ink,
 )
 from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, SCOPES, SEQUENTIAL, UNMEASURED
 from mi_toolkit.heads.labels import LOCAL_FROM
@@ -63,7 +63,7 @@ def labels_by_depth(report: HeadReport, ax: Axes | None = None) -> Axes:
             xycoords=ax.get_yaxis_transform(),
             va="center",
             fontsize=8,
-            color=soft_ink(),
+            color=muted_text(),
         )
     ax.set_yticks(range(len(shown)), shown, parse_math=False)
     ax.set(xlim=(-0.7, n_layers - 0.3), ylim=(len(shown) - 0.5, -0.5), xlabel="layer")
@@ -163,7 +163,7 @@ def _handles(report: HeadReport) -> list[Patch]:
     ]
     if any(report.windows):
         windowed = "in a windowed layer"
-        shown.append(Patch(facecolor=soft_ink(), hatch="////", edgecolor="white", label=windowed))
+        shown.append(Patch(facecolor=muted_text(), hatch="////", edgecolor="white", label=windowed))
     return shown
 
 

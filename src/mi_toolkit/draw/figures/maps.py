@@ -11,7 +11,7 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from mi_toolkit.draw import head_maps
-from mi_toolkit.draw.figures.style import axes_at, colour_map, in_house_style, paper_colour, title
+from mi_toolkit.draw.figures.style import axes_at, background, colour_map, in_house_style, title
 from mi_toolkit.draw.head_maps import Cell, HeadMap, Scale
 from mi_toolkit.draw.primitives import FRAME, ink_on
 from mi_toolkit.heads.report import HeadReport
@@ -104,7 +104,7 @@ def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
             transform=ax.transAxes,
             ha="center",
             va="center",
-            backgroundcolor=paper_colour(),
+            backgroundcolor=background(),
         )
     return ax
 
@@ -114,7 +114,7 @@ def _draw_figures(ax: Axes, values: Float[Tensor, "layer head"], scale: Scale) -
         values.numpy(),
         cmap=colour_map(scale.stops),
         norm=Normalize(scale.low, 1),
-        edgecolors=paper_colour(),
+        edgecolors=background(),
         linewidth=0.5,
     )
     bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((1.02, 0, 0.35 / values.shape[1], 1)))
@@ -135,7 +135,7 @@ def _draw_strips(ax: Axes, shown: HeadMap) -> None:
     ]
     ax.add_collection(PatchCollection(strips, match_original=True))
     grid = [Rectangle((cell.head.head, cell.head.layer), 1, 1) for cell in shown.cells]
-    between = PatchCollection(grid, facecolor="none", edgecolor=paper_colour(), linewidth=0.5)
+    between = PatchCollection(grid, facecolor="none", edgecolor=background(), linewidth=0.5)
     ax.add_collection(between)
     ax.legend(
         handles=[Patch(facecolor=colour, label=name) for name, colour in shown.legend.items()],
@@ -158,7 +158,7 @@ def _mark(ax: Axes, cell: Cell) -> None:
                 1,
                 1,
                 facecolor=cell.colours[0],
-                edgecolor=paper_colour(),
+                edgecolor=background(),
                 hatch="///",
                 linewidth=0.5,
             )

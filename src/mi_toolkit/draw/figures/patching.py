@@ -22,10 +22,10 @@ from mi_toolkit.draw.figures.grids import (
 )
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    background,
     in_house_style,
     line,
-    paper_colour,
-    soft_ink,
+    muted_text,
     title,
 )
 from mi_toolkit.draw.primitives import DIVERGING, visible
@@ -231,7 +231,7 @@ def _name(ax: Axes, found: EdgeAttribution, nodes: dict[tuple[str, int], _Node])
             va="center",
             fontsize=7,
             zorder=3,
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": paper_colour(), "edgecolor": line()},
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": background(), "edgecolor": line()},
         )
     columns: dict[int, list[float]] = {}
     for node in nodes.values():
@@ -266,4 +266,4 @@ def _arrow(ax: Axes, writer: _Node, reader: _Node, entry: str, share: float) -> 
     )
     if entry:
         beside = (x + 0.05, reader.y - 0.26)
-        ax.text(*beside, entry, fontsize=6, color=soft_ink(), ha="left", va="center", zorder=4)
+        ax.text(*beside, entry, fontsize=6, color=muted_text(), ha="left", va="center", zorder=4)

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import fontManager
 
 from mi_toolkit.core.errors import unknown_name
-from mi_toolkit.core.io import written_whole
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.draw.primitives import LINES
 
 P = ParamSpec("P")
@@ -84,7 +84,7 @@ def ink() -> str:
     return str(mpl.rcParams["text.color"])
 
 
-def soft_ink() -> str:
+def muted_text() -> str:
     """The colour of what explains a figure, and of its axes."""
     return str(mpl.rcParams["axes.edgecolor"])
 
@@ -99,7 +99,7 @@ def line_colours() -> tuple[str, ...]:
     return (*LINES[:-1], ink())
 
 
-def paper_colour() -> str:
+def background() -> str:
     """The colour of the paper, which also parts one cell from the next."""
     return str(mpl.rcParams["axes.facecolor"])
 
@@ -192,7 +192,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     installed = {font.name for font in fontManager.ttflist}
     kind = VECTORS.get(Path(path).suffix.casefold(), "png")
     with (
-        written_whole(path) as draft,
+        atomic_write(path) as draft,
         mpl.rc_context(
             {
                 "font.family": [font for font in FONTS if font in installed],

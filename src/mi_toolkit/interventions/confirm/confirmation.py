@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult, ShownAsTable, TextTable
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.interventions.confirm.losses import Effect
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class Explanation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Trial:
+class HypothesisTest:
     """Heads of one label, ablated together, next to random sets of heads."""
 
     label: str
@@ -208,7 +209,7 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Confirmation(SavedResult, ShownAsTable):
+class Confirmation(SavedResult, TableRepr):
     """Labels put to the test of ablation."""
 
     FORMAT: ClassVar[str] = "mi_toolkit confirmation 3"
@@ -220,7 +221,7 @@ class Confirmation(SavedResult, ShownAsTable):
         for version in (1, 2)
     }
 
-    trials: tuple[Trial, ...]
+    trials: tuple[HypothesisTest, ...]
     """What was tested, label by label; of single heads the largest effect first."""
 
     untested: Mapping[str, str]
@@ -247,7 +248,7 @@ class Confirmation(SavedResult, ShownAsTable):
     provenance: Provenance
     """Model, stimuli and versions."""
 
-    def __getitem__(self, label: str) -> tuple[Trial, ...]:
+    def __getitem__(self, label: str) -> tuple[HypothesisTest, ...]:
         """The trials of one label, none where it could not be tested.
 
         Raises:
@@ -310,7 +311,7 @@ class Confirmation(SavedResult, ShownAsTable):
 HEADER = ("label", "ablated", "loss change (nats)", "effect (sd)", "percentile", "verdict")
 
 
-def trial_row(trial: Trial, by: str) -> list[str]:
+def trial_row(trial: HypothesisTest, by: str) -> list[str]:
     """One trial in words, under `HEADER`."""
     effect = trial.effect
     if by == "head" or len(trial.heads) <= 3:
@@ -327,7 +328,7 @@ def trial_row(trial: Trial, by: str) -> list[str]:
     ]
 
 
-def details(trial: Trial) -> Iterator[list[str]]:
+def details(trial: HypothesisTest) -> Iterator[list[str]]:
     """What is behind a verdict, in rows under `HEADER`."""
     found = trial.explanation
     if found is None:
@@ -391,7 +392,7 @@ def with_interval(value: float, low: float, high: float, *, digits: int) -> str:
     return f"{value:+.{digits}f}{interval}"
 
 
-def _tested_row(trial: Trial) -> dict[str, Any]:
+def _tested_row(trial: HypothesisTest) -> dict[str, Any]:
     return {
         "label": trial.label,
         "heads": " ".join(map(str, trial.heads)),

@@ -33,11 +33,11 @@ from mi_toolkit.interventions.confirm.confirmation import (
     ShapleyValue,
     SharedHead,
 )
-from mi_toolkit.interventions.confirm.hypotheses import Claim, RandomSets, random_sets
+from mi_toolkit.interventions.confirm.hypotheses import Hypothesis, RandomSets, random_sets
 from mi_toolkit.interventions.confirm.losses import TOO_FEW, HeadSet, PairedChanges, rows_to_a_pass
 from mi_toolkit.interventions.confirm.setting import (
+    AblationConfig,
     LossTable,
-    Setting,
     every_head,
     sequence_of_query,
 )
@@ -56,7 +56,7 @@ ROUNDING = 1e-5
 class Plan:
     """What is to be ablated for one claim about a set of heads."""
 
-    claim: Claim
+    claim: Hypothesis
     null: RandomSets
     layers: Mapping[HeadSet, RandomSets]
     """Each layer's part of the set, and others of its kind; none where the set is in one layer."""
@@ -71,7 +71,9 @@ class Plan:
     """Heads that may stand in; none where nobody asks."""
 
     @staticmethod
-    def of(setting: Setting, claim: Claim, null: RandomSets, *, budget: int | None) -> Plan:
+    def of(
+        setting: AblationConfig, claim: Hypothesis, null: RandomSets, *, budget: int | None
+    ) -> Plan:
         """The plan.
 
         Args:
@@ -272,7 +274,7 @@ def _prefixes(heads: HeadSet, order: Sequence[int]) -> Iterator[HeadSet]:
         yield tuple(sorted(heads[index] for index in order[:length]))
 
 
-def _orders(claim: Claim, n_sets: int, draw: torch.Generator) -> tuple[tuple[int, ...], ...]:
+def _orders(claim: Hypothesis, n_sets: int, draw: torch.Generator) -> tuple[tuple[int, ...], ...]:
     """All orders of the heads, or pairs of orders as far as the sets that they need go."""
     n_heads = len(claim.heads)
     if math.factorial(n_heads) <= MAX_ORDERS and 2**n_heads <= n_sets:

@@ -54,7 +54,7 @@ Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Claim:
+class Hypothesis:
     """That some heads do something, and where their loss would tell."""
 
     label: str
@@ -82,7 +82,7 @@ def claims_of(
     stimulus: str | Prompt | None,
     n_sequences: int | None,
     seed: int,
-) -> tuple[list[Claim], dict[str, str]]:
+) -> tuple[list[Hypothesis], dict[str, str]]:
     """What can be tested, and why the rest cannot.
 
     Raises:
@@ -122,7 +122,7 @@ def claims_of(
             bos_id=stimuli[name].bos_id,
         )
         claims.append(
-            Claim(
+            Hypothesis(
                 label=label,
                 heads=heads,
                 stimulus=name,

@@ -15,7 +15,7 @@ from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.confirm.explanation import Plan
 from mi_toolkit.interventions.confirm.hypotheses import (
-    Claim,
+    Hypothesis,
     Labelled,
     RandomSets,
     claims_of,
@@ -27,8 +27,8 @@ from mi_toolkit.interventions.confirm.losses import PairedChanges, measure
 from mi_toolkit.interventions.confirm.setting import (
     DEFAULT_ALPHA,
     DEFAULT_SEQUENCES,
+    AblationConfig,
     LossTable,
-    Setting,
     every_head,
     judged,
     sequence_of_query,
@@ -135,7 +135,7 @@ def confirm_heads(
             "sequences (n_sequences=) make it shorter."
         )
     seed = fresh_seed(report, seed)
-    setting = Setting.of(
+    setting = AblationConfig.of(
         model,
         how=how,
         reference=reference,
@@ -185,7 +185,7 @@ def confirm_heads(
     )
 
 
-def _null(setting: Setting, claim: Claim, n_random: int) -> RandomSets:
+def _null(setting: AblationConfig, claim: Hypothesis, n_random: int) -> RandomSets:
     """All other sets of the claim's kind where they can be listed, else `n_random` of them."""
     n_heads = int(setting.model.cfg.n_heads)
     few = n_sets_like(claim.heads, n_heads=n_heads) <= ENUMERABLE
@@ -249,7 +249,7 @@ def confirm_each_head(
         [(L2H0, (1, 4)), (L2H3, ...)]
     """
     seed = fresh_seed(report, seed)
-    setting = Setting.of(
+    setting = AblationConfig.of(
         model,
         how=how,
         reference=reference,
@@ -302,7 +302,7 @@ def confirm_each_head(
     )
 
 
-def _others(setting: Setting, claim: Claim, n_random: int | None) -> list[Head]:
+def _others(setting: AblationConfig, claim: Hypothesis, n_random: int | None) -> list[Head]:
     """Heads without the label: all of them, or a sample."""
     every = every_head(setting.model, attention_layers(setting.model))
     unlabelled = [head for head in every if head not in claim.heads]
@@ -310,7 +310,9 @@ def _others(setting: Setting, claim: Claim, n_random: int | None) -> list[Head]:
     return sorted(unlabelled[index] for index in order[:n_random].tolist())
 
 
-def _rank(setting: Setting, table: LossTable, claim: Claim, head: Head) -> tuple[int, int]:
+def _rank(
+    setting: AblationConfig, table: LossTable, claim: Hypothesis, head: Head
+) -> tuple[int, int]:
     """A head's place in its layer by loss change, and how many heads the layer has."""
     layer = every_head(setting.model, [head.layer])
     changes = table.changes(claim, [(head,), *((other,) for other in layer)])

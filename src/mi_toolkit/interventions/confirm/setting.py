@@ -17,8 +17,8 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.interventions.ablation import check_kind
-from mi_toolkit.interventions.confirm.confirmation import Explanation, Trial, Verdict
-from mi_toolkit.interventions.confirm.hypotheses import Claim
+from mi_toolkit.interventions.confirm.confirmation import Explanation, HypothesisTest, Verdict
+from mi_toolkit.interventions.confirm.hypotheses import Hypothesis
 from mi_toolkit.interventions.confirm.losses import TOO_FEW, HeadSet, LossRuns, effect_of
 from mi_toolkit.models.describe import provenance_of
 
@@ -29,7 +29,7 @@ CLEARLY_COMMON = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Setting:
+class AblationConfig:
     """How the heads are ablated and the figures made."""
 
     model: HookedModel
@@ -47,7 +47,7 @@ class Setting:
         batch_size: int | None,
         seed: int,
         **counts: int | None,
-    ) -> Setting:
+    ) -> AblationConfig:
         """The setting, checked.
 
         Raises:
@@ -60,7 +60,7 @@ class Setting:
                 raise PromptError(f"{name} counts something: 1 or more, not {count}.")
         if reference is not None and not isinstance(reference, TokenBatch):
             reference = tokenise(model, reference)
-        return Setting(model=model, how=how, reference=reference, rows=batch_size, seed=seed)
+        return AblationConfig(model=model, how=how, reference=reference, rows=batch_size, seed=seed)
 
     def generator(self) -> torch.Generator:
         """A local generator."""
@@ -74,7 +74,7 @@ class Setting:
             return f"a reference of {len(self.reference)} sequences ({self.reference.digest[:12]})"
         return "natural text" if self.how == "mean" else "another sequence of the stimulus"
 
-    def provenance(self, claims: Sequence[Claim]) -> Provenance:
+    def provenance(self, claims: Sequence[Hypothesis]) -> Provenance:
         """Model, stimuli and versions."""
         batches = {claim.stimulus: claim.batch for claim in claims}
         return provenance_of(self.model, batches, seed=self.seed)
@@ -84,14 +84,14 @@ class Setting:
 class LossTable:
     """The losses of every set that the claims on one batch need, each set ablated once."""
 
-    claims: Sequence[Claim]
+    claims: Sequence[Hypothesis]
     run: LossRuns
     place: Mapping[HeadSet, int]
     """Where each set's losses are; the empty set is the clean run."""
 
     @staticmethod
     def of(
-        setting: Setting, claims: Sequence[Claim], sets: Mapping[str, Iterable[HeadSet]]
+        setting: AblationConfig, claims: Sequence[Hypothesis], sets: Mapping[str, Iterable[HeadSet]]
     ) -> list[LossTable]:
         """A table for each batch; its losses are still to be measured.
 
@@ -100,7 +100,7 @@ class LossTable:
             claims: in any order.
             sets: per label the sets that its claim needs.
         """
-        batches: dict[tuple[str, str], list[Claim]] = {}
+        batches: dict[tuple[str, str], list[Hypothesis]] = {}
         for claim in claims:
             batches.setdefault((claim.stimulus, claim.batch.digest), []).append(claim)
         tables = []
@@ -120,26 +120,26 @@ class LossTable:
             tables.append(LossTable(claims=together, run=run, place=place))
         return tables
 
-    def changes(self, claim: Claim, sets: Sequence[HeadSet]) -> Float[Tensor, "set query"]:
+    def changes(self, claim: Hypothesis, sets: Sequence[HeadSet]) -> Float[Tensor, "set query"]:
         """The sets' changes of loss at the queries that count for a claim."""
         losses = self.run.losses[:, claim.queries[self.run.queries]]
         return losses[[self.place[heads] for heads in sets]] - losses[self.place[()]]
 
     def trial(
         self,
-        claim: Claim,
+        claim: Hypothesis,
         heads: HeadSet,
         others: Sequence[HeadSet],
         *,
         are_all: bool,
         rank_in_layer: tuple[int, int] | None = None,
         explanation: Explanation | None = None,
-    ) -> Trial:
+    ) -> HypothesisTest:
         """A set's trial next to others, still to be judged."""
         sequence = sequence_of_query(claim)
         clean = self.run.losses[self.place[()], claim.queries[self.run.queries]]
         weight = 1 / claim.queries.sum(dim=1)[sequence]
-        return Trial(
+        return HypothesisTest(
             label=claim.label,
             heads=heads,
             stimulus=claim.stimulus,
@@ -160,7 +160,7 @@ class LossTable:
         )
 
 
-def sequence_of_query(claim: Claim) -> Int[Tensor, " query"]:
+def sequence_of_query(claim: Hypothesis) -> Int[Tensor, " query"]:
     """Which sequence each query that counts for a claim is of."""
     return claim.queries.nonzero()[:, 0]
 
@@ -170,7 +170,9 @@ def every_head(model: HookedModel, layers: Sequence[int]) -> list[Head]:
     return [Head(layer, head) for layer in layers for head in range(int(model.cfg.n_heads))]
 
 
-def judged(trials: Sequence[Trial], directions: Sequence[int], alpha: float) -> tuple[Trial, ...]:
+def judged(
+    trials: Sequence[HypothesisTest], directions: Sequence[int], alpha: float
+) -> tuple[HypothesisTest, ...]:
     """The trials with their false discovery rate (Benjamini and Hochberg) and verdict.
 
     The correction is over the trials that could survive at all: one with so few other sets that
@@ -196,12 +198,12 @@ def judged(trials: Sequence[Trial], directions: Sequence[int], alpha: float) -> 
     return tuple(found)
 
 
-def n_reaching(trial: Trial) -> int:
+def n_reaching(trial: HypothesisTest) -> int:
     """How many of the other sets reach a trial's change."""
     return round(trial.effect.p * (len(trial.effect.random) + 1)) - 1
 
 
-def _verdict(trial: Trial, direction: int) -> tuple[Verdict, str]:
+def _verdict(trial: HypothesisTest, direction: int) -> tuple[Verdict, str]:
     """The verdict as far as one trial goes, before its rank is judged."""
     effect, n_random = trial.effect, len(trial.effect.random)
     others = "other heads" if trial.rank_in_layer else "other sets"
@@ -221,7 +223,7 @@ def _verdict(trial: Trial, direction: int) -> tuple[Verdict, str]:
     return "survives", rank
 
 
-def _lagging(trial: Trial) -> str:
+def _lagging(trial: HypothesisTest) -> str:
     """Layers in which a set does less than most other heads, where there are others."""
     layers = trial.explanation.layers if trial.explanation else ()
     lagging = [part for part in layers if part.lags]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit.app.context import VisitorLeft, Visits
-from mi_toolkit.app.model_pool import ModelShelf, model_bytes
+from mi_toolkit.app.context import ClientDisconnected, Sessions
+from mi_toolkit.app.model_pool import ModelPool, model_bytes
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.load import load_model
@@ -13,19 +13,19 @@ from tests.models_here import TOYS
 
 
 def test_a_model_is_loaded_once_and_lent_again() -> None:
-    shelf = ModelShelf()
-    with shelf.lent("toy-gpt2") as first:
+    shelf = ModelPool()
+    with shelf.acquire("toy-gpt2") as first:
         pass
-    with shelf.lent("toy-gpt2") as second:
+    with shelf.acquire("toy-gpt2") as second:
         assert second is first
 
 
 def test_nobody_else_has_a_model_that_is_lent() -> None:
-    shelf = ModelShelf()
+    shelf = ModelPool()
     inside, most = [0], [0]
 
     def borrow() -> None:
-        with shelf.lent("toy-gpt2"):
+        with shelf.acquire("toy-gpt2"):
             inside[0] += 1
             most[0] = max(most[0], inside[0])
             time.sleep(0.05)
@@ -40,8 +40,8 @@ def test_nobody_else_has_a_model_that_is_lent() -> None:
 
 
 def test_two_models_are_lent_at_the_same_time() -> None:
-    shelf = ModelShelf()
-    with shelf.lent("toy-gpt2") as one, shelf.lent("toy-opt") as other:
+    shelf = ModelPool()
+    with shelf.acquire("toy-gpt2") as one, shelf.acquire("toy-opt") as other:
         assert one.cfg.model_name != other.cfg.model_name
 
 
@@ -50,14 +50,14 @@ def test_visitors_who_want_the_same_two_models_never_wait_for_each_other() -> No
         time.sleep(0.2)  # both visitors have begun before either has its second model
         return load_model(name)
 
-    shelf, deadline, had = ModelShelf(load=slow), time.monotonic() + 20, []
+    shelf, deadline, had = ModelPool(load=slow), time.monotonic() + 20, []
 
     def still_wanted() -> None:
         if time.monotonic() > deadline:
-            raise VisitorLeft("waited in vain")
+            raise ClientDisconnected("waited in vain")
 
     def borrow(*names: str) -> None:
-        with shelf.lent_together(names, still_wanted=still_wanted) as models:
+        with shelf.acquire_together(names, still_wanted=still_wanted) as models:
             had.append(sorted(models))
 
     pair = ("toy-gpt2", "toy-opt")
@@ -70,25 +70,25 @@ def test_visitors_who_want_the_same_two_models_never_wait_for_each_other() -> No
 
 
 def test_a_model_asked_for_twice_is_lent_once() -> None:
-    with ModelShelf().lent_together(["toy-gpt2", "toy-gpt2"]) as models:
+    with ModelPool().acquire_together(["toy-gpt2", "toy-gpt2"]) as models:
         assert list(models) == ["toy-gpt2"]
 
 
 def test_the_least_recently_used_model_makes_room() -> None:
     sizes = {name: model_bytes(load_model(name)) for name in TOYS[:3]}
     first, second, third = TOYS[:3]
-    shelf = ModelShelf(sizes[first] + sizes[second] + sizes[third] - 1)
+    shelf = ModelPool(sizes[first] + sizes[second] + sizes[third] - 1)
     for name in (first, second, first, third):
-        with shelf.lent(name):
+        with shelf.acquire(name):
             pass
     assert shelf.loaded == (first, third)
 
 
 def test_a_model_in_use_is_never_given_up() -> None:
     sizes = {"toy-gpt2": 0, "toy-opt": 2**20}
-    shelf = ModelShelf(2**20, size=lambda name: sizes[name])
-    with shelf.lent("toy-gpt2"):
-        with pytest.raises(ModelLoadError, match="Choose a smaller one"), shelf.lent("toy-opt"):
+    shelf = ModelPool(2**20, size=lambda name: sizes[name])
+    with shelf.acquire("toy-gpt2"):
+        with pytest.raises(ModelLoadError, match="Choose a smaller one"), shelf.acquire("toy-opt"):
             pass
         assert shelf.loaded == ("toy-gpt2",)
 
@@ -97,33 +97,33 @@ def test_a_model_too_large_for_the_server_is_refused_before_it_is_read() -> None
     def never(name: str) -> HookedModel:
         raise AssertionError(name)
 
-    shelf = ModelShelf(2**20, load=never, size=lambda name: 2**31)
+    shelf = ModelPool(2**20, load=never, size=lambda name: 2**31)
     refused = pytest.raises(ModelLoadError, match=r"takes 2\.0 GiB, and this server has 0\.0 GiB")
-    with refused, shelf.lent("gpt2-xl"):
+    with refused, shelf.acquire("gpt2-xl"):
         pass
     assert shelf.loaded == ()
 
 
 def test_a_model_that_does_not_load_can_be_asked_for_again(tmp_path: Path) -> None:
-    shelf = ModelShelf(size=lambda name: 0)
+    shelf = ModelPool(size=lambda name: 0)
     for _ in range(2):
-        with pytest.raises(ModelLoadError, match=r"no config\.json"), shelf.lent(str(tmp_path)):
+        with pytest.raises(ModelLoadError, match=r"no config\.json"), shelf.acquire(str(tmp_path)):
             pass
 
 
 def test_who_has_left_waits_no_longer() -> None:
-    shelf, visits = ModelShelf(), Visits()
+    shelf, visits = ModelPool(), Sessions()
     still_there = visits.begin("visitor")
     told: list[str] = []
 
     def wait() -> None:
         try:
-            with shelf.lent("toy-gpt2", still_wanted=still_there):
+            with shelf.acquire("toy-gpt2", still_wanted=still_there):
                 told.append("lent")
-        except VisitorLeft:
+        except ClientDisconnected:
             told.append("left")
 
-    with shelf.lent("toy-gpt2"):
+    with shelf.acquire("toy-gpt2"):
         waiting = threading.Thread(target=wait)
         waiting.start()
         visits.leave("visitor")
@@ -132,10 +132,10 @@ def test_who_has_left_waits_no_longer() -> None:
 
 
 def test_a_session_that_left_and_is_done_is_forgotten() -> None:
-    visits = Visits()
+    visits = Sessions()
     still_there = visits.begin("visitor")
     visits.leave("visitor")
-    with pytest.raises(VisitorLeft):
+    with pytest.raises(ClientDisconnected):
         still_there()
     visits.end("visitor")
     visits.begin("visitor")()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mi_toolkit.core import attention_swap
-from mi_toolkit.core.attention_swap import attention_by, obstacle
+from mi_toolkit.core.attention_swap import attention_by, unsupported_reason
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError
 from mi_toolkit.core.model import pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
@@ -125,7 +125,7 @@ def both_paths(
     monkeypatch.setattr("mi_toolkit.heads.classify.tokenise", fed(batch))
     blocks = classify_heads(model, "")
     with monkeypatch.context() as patched:
-        patched.setattr(stimulus_run, "obstacle", lambda *_: "asked for by a test")
+        patched.setattr(stimulus_run, "unsupported_reason", lambda *_: "asked for by a test")
         whole = classify_heads(model, "")
     return blocks, whole
 
@@ -204,11 +204,11 @@ def test_a_hook_on_patterns_has_them_made_whole() -> None:
     model, seen = loaded("toy-gpt2"), []
     hook = (pattern_hook(1), lambda pattern, hook: seen.append(pattern.shape))
     with model.hooks(fwd_hooks=[hook]):
-        assert "has a hook" in obstacle(model, [1])
+        assert "has a hook" in unsupported_reason(model, [1])
         report = classify_heads(model, torch.arange(3, 40))
     assert report.provenance.attention == {"prompt": WHOLE}
     assert seen
-    assert obstacle(model, [1]) is None
+    assert unsupported_reason(model, [1]) is None
 
 
 def test_an_unknown_attention_is_measured_on_whole_patterns(

@@ -1,0 +1,148 @@
+"""`view`: any result as something to look at, in a notebook, as HTML or as a picture."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any, overload
+
+from mi_toolkit.activations.statistics import ActivationStatistics
+from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.model_comparison import ModelComparison
+from mi_toolkit.compare.stimuli import StimulusComparison
+from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.draw.ablation import view_ablation
+from mi_toolkit.draw.attribution import AttributionView, view_attribution
+from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
+from mi_toolkit.draw.confirmation import ConfirmationView, view_confirmation
+from mi_toolkit.draw.generation import GenerationView, view_generation
+from mi_toolkit.draw.page import View
+from mi_toolkit.draw.patching import Found, view_patching
+from mi_toolkit.draw.picture import PictureView
+from mi_toolkit.draw.pipeline import PipelineView, view_pipeline
+from mi_toolkit.draw.position import PositionView, view_position
+from mi_toolkit.draw.report import ReportView, view_report, view_untrained
+from mi_toolkit.draw.sensitivity import view_fidelity
+from mi_toolkit.draw.statistics import StatisticsView, view_statistics
+from mi_toolkit.draw.verification import VerificationView, view_verification
+from mi_toolkit.draw.weights import WeightsView, view_weights
+from mi_toolkit.heads.control import UntrainedControl
+from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.interventions.attribution_patching import AttributionPatching, EdgeAttribution
+from mi_toolkit.interventions.confirm.confirmation import Confirmation
+from mi_toolkit.interventions.direct_attribution import DirectAttribution
+from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.patching import Patching
+from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.text.generation import Generation
+from mi_toolkit.text.pipeline import Pipeline
+from mi_toolkit.verification.verify import Verification
+from mi_toolkit.weights.fidelity import ScoreFidelity
+from mi_toolkit.weights.prompt_effect import PerturbationEffect
+from mi_toolkit.weights.run_comparison import RunComparison
+from mi_toolkit.weights.weight_scores import WeightScores
+
+
+@overload
+def view(result: HeadReport) -> ReportView: ...
+@overload
+def view(result: UntrainedControl, report: HeadReport | None = None) -> PictureView: ...
+@overload
+def view(result: Confirmation) -> ConfirmationView: ...
+@overload
+def view(result: Pipeline) -> PipelineView: ...
+@overload
+def view(result: Pipeline, position: int, *, top_k: int = 5) -> PositionView: ...
+@overload
+def view(result: Generation) -> GenerationView: ...
+@overload
+def view(result: Attribution) -> AttributionView: ...
+@overload
+def view(result: Verification) -> VerificationView: ...
+@overload
+def view(result: ActivationStatistics, name: Any, units: Any = None) -> StatisticsView: ...
+@overload
+def view(
+    result: WeightScores,
+    k: int = 20,
+    *,
+    report: HeadReport | None = None,
+    effect: PerturbationEffect | None = None,
+) -> WeightsView: ...
+@overload
+def view(
+    result: AblationEffect
+    | AblationSweep
+    | Found
+    | ModelComparison
+    | LengthSweep
+    | StimulusComparison
+    | RunComparison
+    | ScoreFidelity,
+) -> PictureView: ...
+def view(result: Any, *how: Any, **options: Any) -> View:
+    """A result as something to look at: in a notebook as the last line of a cell, or saved.
+
+    Args:
+        result: what a function of the library returned.
+        how: what its kind of view asks for: the `position` of a pipeline whose predictions are
+            wanted, the `name` and `units` of statistics, how many of the highest weights.
+        options: the same by name: `report`, next to which an untrained control or scores of weights
+            are shown; `effect`, what perturbing them did; `top_k` predictions.
+
+    Returns:
+        A view: it shows itself in a notebook; `save_html` writes a page that needs no network,
+        `save_png` and `save_svg`, where it has them, a picture. `Page` puts several on one page.
+
+    Raises:
+        UnknownNameError: there is no view of such a thing; the message says what to view instead.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> traced = mi.trace_pipeline(model, "one two three one two")
+        >>> mi.view(traced)
+        PipelineView of 'one two three one two' on toy-gpt2
+        >>> mi.view(traced, position=1).position
+        1
+    """
+    return _view(result, *how, **options)
+
+
+@singledispatch
+def _view(result: Any, *_: Any, **__: Any) -> View:
+    if hasattr(result, "hook_dict"):
+        raise UnknownNameError(
+            "A model is no result: mi.view(mi.classify_heads(model)) shows what its heads do, "
+            "mi.view_attention(model, prompt) where they look."
+        )
+    raise UnknownNameError(
+        f"There is no view of a {type(result).__name__}: mi.view takes what a function of the "
+        "library returned, mi.view_attention a model and a prompt, or recorded patterns."
+    )
+
+
+def _view_pipeline(traced: Pipeline, position: int | None = None, *, top_k: int = 5) -> View:
+    if position is None:
+        return view_pipeline(traced)
+    return view_position(traced, position, top_k=top_k)
+
+
+_view.register(HeadReport)(view_report)
+_view.register(UntrainedControl)(view_untrained)
+_view.register(Confirmation)(view_confirmation)
+_view.register(Pipeline)(_view_pipeline)
+_view.register(Generation)(view_generation)
+_view.register(Attribution)(view_attribution)
+_view.register(Verification)(view_verification)
+_view.register(ActivationStatistics)(view_statistics)
+_view.register(WeightScores)(view_weights)
+_view.register(ModelComparison)(view_comparison)
+_view.register(LengthSweep)(view_sweep)
+_view.register(StimulusComparison)(view_stimuli)
+_view.register(RunComparison)(view_runs)
+_view.register(ScoreFidelity)(view_fidelity)
+for _ablated in (AblationEffect, AblationSweep):
+    _view.register(_ablated)(view_ablation)
+for _patched in (Patching, AttributionPatching, EdgeAttribution, DirectAttribution):
+    _view.register(_patched)(view_patching)
