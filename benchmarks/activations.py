@@ -147,7 +147,7 @@ def recording_table(model: HookedModel, n_documents: int) -> str:
     return table(header, rows)
 
 
-def read_random(store: mi.ActivationStore) -> torch.Tensor:
+def read_random(store: mi.activations.ActivationStore) -> torch.Tensor:
     """As many rows as a batch has tokens, from anywhere."""
     rows = torch.randint(len(store), (BATCH * TOKENS,))
     return store.read(store.names[0], rows).clone()

@@ -33,7 +33,7 @@ LABELS = ["induction", "previous_token"]
 MOST = 12
 """Backups that the page lists."""
 
-Result = TypeVar("Result", mi.HeadReport, mi.Confirmation)
+Result = TypeVar("Result", mi.HeadReport, mi.interventions.Confirmation)
 
 
 def main() -> None:
@@ -68,17 +68,17 @@ def main() -> None:
         "resume": options.resume,
     }
     together = kept(
-        mi.Confirmation,
+        mi.interventions.Confirmation,
         options.resume,
         "together",
         lambda: mi.confirm_heads(model, report, shapley=options.shapley, **asked),
     )
     print(together, f"{time.process_time():.0f} s of processor", sep="\n", flush=True)
     alone = kept(
-        mi.Confirmation,
+        mi.interventions.Confirmation,
         options.resume,
         "alone",
-        lambda: mi.confirm_each_head(model, report, **asked),
+        lambda: mi.interventions.confirm_each_head(model, report, **asked),
     )
     print(alone, f"{time.process_time():.0f} s of processor", sep="\n", flush=True)
     page = render(report, together, alone, options.tokens)
@@ -102,7 +102,10 @@ def kept(kind: type[Result], folder: Path | None, name: str, make: Callable[[], 
 
 
 def render(
-    report: mi.HeadReport, together: mi.Confirmation, alone: mi.Confirmation, n_tokens: int
+    report: mi.HeadReport,
+    together: mi.interventions.Confirmation,
+    alone: mi.interventions.Confirmation,
+    n_tokens: int,
 ) -> str:
     """The page."""
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())

@@ -79,7 +79,7 @@ def controls(model: Any, batch: TokenBatch) -> None:
         qualities(model, batch, [], batch_size=BATCH_SIZE, progress=False)
     one = (time.perf_counter() - start) / 2
     start = time.perf_counter()
-    mi.perturbation_test(model, scores, batch, k=[100], controls=["random"], progress=False)
+    mi.weights.perturbation_test(model, scores, batch, k=[100], controls=["random"], progress=False)
     took = time.perf_counter() - start
     print(
         f"unchanged model, top and 20 random controls at k=100: {took / one:.1f} evaluations of "

@@ -93,7 +93,7 @@ passages.
 {parts}"""
 
 
-def part(name: str, found: mi.SuperWeights, min_spike: float, ratio: float) -> str:
+def part(name: str, found: mi.weights.SuperWeights, min_spike: float, ratio: float) -> str:
     """One model's section."""
     before = found.baseline
     n_confirmed, n = len(found.confirmed), len(found.candidates)

@@ -26,7 +26,7 @@ def _first_share(rows: Any, following: Any) -> tuple[Tensor, Tensor]:
     return share, torch.ones_like(share)
 
 
-WHOLE_ROWS = mi.DistributionBehaviour(
+WHOLE_ROWS = mi.heads.DistributionBehaviour(
     name="first_share",
     meaning="attention on the first token",
     trigger="any text",
@@ -46,7 +46,7 @@ JOBS: Mapping[str, Job] = {
     "classify_heads, whole patterns": lambda model, _: mi.classify_heads(
         model, PROMPT, behaviours=["previous_token", "induction", WHOLE_ROWS]
     ),
-    "copying_scores": lambda model, _: mi.copying_scores(model),
+    "copying_scores": lambda model, _: mi.heads.copying_scores(model),
     "confirm_heads": lambda model, _: mi.confirm_heads(
         model, {"induction": ["L2H0"]}, n_sequences=4
     ),
@@ -67,7 +67,7 @@ JOBS: Mapping[str, Job] = {
     "activation_patching": lambda model, _: mi.activation_patching(
         model, CLEAN, CORRUPTED, target=" the"
     ),
-    "attribution_patching": lambda model, _: mi.attribution_patching(
+    "attribution_patching": lambda model, _: mi.interventions.attribution_patching(
         model, CLEAN, CORRUPTED, target=" the"
     ),
     **{
@@ -75,7 +75,7 @@ JOBS: Mapping[str, Job] = {
         for metric in ("grad_x_weight", "fisher", "hessian_diag", "wanda", "random")
     },
     "score_weights, weight_integrated_gradients": _scored("weight_integrated_gradients"),
-    "perturbation_effect": lambda model, _: mi.perturbation_effect(
+    "perturbation_effect": lambda model, _: mi.weights.perturbation_effect(
         model, PROMPT, [WEIGHT], "gaussian", n_random=1, max_new_tokens=0
     ),
     "find_super_weights": lambda model, _: mi.find_super_weights(model, TEXTS, search=TEXTS),

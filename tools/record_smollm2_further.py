@@ -39,7 +39,10 @@ def main() -> None:
     model = mi.load_model(MODEL)
     report = mi.classify_heads(model, behaviours=list(MEASURED))
     sentence = torch.tensor([model.tokenizer.bos_token_id, *model.tokenizer.encode(TEXT)])
-    giving, needle = mi.ioi_prompts(model), mi.needle_prompts(model, n_tokens=96, n_sequences=3)
+    giving, needle = (
+        mi.core.ioi_prompts(model),
+        mi.core.needle_prompts(model, n_tokens=96, n_sequences=3),
+    )
     texts = {
         "offset_3": (sentence, {}),
         "name_mover": _shortest(giving),

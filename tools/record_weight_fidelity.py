@@ -35,7 +35,7 @@ def main() -> None:
     found = {}
     for metric in SCORERS:
         scores = mi.score_weights(model, scored, metric)
-        fidelity = mi.score_fidelity(model, scores, held_out, n=N_WEIGHTS)
+        fidelity = mi.weights.score_fidelity(model, scores, held_out, n=N_WEIGHTS)
         rows = fidelity.to_pandas()[["stratum", "score", "loss_rise"]]
         trust = fidelity.summary()
         found[metric] = {

@@ -266,21 +266,21 @@ def test_the_repr_names_axes_and_sizes() -> None:
 def test_saved_activations_come_back(tmp_path: Path) -> None:
     recorded = mi.record(loaded("toy-gpt2"), TEXTS, ["z", "pattern"], positions="last")
     recorded.save(tmp_path / "a.safetensors")
-    back = mi.Activations.load(tmp_path / "a.safetensors")
+    back = mi.activations.Activations.load(tmp_path / "a.safetensors")
     assert repr(back) == repr(recorded)
     assert list(back) == list(recorded)
     assert all(torch.equal(back[hook], recorded[hook]) for hook in recorded)
     assert back.texts == recorded.texts
     assert torch.equal(back.positions, recorded.positions)
     with pytest.raises(ReportError, match="No recording of activations at"):
-        mi.Activations.load(tmp_path / "b.safetensors")
+        mi.activations.Activations.load(tmp_path / "b.safetensors")
 
 
 def test_to_and_from_transformerlens_cache() -> None:
     model = loaded("toy-gpt2")
     ids = tokenise(model, TEXTS[0]).ids
     _, cache = model.run_with_cache(ids)
-    taken = mi.Activations.from_cache(cache, model, ids)
+    taken = mi.activations.Activations.from_cache(cache, model, ids)
     recorded = mi.record(model, ids, ["resid_post", "z", "pattern"])
     for hook, tensor in recorded.items():
         assert torch.equal(taken[hook], tensor)
@@ -288,11 +288,13 @@ def test_to_and_from_transformerlens_cache() -> None:
     assert torch.equal(back["resid_post", 2], cache["resid_post", 2])
     assert torch.equal(back["pattern", 1, "attn"], cache["pattern", 1, "attn"])
     flat = model.run_with_cache(ids, remove_batch_dim=True)[1]
-    assert torch.equal(mi.Activations.from_cache(flat, model, ids)["z", 0], recorded["z", 0])
+    assert torch.equal(
+        mi.activations.Activations.from_cache(flat, model, ids)["z", 0], recorded["z", 0]
+    )
     with pytest.raises(ActivationsError, match="holds all positions"):
         mi.record(model, ids, "z", positions="last").to_cache(model)
     with pytest.raises(ActivationsError, match="nothing per token of 1 prompts of 2 tokens"):
-        mi.Activations.from_cache(cache, model, ids[:, :2])
+        mi.activations.Activations.from_cache(cache, model, ids[:, :2])
 
 
 def test_a_view_takes_recorded_patterns() -> None:

@@ -160,7 +160,7 @@ def test_heads_have_units_of_two_numbers() -> None:
 def test_saved_statistics_come_back(tmp_path: Path) -> None:
     statistics = mi.activation_statistics(loaded("toy-gpt2"), TEXTS, ["z", "mlp_post"], top_k=2)
     statistics.save(tmp_path / "s.safetensors")
-    back = mi.ActivationStatistics.load(tmp_path / "s.safetensors")
+    back = mi.activations.ActivationStatistics.load(tmp_path / "s.safetensors")
     assert repr(back) == repr(statistics)
     assert back.to_pandas().equals(statistics.to_pandas())
     assert back.top(("mlp_post", 2), 5).equals(statistics.top(("mlp_post", 2), 5))

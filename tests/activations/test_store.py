@@ -35,7 +35,7 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> mi.ActivationStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> mi.activations.ActivationStore:
     folder = tmp_path_factory.mktemp("stores") / "store"
     names = ["resid_post", ("z", 1)]
     return mi.record_to_disk(loaded("toy-gpt2"), TEXTS, names, folder, batch_size=2, shard_size=12)
@@ -66,7 +66,9 @@ def test_a_store_holds_what_record_gives(name: str, tmp_path: Path) -> None:
     assert index.document.map({0: 0, 2: 1, 3: 2, 4: 3}).tolist() == table.prompt.tolist()
 
 
-def test_shards_are_of_whole_batches_and_hold_all_rows_once(store: mi.ActivationStore) -> None:
+def test_shards_are_of_whole_batches_and_hold_all_rows_once(
+    store: mi.activations.ActivationStore,
+) -> None:
     assert len(store.manifest.shards) > 1
     assert sum(shard.rows for shard in store.manifest.shards) == len(store) == len(store.index())
     assert all(shard.rows >= 12 for shard in store.manifest.shards[:-1])
@@ -74,7 +76,9 @@ def test_shards_are_of_whole_batches_and_hold_all_rows_once(store: mi.Activation
     assert (store.n_documents, store.manifest.place.empty) == (5, 1)
 
 
-def test_slices_by_document_and_position_are_those_rows(store: mi.ActivationStore) -> None:
+def test_slices_by_document_and_position_are_those_rows(
+    store: mi.activations.ActivationStore,
+) -> None:
     everything, index = store.read(("z", 1)), store.index()
     by_document = store.read("z", document=3)
     assert torch.equal(by_document, everything[torch.tensor(index.document.to_numpy() == 3)])
@@ -245,7 +249,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], t
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> mi.ActivationStore:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> mi.activations.ActivationStore:
     """What a run that nobody stops makes."""
     folder = tmp_path_factory.mktemp("whole") / "store"
     return mi.record_to_disk(loaded("toy-gpt2"), killed.TEXTS, path=folder, **killed.OPTIONS)
@@ -255,7 +259,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> mi.ActivationStore:
 def test_a_killed_run_goes_on_to_the_same_bytes(
     run: tuple[str, int],
     stopped: dict[tuple[str, int], tuple[Path, int]],
-    whole: mi.ActivationStore,
+    whole: mi.activations.ActivationStore,
 ) -> None:
     folder, code = stopped[run]
     assert code == -signal.SIGKILL, folder.with_suffix(".err").read_text()
@@ -306,7 +310,7 @@ def test_a_writer_that_fails_ends_with_an_error_and_a_store(
     assert len(mi.open_activations(folder, verify=True)) == 0
 
 
-def copied(store: mi.ActivationStore, to: Path) -> Path:
+def copied(store: mi.activations.ActivationStore, to: Path) -> Path:
     shutil.copytree(store.folder, to)
     return to
 

@@ -18,7 +18,7 @@ MODELS = ["toy-gpt2", "toy-qwen2"]
 
 
 @pytest.fixture(scope="module")
-def atlas(tmp_path_factory: pytest.TempPathFactory) -> mi.HeadAtlas:
+def atlas(tmp_path_factory: pytest.TempPathFactory) -> mi.atlas.HeadAtlas:
     return mi.head_atlas(MODELS, tmp_path_factory.mktemp("atlas"))
 
 
@@ -30,7 +30,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_it_holds_the_standard_report_of_every_model(atlas: mi.HeadAtlas) -> None:
+def test_it_holds_the_standard_report_of_every_model(atlas: mi.atlas.HeadAtlas) -> None:
     alone = mi.classify_heads(mi.load_model("toy-qwen2"))
     assert atlas.report("toy-qwen2").to_pandas().equals(alone.to_pandas())
     table = atlas.to_pandas()
@@ -38,8 +38,8 @@ def test_it_holds_the_standard_report_of_every_model(atlas: mi.HeadAtlas) -> Non
     assert len(table) == sum(len(atlas.report(name).to_pandas()) for name in MODELS)
 
 
-def test_it_is_opened_again(atlas: mi.HeadAtlas) -> None:
-    again = mi.HeadAtlas.load(atlas.folder)
+def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
+    again = mi.atlas.HeadAtlas.load(atlas.folder)
     assert again.models == tuple(MODELS)
     assert again.provenance("toy-gpt2")["facts"]["family"] == "GPT-2"
     assert again.profiles("toy-gpt2")[0].label == "previous_token"
@@ -47,7 +47,7 @@ def test_it_is_opened_again(atlas: mi.HeadAtlas) -> None:
         again.report("toy-opt")
 
 
-def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.HeadAtlas) -> None:
+def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.atlas.HeadAtlas) -> None:
     files = files_of(atlas.folder)
     index, summary = files["index.html"].decode(), files["summary.md"].decode()
     for name in MODELS:
@@ -59,7 +59,7 @@ def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.HeadAtlas
     assert "http" not in index.replace("http-equiv", "")
 
 
-def test_counts_on_the_index_are_the_reports(atlas: mi.HeadAtlas) -> None:
+def test_counts_on_the_index_are_the_reports(atlas: mi.atlas.HeadAtlas) -> None:
     summary = (atlas.folder / "summary.md").read_text(encoding="utf-8")
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]]
@@ -73,7 +73,7 @@ def test_counts_on_the_index_are_the_reports(atlas: mi.HeadAtlas) -> None:
         assert counts[label].startswith(f"{count} (")
 
 
-def test_nothing_in_it_tells_the_machine(atlas: mi.HeadAtlas) -> None:
+def test_nothing_in_it_tells_the_machine(atlas: mi.atlas.HeadAtlas) -> None:
     told = [str(Path.home()), str(Path(mi.__file__).parent), str(atlas.folder)]
     for name, content in files_of(atlas.folder).items():
         for secret in told:
@@ -81,7 +81,7 @@ def test_nothing_in_it_tells_the_machine(atlas: mi.HeadAtlas) -> None:
 
 
 def test_done_models_are_not_measured_again(
-    atlas: mi.HeadAtlas, monkeypatch: pytest.MonkeyPatch
+    atlas: mi.atlas.HeadAtlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_of(atlas.folder)
     monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
@@ -91,7 +91,7 @@ def test_done_models_are_not_measured_again(
 
 @pytest.mark.parametrize("spoil", ["protocol", "cut", "gone"])
 def test_another_protocol_or_a_spoilt_file_is_measured_again(
-    spoil: str, atlas: mi.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoil: str, atlas: mi.atlas.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, content in files_of(atlas.folder).items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def test_another_protocol_or_a_spoilt_file_is_measured_again(
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_been_killed(
-    atlas: mi.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    atlas: mi.atlas.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = f"import mi_toolkit as mi; mi.head_atlas({MODELS}, {str(tmp_path)!r})"
     done = tmp_path / "models" / "toy-gpt2" / "provenance.json"
@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_been_killed(
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "atlas.json").exists()
     with pytest.raises(ReportError, match="No head atlas at"):
-        mi.HeadAtlas.load(tmp_path)
+        mi.atlas.HeadAtlas.load(tmp_path)
     # As if it had been killed within a write, too.
     (tmp_path / "models" / "toy-qwen2").mkdir(exist_ok=True)
     (tmp_path / "models" / "toy-qwen2" / ".report.safetensors.x1y2").write_bytes(b"half a rep")
@@ -170,4 +170,4 @@ def test_models_that_cannot_be_are_errors_before_any_work(
 def test_an_atlas_of_another_version_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "atlas.json").write_text(json.dumps({"format": "mi_toolkit head atlas 0"}))
     with pytest.raises(ReportError, match="of another version"):
-        mi.HeadAtlas.load(tmp_path)
+        mi.atlas.HeadAtlas.load(tmp_path)

@@ -14,7 +14,7 @@ MOST_BYTES = 3 * 10**6
 
 def test_it_is_small_and_whole(repository: Path) -> None:
     folder = repository / "docs" / "atlas"
-    atlas = mi.HeadAtlas.load(folder)
+    atlas = mi.atlas.HeadAtlas.load(folder)
     assert atlas.models == (*TOYS, "smollm2-135m-instruct")
     assert len(atlas.report("smollm2-135m-instruct").heads("previous_token")) > 5
     assert set(atlas.to_pandas()["model"]) == set(atlas.models)
@@ -26,7 +26,7 @@ def test_it_is_small_and_whole(repository: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TOYS)
 def test_its_labels_are_what_the_library_finds_now(name: str, repository: Path) -> None:
-    kept = mi.HeadAtlas.load(repository / "docs" / "atlas").report(name)
+    kept = mi.atlas.HeadAtlas.load(repository / "docs" / "atlas").report(name)
     now = mi.classify_heads(loaded(name))
     for label in kept.label_names:
         assert kept.heads(label) == now.heads(label), label

@@ -13,7 +13,7 @@ import torch
 import mi_toolkit as mi
 from mi_toolkit.atlas.headvis import intervals, max_activation, sparse_attention
 from mi_toolkit.core.errors import UnknownNameError
-from mi_toolkit.heads.patterns import patterns_of
+from mi_toolkit.core.passes import patterns_of
 from tests.models_here import loaded
 
 TEXTS = [f"Mary gave John the {n} keys, and John gave Mary the {n} books." for n in range(12)]
@@ -28,7 +28,7 @@ def report() -> mi.HeadReport:
 @pytest.fixture(scope="module")
 def data(report: mi.HeadReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    mi.export_headvis(loaded("toy-gpt2"), report, folder, heads=HEADS)
+    mi.atlas.export_headvis(loaded("toy-gpt2"), report, folder, heads=HEADS)
     return folder
 
 
@@ -121,4 +121,4 @@ def test_tables_and_histogram_have_the_shapes_of_the_contract(data: Path) -> Non
 
 def test_a_head_that_is_not_there_is_an_error(report: mi.HeadReport, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="'L9H9'"):
-        mi.export_headvis(loaded("toy-gpt2"), report, tmp_path, heads=["L9H9"])
+        mi.atlas.export_headvis(loaded("toy-gpt2"), report, tmp_path, heads=["L9H9"])

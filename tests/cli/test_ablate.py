@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit import AblationEffect, AblationSweep
 from mi_toolkit.cli import options
 from mi_toolkit.cli.app import run
+from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.sweep import AblationSweep
 
 PROMPT = "Mary and John went to"
 

@@ -21,7 +21,7 @@ def test_compare_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixtu
     files = ["--output", str(tmp_path), "--html", str(page), "--png", str(picture)]
     assert run([*PAIR, *files]) == 0
     out = capsys.readouterr().out
-    comparison = mi.ModelComparison.load(tmp_path)
+    comparison = mi.compare.ModelComparison.load(tmp_path)
     assert comparison.models == ("toy-gpt2", "toy-qwen2")
     assert "differ in architecture alone" in out
     share, chance = (
@@ -60,9 +60,9 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert run([*SWEEP, "--output", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 0
     first = capsys.readouterr().out
     assert re.search(r"induction\s+L2H0\s+\d\.\d\d\*\s+\d\.\d\d\*", first)
-    assert mi.LengthSweep.load(tmp_path).lengths == (16, 32)
+    assert mi.compare.LengthSweep.load(tmp_path).lengths == (16, 32)
     monkeypatch.setattr(
-        "mi_toolkit.compare.length_sweep.classify_heads", lambda *_, **__: pytest.fail("again")
+        "mi_toolkit.compare.lengths.classify_heads", lambda *_, **__: pytest.fail("again")
     )
     assert run([*SWEEP, "--output", str(tmp_path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -83,7 +83,7 @@ def test_stimuli_tells_where_labels_hold_and_draws_it(
     assert run([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     reports = [mi.classify_heads(mi.load_model("toy-gpt2"), t) for t in (None, TEXT)]
-    pair = mi.compare_stimuli({**reports[0].parts, "prompt": reports[1]}).pairs
+    pair = mi.compare.compare_stimuli({**reports[0].parts, "prompt": reports[1]}).pairs
     wanted = [each.rank_correlation for each in pair if each.behaviour == "induction"]
     assert [row["rank_correlation"] for row in found["pairs"]] == pytest.approx(wanted, abs=1e-6)
 
@@ -97,7 +97,7 @@ def test_atlas_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(["atlas", "toy-opt", "--output", str(tmp_path), "--json"]) == 0
     counts = json.loads(capsys.readouterr().out)["models"]["toy-opt"]
     assert counts["induction"] == len(
-        mi.HeadAtlas.load(tmp_path).report("toy-opt").heads("induction")
+        mi.atlas.HeadAtlas.load(tmp_path).report("toy-opt").heads("induction")
     )
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit import Confirmation, classify_heads
+from mi_toolkit import classify_heads
 from mi_toolkit.cli import confirm as cli
 from mi_toolkit.cli import options
 from mi_toolkit.cli.app import run
 from mi_toolkit.interventions.confirm import label_sets
+from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from tests.models_here import loaded
 
 FEW = ["--n-sequences", "3"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit import Generation
 from mi_toolkit.cli.app import run
+from mi_toolkit.text.generation import Generation
 
 PROMPT = "Mary and John went to"
 

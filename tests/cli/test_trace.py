@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit import Pipeline
 from mi_toolkit.cli.app import run
+from mi_toolkit.text.pipeline import Pipeline
 
 PROMPT = "Mary and John went to"
 

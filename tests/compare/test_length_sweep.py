@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.compare import length_sweep as module
-from mi_toolkit.compare.length_sweep import of_length
+from mi_toolkit.compare import lengths as module
+from mi_toolkit.compare.lengths import of_length
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tokenizer import standard_beginning
@@ -15,11 +15,11 @@ from tests.models_here import loaded
 
 
 @pytest.fixture(scope="module")
-def sweep() -> mi.LengthSweep:
+def sweep() -> mi.compare.LengthSweep:
     return mi.length_sweep(loaded("toy-gpt2"), [32, 16], n_sequences=8)
 
 
-def test_a_sweep_is_separate_classifications(sweep: mi.LengthSweep) -> None:
+def test_a_sweep_is_separate_classifications(sweep: mi.compare.LengthSweep) -> None:
     model = loaded("toy-gpt2")
     assert sweep.lengths == (16, 32)
     ids = repeated_random(model, n_tokens=16, n_sequences=8).ids
@@ -35,25 +35,25 @@ def test_a_sweep_is_separate_classifications(sweep: mi.LengthSweep) -> None:
         )
 
 
-def test_every_sequence_has_exactly_the_length(sweep: mi.LengthSweep) -> None:
+def test_every_sequence_has_exactly_the_length(sweep: mi.compare.LengthSweep) -> None:
     for (_, length), report in sweep.reports.items():
         (batch,) = report.tokens.values()
         assert set(batch.lengths.tolist()) == {length + 1}  # and a BOS
         assert batch.has_bos.all()
 
 
-def test_the_second_half_of_random_tokens_is_the_first(sweep: mi.LengthSweep) -> None:
+def test_the_second_half_of_random_tokens_is_the_first(sweep: mi.compare.LengthSweep) -> None:
     (batch,) = sweep.report("repeated_random", 16).tokens.values()
     assert torch.equal(batch.ids[:, 1:9], batch.ids[:, 9:])
 
 
-def test_positional_is_not_measured_where_it_would_mislead(sweep: mi.LengthSweep) -> None:
+def test_positional_is_not_measured_where_it_would_mislead(sweep: mi.compare.LengthSweep) -> None:
     assert not sweep.measured("positional", "repeated_random")
     assert sweep.measured("positional", "natural")
     assert "positional" in sweep.behaviours
 
 
-def test_figures_and_labels_are_the_reports(sweep: mi.LengthSweep) -> None:
+def test_figures_and_labels_are_the_reports(sweep: mi.compare.LengthSweep) -> None:
     figures, holds = sweep.figures("induction", "natural"), sweep.holds("induction", "natural")
     assert figures.shape == holds.shape == (2, 4, 4)
     assert torch.equal(figures[1], sweep.report("natural", 32)["induction"])
@@ -61,7 +61,9 @@ def test_figures_and_labels_are_the_reports(sweep: mi.LengthSweep) -> None:
     assert held == {str(head) for head in sweep.report("natural", 32).heads("induction")}
 
 
-def test_the_table_has_a_row_per_stimulus_length_behaviour_and_head(sweep: mi.LengthSweep) -> None:
+def test_the_table_has_a_row_per_stimulus_length_behaviour_and_head(
+    sweep: mi.compare.LengthSweep,
+) -> None:
     table = sweep.to_pandas()
     n_behaviours = sum(len(report.behaviours) for report in sweep.reports.values())
     assert len(table) == n_behaviours * 16
@@ -77,7 +79,7 @@ def test_the_table_has_a_row_per_stimulus_length_behaviour_and_head(sweep: mi.Le
     assert row["null"] == pytest.approx(float(report.null[report.index("induction"), 2, 0]))
 
 
-def test_the_label_table_says_at_which_lengths_a_label_holds(sweep: mi.LengthSweep) -> None:
+def test_the_label_table_says_at_which_lengths_a_label_holds(sweep: mi.compare.LengthSweep) -> None:
     rows = {
         (row["stimulus"], row["label"], row["head"]): row
         for row in sweep.label_table().to_dict("records")
@@ -90,7 +92,7 @@ def test_the_label_table_says_at_which_lengths_a_label_holds(sweep: mi.LengthSwe
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(
-    tmp_path: Path, sweep: mi.LengthSweep, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, sweep: mi.compare.LengthSweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, classify, calls = loaded("toy-gpt2"), module.classify_heads, []
 
@@ -104,12 +106,12 @@ def test_an_interrupted_sweep_goes_on_where_it_stopped(
     with pytest.raises(KeyboardInterrupt):
         mi.length_sweep(model, [16, 32], n_sequences=8, folder=tmp_path)
     with pytest.raises(ReportError, match="No length sweep at"):
-        mi.LengthSweep.load(tmp_path)
+        mi.compare.LengthSweep.load(tmp_path)
     calls.clear()
     resumed = mi.length_sweep(model, [16, 32], n_sequences=8, folder=tmp_path)
     assert len(calls) == 1
     assert resumed.to_pandas().equals(sweep.to_pandas())
-    assert mi.LengthSweep.load(tmp_path).to_pandas().equals(sweep.to_pandas())
+    assert mi.compare.LengthSweep.load(tmp_path).to_pandas().equals(sweep.to_pandas())
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"min_lift": 0.5}, {"n_sequences": 9}])
@@ -156,6 +158,6 @@ def test_lengths_that_cannot_be_are_errors(
         mi.length_sweep(loaded("toy-gpt2"), lengths, text=text, behaviours="induction")
 
 
-def test_a_report_that_is_not_there_is_named(sweep: mi.LengthSweep) -> None:
+def test_a_report_that_is_not_there_is_named(sweep: mi.compare.LengthSweep) -> None:
     with pytest.raises(UnknownNameError, match="repeated_random at 99"):
         sweep.report("repeated_random", 99)

@@ -20,7 +20,7 @@ TEXTS = ["When Mary and John went to the store, John gave a drink to Mary.", "On
 
 
 @pytest.fixture(scope="module")
-def comparison() -> mi.ModelComparison:
+def comparison() -> mi.compare.ModelComparison:
     return mi.compare_models([loaded("toy-gpt2"), loaded("toy-qwen2")], TEXTS)
 
 
@@ -32,7 +32,7 @@ def test_a_model_agrees_with_itself_everywhere() -> None:
     assert ones.reset_index(drop=True).equals(twos.reset_index(drop=True))
 
 
-def test_each_report_is_what_classify_heads_gives(comparison: mi.ModelComparison) -> None:
+def test_each_report_is_what_classify_heads_gives(comparison: mi.compare.ModelComparison) -> None:
     alone = mi.classify_heads(loaded("toy-qwen2"), TEXTS)
     torch.testing.assert_close(
         comparison.reports["toy-qwen2"].score, alone.score, rtol=0, atol=0, equal_nan=True
@@ -141,9 +141,11 @@ def test_one_model_at_a_time_is_in_memory() -> None:
     assert alive == []
 
 
-def test_it_comes_back_from_disk_as_it_was(comparison: mi.ModelComparison, tmp_path: Path) -> None:
+def test_it_comes_back_from_disk_as_it_was(
+    comparison: mi.compare.ModelComparison, tmp_path: Path
+) -> None:
     comparison.save(tmp_path)
-    again = mi.ModelComparison.load(tmp_path)
+    again = mi.compare.ModelComparison.load(tmp_path)
     assert again.to_pandas().equals(comparison.to_pandas())
     assert again.agreement_table().equals(comparison.agreement_table())
     assert (again.facts, again.groups) == (comparison.facts, comparison.groups)
@@ -167,4 +169,4 @@ def test_what_cannot_be_compared_is_an_error(
 
 def test_a_folder_without_a_comparison_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match="No model comparison at"):
-        mi.ModelComparison.load(tmp_path)
+        mi.compare.ModelComparison.load(tmp_path)

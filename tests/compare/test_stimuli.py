@@ -39,7 +39,7 @@ def test_kappa_is_agreement_beyond_chance() -> None:
 def test_labels_are_counted_on_either_and_on_both() -> None:
     one = made_report({"induction": torch.tensor([[0.9, 0.8], [0.0, 0.1]])})
     other = made_report({"induction": torch.tensor([[0.9, 0.0], [0.7, 0.1]])})
-    (pair,) = mi.compare_stimuli({"verse": one, "prose": other}).pairs
+    (pair,) = mi.compare.compare_stimuli({"verse": one, "prose": other}).pairs
     assert (pair.labelled, pair.other_labelled, pair.both) == (2, 2, 1)
     assert pair.overlap == pytest.approx(1 / 3)
     assert pair.n_heads == 4
@@ -49,13 +49,13 @@ def test_labels_are_counted_on_either_and_on_both() -> None:
 def test_heads_without_a_figure_on_either_are_left_out() -> None:
     one = made_report({"diffuse": torch.tensor([[0.9, torch.nan, 0.1, 0.3]])})
     other = made_report({"diffuse": torch.tensor([[0.8, 0.1, 0.2, 0.4]])})
-    (pair,) = mi.compare_stimuli({"verse": one, "prose": other}).pairs
+    (pair,) = mi.compare.compare_stimuli({"verse": one, "prose": other}).pairs
     assert (pair.n_heads, pair.rank_correlation) == (3, pytest.approx(1))
 
 
 def test_a_standard_report_has_its_stimuli_apart() -> None:
     report = mi.classify_heads(loaded("toy-opt"))
-    comparison = mi.compare_stimuli(report)
+    comparison = mi.compare.compare_stimuli(report)
     named = {pair.behaviour: pair for pair in comparison.pairs}
     assert "positional" not in named  # not measured on random tokens
     pair = named["induction"]
@@ -72,6 +72,6 @@ def test_a_standard_report_has_its_stimuli_apart() -> None:
 def test_one_stimulus_or_two_models_are_no_stimuli_to_compare() -> None:
     one, other = (made_report({"induction": torch.rand(2, n)}) for n in (2, 3))
     with pytest.raises(ComparisonError, match="two or more at a time"):
-        mi.compare_stimuli(one)
+        mi.compare.compare_stimuli(one)
     with pytest.raises(ComparisonError, match="2 × 2, 2 × 3"):
-        mi.compare_stimuli({"a": one, "b": other})
+        mi.compare.compare_stimuli({"a": one, "b": other})

@@ -147,7 +147,7 @@ def test_a_damaged_unembedding_gives_no_copying_scores() -> None:
     with torch.no_grad():
         model.unembed.original_component.weight[5, 6] = torch.nan
     with pytest.raises(MIToolkitError, match=r"W_O of layer 0 .* NaN or infinite"):
-        mi.copying_scores(model)
+        mi.heads.copying_scores(model)
 
 
 @pytest.mark.backend

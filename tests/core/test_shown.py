@@ -38,7 +38,7 @@ def results() -> list[TableRepr]:
     return [
         verse,
         mi.confirm_heads(model, {"induction": ["L2H0"]}, reference="a text", **few),
-        mi.compare_stimuli({"verse": verse, "prose": prose}),
+        mi.compare.compare_stimuli({"verse": verse, "prose": prose}),
         mi.length_sweep(model, lengths=(16, 32), n_sequences=2, behaviours=["induction"]),
         mi.record(model, "one two", ["resid_post"]),
         mi.activation_statistics(model, ["one two three"], ["resid_post"]),

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mi_toolkit import Attribution, Page, attribute
+from mi_toolkit import Page, attribute
+from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.attribution.methods import METHODS
 from mi_toolkit.draw.attribution import colours_of, view_attribution
 from mi_toolkit.draw.figures.prompt import attribution_figure

@@ -6,11 +6,17 @@ import html
 import re
 from functools import cache
 
-from mi_toolkit import Confirmation, Page, confirm_each_head, confirm_heads
+from mi_toolkit import Page, confirm_heads
 from mi_toolkit.core.stimuli import repeated_random
 from mi_toolkit.draw.confirmation import view_confirmation
 from mi_toolkit.draw.figures.confirmation import confirmation_figure
-from mi_toolkit.interventions.confirm.confirmation import HypothesisTest, LayerPart, details
+from mi_toolkit.interventions.confirm.confirmation import (
+    Confirmation,
+    HypothesisTest,
+    LayerPart,
+    details,
+)
+from mi_toolkit.interventions.confirm.label_sets import confirm_each_head
 from tests.models_here import loaded
 
 CLAIMED = {"induction": ["L0H1", "L2H0"], "previous_token": ["L0H0"], "duplicate_token": []}

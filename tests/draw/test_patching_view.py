@@ -9,12 +9,8 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 
-from mi_toolkit import (
-    activation_patching,
-    attribution_patching,
-    direct_logit_attribution,
-    edge_attribution,
-)
+from mi_toolkit import activation_patching, direct_logit_attribution
+from mi_toolkit.draw.ablation import view_patching
 from mi_toolkit.draw.figures.patching import (
     RAISES,
     attribution_maps,
@@ -22,7 +18,7 @@ from mi_toolkit.draw.figures.patching import (
     edge_figure,
     patching_map,
 )
-from mi_toolkit.draw.patching import view_patching
+from mi_toolkit.interventions.gradient_patching import attribution_patching, edge_attribution
 from tests.hooked_transformer import HookedTransformer
 from tests.models_here import loaded
 

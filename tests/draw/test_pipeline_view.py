@@ -8,10 +8,11 @@ from functools import cache
 
 import torch
 
-from mi_toolkit import Pipeline, trace_pipeline
+from mi_toolkit import trace_pipeline
 from mi_toolkit.draw.figures.prompt import pipeline_figure
 from mi_toolkit.draw.picture import pixel_image
 from mi_toolkit.draw.pipeline import view_pipeline
+from mi_toolkit.text.pipeline import Pipeline
 from tests.models_here import loaded
 
 

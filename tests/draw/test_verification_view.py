@@ -7,10 +7,11 @@ import html
 from functools import cache
 from pathlib import Path
 
-from mi_toolkit import Page, Verification, verify_model
-from mi_toolkit.draw.figures.verification import verification_figure
+from mi_toolkit import Page, verify_model
+from mi_toolkit.draw.figures.confirmation import verification_figure
 from mi_toolkit.draw.verification import view_verification
 from mi_toolkit.verification.outcome import at_most
+from mi_toolkit.verification.verify import Verification
 from tests.models_here import loaded
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

@@ -7,15 +7,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mi_toolkit.core import attention_swap
-from mi_toolkit.core.attention_swap import attention_by, unsupported_reason
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError
 from mi_toolkit.core.model import pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.heads import chunked_attention as attention_swap
 from mi_toolkit.heads import chunked_attention as blockwise
 from mi_toolkit.heads import stimulus_run
 from mi_toolkit.heads.block_figures import PatternBlock
-from mi_toolkit.heads.chunked_attention import attend, block_shape, blocks_of
+from mi_toolkit.heads.chunked_attention import (
+    attend,
+    attention_by,
+    block_shape,
+    blocks_of,
+    unsupported_reason,
+)
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.kinds import DistributionBehaviour
 from mi_toolkit.heads.masks import visible

@@ -8,8 +8,8 @@ import torch
 import mi_toolkit as mi
 from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.core.model import pattern_hook
+from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.patterns import visit_patterns
 from tests.models_here import TOYS, loaded, untouched
 from tests.prompts_made import prompts_with_repeats
 from tests.report_against_reference import assert_report_equals_formulas, hf_patterns

@@ -17,7 +17,7 @@ from mi_toolkit.core.tokens import TokenBatch, from_sequences
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
-from mi_toolkit.heads.copying_scores import CopyingScores, copying_scores, eigenvalue_ratios
+from mi_toolkit.heads.copying_heads import CopyingScores, copying_scores, eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import effective_unembedding, output_weights
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.models.load import load_model

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 import mi_toolkit as mi
 from mi_toolkit.core.effective_weights import reading_obstacle
 from mi_toolkit.core.errors import UnsupportedModelError
-from mi_toolkit.heads.copying_scores import eigenvalue_ratios
+from mi_toolkit.heads.copying_heads import eigenvalue_ratios
 from mi_toolkit.heads.direct_effect import output_weights, value_weights
 from tests.families.zoo import ROWS, build
 from tests.tiny_models import tiny_model, tiny_tokenizer

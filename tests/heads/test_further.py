@@ -82,7 +82,9 @@ def test_a_sequence_without_the_roles_has_no_target(name: str) -> None:
 @pytest.mark.parametrize("name", ["name_mover", "s_inhibition", "retrieval"])
 def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
     model = loaded("toy-gpt2")
-    batch = needle_prompts(model, n_tokens=120) if name == "retrieval" else mi.ioi_prompts(model)
+    batch = (
+        needle_prompts(model, n_tokens=120) if name == "retrieval" else mi.core.ioi_prompts(model)
+    )
     n = int(batch.lengths.max())
     perfect = torch.stack([pattern_of_mask(mask) for mask in masks_of(name, batch)])
     heads = [
@@ -176,7 +178,7 @@ def test_ones_own_prompt_without_the_roles_shows_why_and_what_would() -> None:
 
 def test_ones_own_prompt_may_bring_its_roles() -> None:
     model = loaded("toy-gpt2")
-    batch = mi.ioi_prompts(model, n_prompts=64)
+    batch = mi.core.ioi_prompts(model, n_prompts=64)
     own = mi.classify_heads(model, batch, behaviours=["name_mover"])
     home = mi.classify_heads(model, behaviours=["name_mover"])
     assert torch.equal(own["name_mover"], home["name_mover"])

@@ -31,7 +31,7 @@ def previous(ids: torch.Tensor, has_bos: bool) -> torch.Tensor:
 
 
 def test_a_behaviour_of_ones_own_is_measured_like_the_built_in_of_the_same_mask() -> None:
-    mi.mask_behaviour(name="one_back", **WORDS)(previous)
+    mi.heads.mask_behaviour(name="one_back", **WORDS)(previous)
     report = mi.classify_heads(loaded("toy-gpt2"), behaviours=["previous_token", "one_back"])
     assert report.behaviours == ("previous_token", "one_back")
     for stimulus in report.parts:
@@ -47,8 +47,8 @@ def test_a_distribution_of_ones_own_has_a_value_and_a_label_only_with_a_bar() ->
         top = rows.patterns.amax(dim=-1)
         return top, torch.ones_like(top)
 
-    mi.distribution_behaviour(name="peak", **WORDS)(most)
-    mi.distribution_behaviour(name="peaked", min_label=0.5, **WORDS)(most)
+    mi.heads.distribution_behaviour(name="peak", **WORDS)(most)
+    mi.heads.distribution_behaviour(name="peaked", min_label=0.5, **WORDS)(most)
     report = mi.classify_heads(loaded("toy-gpt2"), REPEATS, behaviours=["peak", "peaked"])
     assert report.label_names == ("peaked",)
     assert torch.equal(report["peak"], report["peaked"])
@@ -63,7 +63,7 @@ def test_a_distribution_of_ones_own_has_a_value_and_a_label_only_with_a_bar() ->
 
 
 def test_a_behaviour_need_not_be_in_the_table() -> None:
-    behaviour = mi.mask_behaviour(name="one_back", **WORDS)(previous)
+    behaviour = mi.heads.mask_behaviour(name="one_back", **WORDS)(previous)
     BEHAVIOURS.unregister("one_back")
     assert "one_back" not in BEHAVIOURS
     report = mi.classify_heads(loaded("toy-gpt2"), REPEATS, behaviours=[behaviour, "induction"])
@@ -72,8 +72,10 @@ def test_a_behaviour_need_not_be_in_the_table() -> None:
 
 def test_a_report_is_read_where_its_behaviours_are_not_registered(tmp_path: Path) -> None:
     with BEHAVIOURS.scope():
-        mi.mask_behaviour(name="one_back", home="natural", **WORDS)(previous)
-        mi.mask_behaviour(name="never", **WORDS)(lambda ids, _: torch.zeros(2 * ids.shape).bool())
+        mi.heads.mask_behaviour(name="one_back", home="natural", **WORDS)(previous)
+        mi.heads.mask_behaviour(name="never", **WORDS)(
+            lambda ids, _: torch.zeros(2 * ids.shape).bool()
+        )
         report = mi.classify_heads(loaded("toy-gpt2"), behaviours=["one_back", "never"])
         report.save(tmp_path / "report.safetensors")
         shown = (repr(report), report.to_pandas(), mi.view(report).section().body)
@@ -88,7 +90,7 @@ def test_a_report_is_read_where_its_behaviours_are_not_registered(tmp_path: Path
 
 
 def test_the_standard_protocol_stays_what_it_is() -> None:
-    mi.mask_behaviour(name="one_back", **WORDS)(previous)
+    mi.heads.mask_behaviour(name="one_back", **WORDS)(previous)
     assert tuple(behaviour.name for behaviour in chosen(None)) == STANDARD
     assert "one_back" in BEHAVIOURS
     assert "one_back" not in STANDARD
@@ -97,8 +99,8 @@ def test_the_standard_protocol_stays_what_it_is() -> None:
 @pytest.mark.parametrize("distance", [1, 3])
 def test_an_offset_is_looked_up_by_its_name(distance: int) -> None:
     (behaviour,) = chosen([f"offset_{distance}"])
-    assert behaviour is mi.offset(distance)
-    marked = mi.offset(distance).marked(torch.tensor([0, 7, 7, 7, 7, 7]), True, {})
+    assert behaviour is mi.heads.offset(distance)
+    marked = mi.heads.offset(distance).marked(torch.tensor([0, 7, 7, 7, 7, 7]), True, {})
     assert marked.nonzero().tolist() == [[q, q - distance] for q in range(distance + 1, 6)]
 
 
@@ -126,7 +128,7 @@ def test_what_is_no_offset_is_no_behaviour(name: str) -> None:
     ids=["shape", "dtype", "type", "future"],
 )
 def test_a_mask_that_cannot_be_names_its_behaviour(mask, message: str) -> None:
-    mi.mask_behaviour(name="odd", **WORDS)(lambda ids, has_bos: mask)
+    mi.heads.mask_behaviour(name="odd", **WORDS)(lambda ids, has_bos: mask)
     ids = torch.arange(1, 15)
     with pytest.raises(BehaviourError, match=message):
         mi.classify_heads(loaded("toy-gpt2"), ids, behaviours=["odd"])
@@ -140,7 +142,7 @@ def test_a_mask_that_cannot_be_names_its_behaviour(mask, message: str) -> None:
     ],
 )
 def test_terms_that_cannot_be_name_their_behaviour(terms, message: str) -> None:
-    mi.distribution_behaviour(name="odd", **WORDS)(terms)
+    mi.heads.distribution_behaviour(name="odd", **WORDS)(terms)
     with pytest.raises(BehaviourError, match=rf"The terms of 'odd' must be .*{message}"):
         mi.classify_heads(loaded("toy-gpt2"), torch.arange(1, 15), behaviours=["odd"])
 
@@ -156,19 +158,19 @@ def test_terms_that_cannot_be_name_their_behaviour(terms, message: str) -> None:
     ],
 )
 def test_a_name_that_is_taken_or_reserved_is_an_error(name: str, message: str) -> None:
-    mi.mask_behaviour(name="taken", **WORDS)(lambda ids, has_bos: torch.eye(len(ids)).bool())
+    mi.heads.mask_behaviour(name="taken", **WORDS)(lambda ids, has_bos: torch.eye(len(ids)).bool())
     with pytest.raises(BehaviourError, match=message):
-        mi.mask_behaviour(name=name, **WORDS)(previous)
+        mi.heads.mask_behaviour(name=name, **WORDS)(previous)
 
 
 def test_a_notebooks_cell_may_run_twice() -> None:
-    first = mi.mask_behaviour(name="again", **WORDS)(previous)
-    second = mi.mask_behaviour(name="again", **WORDS)(previous)
+    first = mi.heads.mask_behaviour(name="again", **WORDS)(previous)
+    second = mi.heads.mask_behaviour(name="again", **WORDS)(previous)
     assert BEHAVIOURS["again"] is second is not first
 
 
 def test_two_behaviours_of_one_name_are_not_taken_for_one() -> None:
-    other = mi.MaskBehaviour(name="induction", targets=previous, **WORDS)
+    other = mi.heads.MaskBehaviour(name="induction", targets=previous, **WORDS)
     with pytest.raises(BehaviourError, match="Two behaviours given are called 'induction'"):
         chosen(["induction", other])
 
@@ -180,7 +182,7 @@ def test_unregistering_what_is_not_registered_is_an_error() -> None:
 
 MODULE = """
 import torch
-from mi_toolkit import mask_behaviour
+from mi_toolkit.heads.behaviours import mask_behaviour
 
 @mask_behaviour(name="third_token", meaning="position 2", trigger="a prompt of three tokens")
 def third_token(ids, has_bos):

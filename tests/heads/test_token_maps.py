@@ -169,8 +169,10 @@ def test_a_head_built_to_step_on_is_labelled_and_one_built_to_jump_is_not() -> N
         output[:8] = onto[list(order)]
         attention.W_V.data[head] = values
         attention.W_O.data[head] = output
-    with mi.BEHAVIOURS.scope():
-        mi.circuit_behaviour(name="steps", meaning="the next letter", trigger="letters")(letters)
+    with mi.heads.BEHAVIOURS.scope():
+        mi.heads.circuit_behaviour(name="steps", meaning="the next letter", trigger="letters")(
+            letters
+        )
         report = mi.classify_heads(model, behaviours=["steps", "successor"])
     assert float(report["steps"][3, 0]) == pytest.approx(1)
     assert report.heads("steps")[0] == (3, 0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.heads.patterns import visit_patterns
+from mi_toolkit.core.passes import visit_patterns
 
 pytestmark = pytest.mark.hub
 

@@ -8,9 +8,8 @@ import torch
 from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import z_hook
-from mi_toolkit.core.passes import logits_and_activations
+from mi_toolkit.core.passes import logits_and_activations, patterns_of
 from mi_toolkit.core.tokens import from_sequences
-from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.interventions.ablation import KINDS, ablating, in_place, mean_outputs
 from mi_toolkit.interventions.components import Component, checked_components, targets_of
 from tests.families.claims import subject_of

@@ -10,20 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mi_toolkit import (
-    AblationEffect,
-    AblationSweep,
-    ablating,
-    ablation_effect,
-    ablation_sweep,
-    generate,
-)
+from mi_toolkit import ablating, ablation_effect, ablation_sweep, generate
 from mi_toolkit.core.errors import HookError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.interventions.ablation import KINDS
 from mi_toolkit.interventions.components import Component, targets_of
 from mi_toolkit.interventions.effect import PrefixCachedRuns, losses, random_controls, readings
-from mi_toolkit.interventions.effect_result import FIGURES
+from mi_toolkit.interventions.effect_result import FIGURES, AblationEffect
+from mi_toolkit.interventions.sweep import AblationSweep
 from mi_toolkit.models.load import load_model
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk

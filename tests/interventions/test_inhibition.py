@@ -8,8 +8,8 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.passes import patterns_of
 from mi_toolkit.core.tokens import tokenise
-from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.interventions.inhibition import s_inhibition_effects
 from tests.models_here import loaded
 
@@ -22,7 +22,7 @@ def preference(pattern: torch.Tensor, roles: dict[str, range]) -> float:
 @pytest.mark.parametrize("name", ["toy-gpt2", "toy-opt", "toy-qwen2"])
 def test_the_effect_is_the_preference_lost_prompt_by_prompt(name: str) -> None:
     model = loaded(name)
-    prompts = mi.ioi_prompts(model, n_prompts=8)
+    prompts = mi.core.ioi_prompts(model, n_prompts=8)
     movers = [(2, 0), (3, 1)]
     found = s_inhibition_effects(model, ["L1H3"], movers, prompts=prompts, how="zero")
     lost = []
@@ -45,7 +45,7 @@ def test_the_effect_is_the_preference_lost_prompt_by_prompt(name: str) -> None:
 
 def test_only_name_movers_behind_a_head_can_lose_by_it() -> None:
     model = loaded("toy-gpt2")
-    prompts = mi.ioi_prompts(model, n_prompts=8)
+    prompts = mi.core.ioi_prompts(model, n_prompts=8)
     both = s_inhibition_effects(model, ["L2H1", "L3H0"], ["L2H0", "L3H1"], prompts=prompts)
     late = s_inhibition_effects(model, ["L2H1"], ["L3H1"], prompts=prompts)
     assert float(both.effect[0]) == pytest.approx(float(late.effect[0]), abs=1e-6)
@@ -73,7 +73,7 @@ def test_without_roles_or_name_movers_it_says_what_is_missing() -> None:
 @pytest.mark.smollm2
 def test_a_trained_head_that_looks_at_the_subject_keeps_name_movers_off_it() -> None:
     model = loaded("smollm2-135m-instruct")
-    prompts = mi.ioi_prompts(model, n_prompts=24)
+    prompts = mi.core.ioi_prompts(model, n_prompts=24)
     report = mi.classify_heads(model, prompts, behaviours=["name_mover", "s_inhibition"])
     assert {(23, 0), (23, 1)} <= set(report.heads("name_mover"))
     assert (24, 4) in report.heads("negative_name_mover")

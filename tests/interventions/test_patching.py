@@ -8,18 +8,17 @@ import huggingface_hub
 import pytest
 import torch
 
-from mi_toolkit import (
-    activation_patching,
-    attribution_patching,
-    copying_scores,
-    direct_logit_attribution,
-    edge_attribution,
-    load_model,
-)
+from mi_toolkit import activation_patching, direct_logit_attribution, load_model
 from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.core.tokens import tokenise
-from mi_toolkit.interventions.attribution_patching import AttributionPatching, EdgeAttribution
+from mi_toolkit.heads.copying_heads import copying_scores
 from mi_toolkit.interventions.direct_attribution import DirectAttribution
+from mi_toolkit.interventions.gradient_patching import (
+    AttributionPatching,
+    EdgeAttribution,
+    attribution_patching,
+    edge_attribution,
+)
 from mi_toolkit.interventions.patching import Patching
 from tests.families.claims import subject_of
 from tests.families.zoo import ROWS

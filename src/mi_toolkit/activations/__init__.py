@@ -1,1 +1,7 @@
 """Activations of a model on texts: in memory, on disk, or as statistics alone."""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

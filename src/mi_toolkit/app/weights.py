@@ -199,7 +199,7 @@ def weights_code(scored: Weights) -> str:
     if effect is not None:
         lines += [
             "",
-            "effect = mi.perturbation_effect(",
+            "effect = mi.weights.perturbation_effect(",
             "    model,",
             "    prompt,",
             f"    {list(scored.chosen)!r},",

@@ -44,6 +44,7 @@ from mi_toolkit.core.io import atomic_write, file_digest
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tables import joined, write_parquet
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.comparison import view_stimuli
 from mi_toolkit.draw.head_maps import label_map, map_figure
 from mi_toolkit.draw.page import Page, Section
@@ -90,10 +91,7 @@ def model_page(report: HeadReport) -> Page:
 
 def save_label_map(report: HeadReport, path: str | os.PathLike[str]) -> None:
     """Write the map of a report's labels as a PNG file."""
-    from mi_toolkit.draw.figures.maps import label_picture
-    from mi_toolkit.draw.figures.style import save_figure
-
-    save_figure(label_picture(report), path)
+    figures.save_figure(figures.label_picture(report), path)
 
 
 NOTHING = "\N{EN DASH}"

@@ -27,6 +27,7 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.io import file_digest
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.sources import Source, cached_snapshot
@@ -144,8 +145,6 @@ class HeadAtlas(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """All heads of all models: one row per model, stimulus, behaviour and head."""
-        from mi_toolkit.core.tables import read_parquet
-
         return read_parquet(self.folder / TABLE)
 
     @staticmethod

@@ -33,8 +33,8 @@ from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel, attention_layers
+from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.tokens import TokenBatch
-from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.heads.report import HeadReport
 
 N_INTERVALS = 10

@@ -8,3 +8,9 @@
 4. Scores of a method that explains a difference, F(prompt) − F(baseline), are summed and held
    against it: the completeness error.
 """
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,6 +12,7 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -130,8 +131,6 @@ class Attribution(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per token: position, id, text, score."""
-        from mi_toolkit.core.tables import table_of
-
         rows = zip(self.ids.tolist(), self.tokens, self.scores.tolist(), strict=True)
         return table_of(
             {"position": place, "id": token, "token": text, "score": score}

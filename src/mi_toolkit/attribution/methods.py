@@ -87,7 +87,7 @@ from mi_toolkit.attribution.baselines import baseline_embedding
 from mi_toolkit.attribution.question import Answer, Question
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import attention_layers
-from mi_toolkit.heads.patterns import visit_patterns
+from mi_toolkit.core.passes import visit_patterns
 
 
 def attention_rollout(question: Question) -> Answer:

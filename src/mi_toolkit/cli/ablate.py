@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -105,17 +106,15 @@ def ablate(
     asked = token_named(target)
     if components:
         # A typo is told before the model is loaded.
-        from mi_toolkit import Component
 
         for name in components:
-            Component.of(name)
+            mi.interventions.Component.of(name)
     hooked = load.load(model)
-    from mi_toolkit import ablation_effect, ablation_sweep
 
     found: AblationEffect | AblationSweep
     with third_parties_kept_off_stdout():
         if components:
-            found = ablation_effect(
+            found = mi.ablation_effect(
                 hooked,
                 prompt,
                 components,
@@ -129,7 +128,7 @@ def ablate(
                 seed=seed,
             )
         else:
-            found = ablation_sweep(
+            found = mi.ablation_sweep(
                 hooked, prompt, target=asked, how=how, reference=reference, batch_size=batch_size
             )
     written = _write(found, output, html)
@@ -150,10 +149,18 @@ def _write(
     return [*written, *draw(view_ablation(found), page, picture)]
 
 
-def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_data: bool) -> None:
-    from mi_toolkit.interventions.sweep import AblationSweep
+def _show(
+    found: AblationEffect | mi.interventions.AblationSweep,
+    written: Sequence[Path],
+    *,
+    as_data: bool,
+) -> None:
 
-    lines = _sweep_lines(found) if isinstance(found, AblationSweep) else _effect_lines(found)
+    lines = (
+        _sweep_lines(found)
+        if isinstance(found, mi.interventions.AblationSweep)
+        else _effect_lines(found)
+    )
     if as_data:
         print(as_json({**_record(found), "written": [str(path) for path in written]}))
         return
@@ -163,10 +170,9 @@ def _show(found: AblationEffect | AblationSweep, written: Sequence[Path], *, as_
     say_written(written)
 
 
-def _record(found: AblationEffect | AblationSweep) -> dict[str, object]:
-    from mi_toolkit.interventions.sweep import AblationSweep
+def _record(found: AblationEffect | mi.interventions.AblationSweep) -> dict[str, object]:
 
-    if isinstance(found, AblationSweep):
+    if isinstance(found, mi.interventions.AblationSweep):
         rows = found.to_pandas().drop(columns=["model", "how", "target"])
         return {**found.record(), "heads": rows.to_dict("records")}
     controls = {name: values.tolist() for name, values in found.control_changes.items()}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -50,10 +51,9 @@ def atlas(
     check_folder(output)
     for name in models:
         load.check(name)
-    from mi_toolkit.atlas.build import head_atlas
 
     with third_parties_kept_off_stdout(), writing(output / "index.html") as page:
-        made = head_atlas(
+        made = mi.head_atlas(
             models,
             output,
             min_lift=min_lift,

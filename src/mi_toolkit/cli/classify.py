@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -33,7 +34,6 @@ from mi_toolkit.cli.terminal import (
 if TYPE_CHECKING:
     from mi_toolkit.core.head import Head
     from mi_toolkit.core.model import HookedModel
-    from mi_toolkit.draw.page import Page
     from mi_toolkit.heads.report import HeadReport
 
 
@@ -103,10 +103,9 @@ def classify(
     check_file(resume)
     _check_behaviours(behaviours)
     hooked = load.load(model)
-    from mi_toolkit import classify_heads, untrained_control
 
     with third_parties_kept_off_stdout():
-        report = classify_heads(
+        report = mi.classify_heads(
             hooked,
             texts or None,
             behaviours=behaviours,
@@ -119,7 +118,7 @@ def classify(
         )
         if untrained is not None:
             report = report.against(
-                untrained_control(
+                mi.untrained_control(
                     hooked,
                     texts or None,
                     n=untrained,
@@ -186,10 +185,8 @@ def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
     return [path, table]
 
 
-def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> Page:
+def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> mi.Page:
     from mi_toolkit.core.tokens import tokenise
-    from mi_toolkit.draw.attention import view_attention
-    from mi_toolkit.draw.page import Page
     from mi_toolkit.draw.report import view_report, view_untrained
 
     ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)
@@ -197,8 +194,8 @@ def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None)
         note(f"The page shows patterns of the first {PICTURED_TOKENS} of {len(ids)} tokens.")
         ids = ids[:PICTURED_TOKENS]
     control = [] if report.untrained is None else [view_untrained(report.untrained, report)]
-    attention = view_attention(model, ids, heads=pictured_heads(report))
-    return Page([view_report(report), *control, attention])
+    attention = mi.view_attention(model, ids, heads=pictured_heads(report))
+    return mi.Page([view_report(report), *control, attention])
 
 
 def pictured_heads(report: HeadReport) -> list[Head]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -83,10 +84,9 @@ def compare(
     check_file(png)
     for name in names:
         load.check(name)
-    from mi_toolkit import compare_models
 
     with third_parties_kept_off_stdout():
-        comparison = compare_models(
+        comparison = mi.compare_models(
             names,
             texts or None,
             behaviours=behaviours,
@@ -175,12 +175,11 @@ def stimuli(
     check_file(html)
     check_file(png)
     hooked = load.load(model)
-    from mi_toolkit import classify_heads, compare_stimuli
     from mi_toolkit.heads.classify import OWN_PROMPT
 
     with third_parties_kept_off_stdout():
         reports = {
-            name: classify_heads(
+            name: mi.classify_heads(
                 hooked,
                 prompt,
                 behaviours=behaviours,
@@ -191,7 +190,7 @@ def stimuli(
             for name, prompt in (("", None), (OWN_PROMPT, list(texts)))
             if prompt is None or prompt
         }
-        compared = compare_stimuli({**reports.pop("").parts, **reports})
+        compared = mi.compare.compare_stimuli({**reports.pop("").parts, **reports})
         tables = {"stimuli.csv": compared.to_pandas()}
         written = [] if output is None else write_tables(output, tables)
         written += _draw_stimuli(compared, html, png)

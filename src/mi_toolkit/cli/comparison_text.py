@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from mi_toolkit.cli.output import columns, wrapped
-from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.display import human_count

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -100,13 +101,11 @@ def confirm(
     check_file(html)
     if report is not None:
         # Read before the model: a wrong file is told at once.
-        from mi_toolkit.heads.report import HeadReport
 
-        labelled: Labelled | None = HeadReport.load(report)
+        labelled: Labelled | None = mi.HeadReport.load(report)
     else:
         labelled = {labels[0]: heads} if labels and heads else None
     hooked = load.load(model)
-    from mi_toolkit import confirm_each_head, confirm_heads
 
     kept = None if output is None else output / ".losses"
     with third_parties_kept_off_stdout():
@@ -122,9 +121,11 @@ def confirm(
         }
         of_model = _labelled(hooked, labelled)
         if per_head:
-            found = confirm_each_head(hooked, of_model, n_random=n_random, **options)
+            found = mi.interventions.confirm_each_head(
+                hooked, of_model, n_random=n_random, **options
+            )
         else:
-            found = confirm_heads(
+            found = mi.confirm_heads(
                 hooked,
                 of_model,
                 n_random=n_random or MIN_RANDOM,
@@ -141,9 +142,8 @@ def confirm(
 def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
     if labelled is not None:
         return labelled
-    from mi_toolkit import classify_heads
 
-    return classify_heads(model)
+    return mi.classify_heads(model)
 
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:

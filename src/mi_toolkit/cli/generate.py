@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -84,10 +85,9 @@ def generate(
     check_folder(output)
     check_file(html)
     hooked = load.load(model)
-    from mi_toolkit import generate as run
 
     with third_parties_kept_off_stdout(), _ablating(hooked, ablate, how):
-        found = run(
+        found = mi.generate(
             hooked,
             prompt,
             max_new_tokens=max_new_tokens,
@@ -105,9 +105,8 @@ def _ablating(
 ) -> AbstractContextManager[None]:
     if not heads:
         return nullcontext()
-    from mi_toolkit import ablating
 
-    return ablating(model, heads, how)
+    return mi.ablating(model, heads, how)
 
 
 def _written(found: Generation, folder: Path | None, page: Path | None) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
 from mi_toolkit.cli.output import as_json, columns, fields_of
 from mi_toolkit.cli.terminal import FOR_READING, bold, width
@@ -26,16 +27,13 @@ def models(*, all: Switch = False, json: Switch = False) -> None:
             each comes from, whether it is here, and whether its licence has to be accepted first.
         json: Write JSON instead of a table.
     """
-    from mi_toolkit.models.registry import known_models
-    from mi_toolkit.models.specs import MODELS
-
-    shown = known_models() if all else MODELS
+    shown = mi.models.known_models() if all else mi.MODELS
     if json:
         print(as_json([_record(model) for model in shown.values()]))
         return
     _print_table(
         ["model", "family", "params", "layers×heads", "key feature"],
-        [_fact_cells(spec) for spec in MODELS.values()],
+        [_fact_cells(spec) for spec in mi.MODELS.values()],
         align="<<>>",
     )
     if all:
@@ -91,10 +89,9 @@ def describe(
         load: How it is loaded.
     """
     hooked = load.load(model)
-    from mi_toolkit import describe_model
     from mi_toolkit.models.facts import fact_rows
 
-    facts = describe_model(hooked)
+    facts = mi.describe_model(hooked)
     if json:
         print(
             as_json(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, uncollected
 from mi_toolkit.core.errors import UnknownNameError
@@ -92,11 +93,10 @@ class LoadOptions:
         """
         _check_name(name, self.revision)
         with doing(f"Loading {name}"), third_parties_kept_off_stdout(), uncollected():
-            from mi_toolkit import load_model
             from mi_toolkit.core.tl_compat import import_lightly
 
             import_lightly()
-            return load_model(name, **self.arguments())
+            return mi.load_model(name, **self.arguments())
 
     def arguments(self) -> dict[str, Any]:
         """These options as arguments of `load_model`."""

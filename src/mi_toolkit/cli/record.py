@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -32,10 +33,8 @@ def info(folder: Path, /, *, verify: Switch = False, json: Switch = False) -> No
         verify: Read everything, and compare it with its checksums.
         json: Write JSON instead of a table.
     """
-    from mi_toolkit import open_activations
-
     with doing(f"Reading {folder}"):
-        store = open_activations(folder, verify=verify)
+        store = mi.open_activations(folder, verify=verify)
     print_store(store, as_data=json, verified=verify)
 
 
@@ -143,10 +142,8 @@ def record(
     hooked = load.load(model)
     import torch
 
-    from mi_toolkit import record_to_disk
-
     with third_parties_kept_off_stdout():
-        store = record_to_disk(
+        store = mi.record_to_disk(
             hooked,
             data_file,
             names,

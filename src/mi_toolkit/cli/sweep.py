@@ -27,7 +27,7 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.compare.length_sweep import LengthSweep
+    from mi_toolkit.compare.lengths import LengthSweep
 
 
 def sweep(
@@ -68,7 +68,7 @@ def sweep(
     check_file(html)
     check_file(png)
     hooked = load.load(model)
-    from mi_toolkit.compare.length_sweep import DEFAULT_LENGTHS, length_sweep
+    from mi_toolkit.compare.lengths import DEFAULT_LENGTHS, length_sweep
 
     with third_parties_kept_off_stdout():
         swept = length_sweep(

@@ -1,4 +1,4 @@
-"""`mi-toolkit trace`: a prompt's way through a model, stage by stage."""
+"""`mi-toolkit trace` and `mi-toolkit view`: a prompt's way through a model, and its patterns."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
+from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
     LoadOptions,
     ModelName,
+    Several,
     Switch,
     at_least_one,
 )
@@ -26,17 +29,11 @@ from mi_toolkit.cli.output import (
     write_tables,
     writing,
 )
-from mi_toolkit.cli.terminal import (
-    FOR_READING,
-    bold,
-    doing,
-    third_parties_kept_off_stdout,
-    width,
-)
+from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
-    from mi_toolkit.heads.report import HeadReport
     from mi_toolkit.text.pipeline import Pipeline
+
 
 Count = Annotated[int, Parameter(validator=at_least_one)]
 
@@ -76,17 +73,15 @@ def trace(
     """
     check_folder(output)
     check_file(html)
-    labelled: HeadReport | None = None
+    labelled: mi.HeadReport | None = None
     if report is not None:
         # Read before the model: a wrong file is told at once.
-        from mi_toolkit.heads.report import HeadReport
 
-        labelled = HeadReport.load(report)
+        labelled = mi.HeadReport.load(report)
     hooked = load.load(model)
-    from mi_toolkit import trace_pipeline
 
     with doing("Tracing"), third_parties_kept_off_stdout():
-        traced = trace_pipeline(
+        traced = mi.trace_pipeline(
             hooked, prompt, report=labelled, top_k=top_k, n_neurons=n_neurons, prepend_bos=bos
         )
     _show(traced, _written(traced, output, html), as_data=json)
@@ -177,3 +172,53 @@ def _lens(traced: Pipeline) -> list[list[str]]:
         rank = str(int(lens.final_ranks[entry, -1]))
         rows.append([name, rank, f"{float(lens.divergences[entry, -1]):.2f}", "  ".join(told)])
     return rows
+
+
+def view(
+    prompt: str,
+    /,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    layer: Several[int] = None,
+    heads: Several[str] = None,
+    bos: bool | None = None,
+    html: Path | None = None,
+    png: Path | None = None,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """Draw the attention patterns of one layer, several, or single heads on a prompt.
+
+    Args:
+        prompt: The text, in quotes.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        layer: Layers, counted from zero. May be left out where --heads has whole names.
+        heads: Heads by name (L5H1, 5.1), or by number within --layer. Without it: all of
+            them.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
+            model's tokenizer has one.
+        html: File for a page that needs no network, to hover over and click.
+        png: File for a picture.
+        load: How the model is loaded.
+    """
+    if html is None and png is None:
+        raise UsageError(msg="Say where to draw: --html FILE, --png FILE, or both.")
+    if not layer and not heads:
+        raise UsageError(msg="Say what to draw: --layer N, or --heads such as L0H1.")
+    check_file(html)
+    check_file(png)
+    hooked = load.load(model)
+
+    with doing("Drawing"), third_parties_kept_off_stdout():
+        picture = mi.view_attention(
+            hooked, prompt, layer=layer or None, heads=heads or None, prepend_bos=bos
+        )
+        for path, save in ((html, picture.save_html), (png, picture.save_png)):
+            if path is not None:
+                with writing(path):
+                    save(path)
+    shown = ", ".join(map(str, picture.heads))
+    where = f"{hooked.cfg.model_name} on {len(picture.tokens)} tokens"
+    print(*columns([[f"Attention in {where}: {shown}"]], width=width()), sep="\n")
+    for path in (html, png):
+        if path is not None:
+            print(f"Wrote {path}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
 from mi_toolkit.cli.output import (
     as_json,
@@ -26,6 +27,7 @@ from mi_toolkit.cli.terminal import (
     width,
 )
 from mi_toolkit.core.errors import ModelLoadError, VerificationError
+from mi_toolkit.core.tables import joined
 
 if TYPE_CHECKING:
     from mi_toolkit.verification.verify import Verification
@@ -79,9 +81,7 @@ def verify(
 
 def _verified(name: str, max_new_tokens: int, load: LoadOptions, *, as_data: bool) -> Verification:
     with doing(f"Verifying {name}"), third_parties_kept_off_stdout():
-        from mi_toolkit import verify_model
-
-        found = verify_model(
+        found = mi.verify_model(
             name,
             backend=load.backend,
             dtype=load.dtype,
@@ -123,12 +123,10 @@ def _counts(found: Verification) -> str:
 
 
 def _write(found: Sequence[Verification], folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit import Page
     from mi_toolkit.draw.verification import view_verification
 
     written: list[Path] = []
     if folder is not None:
-        from mi_toolkit.core.tables import joined
         from mi_toolkit.verification.verify import completion_table
 
         checks = joined(each.to_pandas() for each in found)
@@ -142,6 +140,6 @@ def _write(found: Sequence[Verification], folder: Path | None, page: Path | None
     if page is not None:
         title = "Verification of " + ", ".join(each.model for each in found)
         with doing(f"Drawing {page}"), writing(page):
-            Page([view_verification(each) for each in found], title=title).save_html(page)
+            mi.Page([view_verification(each) for each in found], title=title).save_html(page)
         written.append(page)
     return written

@@ -15,6 +15,7 @@ from mi_toolkit.compare.agreement import Agreement, ModelGroup, groups_of, size_
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.facts import ModelFacts
@@ -168,8 +169,6 @@ class ModelComparison(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per model and label, scope or `unclassified`."""
-        from mi_toolkit.core.tables import table_of
-
         sizes = size_classes({name: fact.parameters for name, fact in self.facts.items()})
         return table_of(
             {
@@ -188,8 +187,6 @@ class ModelComparison(TableRepr):
 
     def agreement_table(self) -> DataFrame:
         """One row per pair of models, with the accuracy of each."""
-        from mi_toolkit.core.tables import table_of
-
         a = self.agreement
         return table_of(
             {

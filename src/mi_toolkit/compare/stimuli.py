@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.heads.report import HeadReport
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ class StimulusComparison(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per behaviour and pair of stimuli."""
-        from mi_toolkit.core.tables import table_of
-
         return table_of(asdict(pair) for pair in self.pairs)
 
     def text_table(self) -> TextTable:
@@ -108,7 +107,7 @@ def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusC
         >>> model = mi.load_model("toy-gpt2")
         >>> verse = mi.classify_heads(model, "one two three one two three one two three")
         >>> prose = mi.classify_heads(model, "It was late, and the rain had not stopped.")
-        >>> comparison = mi.compare_stimuli({"verse": verse, "prose": prose})
+        >>> comparison = mi.compare.compare_stimuli({"verse": verse, "prose": prose})
         >>> comparison.pairs[0].behaviour
         'previous_token'
     """

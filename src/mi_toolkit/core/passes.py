@@ -17,7 +17,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.core.errors import HookError, NotFiniteError
-from mi_toolkit.core.model import HookedModel, HookFunction, by_head, evaluating, uncached
+from mi_toolkit.core.model import (
+    HookedModel,
+    HookFunction,
+    by_head,
+    evaluating,
+    pattern_hook,
+    uncached,
+)
 from mi_toolkit.core.process_state import allows_nan
 
 Visitor = Callable[[str, Tensor], None]
@@ -270,3 +277,37 @@ def _did_not_fire(name: str, model: HookedModel) -> str:
             "attn_implementation='eager': fused attention does not give its pattern"
         )
     return f"{message}."
+
+
+PatternVisitor = Callable[[int, Tensor], None]
+"""`(layer, patterns ["sequence head query key"])`; the patterns are gone after the call."""
+
+
+def visit_patterns(
+    model: HookedModel,
+    ids: Int[Tensor, "sequence position"],
+    layers: Sequence[int],
+    visit: PatternVisitor,
+) -> None:
+    """Run `ids` and show `visit` the pattern of each of `layers`, first to last.
+
+    Raises:
+        HookError: a layer's hook did not fire.
+    """
+    layer_of = {pattern_hook(layer): layer for layer in layers}
+    visit_activations(
+        model, ids, list(layer_of), lambda name, patterns: visit(layer_of[name], patterns)
+    )
+
+
+def patterns_of(
+    model: HookedModel, ids: Int[Tensor, "sequence position"], layers: Sequence[int]
+) -> dict[int, Float[Tensor, "sequence head query key"]]:
+    """The patterns of the given layers, on the CPU in float32, by layer."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(layer: int, patterns: Tensor) -> None:
+        kept[layer] = patterns.to(device="cpu", dtype=torch.float32, copy=True)
+
+    visit_patterns(model, ids, sorted(set(layers)), keep)
+    return kept

@@ -90,7 +90,7 @@ def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int =
 
     Example:
         >>> import mi_toolkit as mi
-        >>> prompts = mi.ioi_prompts(mi.load_model("toy-gpt2"), n_prompts=8)
+        >>> prompts = mi.core.ioi_prompts(mi.load_model("toy-gpt2"), n_prompts=8)
         >>> sorted(prompts.roles)
         ['answer', 'end', 'io', 's1', 's1_next', 's2']
     """

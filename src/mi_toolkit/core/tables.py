@@ -1,47 +1,49 @@
-"""Tables: the only door to pandas."""
+"""Tables: the door to pandas, which takes half a second and is imported when a table is made."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
-
-import pandas as pd
-from pandas import DataFrame as DataFrame
+from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.io import atomic_write
 
+if TYPE_CHECKING:
+    from pandas import DataFrame as DataFrame
 
-def table_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+
+def table_of(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     """One row per record, a column per key, in the order in which keys first appear."""
+    import pandas as pd
+
     return pd.DataFrame(list(rows))
 
 
-def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def joined(frames: Iterable[DataFrame]) -> DataFrame:
     """Tables with the same columns, one under the other."""
+    import pandas as pd
+
     return pd.concat(list(frames), ignore_index=True)
 
 
-def write_parquet(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_parquet(table: DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table to a Parquet file, whole or not at all; equal tables give equal files."""
     with atomic_write(path) as draft:
         table.to_parquet(draft, index=False, compression="zstd")
 
 
-def read_parquet(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a table back."""
+def read_parquet(path: str | os.PathLike[str]) -> DataFrame:
+    """Read a table back; whole numbers that may be missing stay whole."""
+    import pandas as pd
+
     return pd.read_parquet(path)
 
 
-def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> pd.DataFrame:
+def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> DataFrame:
     """A table of columns; those named in `integers` may have missing values, and stay integers."""
+    import pandas as pd
+
     made = pd.DataFrame(dict(columns))
     for name in integers:
         made[name] = pd.array(list(columns[name]), dtype="Int64")
     return made
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table from a Parquet file; whole numbers that may be missing stay whole."""
-    return pd.read_parquet(path)

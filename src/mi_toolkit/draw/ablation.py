@@ -1,4 +1,4 @@
-"""Ablations as pages and pictures: one effect, two texts side by side, or a sweep."""
+"""Ablations and patching as pages and pictures: one effect, two texts side by side, a sweep."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from mi_toolkit.core.display import html_table
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import signed
 from mi_toolkit.draw.picture import PictureView, wide_table
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
+from mi_toolkit.interventions.direct_attribution import DirectAttribution
 from mi_toolkit.interventions.effect_result import FIGURES, HEADER, AblationEffect
+from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
+from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import HEADER as SWEEP_HEADER
 from mi_toolkit.interventions.sweep import AblationSweep
 
@@ -31,7 +35,6 @@ def view_ablation(result: AblationEffect | AblationSweep) -> PictureView:
 
 
 def _sweep_view(sweep: AblationSweep) -> PictureView:
-    from mi_toolkit.draw.figures.ablation import sweep_maps
 
     return PictureView(
         title=sweep.title(),
@@ -41,7 +44,7 @@ def _sweep_view(sweep: AblationSweep) -> PictureView:
             "ablated. Orange is a fall, purple a rise. Each figure is of this one prompt: a head "
             "that matters here need not matter for the next."
         ),
-        draw=lambda: sweep_maps(sweep),
+        draw=lambda: figures.sweep_maps(sweep),
         body=_prompt(sweep.texts)
         + "<h3>The heads that change the log-probability most</h3>"
         + wide_table(SWEEP_HEADER, sweep.rows(HEADS_LISTED))
@@ -50,7 +53,6 @@ def _sweep_view(sweep: AblationSweep) -> PictureView:
 
 
 def _effect_view(effect: AblationEffect) -> PictureView:
-    from mi_toolkit.draw.figures.ablation import effect_picture
 
     beside = (
         f"{len(effect.controls)} random sets of the same size stand beside it: a change within "
@@ -65,7 +67,7 @@ def _effect_view(effect: AblationEffect) -> PictureView:
             f"{' '.join(map(str, effect.components)) or 'nothing'} ablated; the target is "
             f"{visible(effect.before.text)!r}. {beside}"
         ),
-        draw=lambda: effect_picture(effect),
+        draw=lambda: figures.effect_picture(effect),
         body=_prompt(effect.texts)
         + "<h3>Before and after</h3>"
         + wide_table(HEADER, effect.rows())
@@ -245,3 +247,106 @@ def _divergence(effect: AblationEffect) -> str:
         "<p>Colour is the KL divergence of the prediction behind each token, up to "
         f'{float(effect.kl.max()):.3f} nats.</p><p class="heat">{"".join(tokens)}</p></details>'
     )
+
+
+LISTED = 15
+
+
+Found = Patching | AttributionPatching | EdgeAttribution | DirectAttribution
+
+
+def view_patching(found: Found) -> PictureView:
+    """What parts carry or write, to look at: in a notebook, as a page, as a picture.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> model = mi.load_model("toy-gpt2")
+        >>> mi.view(mi.direct_logit_attribution(model, "Mary and John went to"))
+        PictureView of What writes the logit of ' the' in toy-gpt2
+    """
+    if isinstance(found, Patching):
+        return _patching(found)
+    if isinstance(found, EdgeAttribution):
+        return _edges(found)
+    return _attribution(found) if isinstance(found, AttributionPatching) else _direct(found)
+
+
+def _patching(found: Patching) -> PictureView:
+
+    rows = [
+        [str(layer), visible(place), f"{share:+.3f}"] for layer, place, share in found.top(LISTED)
+    ]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each cell is the corrupted run with "
+            f"one clean {found.what} put in: 0 changes nothing, 1 brings all of the difference "
+            "back. Orange takes it further away."
+        ),
+        draw=lambda: figures.sheet_of(figures.patching_map(found)),
+        body=wide_table(["layer", found.place.replace("_", " "), "share brought back"], rows)
+        + _patching_facts(found.provenance),
+    )
+
+
+def _attribution(found: AttributionPatching) -> PictureView:
+
+    rows = [[part, visible(token), f"{value:+.3f}"] for part, token, value in found.top(LISTED)]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each cell estimates by a gradient "
+            "what putting that clean activation into the corrupted run would change it by: purple "
+            "raises it, orange lowers it. It is of first order: activation patching checks it."
+        ),
+        draw=lambda: figures.attribution_maps(found),
+        body=wide_table(["part", "at token", "estimated change"], rows)
+        + _patching_facts(found.provenance),
+    )
+
+
+def _edges(found: EdgeAttribution) -> PictureView:
+
+    rows = [
+        [writer, reader, visible(token), f"{value:+.3f}"]
+        for writer, reader, token, value in found.top(LISTED)
+    ]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
+            f"{found.corrupted:+.3f} behind the corrupted one. Each arrow estimates by a gradient "
+            "what the writer's clean output, read by that one reader, would change it by: purple "
+            "raises it, orange lowers it, thicker is more. The strongest paths are shown, of "
+            f"{len(found.scores):,}; what a head moves between tokens happens inside it."
+        ),
+        draw=lambda: figures.sheet_of(figures.edge_figure(found)),
+        body=wide_table(["from", "to", "at token", "estimated change"], rows)
+        + _patching_facts(found.provenance),
+    )
+
+
+def _direct(found: DirectAttribution) -> PictureView:
+
+    rows = [[part, f"{value:+.3f}"] for part, value in found.top(LISTED)]
+    return PictureView(
+        title=found.title(),
+        caption=(
+            f"It is {found.logit:+.3f}, the sum of what embedding, heads, attention biases and "
+            "MLPs write towards it, read through the final norm with its scale held, and of a "
+            f"constant; the residue is {found.residue:+.1e}. Purple writes for it, orange against. "
+            "Only the direct path counts: what a head changes in later parts is theirs."
+        ),
+        draw=lambda: figures.sheet_of(figures.direct_map(found)),
+        body=f"<p>Prompt: <code>{html.escape(''.join(found.texts))}</code></p>"
+        + wide_table(["part", "write"], rows)
+        + _patching_facts(found.provenance),
+    )
+
+
+def _patching_facts(made: Provenance) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    told = f"{made.model} in {made.dtype} as {made.backend}. {versions}."
+    return f'<p class="facts">{html.escape(told)}</p>'

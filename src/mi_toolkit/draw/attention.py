@@ -15,12 +15,13 @@ from mi_toolkit.activations.activations import Activations
 from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
+from mi_toolkit.core.passes import patterns_of
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import visible
-from mi_toolkit.heads.patterns import patterns_of
 
 HeadName = Head | tuple[int, int] | str | int
 """A head by name, or by its number within the layers that are shown."""
@@ -160,11 +161,10 @@ class AttentionView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write a picture of all heads, side by side."""
-        from mi_toolkit.draw.figures.heads import pattern_grid
-        from mi_toolkit.draw.figures.style import save_figure
-
         labels = [visible(token) for token in self.tokens]
-        save_figure(pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path)
+        figures.save_figure(
+            figures.pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path
+        )
 
     def _which(self) -> str:
         layers = sorted({head.layer for head in self.heads})

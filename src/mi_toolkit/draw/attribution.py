@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.attribution.methods import METHODS
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import DIVERGING, SEQUENTIAL, ink_on, shade, visible
 
@@ -40,10 +41,7 @@ class AttributionView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write the prompt as one picture: a PNG, or SVG where the name ends in `.svg`."""
-        from mi_toolkit.draw.figures.prompt import attribution_figure
-        from mi_toolkit.draw.figures.style import save_figure, sheet_of
-
-        save_figure(sheet_of(attribution_figure(self.attribution)), path)
+        figures.save_figure(figures.sheet_of(figures.attribution_figure(self.attribution)), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

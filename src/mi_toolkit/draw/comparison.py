@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.display import html_table
 from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import signed
 from mi_toolkit.draw.picture import PictureView, wide_table
 from mi_toolkit.draw.primitives import LABELS, LINES, bars_html
@@ -26,8 +27,6 @@ MISSING = "\N{EN DASH}"
 
 def view_comparison(comparison: ModelComparison) -> PictureView:
     """Models side by side: labels, their depth, next-token agreement, and what they share."""
-    from mi_toolkit.draw.figures.comparison import comparison_grid
-
     return PictureView(
         title=f"Heads of {', '.join(comparison.models)}",
         caption=(
@@ -35,15 +34,13 @@ def view_comparison(comparison: ModelComparison) -> PictureView:
             "are of a model's attention heads. Two predictions agree where one is a prefix of the "
             "other; chance pairs the same predictions at random."
         ),
-        draw=lambda: comparison_grid(comparison),
+        draw=lambda: figures.comparison_grid(comparison),
         body=models_html(comparison) + _groups(comparison),
     )
 
 
 def view_sweep(sweep: LengthSweep) -> PictureView:
     """A length sweep: every head's figure by length, and which labels hold where."""
-    from mi_toolkit.draw.figures.ablation import sweep_grid
-
     held = sweep.label_table()
     rows = [
         [str(row[name]) for name in ("stimulus", "label", "head", "lengths")]
@@ -56,7 +53,7 @@ def view_sweep(sweep: LengthSweep) -> PictureView:
             "at that length: 0 is chance, 1 is perfect. The dashed line is the bar that the lower "
             "end of a head's interval has to reach for the label."
         ),
-        draw=lambda: sweep_grid(sweep),
+        draw=lambda: figures.sweep_grid(sweep),
         body="<h3>Which labels hold at which length</h3>"
         + wide_table(["stimulus", "label", "head", "holds at (tokens)"], rows),
     )
@@ -64,8 +61,6 @@ def view_sweep(sweep: LengthSweep) -> PictureView:
 
 def view_stimuli(comparison: StimulusComparison) -> PictureView:
     """Stimuli against each other: each head on one by the same head on the other."""
-    from mi_toolkit.draw.figures.comparison import stimulus_grid
-
     rows = [
         [
             pair.behaviour,
@@ -82,7 +77,7 @@ def view_stimuli(comparison: StimulusComparison) -> PictureView:
             "A mark per head: its lift, or value, on one stimulus by the same on the other. Kappa "
             "is the agreement of the labels beyond chance."
         ),
-        draw=lambda: stimulus_grid(comparison),
+        draw=lambda: figures.stimulus_grid(comparison),
         body=wide_table(["behaviour", "stimuli", "rank correlation", "labelled", "kappa"], rows),
     )
 
@@ -215,9 +210,8 @@ def view_runs(comparison: RunComparison) -> PictureView:
     """
 
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.comparison import run_comparison_figure
 
-        return run_comparison_figure(comparison)
+        return figures.run_comparison_figure(comparison)
 
     table = comparison.to_pandas()
     header = [name.replace("_", " ") for name in table.columns]

@@ -6,6 +6,7 @@ import html
 import os
 from dataclasses import dataclass
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import VERDICTS
 from mi_toolkit.interventions.confirm.confirmation import (
@@ -49,10 +50,7 @@ class ConfirmationView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write it as one picture."""
-        from mi_toolkit.draw.figures.confirmation import confirmation_figure
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(confirmation_figure(self.confirmation), path)
+        figures.save_figure(figures.confirmation_figure(self.confirmation), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

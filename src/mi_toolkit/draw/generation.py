@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section, pick_button
 from mi_toolkit.draw.picture import wide_table
 from mi_toolkit.draw.primitives import (
@@ -267,10 +268,7 @@ class GenerationView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write it as one picture: the tree of beams and the best sequence's alternatives."""
-        from mi_toolkit.draw.figures.generation import generation_figure
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(generation_figure(self.generation), path)
+        figures.save_figure(figures.generation_figure(self.generation), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

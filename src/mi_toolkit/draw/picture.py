@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.core.display import html_table
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import SEQUENTIAL, Stops, shade
 
@@ -46,10 +47,8 @@ class PictureView:
 
     def section(self) -> Section:
         """The view's part of a page."""
-        from mi_toolkit.draw.figures.style import as_svg
-
         figure = self.draw()
-        svg = base64.b64encode(as_svg(figure).encode()).decode()
+        svg = base64.b64encode(figures.as_svg(figure).encode()).decode()
         picture = (
             f'<figure class="picture"><img alt="{html.escape(self.title)}" '
             f'width="{figure.get_figwidth() * 96:.0f}" src="data:image/svg+xml;base64,{svg}">'
@@ -68,9 +67,7 @@ class PictureView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write the picture alone: a PNG, or SVG where the name ends in `.svg`."""
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(self.draw(), path)
+        figures.save_figure(self.draw(), path)
 
     def __repr__(self) -> str:
         return f"PictureView of {self.title}"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.picture import pixel_image, wide_table
 from mi_toolkit.draw.primitives import (
@@ -135,10 +136,7 @@ class PipelineView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write it as one picture: patterns, the MLPs' norms and the lens."""
-        from mi_toolkit.draw.figures.prompt import pipeline_figure
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(pipeline_figure(self.pipeline), path)
+        figures.save_figure(figures.pipeline_figure(self.pipeline), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

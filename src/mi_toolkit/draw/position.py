@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section, pick_button
 from mi_toolkit.draw.primitives import GridCell, TokenGrid, bars_html, grid_html, percent, visible
 from mi_toolkit.text.pipeline import LensStage, Pipeline
@@ -45,10 +46,7 @@ class PositionView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write it as one picture: the lens by layer, the model itself on top."""
-        from mi_toolkit.draw.figures.prompt import position_figure
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(position_figure(self.pipeline, self.position, self.top_k), path)
+        figures.save_figure(figures.position_figure(self.pipeline, self.position, self.top_k), path)
 
     def _where(self) -> str:
         text = visible(self.pipeline.tokens.texts[self.position])

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import figure_text, map_figure, maps_of
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.picture import PictureView, wide_table
@@ -61,10 +62,7 @@ class ReportView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write all maps as one picture."""
-        from mi_toolkit.draw.figures.maps import report_grid
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(report_grid(self.report), path)
+        figures.save_figure(figures.report_grid(self.report), path)
 
     def _title(self) -> str:
         n_layers, n_heads = self.report.scope.shape
@@ -202,10 +200,8 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         control.check(report.provenance, report.stimulus)
 
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.confirmation import untrained_figure
-        from mi_toolkit.draw.figures.style import sheet_of
 
-        return sheet_of(untrained_figure(control, report))
+        return figures.sheet_of(figures.untrained_figure(control, report))
 
     table = control.text_table()
     return PictureView(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.picture import PictureView, wide_table
 
@@ -33,7 +34,7 @@ def view_fidelity(fidelity: ScoreFidelity) -> PictureView:
         >>> model = mi.load_model("toy-gpt2")
         >>> texts = ["The cat sat on the mat.", "Two plus two is four."]
         >>> scores = mi.score_weights(model, texts)
-        >>> mi.view(mi.score_fidelity(model, scores, texts, n=10)).title
+        >>> mi.view(mi.weights.score_fidelity(model, scores, texts, n=10)).title
         'grad_x_weight: how far to trust it'
     """
     return _fidelity_picture(fidelity.to_pandas().to_dict("records"), fidelity.summary())
@@ -68,10 +69,8 @@ def dose_pictures(study: Study) -> dict[tuple[str, str], PictureView]:
 
 def _dose_picture(rows: Sequence[Row], metric: str, kind: str) -> PictureView:
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.style import sheet_of
-        from mi_toolkit.draw.figures.weights import dose_figure
 
-        return sheet_of(dose_figure(rows, metric, kind))
+        return figures.sheet_of(figures.dose_figure(rows, metric, kind))
 
     return PictureView(
         title=f"Dose curve of {metric}, {kind}",
@@ -93,10 +92,8 @@ def layer_pictures(study: Study) -> dict[str, PictureView]:
 
 def _layer_picture(rows: Sequence[Row], metric: str) -> PictureView:
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.style import sheet_of
-        from mi_toolkit.draw.figures.weights import layer_figure
 
-        return sheet_of(layer_figure(rows, metric))
+        return figures.sheet_of(figures.layer_figure(rows, metric))
 
     return PictureView(
         title=f"{metric}: layer by component",
@@ -113,10 +110,8 @@ def head_pictures(study: Study) -> dict[str, PictureView]:
 
 def _head_picture(rows: Sequence[Row], metric: str) -> PictureView:
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.style import sheet_of
-        from mi_toolkit.draw.figures.weights import head_figure
 
-        return sheet_of(head_figure(rows, metric))
+        return figures.sheet_of(figures.head_figure(rows, metric))
 
     return PictureView(
         title=f"{metric}: heads",
@@ -152,10 +147,8 @@ def _fidelity_picture(removed: Sequence[Row], trust: Row) -> PictureView:
     rows = [row for row in removed if row["metric"] == trust["metric"]]
 
     def draw() -> Figure:
-        from mi_toolkit.draw.figures.style import sheet_of
-        from mi_toolkit.draw.figures.weights import fidelity_figure
 
-        return sheet_of(fidelity_figure(rows, trust))
+        return figures.sheet_of(figures.fidelity_figure(rows, trust))
 
     return PictureView(
         title=f"{trust['metric']}: how far to trust it",

@@ -6,6 +6,7 @@ import html
 import os
 from dataclasses import dataclass
 
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import VERDICTS
 from mi_toolkit.verification.outcome import Verdict
@@ -45,10 +46,7 @@ class VerificationView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write the table as one picture: a PNG, or SVG where the name ends in `.svg`."""
-        from mi_toolkit.draw.figures.style import save_figure
-        from mi_toolkit.draw.figures.verification import verification_figure
-
-        save_figure(verification_figure(self.verification), path)
+        figures.save_figure(figures.verification_figure(self.verification), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

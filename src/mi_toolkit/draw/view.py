@@ -7,17 +7,16 @@ from typing import Any, overload
 
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
-from mi_toolkit.draw.ablation import view_ablation
+from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import AttributionView, view_attribution
 from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
 from mi_toolkit.draw.confirmation import ConfirmationView, view_confirmation
 from mi_toolkit.draw.generation import GenerationView, view_generation
 from mi_toolkit.draw.page import View
-from mi_toolkit.draw.patching import Found, view_patching
 from mi_toolkit.draw.picture import PictureView
 from mi_toolkit.draw.pipeline import PipelineView, view_pipeline
 from mi_toolkit.draw.position import PositionView, view_position
@@ -28,10 +27,10 @@ from mi_toolkit.draw.verification import VerificationView, view_verification
 from mi_toolkit.draw.weights import WeightsView, view_weights
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.interventions.attribution_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.direct_attribution import DirectAttribution
 from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
 from mi_toolkit.text.generation import Generation
@@ -102,7 +101,7 @@ def view(result: Any, *how: Any, **options: Any) -> View:
         >>> model = mi.load_model("toy-gpt2")
         >>> traced = mi.trace_pipeline(model, "one two three one two")
         >>> mi.view(traced)
-        PipelineView of 'one two three one two' on toy-gpt2
+        PipelineView(toy-gpt2 on 15 tokens)
         >>> mi.view(traced, position=1).position
         1
     """

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.display import html_table
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
 
@@ -82,10 +83,7 @@ class WeightsView:
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
         """Write the maps as one picture: PNG, or SVG where the name ends in `.svg`."""
-        from mi_toolkit.draw.figures.grids import weight_maps
-        from mi_toolkit.draw.figures.style import save_figure
-
-        save_figure(weight_maps(self.title, self.heads, self.layers), path)
+        figures.save_figure(figures.weight_maps(self.title, self.heads, self.layers), path)
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()

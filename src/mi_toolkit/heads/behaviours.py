@@ -84,7 +84,7 @@ def offset(distance: int) -> MaskBehaviour:
 
     Example:
         >>> import mi_toolkit as mi
-        >>> mi.offset(2).name
+        >>> mi.heads.offset(2).name
         'offset_2'
     """
     if distance < 1:
@@ -282,8 +282,8 @@ def mask_behaviour(
 
     Example:
         >>> import torch, mi_toolkit as mi
-        >>> with mi.BEHAVIOURS.scope():
-        ...     @mi.mask_behaviour(
+        >>> with mi.heads.BEHAVIOURS.scope():
+        ...     @mi.heads.mask_behaviour(
         ...         name="second_token", meaning="position 1", trigger="a prompt of two tokens"
         ...     )
         ...     def second_token(ids, has_bos):

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.attention_swap import attention_by, unsupported_reason
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
@@ -30,7 +29,7 @@ from mi_toolkit.core.sight import Sight, Square, looks_ahead
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import AnyBehaviour
 from mi_toolkit.heads.block_figures import BlockReader
-from mi_toolkit.heads.chunked_attention import attend, blocks_of
+from mi_toolkit.heads.chunked_attention import attend, attention_by, blocks_of, unsupported_reason
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
 from mi_toolkit.heads.direct_effect import reads_one_norm
 from mi_toolkit.heads.kinds import DistributionBehaviour

@@ -10,7 +10,7 @@ from mi_toolkit.core.head import Head
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.control import UntrainedControl
-    from mi_toolkit.heads.copying_scores import CopyingScores
+    from mi_toolkit.heads.copying_heads import CopyingScores
     from mi_toolkit.heads.report import HeadReport
 
 

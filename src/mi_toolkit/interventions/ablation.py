@@ -35,11 +35,10 @@ from torch import Tensor
 
 from mi_toolkit.core.errors import HookError, PromptError, unknown_name
 from mi_toolkit.core.model import HookedModel, HookFunction, attention_layers, by_head, z_hook
-from mi_toolkit.core.passes import positions_before, visit_activations
+from mi_toolkit.core.passes import patterns_of, positions_before, visit_activations
 from mi_toolkit.core.process_state import alone_with, known_state
 from mi_toolkit.core.stimuli import natural
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
-from mi_toolkit.heads.patterns import patterns_of
 from mi_toolkit.interventions.components import (
     Apply,
     ComponentName,

@@ -45,6 +45,7 @@ from mi_toolkit.core.predictions import Token, token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.core.tolerances import logit_floor
@@ -263,8 +264,6 @@ class DirectAttribution(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per part."""
-        from mi_toolkit.core.tables import table_of
-
         model = self.provenance.model
         return table_of(
             {"model": model, "part": name, "write": value} for name, value in self.parts().items()

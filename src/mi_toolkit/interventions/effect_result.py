@@ -14,6 +14,7 @@ from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.interventions.components import Component
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ class AblationEffect(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row for the ablation and one for each random set, a column for each figure."""
-        from mi_toolkit.core.tables import table_of
-
         sets = [self.components, *self.controls]
         rows = [
             {

@@ -22,11 +22,11 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.stats import over_texts
 from mi_toolkit.core.stimuli import ioi_prompts
 from mi_toolkit.core.tokens import TokenBatch
-from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.interventions.components import HeadName
 
@@ -106,8 +106,10 @@ def s_inhibition_effects(
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> prompts = mi.ioi_prompts(model, n_prompts=16)
-        >>> effects = mi.s_inhibition_effects(model, ["L1H0"], ["L2H0"], prompts=prompts)
+        >>> prompts = mi.core.ioi_prompts(model, n_prompts=16)
+        >>> effects = mi.interventions.s_inhibition_effects(
+        ...     model, ["L1H0"], ["L2H0"], prompts=prompts
+        ... )
         >>> effects.heads
         (L1H0,)
     """

@@ -28,6 +28,7 @@ from mi_toolkit.core.predictions import token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tl_compat import patched_metric
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
@@ -197,8 +198,6 @@ class Patching(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per layer and place."""
-        from mi_toolkit.core.tables import table_of
-
         n_layers, n_places = self.values.shape
         return table_of(
             {

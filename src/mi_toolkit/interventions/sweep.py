@@ -18,6 +18,7 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.components import Component
@@ -97,8 +98,6 @@ class AblationSweep(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per head, a column for each figure."""
-        from mi_toolkit.core.tables import table_of
-
         n_layers, n_heads = self.log_prob.shape
         heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
         facts = {"model": self.provenance.model, "how": self.how, "target": self.clean.text}

@@ -13,6 +13,6 @@
 
 from __future__ import annotations
 
-from mi_toolkit.text.generate import generate as generate
-from mi_toolkit.text.generation import GeneratedSequence as GeneratedSequence
-from mi_toolkit.text.generation import Generation as Generation
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

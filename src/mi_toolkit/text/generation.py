@@ -16,6 +16,7 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -261,8 +262,6 @@ class Generation(SavedResult, TableRepr):
         Raises:
             UnknownNameError: no such kind of rows.
         """
-        from mi_toolkit.core.tables import table_of
-
         if rows not in ROWS:
             raise unknown_name("kind of rows", rows, ROWS)
         return table_of(ROWS[rows](self))

@@ -17,6 +17,7 @@ from mi_toolkit.core.head import Head
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -207,8 +208,6 @@ class Pipeline(SavedResult, TableRepr):
         Raises:
             UnknownNameError: no such stage.
         """
-        from mi_toolkit.core.tables import table_of
-
         if stage not in ROWS:
             raise unknown_name("stage of a pipeline", stage, ROWS)
         return table_of(ROWS[stage](self))
@@ -219,8 +218,6 @@ class Pipeline(SavedResult, TableRepr):
         Raises:
             UnknownNameError: there is no such head.
         """
-        from mi_toolkit.core.tables import table_of
-
         return table_of(pattern_rows(self, Head.of(head)))
 
     def title(self) -> str:

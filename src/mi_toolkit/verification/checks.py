@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.model import evaluating
+from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.sight import sees
 from mi_toolkit.core.tl_compat import key_value_cache
 from mi_toolkit.core.tolerances import ATTENTION, ROW_SUMS, logit_floor
-from mi_toolkit.heads.patterns import visit_patterns
 from mi_toolkit.models.checkpoints import Loading
 from mi_toolkit.verification.check_input import CheckInput, coherence_loss, coherence_repetition
 from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable

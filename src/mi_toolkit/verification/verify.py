@@ -16,6 +16,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.models.checkpoints import Loading, load_config, read_weights
 from mi_toolkit.models.describe import describe_model, provenance_of
 from mi_toolkit.models.gguf_cache import header_parsed_once
@@ -75,8 +76,6 @@ class Verification(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per check."""
-        from mi_toolkit.core.tables import table_of
-
         return table_of(
             {"model": self.model, "check": name, "verdict": each.verdict, **asdict(each)}
             for name, each in self.outcomes.items()
@@ -104,8 +103,6 @@ class Verification(TableRepr):
 
 def completion_table(found: Iterable[Verification]) -> DataFrame:
     """One row per model and prompt."""
-    from mi_toolkit.core.tables import table_of
-
     return table_of(
         {"model": each.model, **asdict(said)} for each in found for said in each.completions
     )

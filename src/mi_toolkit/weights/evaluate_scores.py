@@ -26,6 +26,7 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluation import Quality, qualities
@@ -204,8 +205,6 @@ class PerturbationTest(TableRepr):
         Columns: `metric`, `kind`, `k`, `group`, `draw`, `loss`, `loss_rise` (nats per token),
         `perplexity`, `accuracy`, `kl`, `n_not_finite`, `n_tokens`.
         """
-        from mi_toolkit.core.tables import frame
-
         unchanged = Outcome(
             kind="none", k=0, group="baseline", draw=0, quality=self.baseline, n_not_finite=0
         )
@@ -228,8 +227,6 @@ class PerturbationTest(TableRepr):
         Of the random draws the mean, their standard deviation, and how many of those the top is
         above the mean.
         """
-        from mi_toolkit.core.tables import frame
-
         points = dict.fromkeys((outcome.kind, outcome.k) for outcome in self.outcomes)
         return frame(_transposed([self._point(kind, k) for kind, k in points]))
 

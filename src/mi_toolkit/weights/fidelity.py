@@ -15,6 +15,7 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple, random_control
@@ -101,8 +102,6 @@ class ScoreFidelity(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per removed weight."""
-        from mi_toolkit.core.tables import frame
-
         parameters, rows, columns = zip(*self.weights, strict=True)
         return frame(
             {

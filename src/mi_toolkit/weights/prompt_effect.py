@@ -24,6 +24,7 @@ from mi_toolkit.core.predictions import Prediction, kl_divergence, predictions, 
 from mi_toolkit.core.process_state import allowing_nan, one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.text.generate import generate
@@ -103,8 +104,6 @@ class PerturbationEffect(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row for the change and one for each random set."""
-        from mi_toolkit.core.tables import table_of
-
         sets = [(self.weights, self.after.probability, self.kl)]
         figures = (self.random_probabilities.tolist(), self.random_kl.tolist())
         sets += zip(self.random_weights, *figures, strict=True)
@@ -189,7 +188,7 @@ def perturbation_effect(
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> weight = ("blocks.0.attn.W_O", 3, 5)
-        >>> effect = mi.perturbation_effect(model, "Mary and John", [weight], n_random=2)
+        >>> effect = mi.weights.perturbation_effect(model, "Mary and John", [weight], n_random=2)
         >>> effect.to_pandas()["is_control"].tolist()
         [False, True, True]
     """

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, WeightError
-from mi_toolkit.core.tables import read_table, table_of
+from mi_toolkit.core.tables import read_parquet, table_of
 from mi_toolkit.weights.ranking import jaccard
 from mi_toolkit.weights.run_folder import read_manifest
 
@@ -218,7 +218,7 @@ def _run(folder: Path, metric: str, k: int) -> Run:
     about = read_manifest(folder)["about"]
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        top = read_table(folder / f"top_weights_{metric}_{k}.parquet").to_dict("records")
+        top = read_parquet(folder / f"top_weights_{metric}_{k}.parquet").to_dict("records")
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
     layers = tuple(row for row in summary["layers"] if row["metric"] == metric)

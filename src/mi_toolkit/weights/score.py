@@ -185,7 +185,7 @@ def score_blockwise(
         >>> import tempfile
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> scores = mi.score_blockwise(model, ["The cat sat."], folder=tempfile.mkdtemp())
+        >>> scores = mi.weights.score_blockwise(model, ["The cat sat."], folder=tempfile.mkdtemp())
         >>> len(scores.places)
         24
     """

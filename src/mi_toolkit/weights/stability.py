@@ -20,6 +20,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.stats import students_t
+from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple
@@ -147,8 +148,6 @@ class RankingStability(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per comparison: each value, and the ends of its 95% interval."""
-        from mi_toolkit.core.tables import frame
-
         rows = [
             {
                 "over": each.over,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.core.evaluation import evaluation_passages, halves, text_digest
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.tables import joined, read_table, table_of
+from mi_toolkit.core.tables import joined, read_parquet, table_of
 from mi_toolkit.weights.evaluate_scores import CONTROLS, perturbation_test
 from mi_toolkit.weights.fidelity import score_fidelity
 from mi_toolkit.weights.parameters import select, weight_matrices
@@ -113,7 +113,7 @@ class Steps:
         file = f"top_weights_{scores.metric}_{k}"
         settings = {**self.scope, "per": self.settings.per}
         if self._done(file, settings):
-            return read_table(self.run.path / f"{file}.parquet")
+            return read_parquet(self.run.path / f"{file}.parquet")
         table = scores.top(k, self.settings.per)
         self.run.put(file, settings, table_writers(file, table))
         return table
@@ -123,7 +123,9 @@ class Steps:
         settings = {**self.scope, **self.test, "metrics": list(scores)}
         path = self.run.path
         if self._done("perturbation", settings):
-            return read_table(path / "perturbation.parquet"), read_table(path / "effects.parquet")
+            return read_parquet(path / "perturbation.parquet"), read_parquet(
+                path / "effects.parquet"
+            )
         chosen = self.settings
         tests = [
             perturbation_test(
@@ -153,7 +155,7 @@ class Steps:
         chosen, path = self.settings, self.run.path
         settings = {**self.scope, "metrics": list(scores), "n": chosen.fidelity}
         if self._done("fidelity", settings):
-            return read_table(path / "fidelity.parquet"), read_table(path / "trust.parquet")
+            return read_parquet(path / "fidelity.parquet"), read_parquet(path / "trust.parquet")
         found = [
             score_fidelity(
                 self.model,
@@ -182,7 +184,7 @@ class Steps:
         settings = {**self.scope, "metrics": chosen.metrics, "topk": chosen.topk}
         settings["seeds"] = chosen.seeds
         if self._done("stability", settings):
-            return read_table(self.run.path / "stability.parquet")
+            return read_parquet(self.run.path / "stability.parquet")
         table = ranking_stability(
             self.model,
             list(self.scoring),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.tables import frame
 from mi_toolkit.weights.evaluation import Quality
 
 if TYPE_CHECKING:
@@ -145,8 +146,6 @@ class SuperWeights(TableRepr):
 
         What was not measured, as the screening had ruled it out, is missing.
         """
-        from mi_toolkit.core.tables import frame
-
         names = (
             "layer matrix row column hf_name hf_row hf_column value spike channel_norm input_spike "
             "input write screened_rise is_confirmed"

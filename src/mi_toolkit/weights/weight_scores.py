@@ -17,6 +17,7 @@ from mi_toolkit.core.errors import ReportError, WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.tables import frame
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, WeightMatrix, hf_coordinates
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import (
@@ -38,8 +39,6 @@ Columns = dict[str, list[Any]]
 
 def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None) -> DataFrame:
     """One row per ranked weight."""
-    from mi_toolkit.core.tables import frame
-
     n = len(ranking)
     places = {place.name: place for place in scores.places}
     units = ("head", "kv_head", "neuron", *_expert_column(scores))
@@ -119,8 +118,6 @@ def labels_of(report: HeadReport, layer: int, head: int) -> str:
 
 def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
     """One row per layer and query head."""
-    from mi_toolkit.core.tables import frame
-
     sums = _unit_sums(scores, ("head", "kv_head"))
     n_heads = max((len(s) for parts in sums.values() for s in parts.values()), default=0)
     if not n_heads:
@@ -149,8 +146,6 @@ def neuron_table(scores: WeightScores) -> DataFrame:
 
     An expert that every token runs through has no number.
     """
-    from mi_toolkit.core.tables import frame
-
     groups: dict[tuple[int, int | None, str], dict[str, Tensor]] = {}
     for place in scores.places:
         if place.unit == "neuron" and place.layer is not None:
@@ -182,8 +177,6 @@ def neuron_table(scores: WeightScores) -> DataFrame:
 
 def layer_table(scores: WeightScores) -> DataFrame:
     """One row per parameter; `layer` is missing for embeddings and the final norm."""
-    from mi_toolkit.core.tables import frame
-
     total = _total(scores)
     sums = {place.name: _size(scores.scores[place.name]) for place in scores.places}
     columns: Columns = {

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mi_toolkit.compare.length_sweep import LengthSweep
+from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.figures.grids import (

@@ -1,8 +1,9 @@
-"""Confirmations and untrained twins: each figure against the band of its control."""
+"""Confirmations, untrained twins and verifications: each figure against what it is held to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from textwrap import shorten
 
 import torch
 from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.confirm.confirmation import Confirmation, HypothesisTest
+from mi_toolkit.verification.verify import HEADER, Verification
 
 ROW, TOP, BETWEEN, FOOT = 0.3, 0.85, 0.62, 0.1
 LEFT, WIDTH, RIGHT = 1.9, 4.4, 4.6
@@ -210,3 +212,63 @@ def _draw_labelled(
             fontsize=8,
             color=muted_text(),
         )
+
+
+CHECKS_WIDTH, CHECKS_TOP, CHECKS_ROW, CHECKS_FOOT = 11.5, 0.65, 0.25, 0.15
+COLUMNS = (0.15, 1.9, 2.7, 3.7, 4.85)
+"""Left sides of the columns, in inches."""
+
+LONGEST = 110
+COLOURS = {"passed": "survives", "failed": "fails", "not applicable": "undecided"}
+
+
+@in_house_style
+def verification_figure(found: Verification) -> Figure:
+    """One row to a check; below them what the model says."""
+    said = [
+        f"{each.prompt!r} → {each.text!r}  (loss {each.loss:.2f}, repetition {each.repetition:.0%})"
+        for each in found.completions
+    ]
+    height = CHECKS_TOP + CHECKS_ROW * (len(found.outcomes) + len(said) + 1.5) + CHECKS_FOOT
+    figure = Figure(figsize=(CHECKS_WIDTH, height))
+    title(figure, found.title())
+    y = CHECKS_TOP
+    for cells in (HEADER, *found.rows()):
+        for x, cell, name in zip(COLUMNS, cells, HEADER, strict=True):
+            is_verdict = name == "verdict" and cells is not HEADER
+            _write(
+                figure,
+                x,
+                y,
+                cell,
+                colour=VERDICTS[COLOURS[cell]] if is_verdict else ink(),
+                is_bold=cells is HEADER or is_verdict,
+            )
+        y += CHECKS_ROW
+    y += CHECKS_ROW / 2
+    for words in said:
+        _write(figure, COLUMNS[0], y, words, colour=ink(), is_bold=False, longest=150)
+        y += CHECKS_ROW
+    return figure
+
+
+def _write(
+    figure: Figure,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    colour: str,
+    is_bold: bool,
+    longest: int = LONGEST,
+) -> None:
+    figure.text(
+        x / figure.get_figwidth(),
+        1 - y / figure.get_figheight(),
+        shorten(text, longest, placeholder=" …"),
+        fontsize=8,
+        color=colour,
+        weight="bold" if is_bold else "normal",
+        parse_math=False,
+        va="center",
+    )

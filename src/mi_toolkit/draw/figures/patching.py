@@ -29,8 +29,8 @@ from mi_toolkit.draw.figures.style import (
     title,
 )
 from mi_toolkit.draw.primitives import DIVERGING, visible
-from mi_toolkit.interventions.attribution_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.direct_attribution import DirectAttribution
+from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 
 HEAD, TOKENS_FOOT = 0.5, 0.95

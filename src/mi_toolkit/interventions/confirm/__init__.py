@@ -11,7 +11,3 @@ predictions more than their neighbours do, not that attention of the kind is how
 induction need the previous-token head under it just as much. That it fails does not show that the
 heads are idle: others may stand in for them (self-repair), or the stimulus may not need them.
 """
-
-from mi_toolkit.interventions.confirm.confirmation import Confirmation as Confirmation
-from mi_toolkit.interventions.confirm.label_sets import confirm_each_head as confirm_each_head
-from mi_toolkit.interventions.confirm.label_sets import confirm_heads as confirm_heads

@@ -14,6 +14,7 @@ from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.interventions.confirm.losses import Effect
 
 if TYPE_CHECKING:
@@ -270,8 +271,6 @@ class Confirmation(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per trial, and one without figures per label that could not be tested."""
-        from mi_toolkit.core.tables import table_of
-
         run = {"model": self.provenance.model, "how": self.how}
         tested = [run | _tested_row(trial) for trial in self.trials]
         untested = [

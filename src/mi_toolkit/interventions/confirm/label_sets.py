@@ -244,7 +244,8 @@ def confirm_each_head(
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
-        >>> found = mi.confirm_each_head(model, {"induction": ["L2H0", "L2H3"]}, n_sequences=8)
+        >>> claimed = {"induction": ["L2H0", "L2H3"]}
+        >>> found = mi.interventions.confirm_each_head(model, claimed, n_sequences=8)
         >>> [(*trial.heads, trial.rank_in_layer) for trial in found["induction"]]
         [(L2H0, (1, 4)), (L2H3, ...)]
     """

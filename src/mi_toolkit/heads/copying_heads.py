@@ -38,6 +38,7 @@ from mi_toolkit.models.describe import describe_model, provenance_of
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
+
 BATCH = 8
 STIMULUS = "repeated_random"
 
@@ -128,7 +129,7 @@ def copying_scores(
 
     Example:
         >>> import mi_toolkit as mi
-        >>> scores = mi.copying_scores(mi.load_model("toy-gpt2"))
+        >>> scores = mi.heads.copying_scores(mi.load_model("toy-gpt2"))
         >>> scores.heads()[0]  # the toy's induction head
         L2H0
     """

@@ -27,6 +27,7 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.core.stimuli import passages, repeated_random
+from mi_toolkit.core.tables import joined, table_of
 from mi_toolkit.core.tokenizer import Beginning, standard_beginning, text_beginning
 from mi_toolkit.core.tokens import TokenBatch, behind
 from mi_toolkit.core.vocabulary import require_tokenizer
@@ -127,8 +128,6 @@ class LengthSweep(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per stimulus, length, behaviour and head: figure, chance, interval, label."""
-        from mi_toolkit.core.tables import joined
-
         frames = []
         for (stimulus, length), report in self.reports.items():
             frame = report.to_pandas()
@@ -139,8 +138,6 @@ class LengthSweep(TableRepr):
 
     def label_table(self) -> DataFrame:
         """One row per stimulus, label and head that carries it at any length: at which it does."""
-        from mi_toolkit.core.tables import table_of
-
         return table_of(self._label_rows())
 
     def _label_rows(self) -> Iterator[dict[str, Any]]:

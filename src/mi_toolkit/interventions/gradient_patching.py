@@ -16,6 +16,7 @@ from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tl_compat import attribution_scores
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.patching import Pairs, Tokens, check_every_layer
@@ -67,8 +68,6 @@ class AttributionPatching(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per part and position."""
-        from mi_toolkit.core.tables import table_of
-
         return table_of(
             {
                 "model": self.provenance.model,
@@ -139,7 +138,7 @@ def attribution_patching(
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> clean, corrupted = "Mary and John went to", "Mary and John went in"
-        >>> found = mi.attribution_patching(model, clean, corrupted, target=" the")
+        >>> found = mi.interventions.attribution_patching(model, clean, corrupted, target=" the")
         >>> found.heads.shape  # layer, head, position
         torch.Size([4, 4, 6])
     """
@@ -256,8 +255,6 @@ class EdgeAttribution(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per edge."""
-        from mi_toolkit.core.tables import table_of
-
         edges = zip(self.writers, self.readers, self.at.tolist(), self.scores.tolist(), strict=True)
         return table_of(
             {

@@ -1,0 +1,15 @@
+from .behaviours import BEHAVIOURS as BEHAVIOURS
+from .behaviours import circuit_behaviour as circuit_behaviour
+from .behaviours import distribution_behaviour as distribution_behaviour
+from .behaviours import mask_behaviour as mask_behaviour
+from .behaviours import offset as offset
+from .classify import classify_heads as classify_heads
+from .control import UntrainedControl as UntrainedControl
+from .copying_heads import CopyingScores as CopyingScores
+from .copying_heads import copying_scores as copying_scores
+from .kinds import CircuitBehaviour as CircuitBehaviour
+from .kinds import DistributionBehaviour as DistributionBehaviour
+from .kinds import MaskBehaviour as MaskBehaviour
+from .kinds import TokenMap as TokenMap
+from .report import HeadReport as HeadReport
+from .untrained import untrained_control as untrained_control

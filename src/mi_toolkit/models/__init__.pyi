@@ -1,0 +1,9 @@
+from .describe import describe_model as describe_model
+from .facts import ModelFacts as ModelFacts
+from .load import load_model as load_model
+from .registry import BUNDLED as BUNDLED
+from .registry import SIBLINGS as SIBLINGS
+from .registry import known_models as known_models
+from .specs import MODELS as MODELS
+from .specs import KnownModel as KnownModel
+from .specs import ModelSpec as ModelSpec

@@ -1,0 +1,2 @@
+from .verify import Verification as Verification
+from .verify import verify_model as verify_model

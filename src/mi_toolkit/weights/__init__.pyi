@@ -1,0 +1,16 @@
+from .evaluate_scores import PerturbationTest as PerturbationTest
+from .evaluate_scores import perturbation_test as perturbation_test
+from .fidelity import ScoreFidelity as ScoreFidelity
+from .fidelity import score_fidelity as score_fidelity
+from .perturb import perturbed as perturbed
+from .prompt_effect import PerturbationEffect as PerturbationEffect
+from .prompt_effect import perturbation_effect as perturbation_effect
+from .run_comparison import RunComparison as RunComparison
+from .run_comparison import compare_runs as compare_runs
+from .score import score_blockwise as score_blockwise
+from .score import score_weights as score_weights
+from .stability import RankingStability as RankingStability
+from .stability import ranking_stability as ranking_stability
+from .super_weight import SuperWeights as SuperWeights
+from .super_weights import find_super_weights as find_super_weights
+from .weight_scores import WeightScores as WeightScores
