@@ -138,15 +138,13 @@ def ablate(
 def _write(
     found: AblationEffect | AblationSweep, folder: Path | None, page: Path | None
 ) -> list[Path]:
-    from mi_toolkit.draw.ablation import view_ablation
-
     written = []
     if folder is not None:
         with writing(folder / "ablation.safetensors") as path:
             found.save(path)
         written = [path, *write_tables(folder, {"ablation.csv": found.to_pandas()})]
     picture = None if folder is None else folder / "ablation.png"
-    return [*written, *draw(view_ablation(found), page, picture)]
+    return [*written, *draw(mi.view(found), page, picture)]
 
 
 def _show(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -116,15 +117,13 @@ def attribute(
 
 
 def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit.draw.attribution import view_attribution
-
     written: list[Path] = []
     if folder is not None:
         with writing(folder / "attribution.safetensors") as path:
             found.save(path)
         written = [path, *write_tables(folder, {"attribution.csv": found.to_pandas()})]
     picture = None if folder is None else folder / "attribution.png"
-    return [*written, *draw(view_attribution(found), page, picture)]
+    return [*written, *draw(mi.view(found), page, picture)]
 
 
 def _as_data(found: Attribution, written: Sequence[Path]) -> dict[str, object]:

@@ -30,6 +30,7 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
+from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.head import Head
@@ -176,8 +177,6 @@ def _check_behaviours(names: Sequence[str] | None) -> None:
 def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    from mi_toolkit.core.io import atomic_write
-
     with writing(folder / "report.safetensors") as path:
         report.save(path)
     with writing(folder / "heads.csv") as table, atomic_write(table) as draft:
@@ -187,15 +186,14 @@ def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
 
 def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> mi.Page:
     from mi_toolkit.core.tokens import tokenise
-    from mi_toolkit.draw.report import view_report, view_untrained
 
     ids = tokenise(model, prompt, prepend_bos=bos).sequence(0)
     if len(ids) > PICTURED_TOKENS:
         note(f"The page shows patterns of the first {PICTURED_TOKENS} of {len(ids)} tokens.")
         ids = ids[:PICTURED_TOKENS]
-    control = [] if report.untrained is None else [view_untrained(report.untrained, report)]
+    control = [] if report.untrained is None else [mi.view(report.untrained, report)]
     attention = mi.view_attention(model, ids, heads=pictured_heads(report))
-    return mi.Page([view_report(report), *control, attention])
+    return mi.Page([mi.view(report), *control, attention])
 
 
 def pictured_heads(report: HeadReport) -> list[Head]:

@@ -116,9 +116,7 @@ def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path
 def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit.draw.comparison import view_comparison
-
-    return draw(view_comparison(comparison), html, png)
+    return draw(mi.view(comparison), html, png)
 
 
 def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool) -> None:
@@ -200,9 +198,7 @@ def stimuli(
 def _draw_stimuli(compared: StimulusComparison, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit.draw.comparison import view_stimuli
-
-    return draw(view_stimuli(compared), html, png)
+    return draw(mi.view(compared), html, png)
 
 
 def _show_stimuli(compared: StimulusComparison, written: Sequence[Path], *, as_data: bool) -> None:

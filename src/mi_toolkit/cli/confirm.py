@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -28,6 +29,7 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
+from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.model import HookedModel
@@ -147,10 +149,7 @@ def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
 
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
-    from mi_toolkit.core.io import atomic_write
-    from mi_toolkit.draw.confirmation import view_confirmation
-
-    view = view_confirmation(found)
+    view = mi.view(found)
     if folder is not None:
         with writing(folder / "confirmation.safetensors") as path:
             found.save(path)
@@ -169,8 +168,6 @@ def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Itera
 
 
 def _remove(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder, ignore_errors=True)
 
 

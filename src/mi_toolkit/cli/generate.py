@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -110,8 +111,6 @@ def _ablating(
 
 
 def _written(found: Generation, folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit.draw.generation import view_generation
-
     written = []
     if folder is not None:
         with writing(folder / "generation.safetensors") as path:
@@ -121,7 +120,7 @@ def _written(found: Generation, folder: Path | None, page: Path | None) -> list[
         }
         written = [path, *write_tables(folder, tables)]
     png = None if folder is None else folder / "generation.png"
-    return [*written, *draw(view_generation(found), page, png)]
+    return [*written, *draw(mi.view(found), page, png)]
 
 
 def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
@@ -147,8 +146,6 @@ def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
 
 def _best(found: Generation) -> list[list[str]]:
     """The best sequence token by token: probability, and what else was probable."""
-    import math
-
     best = found.sequences[0]
     rows = [["step", "token", "probability", "most probable"]]
     for step, token in enumerate(found.tokens(best.ids)):

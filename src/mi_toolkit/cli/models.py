@@ -9,6 +9,7 @@ from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
 from mi_toolkit.cli.output import as_json, columns, fields_of
 from mi_toolkit.cli.terminal import FOR_READING, bold, width
 from mi_toolkit.core.display import human_count
+from mi_toolkit.models.sources import is_here
 
 if TYPE_CHECKING:
     from mi_toolkit.models.specs import KnownModel, ModelSpec
@@ -55,8 +56,6 @@ def _fact_cells(spec: ModelSpec) -> list[str]:
 
 
 def _origin_cells(model: KnownModel) -> list[str]:
-    from mi_toolkit.models.sources import is_here
-
     here = "yes" if is_here(model) else "no"
     return [model.name, _FROM[model.where], here, model.access, model.licence]
 
@@ -67,8 +66,6 @@ def _print_table(header: list[str], rows: list[list[str]], *, align: str) -> Non
 
 
 def _record(model: KnownModel) -> dict[str, Any]:
-    from mi_toolkit.models.sources import is_here
-
     return {**fields_of(model), "here": is_here(model)}
 
 

@@ -11,6 +11,7 @@ import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, uncollected
 from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.models.sources import find_source
 
 if TYPE_CHECKING:
     from mi_toolkit.core.model import HookedModel
@@ -128,8 +129,6 @@ def _check_name(name: str, revision: str | None) -> None:
     Raises:
         UnknownNameError: with the nearest names; all of them would fill the screen.
     """
-    from mi_toolkit.models.sources import find_source
-
     try:
         find_source(name, revision=revision)
     except UnknownNameError as error:

@@ -287,9 +287,7 @@ def compare(
     found = mi.weights.compare_runs(runs)
     written = [] if output is None else _write(found, output)
     if html is not None:
-        from mi_toolkit.draw.comparison import view_runs
-
-        mi.Page([view_runs(each) for each in found]).save_html(html)
+        mi.Page([mi.view(each) for each in found]).save_html(html)
         written.append(html)
     if json:
         print(as_json([row for each in found for row in each.to_pandas().to_dict("records")]))
@@ -302,13 +300,11 @@ def compare(
 
 
 def _write(found: list[RunComparison], folder: Path) -> list[Path]:
-    from mi_toolkit.draw.comparison import view_runs
-
     written = write_tables(
         folder, {f"comparison_{each.metric}.csv": each.to_pandas() for each in found}
     )
     for each in found:
-        written += draw(view_runs(each), None, folder / f"comparison_{each.metric}.png")
+        written += draw(mi.view(each), None, folder / f"comparison_{each.metric}.png")
     return written
 
 
@@ -353,8 +349,6 @@ def super_weights(
             eval_limit=eval_limit,
         )
     if output is not None:
-        from mi_toolkit.core.io import atomic_write
-
         with writing(output / "super_weights.csv") as path, atomic_write(path) as draft:
             found.to_pandas().to_csv(draft, index=False)
     if json:

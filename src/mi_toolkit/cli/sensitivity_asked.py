@@ -13,7 +13,7 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     uncollected,
 )
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, unknown_name
 
 if TYPE_CHECKING:
     from mi_toolkit.weights.run_folder import Budget
@@ -42,7 +42,6 @@ def texts_of(path: Path) -> list[str]:
 
 def settings_of(**chosen: Any) -> Settings:
     """The settings, names checked before a model is loaded for them."""
-    from mi_toolkit.core.errors import unknown_name
     from mi_toolkit.weights.evaluate_scores import CONTROLS
     from mi_toolkit.weights.perturb import EDITS
     from mi_toolkit.weights.scorers import SCORERS

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -91,9 +92,7 @@ def sweep(
 def _draw(swept: LengthSweep, html: Path | None, png: Path | None) -> list[Path]:
     if html is None and png is None:
         return []
-    from mi_toolkit.draw.comparison import view_sweep
-
-    return draw(view_sweep(swept), html, png)
+    return draw(mi.view(swept), html, png)
 
 
 def _show(swept: LengthSweep, written: Sequence[Path], *, as_data: bool) -> None:

@@ -123,8 +123,6 @@ def _counts(found: Verification) -> str:
 
 
 def _write(found: Sequence[Verification], folder: Path | None, page: Path | None) -> list[Path]:
-    from mi_toolkit.draw.verification import view_verification
-
     written: list[Path] = []
     if folder is not None:
         from mi_toolkit.verification.verify import completion_table
@@ -135,11 +133,11 @@ def _write(found: Sequence[Verification], folder: Path | None, page: Path | None
         for each in found:
             name = each.model.replace("/", "_").lstrip("._") or "model"
             with doing("Drawing"), writing(folder / f"{name}.png") as path:
-                view_verification(each).save_png(path)
+                mi.view(each).save_png(path)
             written.append(path)
     if page is not None:
         title = "Verification of " + ", ".join(each.model for each in found)
         with doing(f"Drawing {page}"), writing(page):
-            mi.Page([view_verification(each) for each in found], title=title).save_html(page)
+            mi.Page([mi.view(each) for each in found], title=title).save_html(page)
         written.append(page)
     return written

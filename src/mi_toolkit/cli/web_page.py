@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+from importlib.util import find_spec
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,6 +13,7 @@ from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import Several, Switch, at_least_one
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError
+from mi_toolkit.models.sources import find_source
 
 Count = Annotated[int, Parameter(validator=at_least_one)]
 
@@ -49,7 +52,6 @@ def web_page(
         _require_gradio()
         from mi_toolkit.app.dashboard import build
         from mi_toolkit.app.settings import Settings
-        from mi_toolkit.models.sources import find_source
 
         for name in allow_models or []:
             find_source(name)
@@ -78,15 +80,11 @@ def web_page(
 
 
 def _require_gradio() -> None:
-    from importlib.util import find_spec
-
     if find_spec("gradio") is None:
         raise MIToolkitError('The page needs gradio: pip install "mi-toolkit[app]"')
 
 
 def _free_port(host: str) -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
 
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.core.passes import visit_activations
@@ -164,8 +165,6 @@ def _both(rows: _MaskRows, bias: Tensor) -> _MaskRows:
 @contextmanager
 def _noted(made: list[tuple[Tensor, _MaskRows]]) -> Iterator[None]:
     """Inside, every mask that transformers makes for eager attention is noted."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
-
     eager, boolean = TABLE["eager"], TABLE["sdpa"]
 
     def note(*args: Any, **asked: Any) -> Any:

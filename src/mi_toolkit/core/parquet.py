@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mi_toolkit.core.errors import PromptError
 
@@ -17,9 +19,6 @@ Column = npt.NDArray[np.integer[Any]]
 
 def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:
     """Write columns of integers as one Parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     pq.write_table(pa.table(dict(columns)), path, compression="zstd")
 
 
@@ -27,8 +26,6 @@ def read_columns(
     paths: Sequence[str | os.PathLike[str]], dtypes: Mapping[str, type[np.integer[Any]]]
 ) -> dict[str, Column]:
     """The named columns of several Parquet files, one file's rows behind the other's."""
-    import pyarrow.parquet as pq
-
     tables = [pq.read_table(path, columns=list(dtypes)) for path in paths]
     return {
         name: np.concatenate([np.empty(0, dtype), *(t[name].to_numpy() for t in tables)]).astype(
@@ -44,9 +41,6 @@ def column(path: Path, name: str) -> Iterator[Any]:
     Raises:
         PromptError: it is no Parquet file, or has no such column.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     try:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:

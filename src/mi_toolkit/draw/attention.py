@@ -20,7 +20,7 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section
+from mi_toolkit.draw.page import Page, Section, attention_heads
 from mi_toolkit.draw.primitives import visible
 
 HeadName = Head | tuple[int, int] | str | int
@@ -136,8 +136,6 @@ class AttentionView:
 
     def section(self) -> Section:
         """The view's part of a page."""
-        from mi_toolkit.draw.page import attention_heads
-
         choice = " Click a head to see it large." if len(self.heads) > 1 else ""
         return Section(
             title=f"Attention in {self.model}: {self._which()}",

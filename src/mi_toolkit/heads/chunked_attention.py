@@ -41,6 +41,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, method_replaced
@@ -261,9 +263,6 @@ def attention_by(model: HookedModel, layers: Sequence[int], attention: Attention
 @contextmanager
 def _registered(config: Any) -> Iterator[None]:
     """Models with this config look their attention up under our name, and build no mask."""
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-
     ALL_ATTENTION_FUNCTIONS.register(_NAME, _looked_up)
     ALL_MASK_ATTENTION_FUNCTIONS.register(_NAME, lambda *_, **__: None)
     before = config._attn_implementation

@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -441,8 +441,6 @@ class HeadReport(TableRepr):
 
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as plain values that JSON can hold."""
-        from dataclasses import asdict
-
         return {
             "behaviours": list(self.behaviours),
             "facts": {name: asdict(facts) for name, facts in self.facts.items()},

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,7 +60,7 @@ class Rows(Protocol):
         """In nats."""
         ...
 
-    def variation(self, following: Rows) -> Float[Tensor, "*rows query"]:
+    def variation(self, following: Self) -> Float[Tensor, "*rows query"]:
         """Total variation between these rows and those of another sequence, the sink apart."""
         ...
 
@@ -94,7 +94,7 @@ class RowFigures:
 
     window: Sight
 
-    def variation(self, following: Rows) -> Float[Tensor, "sequence head query"]:
+    def variation(self, following: Self) -> Float[Tensor, "sequence head query"]:
         """Total variation between each sequence's rows and those of the one it is compared with."""
         return self.to_other
 
@@ -134,9 +134,8 @@ class PatternRows:
         """The rows with enough attention off the sink to say where it goes."""
         return eligible(self)
 
-    def variation(self, following: Rows) -> Float[Tensor, "*heads query"]:
+    def variation(self, following: Self) -> Float[Tensor, "*heads query"]:
         """Total variation between these rows and another sequence's; 0 where one has no row."""
-        assert isinstance(following, PatternRows)
         here, there = per_mass(self.non_sink_mass), per_mass(following.non_sink_mass)
         found = torch.zeros_like(here)
         for (queries, block), (_, other) in zip(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from mi_toolkit.core.errors import GenerationError, PromptError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
@@ -58,8 +59,6 @@ def decode(
         UnsupportedModelError: Hugging Face cannot generate with the model.
         NotFiniteError: the model computes NaN or infinity, of which no token is the most probable.
     """
-    from transformers import LogitsProcessorList
-
     ids = ids.to(model.cfg.device)
     # Beams change places; not every release of transformers moves a recurrent state with them.
     if (how.num_beams > 1 and _is_recurrent(model)) or not cache_is_sound(model):
@@ -106,8 +105,6 @@ def _hugging_face_model(model: HookedModel, how: Decoding) -> tuple[Any, dict[st
 
 
 def _configuration(how: Decoding) -> Any:
-    from transformers import GenerationConfig
-
     beams = {"length_penalty": how.length_penalty, "early_stopping": how.early_stopping}
     return GenerationConfig(
         max_new_tokens=how.max_new_tokens,
@@ -127,8 +124,6 @@ def _configuration(how: Decoding) -> Any:
 @contextmanager
 def _without_defaults(generating: Any) -> Iterator[None]:
     """Keep the model's own defaults (sampling, penalties) from filling in what is not asked for."""
-    from transformers import GenerationConfig
-
     own = generating.generation_config
     generating.generation_config = GenerationConfig()
     try:
@@ -138,8 +133,6 @@ def _without_defaults(generating: Any) -> Iterator[None]:
 
 
 def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_position: Any) -> Any:
-    from transformers import LogitsProcessor
-
     class Recorder(LogitsProcessor):
         """Looks at each step's scores and leaves them as they are."""
 

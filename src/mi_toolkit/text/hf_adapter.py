@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import key_value_cache
@@ -45,8 +47,6 @@ def lens_cache(model: HookedModel, n_rows: int) -> LensCache:
 
 def lens_model(model: HookedModel) -> Any:
     """`model` with the few methods that Hugging Face's decoding calls."""
-    from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
-    from transformers.modeling_outputs import CausalLMOutputWithPast
 
     class LensModel(PreTrainedModel, GenerationMixin):
         """Runs `model`; it has no weights of its own."""

@@ -18,6 +18,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import load_record, save_record
 from mi_toolkit.core.tables import frame
+from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, WeightMatrix, hf_coordinates
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import (
@@ -111,8 +112,6 @@ def _described(
 
 def labels_of(report: HeadReport, layer: int, head: int) -> str:
     """A head's labels in one cell; `unclassified` where it has none."""
-    from mi_toolkit.heads.labels import UNCLASSIFIED
-
     return ", ".join(report.labels_of((layer, head))) or UNCLASSIFIED
 
 

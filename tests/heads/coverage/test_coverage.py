@@ -7,7 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
+from scipy.stats import false_discovery_control
 
 from interval_coverage import (
     BAR,
@@ -24,6 +27,7 @@ from interval_coverage import (
 from mi_toolkit.core.stats import (
     discoveries,
     effective_size,
+    false_discovery_rates,
     over_queries,
     over_texts,
 )
@@ -142,7 +146,14 @@ def test_a_series_of_runs_is_worth_as_many_queries_as_it_has_runs_and_ends_with_
     assert float(apart) > float(effective_size(ends, torch.tensor([8.0]).double(), [8])) - 1e-9
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_false_discovery_rates_are_those_of_scipy_to_the_bit(p: list[float]) -> None:
+    wanted = torch.from_numpy(false_discovery_control(p))
+    assert torch.equal(false_discovery_rates(torch.tensor(p, dtype=torch.float64)), wanted)
+
+
 def test_discoveries_are_those_of_scipy_and_what_is_not_a_number_is_no_test() -> None:
+    assert len(false_discovery_rates(torch.empty(0, dtype=torch.float64))) == 0
     p = torch.tensor([[0.001, torch.nan], [0.02, 0.9]])
     assert discoveries(p, 0.05).tolist() == [[True, False], [True, False]]
     assert not discoveries(torch.full((2,), torch.nan), 0.05).any()

@@ -49,6 +49,7 @@ from mi_toolkit.activations.store.manifest import (
     open_or_create,
     write_shard,
 )
+from mi_toolkit.activations.store.reader import open_activations
 from mi_toolkit.core.errors import ActivationsError, PromptError, StoreError
 from mi_toolkit.core.io import atomic_write, file_digest
 from mi_toolkit.core.model import HookedModel
@@ -264,8 +265,6 @@ def record_to_disk(
         ActivationStore of toy-gpt2: 20 rows of 3 documents (1 empty), 1 shard, 0.04 MB
           blocks.*.hook_resid_post (all layers)  row 20, d_model 128  float32  0.04 MB
     """
-    from mi_toolkit.activations.store.reader import open_activations
-
     folder = Path(path)
     recording = Recording(
         model,

@@ -20,12 +20,12 @@ from itertools import permutations
 import torch
 from jaxtyping import Float
 from scipy.special import stdtr
-from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import attention_layers
+from mi_toolkit.core.stats import false_discovery_rates
 from mi_toolkit.interventions.confirm.confirmation import (
     Backup,
     Explanation,
@@ -239,7 +239,7 @@ class Plan:
         error = error.clamp_min(ROUNDING)
         low, high = growth - changes.t * error, growth + changes.t * error
         p = stdtr(len(changes.denominator) - 1, -(growth / error).numpy())
-        rates = false_discovery_control(p)
+        rates = false_discovery_rates(torch.as_tensor(p)).tolist()
         found = [
             Backup(
                 head=head,

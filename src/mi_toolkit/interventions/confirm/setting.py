@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.stats import false_discovery_rates
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.interventions.ablation import check_kind
 from mi_toolkit.interventions.confirm.confirmation import Explanation, HypothesisTest, Verdict
@@ -180,7 +180,7 @@ def judged(
     """
     decidable = [1 / (1 + len(trial.effect.random)) <= alpha for trial in trials]
     tested = [trial.effect.p for trial, can in zip(trials, decidable, strict=True) if can]
-    rates = iter(false_discovery_control(tested).tolist() if tested else [])
+    rates = iter(false_discovery_rates(torch.tensor(tested, dtype=torch.float64)).tolist())
     n_needed = math.ceil(sum(decidable) / alpha) - 1
     found = []
     for trial, can, direction in zip(trials, decidable, directions, strict=True):
