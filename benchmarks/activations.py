@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def some_ids(model: HookedModel, count: int, length: int = TOKENS) -> list[list[int]]:
-    """Token ids of the bundled passages, put one behind the other and cut to one length."""
+    """Token ids of the bundled passages, put one after the other and cut to one length."""
     batch = natural(model)
     stream = [i for n in range(len(batch)) for i in batch.sequence(n).tolist()]
     stream *= -(-count * length // len(stream))
@@ -333,7 +333,7 @@ Written by `benchmarks/activations.py` with {versions}, {torch.get_num_threads()
 `{options.model}`. Seconds are of the machine that ran it; ratios are what to compare.
 {options.note}
 
-## Recording costs little beside the forward pass
+## Recording costs little next to the forward pass
 
 One residual stream of {options.documents} documents of {TOKENS} tokens, {BATCH} to a batch,
 with `record_to_disk`: setting up, hooks, copying, shards, checksums, index and manifest included.

@@ -4,7 +4,7 @@ Times are ratios of interleaved runs in one process, medians of processor second
 peak resident set of a process of its own, from its start on (Linux only).
 
     python benchmarks/heads.py                              print all tables
-    python benchmarks/heads.py --peers                      with other tools beside
+    python benchmarks/heads.py --peers                      with other tools next to
     python benchmarks/heads.py --output docs/benchmarks.md  and write them there
     python benchmarks/heads.py --sections cost long --models smollm2-135m-instruct
 """
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a Markdown file to write")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--peers", action="store_true", help="other tools beside")
+    parser.add_argument("--peers", action="store_true", help="other tools next to")
     parser.add_argument("--repetitions", type=int, default=REPETITIONS)
     parser.add_argument("--lengths", nargs="+", type=int, default=LONG)
     parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
@@ -85,7 +85,7 @@ def loaded_by_others() -> str:
     if load < 1:
         return ""
     return (
-        f"\nOther work ran beside it (load {load:.1f} on {cores} cores). Caches are then shared, "
+        f"\nOther work ran next to it (load {load:.1f} on {cores} cores). Caches are then shared, "
         "which slows\nattention in blocks, whose patterns pass through them, more than a fused one."
     )
 

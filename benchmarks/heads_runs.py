@@ -35,7 +35,7 @@ DETECTED = ("previous_token_head", "duplicate_token_head", "induction_head")
 
 @dataclass(frozen=True)
 class Bench:
-    """A model under test beside an untouched copy of it, on one sequence."""
+    """A model under test next to an untouched copy of it, on one sequence."""
 
     name: str
     tokens: int
@@ -67,7 +67,7 @@ class Bench:
 
     @cached_property
     def text(self) -> str:
-        """Bundled passages, one behind the other, of about as many tokens as asked for."""
+        """Bundled passages, one after the other, of about as many tokens as asked for."""
         tokenizer, together = self.model.tokenizer, "\n\n".join(passages() * 8)
         room = min(self.tokens, int(self.model.cfg.n_ctx)) - 1
         ids = tokenizer.encode(together, add_special_tokens=False)[: room - 4]
@@ -75,14 +75,14 @@ class Bench:
 
     @cached_property
     def ids(self) -> torch.Tensor:
-        """The text's ids behind a BOS, as a batch of one."""
+        """The text's ids after a BOS, as a batch of one."""
         bos = bos_token_id(self.model.tokenizer)
         ids = self.model.tokenizer.encode(self.text, add_special_tokens=False)
         return torch.tensor([[*([] if bos is None else [bos]), *ids]])
 
     @cached_property
     def twice(self) -> torch.Tensor:
-        """Random ids given twice behind a BOS, as long as asked for."""
+        """Random ids given twice after a BOS, as long as asked for."""
         batch = repeated_random(self.model, n_tokens=(self.tokens - 1) // 2, n_sequences=1)
         return batch.ids
 

@@ -1,6 +1,6 @@
 """What interventions cost, against bare runs of the same model.
 
-A sweep over every head, on one prompt, is set beside as many bare forward passes as there are
+A sweep over every head, on one prompt, is set next to as many bare forward passes as there are
 heads: of the hooked model with no hook, and of Hugging Face's own. Times are medians of interleaved
 runs.
 
@@ -70,7 +70,7 @@ def sweep_cost(
     kinds: list[str],
     repetitions: int,
 ) -> None:
-    """A sweep beside as many bare runs as there are heads."""
+    """A sweep next to as many bare runs as there are heads."""
     batch = ids[None]
 
     def bare() -> None:

@@ -1,4 +1,4 @@
-"""What did fine-tuning do to the heads? Your checkpoint beside the model that it came from.
+"""What did fine-tuning do to the heads? Your checkpoint next to the model that it came from.
 
     python examples/classify_checkpoint.py my-checkpoint gpt2
 

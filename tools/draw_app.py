@@ -82,7 +82,7 @@ def generation(visit: Visit) -> str:
 
 
 def ablate(visit: Visit) -> str:
-    """Heads ablated, beside random ones."""
+    """Heads ablated, next to random ones."""
     visit.page.click("#ablate-run")
     visit.page.locator("#ablate-shown table").first.wait_for(timeout=120_000)
     return "#ablate"

@@ -79,7 +79,7 @@ def series_of(
 
 
 def plain(values: Float[Tensor, "text repeat"]) -> Estimate:
-    """Jackknife-t of a mean, on its own scale: what `over_texts` is set beside."""
+    """Jackknife-t of a mean, on its own scale: what `over_texts` is set next to."""
     return over_texts(values, torch.ones(len(values), 1), bounds=None)
 
 
@@ -106,7 +106,7 @@ def labelled(
 
 
 def print_grid(repeats: int) -> None:
-    """Coverage, misses below and width in every world, plain jackknife-t beside it."""
+    """Coverage, misses below and width in every world, plain jackknife-t next to it."""
     print(
         "| world | lift | texts | holds | low > truth | width | plain holds | plain low > truth |"
     )

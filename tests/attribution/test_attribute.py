@@ -79,12 +79,12 @@ def test_steps_that_do_not_suffice_are_refused_and_given_where_they_are_asked_fo
 
 
 def test_a_jump_at_the_baseline_ends_the_integral_at_once_and_names_a_better_one() -> None:
-    """RMSNorm with next to no epsilon: any length but 0 becomes 1, so F jumps behind zero."""
+    """RMSNorm with next to no epsilon: any length but 0 becomes 1, so F jumps after zero."""
     model = rms_norms(n_layers=2)
     ids = torch.tensor([3, 7, 11])
     ran: list[tuple[int, int]] = []
     message = (
-        r"NOT within 1%. .* no number of steps mends it, as F jumps by [+-]\d.* right behind the "
+        r"NOT within 1%. .* no number of steps mends it, as F jumps by [+-]\d.* right after the "
         r"baseline 'zero': take baseline='mean'"
     )
     with counting(model, ran), pytest.raises(AttributionError, match=message):
@@ -336,7 +336,7 @@ def test_points_go_where_the_scores_do_not_add_up() -> None:
 
 @pytest.mark.smollm2
 def test_smollm2_adds_up_by_default_and_from_zero_says_why_not() -> None:
-    """Thirty norms in a row: behind zero F leaps; the mean takes fewer passes than 120."""
+    """Thirty norms in a row: after zero F leaps; the mean takes fewer passes than 120."""
     model = loaded("smollm2-135m-instruct")
     prompt = "The capital of France is"
     found = attribute(model, prompt, " Paris")

@@ -76,11 +76,11 @@ def test_the_predictions_follow_the_token_and_the_sliders(open_app: OpenApp) -> 
     page = visit.page
     analyzed(visit, "Mary and John went to the store")
     page.click('#position-tokens [data-pick="2"]')
-    page.locator("#predictions figcaption", has_text="Behind token 2, ·and").wait_for()
+    page.locator("#predictions figcaption", has_text="After token 2, ·and").wait_for()
     assert page.locator("#position input[type=number]").input_value() == "2"
     page.locator("#position input[type=range]").focus()
     page.keyboard.press("ArrowRight")
-    page.locator("#predictions figcaption", has_text="Behind token 3, ·John").wait_for()
+    page.locator("#predictions figcaption", has_text="After token 3, ·John").wait_for()
     page.wait_for_selector('#position-tokens [data-pick="3"][aria-pressed="true"]')
     page.locator("#top-k input[type=range]").focus()
     page.keyboard.press("End")

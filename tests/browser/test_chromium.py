@@ -44,7 +44,7 @@ def test_text_and_elements_inside_a_frame_are_seen(tmp_path: Path, open_html: Op
         "<link rel=stylesheet href='https://example.org/a.css'>",
         "<script>fetch('https://example.org/a.json').catch(() => {})</script>",
         """<iframe srcdoc="<img src='https://example.org/a.png'>"></iframe>""",
-        "<script src='beside.js'></script>",
+        "<script src='next to.js'></script>",
     ],
 )
 def test_whatever_a_page_asks_for_is_refused_and_noted(

@@ -26,7 +26,7 @@ def test_ablate_prints_what_changed_and_beside_what(capsys: pytest.CaptureFixtur
     assert re.search(r"^log-probability of the target \(nats\) .* of 5$", out, re.M)
     assert re.search(r"^3 +'.*' +\d+\.\d%", out, re.M)
     assert not re.search(r"^4 ", out, re.M)
-    assert re.search(r"^generated freely behind the prompt:\nclean  +the", out, re.M)
+    assert re.search(r"^generated freely after the prompt:\nclean  +the", out, re.M)
 
 
 def test_ablate_sweeps_every_head_and_writes_a_folder_and_a_page(

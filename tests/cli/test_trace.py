@@ -17,7 +17,7 @@ def test_trace_prints_every_stage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["trace", PROMPT]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Pipeline of toy-gpt2 on 6 tokens\n")
-    for title in ("Embedding", "Labelled heads", "Most active neurons", "Behind the prompt"):
+    for title in ("Embedding", "Labelled heads", "Most active neurons", "After the prompt"):
         assert f"\n{title}" in out
 
 

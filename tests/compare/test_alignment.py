@@ -24,7 +24,7 @@ def test_a_boundary_is_where_a_token_ends_and_no_other_goes_on() -> None:
 
 def test_within_a_character_of_several_tokens_there_is_no_boundary() -> None:
     assert boundaries([(0, 1), (1, 2), (1, 2), (1, 2), (2, 4)]) == {1: 0, 2: 3, 4: 4}
-    # "aéb" whose é is half in the first token and half in the second: nothing ends behind é
+    # "aéb" whose é is half in the first token and half in the second: nothing ends after é
     assert boundaries([(0, 2), (1, 3)]) == {3: 1}
 
 
@@ -68,7 +68,7 @@ def test_a_model_is_right_where_its_token_goes_on_as_the_text_does() -> None:
     assert not continues("the cat sat", 3, " dog")
     assert not continues("the cat sat", 3, None)
     texts = ["the cat"]
-    assert own_accuracy(texts, [{3: " cat", 7: " sat"}]) == 1  # nothing is known behind the end
+    assert own_accuracy(texts, [{3: " cat", 7: " sat"}]) == 1  # nothing is known after the end
     assert own_accuracy(texts, [{1: "he", 3: " dog"}]) == 0.5
 
 

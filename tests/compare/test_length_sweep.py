@@ -147,7 +147,7 @@ def test_own_text_is_cut_and_joined_to_length_and_never_read_twice() -> None:
     [
         ([], None, ComparisonError, "Lengths are 4 tokens or more"),
         ([2, 16], None, ComparisonError, "Lengths are 4 tokens or more"),
-        ([512], None, ComparisonError, "A length of 512 tokens does not fit.*511 beside the BOS"),
+        ([512], None, ComparisonError, "A length of 512 tokens does not fit.*511 next to the BOS"),
         ([16], "one two", PromptError, "The text has .* tokens .* too few for a sequence of 16"),
     ],
 )

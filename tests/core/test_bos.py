@@ -41,7 +41,7 @@ def published(
 
 
 def expected(name: str, snapshot: str, text: str) -> tuple[list[int], str]:
-    """What Hugging Face reads, behind the BOS of those that are used with one."""
+    """What Hugging Face reads, after the BOS of those that are used with one."""
     tokenizer = AutoTokenizer.from_pretrained(snapshot)
     ids = list(tokenizer(text)["input_ids"])
     if "opt" in name:

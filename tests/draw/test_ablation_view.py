@@ -61,4 +61,4 @@ def test_an_effect_shows_tokens_before_and_after_and_its_random_sets(tmp_path: P
 def test_nothing_ablated_and_no_random_set_can_be_drawn(tmp_path: Path) -> None:
     view = view_ablation(ablation_effect(loaded("toy-gpt2"), PROMPT, [], n_random=0))
     view.save_png(tmp_path / "nothing.png")
-    assert "No random set stands beside it." in view.section().caption
+    assert "No random set stands next to it." in view.section().caption

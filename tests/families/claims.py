@@ -208,7 +208,7 @@ def gradients(subject: Subject) -> None:
         logit = subject.reference(prompt[None], use_cache=False).logits[0, -1, target]
         (wanted,) = torch.autograd.grad(logit, held)
     handle.remove()
-    # So is Granite's factor, in releases of TransformerLens that hook the embedding behind it.
+    # So is Granite's factor, in releases of TransformerLens that hook the embedding after it.
     shown = mi.record(subject.model, prompt, "embed")["hook_embed"]
     assert_close(found.scores, wanted[0].norm(dim=-1) * held[0].norm() / shown.norm())
 

@@ -83,7 +83,7 @@ def test_scores_equal_those_of_the_logits_written_out_in_full(name: str) -> None
                 if "RMS" not in type(model.ln_final).__name__:
                     write = write - write.mean(dim=-1, keepdim=True)
                 logits = (write * gain) @ unembed
-                # The second copy of 64 ids behind a BOS: each query's token came 64 earlier.
+                # The second copy of 64 ids after a BOS: each query's token came 64 earlier.
                 effects = [
                     (logits[q, ids[q - 63]] - logits[q].mean()) / logits[q].std(correction=0)
                     for q in range(65, 129)

@@ -22,7 +22,7 @@ IDS = torch.randint(3, 300, (1, 12), generator=torch.Generator().manual_seed(0))
 
 
 class LoRA(nn.Module):
-    """A low-rank term beside a layer, as peft puts it."""
+    """A low-rank term next to a layer, as peft puts it."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class InItself(nn.Linear):
 
 
 class Int8(nn.Module):
-    """A weight packed in bytes, with its scale beside it."""
+    """A weight packed in bytes, with its scale next to it."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()

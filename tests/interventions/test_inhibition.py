@@ -50,7 +50,7 @@ def test_only_name_movers_behind_a_head_can_lose_by_it() -> None:
     late = s_inhibition_effects(model, ["L2H1"], ["L3H1"], prompts=prompts)
     assert float(both.effect[0]) == pytest.approx(float(late.effect[0]), abs=1e-6)
     assert both.effect[1].isnan()
-    assert "L3H0  no name mover stands behind it" in repr(both)
+    assert "L3H0  no name mover stands after it" in repr(both)
 
 
 def test_a_head_that_always_writes_the_same_is_not_missed_where_its_mean_stays() -> None:

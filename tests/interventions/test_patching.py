@@ -95,7 +95,7 @@ def test_patching_everything_brings_the_clean_run_back_and_nothing_leaves_the_ot
     place = found.places.index(" John / Mary")
     assert float(found.recovered[0, place]) == pytest.approx(1, abs=1e-3)
     assert float(found.values[0, place]) == pytest.approx(found.clean, abs=1e-4)
-    # Before that position nothing differs; behind the last layer only the last position counts.
+    # Before that position nothing differs; after the last layer only the last position counts.
     assert found.recovered[:, :place].abs().max() < 1e-3
     assert found.clean != found.corrupted
 

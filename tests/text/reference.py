@@ -12,7 +12,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def argmax_loop(logits: Logits, ids: torch.Tensor, n: int) -> list[int]:
-    """The `n` tokens that greedy search writes behind `ids`."""
+    """The `n` tokens that greedy search writes after `ids`."""
     ids = ids[None]
     for _ in range(n):
         ids = torch.cat([ids, logits(ids)[:, -1].argmax(dim=-1, keepdim=True)], dim=1)

@@ -7,7 +7,7 @@ import torch
 
 from mi_toolkit.text.generation import Step, beam_tree
 
-# Two beams over the tokens 0 to 3, of which 3 ends. Behind the prompt 1 and 2 are the best; 1 goes
+# Two beams over the tokens 0 to 3, of which 3 ends. After the prompt 1 and 2 are the best; 1 goes
 # on with 3 (the end) or 0, and 2 with 0 or 1.
 FIRST = Step(
     new_ids=torch.zeros(2, 0, dtype=torch.long),
@@ -51,7 +51,7 @@ def test_an_end_outside_the_best_of_all_beams_does_not_count() -> None:
     second = Step(
         new_ids=SECOND.new_ids,
         top_ids=SECOND.top_ids,
-        # The end behind 1 falls behind two continuations that go on.
+        # The end after 1 falls behind two continuations that go on.
         top_log_probs=torch.tensor([[-4.0, -4.1, -5.0, -6.0], [-0.2, -0.3, -5.0, -6.0]]),
     )
     tree = beam_tree([FIRST, second], num_beams=2, eos_ids=[3])

@@ -28,7 +28,7 @@ unwrapped = cache(untouched)
 
 
 def of_hugging_face(hf_model, ids: torch.Tensor, n: int, beams: int, **further):
-    """Hugging Face's new tokens, padding cut off behind an end, and its scores."""
+    """Hugging Face's new tokens, padding cut off after an end, and its scores."""
     found = hf_model.generate(
         ids[None],
         attention_mask=torch.ones_like(ids[None]),

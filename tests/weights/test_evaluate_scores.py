@@ -99,7 +99,7 @@ def test_matched_weights_are_the_nearest_by_size() -> None:
         [("m", 0, 0)], weights
     ) == [("m", 1, 0)]
     assert magnitude_matched([("m", 1, 1), ("m", 0, 2)], weights) == [("m", 1, 2), ("m", 0, 1)]
-    with pytest.raises(WeightError, match="m has no 4 weights beside the top"):
+    with pytest.raises(WeightError, match="m has no 4 weights next to the top"):
         magnitude_matched([("m", 0, 0), ("m", 0, 1), ("m", 0, 2), ("m", 1, 0)], weights)
 
 

@@ -151,7 +151,7 @@ def test_a_write_that_stands_out_and_does_not_matter_is_not_confirmed() -> None:
     without = [each.without for each in found.candidates]
     losses = [quality.loss for quality in without if quality is not None]
     assert losses == sorted(losses, reverse=True)
-    # Who was screened out stands behind, with nothing measured on the held-out text.
+    # Who was screened out stands after, with nothing measured on the held-out text.
     assert without == [*without[: len(losses)], *[None] * (len(without) - len(losses))]
     screened = [each.screened_rise for each in found.candidates[len(losses) :]]
     assert all(rise < 0.1 for rise in screened)

@@ -1,4 +1,4 @@
-"""Pictures of the further behaviours: an ideal head beside SmolLM2's strongest, on its own text."""
+"""Pictures of the further behaviours: an ideal head next to SmolLM2's strongest."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _successor() -> Figure:
 
 
 def _chance() -> Figure:
-    """What even attention scores by length: over all queries, and from a text's last ones."""
+    """What uniform attention scores by length: over all queries, and from a text's last ones."""
     figure = Figure(figsize=(6.6, 2.9))
     ax = figure.add_axes((0.1, 0.17, 0.5, 0.72))
     offset = BEHAVIOURS["offset_3"]
@@ -166,7 +166,7 @@ def _chance() -> Figure:
     ax.plot(LENGTHS, last, "o-", color=LABELS["name_mover"], label=name)
     ax.set_xscale("log", base=2)
     ax.set_xticks(LENGTHS, map(str, LENGTHS))
-    ax.set(xlabel="tokens", ylabel="score of even attention", ylim=(0, None))
+    ax.set(xlabel="tokens", ylabel="score of uniform attention", ylim=(0, None))
     ax.set_title("Chance by length")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -15,7 +15,7 @@ FRAMED = re.compile(r'^<iframe data-mi-toolkit .*?height:(\d+)px.*? srcdoc="(.*?
 
 
 def notebook_files(notebook: Any, name: str) -> Iterator[Made]:
-    """The page of a notebook, and the pictures and views that it shows as files beside it.
+    """The page of a notebook, and the pictures and views that it shows as files next to it.
 
     Args:
         notebook: as nbformat reads it; what it was run to is shown, if it was run.

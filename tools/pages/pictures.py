@@ -121,7 +121,7 @@ def _cells(row: str) -> list[str]:
 
 
 def _pair(behaviour: str) -> Callable[[], Figure]:
-    """An ideal head beside SmolLM2's strongest; for locality its farthest head."""
+    """An ideal head next to SmolLM2's strongest; for locality its farthest head."""
 
     def draw() -> Figure:
         _, record = _recorded()
@@ -149,7 +149,7 @@ def _draw_real(behaviour: str, ax: Axes) -> None:
 
 
 def _chance() -> Figure:
-    """What even attention scores on random tokens given twice, by length."""
+    """What uniform attention scores on random tokens given twice, by length."""
     figure = Figure(figsize=(5.4, 2.9))
     ax = figure.add_axes((0.12, 0.17, 0.56, 0.72))
     generator = torch.Generator().manual_seed(0)
@@ -165,7 +165,7 @@ def _chance() -> Figure:
         ax.plot(LENGTHS, nulls, "o--" if dashed else "s-", color=LABELS[behaviour], label=behaviour)
     ax.set_xscale("log", base=2)
     ax.set_xticks(LENGTHS, map(str, LENGTHS))
-    ax.set(xlabel="tokens", ylabel="score of even attention", ylim=(0, None))
+    ax.set(xlabel="tokens", ylabel="score of uniform attention", ylim=(0, None))
     ax.set_title("Chance by length, on random tokens given twice")
     ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure

@@ -142,7 +142,7 @@ class Feeding:
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """A place in a stream of documents: all before it has been fed, nothing behind it."""
+    """A place in a stream of documents: all before it has been fed, nothing after it."""
 
     documents: int = 0
     """Documents read."""
@@ -177,7 +177,7 @@ class FedBatch:
     """Which piece of its document each is."""
 
     place: Cursor
-    """Where the stream is behind them."""
+    """Where the stream is after them."""
 
 
 def feeding(
@@ -207,7 +207,7 @@ class Batcher:
     ) -> None:
         self.model, self.texts, self.how, self.field, self.start = model, texts, how, field, start
         self.end = start
-        """Where the stream is, once it has been fed: behind the last document."""
+        """Where the stream is, once it has been fed: after the last document."""
 
     def batches(self, batch_size: int) -> Iterator[FedBatch]:
         """Consecutive sequences, `batch_size` at a time.

@@ -62,7 +62,7 @@ def activation_statistics(
 
     Nothing is stored but the figures: memory does not grow with the texts. What excites a neuron
     most says what it does at its extreme, not on the many tokens where it is half on: read the
-    density and the mean beside the examples.
+    density and the mean next to the examples.
 
     Args:
         model: a HookedTransformer or a TransformerBridge; it is left as it was.
@@ -70,7 +70,7 @@ def activation_statistics(
         names: as for `record`; `"mlp_post"` for the neurons. Not patterns.
         top_k: examples to keep of each unit.
         before: tokens of context in front of each.
-        after: tokens of context behind each.
+        after: tokens of context after each.
         positions: as for `record`, but not a list for each document.
         skip_bos: leave out the BOS, whose activations are unlike any other token's.
         batch_size: sequences to a pass.

@@ -52,7 +52,7 @@ IN_EVERY_LAYER: Mapping[str, str] = {
 WITHOUT_LAYER: Mapping[str, str] = {
     "embed": "hook_embed",
     "pos_embed": "hook_pos_embed",
-    # Before the norm's weight and bias. Behind them only a bridge has a hook: `ln_final.hook_out`.
+    # Before the norm's weight and bias. After them only a bridge has a hook: `ln_final.hook_out`.
     "ln_final": "ln_final.hook_normalized",
 }
 """Short forms that stand for one hook."""
@@ -93,7 +93,7 @@ def is_glob(name: Name) -> bool:
 
 
 def axes_of(name: str, n_axes: int) -> tuple[str, ...]:
-    """The names of an activation's axes behind the batch.
+    """The names of an activation's axes after the batch.
 
     >>> axes_of("blocks.0.attn.hook_z", 3)
     ('position', 'head', 'd_head')

@@ -49,7 +49,7 @@ def record(
 ) -> Activations:
     """The named activations on `prompts`, as tensors on the CPU.
 
-    A batch's pass stops behind the last activation asked for, and only the chosen positions
+    A batch's pass stops after the last activation asked for, and only the chosen positions
     are copied out of it: peak memory is the result, plus one pass over `batch_size` prompts.
 
     Prompts of different lengths are padded on the right, where no real token sees it. Padded

@@ -131,7 +131,7 @@ class Tokens:
     """Document, chunk and position."""
 
     context: Int[Tensor, "row window"]
-    """Token ids before, at and behind it; -1 beyond the ends of its sequence."""
+    """Token ids before, at and after it; -1 beyond the ends of its sequence."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -318,7 +318,7 @@ class ActivationStatistics(TableRepr):
         return statistics_table(self)
 
     def top(self, name: Name, unit: int | tuple[int, ...]) -> DataFrame:
-        """The top examples of one unit: value, place, and the text before, at and behind it.
+        """The top examples of one unit: value, place, and the text before, at and after it.
 
         Args:
             name: which activation.
@@ -365,7 +365,7 @@ class ActivationStatistics(TableRepr):
 
 
 def _behind(unit: UnitStatistics, n_documents: int) -> UnitStatistics:
-    """The same figures, of documents that come behind `n_documents` others."""
+    """The same figures, of documents that come after `n_documents` others."""
     place = unit.top.place.clone()
     place[..., 0] += n_documents * (place[..., 0] >= 0)
     top = TopExamples(values=unit.top.values, place=place, context=unit.top.context)

@@ -28,7 +28,7 @@ TOP_K = 10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """One prompt through one model, and what was asked for beside it."""
+    """One prompt through one model, and what was asked for next to it."""
 
     model: str
     """The model's name, as `load_model` takes it."""

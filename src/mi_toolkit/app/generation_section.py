@@ -1,4 +1,4 @@
-"""The third section: what the model writes behind the prompt, and what else it might have."""
+"""The third section: what the model writes after the prompt, and what else it might have."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mi_toolkit.text.generate import generate
 from mi_toolkit.text.generation import Generation
 
 HELP = (
-    "What the model writes behind the prompt, by {beam search}: the best texts first, by their "
+    "What the model writes after the prompt, by {beam search}: the best texts first, by their "
     "mean log-probability. Click one to see the {alternatives} to each of its tokens."
 )
 

@@ -1,6 +1,6 @@
 """The glossary of the docs, in place: each term where it is used, and all of them at the foot.
 
-`glossary.md` beside this file is the one wording of each term; the docs show the same file.
+`glossary.md` next to this file is the one wording of each term; the docs show the same file.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def with_terms(text: str) -> str:
 
     def button(marked: re.Match[str]) -> str:
         made = explained(marked[2] or marked[1], marked[1])
-        # A line may break behind a button, even before a full stop.
+        # A line may break after a button, even before a full stop.
         return f'<span class="whole">{made}{marked[3]}</span>' if marked[3] else made
 
     return _MARKED.sub(button, html.escape(text, quote=False))

@@ -205,13 +205,13 @@ SHOWN = 5
 """Predictions shown at first."""
 
 OUTPUT_HELP = (
-    "Click a token, or move the slider, to see what the model predicts behind it; and with the "
+    "Click a token, or move the slider, to see what the model predicts after it; and with the "
     "{logit lens}, what it would predict if it stopped at each layer."
 )
 
 
 def output_stage(analysis: gr.State, analysed: Any) -> None:
-    """The tokens to choose from, and the predictions behind one."""
+    """The tokens to choose from, and the predictions after one."""
     with gr.Accordion("5. Output: what comes next, by layer", elem_id="output"):
         help_text(OUTPUT_HELP)
         tokens = drawing(elem_id="position-tokens")
@@ -257,7 +257,7 @@ def _behind(found: Analysis, position: int, k: int) -> tuple[str, str]:
 
 
 def output_code(found: Analysis, position: int, top_k: int) -> str:
-    """The Python that gives the predictions behind one token."""
+    """The Python that gives the predictions after one token."""
     return (
         f"{code.traced(found)}\nmi.view(traced, {position}, top_k={top_k})\n"
         f"traced.to_pandas('output').query('position == {position} and rank <= {top_k}')"
@@ -265,7 +265,7 @@ def output_code(found: Analysis, position: int, top_k: int) -> str:
 
 
 def output_saveable(found: Analysis | None, at: int, k: int) -> Saveable | None:
-    """The predictions behind one token, as files."""
+    """The predictions after one token, as files."""
     if found is None:
         return None
     position, top_k = within(found, at), min(k, TOP_K)

@@ -39,7 +39,7 @@ class Settings:
     """Most beams of one search."""
 
     most_new_tokens: int = 20
-    """Most tokens written behind one prompt."""
+    """Most tokens written after one prompt."""
 
     @property
     def offered(self) -> tuple[str, ...]:

@@ -331,7 +331,7 @@ def weights_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None
     scoring = button.click(score, inputs=[analysis, metric, k, on], **running)
     zeroing = table.pick(zero, inputs=[analysis, kept], **running)
     for event in (analysed, scoring, zeroing):
-        # Also behind a run: while it ran, another prompt may have been analyzed.
+        # Also after a run: while it ran, another prompt may have been analyzed.
         event.success(_kept, inputs=[analysis, kept], outputs=outputs, api_visibility="private")
     analysed.success(lambda: gr.update(interactive=True), outputs=button, api_visibility="private")
 

@@ -61,7 +61,7 @@ from mi_toolkit.models.sources import Source, find_source
 
 @dataclass(frozen=True)
 class Links:
-    """Links to files that stand beside the page."""
+    """Links to files that stand next to the page."""
 
     title: str
     targets: Sequence[tuple[str, str]]

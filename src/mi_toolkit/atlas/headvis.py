@@ -2,8 +2,8 @@
 
 The format is the contract in the docstrings of `data_pipeline.py` of github.com/anthropics/headvis
 (Apache-2.0, May 2026; "HeadVis: An Interactive Tool For Investigating Attention Heads",
-transformer-circuits.pub/2026/headvis), read beside what its frontend does with each field
-(`src/lib/data.js`, `sparse.js`, `MetricsTab.svelte`). Serve the folder as `data/` beside `dist/`.
+transformer-circuits.pub/2026/headvis), read next to what its frontend does with each field
+(`src/lib/data.js`, `sparse.js`, `MetricsTab.svelte`). Serve the folder as `data/` next to `dist/`.
 
 1. `config.json` names the heads and the metrics; `scatter_data.json` has a row of metrics per head:
    every behaviour's lift or value. A head without a figure has null there.

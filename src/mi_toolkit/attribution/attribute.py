@@ -53,7 +53,7 @@ def attribute(
     batch_size: int | None = None,
     progress: bool | None = None,
 ) -> Attribution:
-    """A score for each token of a prompt: what the prediction behind it rests on.
+    """A score for each token of a prompt: what the prediction after it rests on.
 
     The same call gives the same scores. Methods disagree, and none is the truth: `METHODS` says
     what each measures, and each one's docstring when it misleads.

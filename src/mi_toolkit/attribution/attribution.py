@@ -33,7 +33,7 @@ class Attribution(SavedResult, TableRepr):
     """What F is of the target: its `logit`, or its `log_prob` in nats."""
 
     target: tuple[Prediction, ...]
-    """The token that is explained, as the model rates it behind the prompt; of a contrast both: F
+    """The token that is explained, as the model rates it after the prompt; of a contrast both: F
     is the first one's figure less the second one's."""
 
     ids: Int[Tensor, " position"]
@@ -125,7 +125,7 @@ class Attribution(SavedResult, TableRepr):
         if self.better_baseline is not None:
             other = f"baseline={self.better_baseline!r}"
         return (
-            f"{said}no number of steps mends it, as F jumps by {self.jump:+.3f} right behind the "
+            f"{said}no number of steps mends it, as F jumps by {self.jump:+.3f} right after the "
             f"baseline {self.baseline!r}: take {other}."
         )
 

@@ -2,7 +2,7 @@
 
 Token embeddings at `hook_embed`: read, and put in place of a prompt's own.
 
-The hook stands behind the embedding of tokens and before positions are added; where a model
+The hook stands after the embedding of tokens and before positions are added; where a model
 projects its embeddings (OPT-350m), before that too. So its width need not be the model's.
 """
 

@@ -151,7 +151,7 @@ def completeness_error(scores: Float[Tensor, " position"], value: float, without
 
 
 def jump_at_baseline(question: Question) -> float | None:
-    """How far F moves right behind the baseline; None if by less than the tolerance lets be missed.
+    """How far F moves right after the baseline; None if by less than the tolerance lets be missed.
 
     A norm divides by the length of what it is given. Where the baseline's is next to nothing, and
     norm follows norm, F leaps as soon as the baseline is left, and no number of points on the line

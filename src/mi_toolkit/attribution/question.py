@@ -118,7 +118,7 @@ class Question:
 def last_logits(
     model: HookedModel, ids: Int[Tensor, "row position"]
 ) -> Float[Tensor, "row vocabulary"]:
-    """The logits behind each row of ids, at its last position; no other is unembedded."""
+    """The logits after each row of ids, at its last position; no other is unembedded."""
     ids = ids.to(model.cfg.device)
     with _unembedding_the_last(model):
         logits: Tensor = model(

@@ -72,8 +72,8 @@ def ablate(
 ) -> None:
     """Ablate parts of a model, or every head in turn, and see what its prediction loses.
 
-    The prompt runs with the parts ablated and without, and a token is asked about behind it. Random
-    parts of the same size from the same layers stand beside: a change within theirs is no finding.
+    The prompt runs with the parts ablated and without, and a token is asked about after it. Random
+    parts of the same size from the same layers stand next to: a change within theirs is no finding.
 
     Args:
         prompt: Text to predict the next token of.
@@ -87,9 +87,9 @@ def ablate(
             --reference, those on --reference at the same position, or zeros with all later
             attention kept as it was.
         reference: A text that mean and resample take from.
-        random_controls: Random sets to stand beside --components; 0 for none.
+        random_controls: Random sets to set next to --components; 0 for none.
         top_k: How many of the most probable tokens to show, before and after.
-        max_new_tokens: Tokens to generate behind the prompt, with nothing ablated and with
+        max_new_tokens: Tokens to generate after the prompt, with nothing ablated and with
             --components ablated. Without it: 20 for zero and mean.
         seed: Of the random sets.
         batch_size: Sets to a pass. It changes memory and time; figures by rounding only.
@@ -202,7 +202,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
     lines += columns([("rank", "clean", "ablated"), *tops], width=room)
     if effect.free_text is not None:
         one, other = (" ".join(text.split()) for text in effect.free_text.texts)
-        lines += ["", "generated freely behind the prompt:"]
+        lines += ["", "generated freely after the prompt:"]
         lines += columns([("clean", one), ("ablated", other)], width=room)
     return lines
 

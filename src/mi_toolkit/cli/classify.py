@@ -63,7 +63,7 @@ def classify(
 ) -> None:
     """Find out what each attention head looks at: with chance, interval and labels.
 
-    A prompt is one argument: put it in quotes, before the options (or behind -- if it begins with
+    A prompt is one argument: put it in quotes, before the options (or after -- if it begins with
     a dash). Without one the standard protocol runs: random tokens given twice, and natural text.
 
     Args:
@@ -166,7 +166,7 @@ def _check_behaviours(names: Sequence[str] | None) -> None:
     for name in names:
         if " " in name:
             raise UsageError(
-                msg=f"{name!r} stands behind --behaviours, so it is read as the name of one. Put "
+                msg=f"{name!r} stands after --behaviours, so it is read as the name of one. Put "
                 "the prompt before the options."
             )
     from mi_toolkit.heads.behaviours import chosen

@@ -28,7 +28,7 @@ Switch = Annotated[bool, Parameter(negative=())]
 
 Value = TypeVar("Value")
 Several = Annotated[list[Value] | None, Parameter(consume_multiple=True, negative=())]
-"""Several values behind one option (`--topk 50 100`), the option repeated, or both."""
+"""Several values after one option (`--topk 50 100`), the option repeated, or both."""
 
 
 ModelName = Annotated[str, Parameter(name=["--model", "-m"])]
@@ -76,7 +76,7 @@ class LoadOptions:
     """Leave out the short passes that compare the hooked model with Hugging Face's own forward."""
     no_cache: Switch = False
     """Convert a GGUF file anew, and keep nothing; without it, the converted weights are kept
-    beside the Hugging Face hub's cache."""
+    next to the Hugging Face hub's cache."""
 
     def check(self, name: str) -> None:
         """Tell a typo in `name` before the work, or the models, that come before it.

@@ -97,7 +97,7 @@ def draw(view: Drawable, html: Path | None, png: Path | None) -> list[Path]:
 
 
 def say_written(paths: Sequence[Path]) -> None:
-    """Tell what was written, a line each, behind an empty one."""
+    """Tell what was written, a line each, after an empty one."""
     if paths:
         print()
     for path in paths:

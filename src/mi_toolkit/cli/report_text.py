@@ -99,7 +99,7 @@ def untrained_highest(report: HeadReport, behaviour: str) -> str:
 
 
 def chance(report: HeadReport, behaviour: str) -> str:
-    """What even attention would score, a range where layers differ; nothing where there is none."""
+    """What uniform attention would score, a range where layers differ; else nothing."""
     null = report.null[report.index(behaviour)]
     known = null[null.isfinite()]
     if not len(known):

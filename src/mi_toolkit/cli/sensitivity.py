@@ -246,7 +246,7 @@ def run_and_write(
     perturbing: bool,
     plots: bool,
 ) -> Study:
-    """Run, and write what goes beside the run's own parts: summary, page and pictures."""
+    """Run, and write what goes next to the run's own parts: summary, page and pictures."""
     from mi_toolkit.weights.study import run_study
 
     if output is None:

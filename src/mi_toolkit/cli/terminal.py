@@ -33,7 +33,7 @@ def bold(text: str) -> str:
 
 
 def note(text: str) -> None:
-    """Say something beside the results, on standard error."""
+    """Say something next to the results, on standard error."""
     print(f"mi-toolkit: {text}", file=sys.stderr)
 
 

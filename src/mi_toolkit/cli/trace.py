@@ -113,7 +113,7 @@ def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
         ("Embedding", _embedding(traced), "><><"),
         ("Labelled heads", _heads(traced), "<"),
         ("Most active neurons", _neurons(traced), ">"),
-        ("Behind the prompt, by layer", _lens(traced), "<>>"),
+        ("After the prompt, by layer", _lens(traced), "<>>"),
     ):
         print()
         print(bold(title))

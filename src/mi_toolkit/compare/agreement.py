@@ -1,6 +1,6 @@
 """Where models agree: next tokens and continuations, aligned over tokenizers.
 
-Aligning two tokenizers by characters: what one predicts beside what the other predicts. Pure.
+Aligning two tokenizers by characters: what one predicts next to what the other predicts. Pure.
 
 1. Each token of a text has a span of characters. A *boundary* is a character position where a token
    ends and no token crosses it (a character of several bytes may be several tokens).
@@ -243,7 +243,7 @@ def agreement_of(said: Sequence[Sequence[Continuations]]) -> Agreement:
 def own_accuracy(texts: Sequence[str], said: Sequence[Continuations]) -> float:
     """The share of a model's boundaries where its continuation is what the text goes on with.
 
-    The end of a text, behind which nothing is known, is left out. NaN without a boundary.
+    The end of a text, after which nothing is known, is left out. NaN without a boundary.
     """
     hits = [
         continues(text, position, continuation)

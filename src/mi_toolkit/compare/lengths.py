@@ -1,6 +1,6 @@
 """The same heads at several lengths, on random tokens given twice and on text.
 
-1. For each length, sequences of exactly so many tokens behind a BOS: random tokens, the first half
+1. For each length, sequences of exactly so many tokens after a BOS: random tokens, the first half
    again as the second, and passages, joined where one is too short.
 2. `classify_heads` on each; a finished report is written to `folder`, and read back next time.
 3. One table, one picture: figures, chance and intervals by length, and which labels hold where.
@@ -223,7 +223,7 @@ def of_length(
     n_sequences: int,
     beginning: Beginning,
 ) -> TokenBatch:
-    """At most `n_sequences` sequences of exactly `n_tokens` tokens, behind `beginning`.
+    """At most `n_sequences` sequences of exactly `n_tokens` tokens, after `beginning`.
 
     Each begins with a text that no other sequence holds; texts that follow are joined to it, with
     an empty line between, until there are tokens enough, and the rest is cut off. So long sequences
@@ -369,7 +369,7 @@ def _checked(model: HookedModel, lengths: Sequence[int]) -> tuple[int, ...]:
     if found[-1] > room:
         raise ComparisonError(
             f"A length of {found[-1]} tokens does not fit the context of {model.cfg.model_name}: "
-            f"{room} beside the BOS."
+            f"{room} next to the BOS."
         )
     return found
 

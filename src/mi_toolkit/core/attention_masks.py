@@ -2,7 +2,7 @@
 
 1. A short pass notes what transformers' mask functions are asked for, and which mask arrives at
    which layer. A mask function says of any query and key whether they meet, at any length.
-2. At the length of a prompt each function is laid beside the causal window that the config
+2. At the length of a prompt each function is laid next to the causal window that the config
    declares. Where it is one, attention can be computed in blocks of queries; else the whole square
    is kept, for chance and targets to follow.
 3. What the attention applies by itself (GPT-Neo's buffer `bias`, the mask of a `HookedTransformer`)

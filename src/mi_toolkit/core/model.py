@@ -80,7 +80,7 @@ def by_head(
 
 
 def neuron_hook(layer: int) -> str:
-    """The name of the hook point with a layer's neurons: behind the nonlinearity, and the gate.
+    """The name of the hook point with a layer's neurons: after the nonlinearity, and the gate.
 
     `["batch position d_mlp"]`, what `W_out` reads.
     """

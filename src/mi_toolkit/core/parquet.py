@@ -25,7 +25,7 @@ def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Column]) -
 def read_columns(
     paths: Sequence[str | os.PathLike[str]], dtypes: Mapping[str, type[np.integer[Any]]]
 ) -> dict[str, Column]:
-    """The named columns of several Parquet files, one file's rows behind the other's."""
+    """The named columns of several Parquet files, one file's rows after the other's."""
     tables = [pq.read_table(path, columns=list(dtypes)) for path in paths]
     return {
         name: np.concatenate([np.empty(0, dtype), *(t[name].to_numpy() for t in tables)]).astype(

@@ -67,7 +67,7 @@ def visit_activations(
 ) -> None:
     """Run `ids` and show `visit` each named activation, in the order in which they appear.
 
-    The pass stops behind the last of them: no later layer and no unembedding is computed. Nothing
+    The pass stops after the last of them: no later layer and no unembedding is computed. Nothing
     is masked, so `ids` are padded on the right, if at all. The model's mode comes back as it was.
 
     Raises:

@@ -1,7 +1,7 @@
 """Results that a file holds: dataclasses whose types say how they are read back.
 
 Every field is kept: tensors under the path of their place, such as `sequences/0/ids`, all else as
-JSON beside them (`save_record`). The types of the fields turn lists into tuples again, and names
+JSON next to them (`save_record`). The types of the fields turn lists into tuples again, and names
 into what they name.
 """
 
@@ -33,7 +33,7 @@ def save_record(
     tensors: Mapping[str, Tensor],
     record: Mapping[str, Any],
 ) -> None:
-    """Write tensors and the record beside them, whole or not at all.
+    """Write tensors and the record next to them, whole or not at all.
 
     Args:
         path: the file.

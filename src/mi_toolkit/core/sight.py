@@ -22,7 +22,7 @@ class Square:
 
     @cached_property
     def looks_ahead(self) -> bool:
-        """Whether some query sees a key behind its own position."""
+        """Whether some query sees a key after its own position."""
         return bool(self.seen.triu(1).any())
 
 
@@ -38,7 +38,7 @@ def looks_ahead(sight: Sight) -> bool:
 def sees(
     sight: Sight, query: Int[Tensor, "*cell"], key: Int[Tensor, "*cell"]
 ) -> Bool[Tensor, "*cell"]:
-    """Whether each query may see the key beside it."""
+    """Whether each query may see the key next to it."""
     if isinstance(sight, Square):
         return sight.seen[query, key]
     before = key <= query

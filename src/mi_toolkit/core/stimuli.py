@@ -75,10 +75,10 @@ GIFTS = "drink book ring letter ball present picture basket".split()
 
 
 def ioi_prompts(model: HookedModel, *, n_prompts: int = IOI_PROMPTS, seed: int = 0) -> TokenBatch:
-    """Prompts of indirect object identification, each behind a BOS where the tokenizer has one.
+    """Prompts of indirect object identification, each after a BOS where the tokenizer has one.
 
-    Its roles are single positions: `io`, `s1`, `s1_next` (the token behind S1), `s2`, `end`, and
-    behind it `answer`, the token of `io` again, so that a loss on it can be taken.
+    Its roles are single positions: `io`, `s1`, `s1_next` (the token after S1), `s2`, `end`, and
+    after it `answer`, the token of `io` again, so that a loss on it can be taken.
 
     Args:
         model: whose tokenizer is used; names are chosen that are single tokens in it.
@@ -296,7 +296,7 @@ def natural(
 
     Args:
         model: whose tokenizer and context count.
-        n_tokens: of each passage, beside the BOS; fewer where the context is shorter.
+        n_tokens: of each passage, next to the BOS; fewer where the context is shorter.
         texts: other texts to read; None for the passages.
         seed: changes nothing: the passages are always the same, in the same order.
         as_trained: False for the standard protocol, where the document separator stands in for a

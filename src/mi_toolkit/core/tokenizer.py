@@ -2,8 +2,8 @@
 
 What stands in front of a text: one policy for everything that reads text.
 
-1. A text is read as its model was trained to read it: behind what the tokenizer puts there itself,
-   or behind the tokenizer's own BOS where TransformerLens' convention for the architecture is to
+1. A text is read as its model was trained to read it: after what the tokenizer puts there itself,
+   or after the tokenizer's own BOS where TransformerLens' convention for the architecture is to
    put one (`cfg.default_prepend_bos`), else as it is.
 2. A BOS is never put in front of a text whose ids begin with it, as chat templates' do.
 3. Only the standard protocol (random ids, passages, given to every model alike) has a position 0

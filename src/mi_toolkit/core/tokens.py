@@ -143,7 +143,7 @@ def from_sequences(
 
 
 def behind(beginning: Beginning, texts: Iterable[Sequence[int]]) -> TokenBatch:
-    """A batch of texts' ids, each behind what belongs in front of it."""
+    """A batch of texts' ids, each after what belongs in front of it."""
     rows = [beginning.before(ids) for ids in texts]
     return from_sequences([ids for ids, _ in rows], beginning.bos_id, [kind for _, kind in rows])
 
@@ -161,7 +161,7 @@ def tokenise(
         model: whose tokenizer, vocabulary and context count.
         prompt: a string, several, chat messages, or ids, which are used as given.
         prepend_bos: put a BOS before each string. None: as the model was trained to read text,
-            which is never behind a stand-in (`text_beginning`).
+            which is never after a stand-in (`text_beginning`).
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
 
     Raises:

@@ -37,10 +37,10 @@ def single_token_ids(
     Args:
         tokenizer: the model's.
         words: what to look up; the order is kept.
-        spaced: as the word stands behind another, with a space in front; else as it stands alone.
+        spaced: as the word stands after another, with a space in front; else as it stands alone.
     """
     found = {}
-    # Encoded behind another word: tokenizers treat a text's beginning in ways of their own.
+    # Encoded after another word: tokenizers treat a text's beginning in ways of their own.
     before = encoded(tokenizer, _BEFORE) if spaced else []
     for word in words:
         ids = encoded(tokenizer, f"{_BEFORE} {word}" if spaced else word)

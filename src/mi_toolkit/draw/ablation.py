@@ -39,7 +39,7 @@ def _sweep_view(sweep: AblationSweep) -> PictureView:
     return PictureView(
         title=sweep.title(),
         caption=(
-            f"What the model makes of {visible(sweep.clean.text)!r} behind the prompt, which it "
+            f"What the model makes of {visible(sweep.clean.text)!r} after the prompt, which it "
             f"gives {sweep.clean.probability:.1%} (rank {sweep.clean.rank}), when one head is "
             "ablated. Orange is a fall, purple a rise. Each figure is of this one prompt: a head "
             "that matters here need not matter for the next."
@@ -55,15 +55,15 @@ def _sweep_view(sweep: AblationSweep) -> PictureView:
 def _effect_view(effect: AblationEffect) -> PictureView:
 
     beside = (
-        f"{len(effect.controls)} random sets of the same size stand beside it: a change within "
+        f"{len(effect.controls)} random sets of the same size stand next to it: a change within "
         "theirs is no finding."
         if effect.controls
-        else "No random set stands beside it."
+        else "No random set stands next to it."
     )
     return PictureView(
         title=effect.title(),
         caption=(
-            f"The prediction behind the prompt with nothing ablated, and with "
+            f"The prediction after the prompt with nothing ablated, and with "
             f"{' '.join(map(str, effect.components)) or 'nothing'} ablated; the target is "
             f"{visible(effect.before.text)!r}. {beside}"
         ),
@@ -169,9 +169,11 @@ def strips_html(effect: AblationEffect) -> str:
             "theirs is no finding."
         )
     else:
-        note = "No random set stands beside it, so nothing says whether any heads would do as much."
+        note = (
+            "No random set stands next to it, so nothing says whether any heads would do as much."
+        )
     strips = "".join(_strip(effect, name) for name in FIGURES)
-    return f'<h3>Beside random heads</h3><p>{note}</p><div class="strips">{strips}</div>'
+    return f'<h3>Next to random heads</h3><p>{note}</p><div class="strips">{strips}</div>'
 
 
 def texts_html(rows: Sequence[tuple[str, str, str]]) -> str:
@@ -237,14 +239,14 @@ def _divergence(effect: AblationEffect) -> str:
     tokens = []
     for text, divergence in zip(effect.texts, effect.kl.tolist(), strict=True):
         colour = shade(divergence / largest, SEQUENTIAL)
-        tip = html.escape(f"behind {text!r}: {divergence:.3f} nats")
+        tip = html.escape(f"after {text!r}: {divergence:.3f} nats")
         tokens.append(
             f'<span style="background:{colour};color:{ink_on(colour)}" title="{tip}">'
             f"{html.escape(visible(text))}</span><wbr>"
         )
     return (
         "<details><summary>Where in the prompt predictions change</summary>"
-        "<p>Colour is the KL divergence of the prediction behind each token, up to "
+        "<p>Colour is the KL divergence of the prediction after each token, up to "
         f'{float(effect.kl.max()):.3f} nats.</p><p class="heat">{"".join(tokens)}</p></details>'
     )
 
@@ -279,8 +281,8 @@ def _patching(found: Patching) -> PictureView:
     return PictureView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
-            f"{found.corrupted:+.3f} behind the corrupted one. Each cell is the corrupted run with "
+            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
+            f"{found.corrupted:+.3f} after the corrupted one. Each cell is the corrupted run with "
             f"one clean {found.what} put in: 0 changes nothing, 1 brings all of the difference "
             "back. Orange takes it further away."
         ),
@@ -296,8 +298,8 @@ def _attribution(found: AttributionPatching) -> PictureView:
     return PictureView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
-            f"{found.corrupted:+.3f} behind the corrupted one. Each cell estimates by a gradient "
+            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
+            f"{found.corrupted:+.3f} after the corrupted one. Each cell estimates by a gradient "
             "what putting that clean activation into the corrupted run would change it by: purple "
             "raises it, orange lowers it. It is of first order: activation patching checks it."
         ),
@@ -316,8 +318,8 @@ def _edges(found: EdgeAttribution) -> PictureView:
     return PictureView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} behind the clean prompt and "
-            f"{found.corrupted:+.3f} behind the corrupted one. Each arrow estimates by a gradient "
+            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
+            f"{found.corrupted:+.3f} after the corrupted one. Each arrow estimates by a gradient "
             "what the writer's clean output, read by that one reader, would change it by: purple "
             "raises it, orange lowers it, thicker is more. The strongest paths are shown, of "
             f"{len(found.scores):,}; what a head moves between tokens happens inside it."

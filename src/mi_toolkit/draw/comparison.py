@@ -49,9 +49,9 @@ def view_sweep(sweep: LengthSweep) -> PictureView:
     return PictureView(
         title=f"Heads of {sweep.model} by length",
         caption=(
-            "Lift is the attention beyond what even attention would put on a behaviour's targets "
-            "at that length: 0 is chance, 1 is perfect. The dashed line is the bar that the lower "
-            "end of a head's interval has to reach for the label."
+            "Lift is the attention beyond what uniform attention would put on a behaviour's "
+            "targets at that length: 0 is chance, 1 is perfect. The dashed line is the bar that "
+            "the lower end of a head's interval has to reach for the label."
         ),
         draw=lambda: figures.sweep_grid(sweep),
         body="<h3>Which labels hold at which length</h3>"

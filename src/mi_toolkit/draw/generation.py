@@ -36,13 +36,13 @@ class PlacedNode:
     """Its row; the best sequence keeps to row 0."""
 
     parent: tuple[int, int] | None
-    """Column and lane of the node before it; None behind the prompt."""
+    """Column and lane of the node before it; None after the prompt."""
 
     text: str
     """Its token, in a form in which nothing is invisible."""
 
     probability: float
-    """Behind its parent, in [0, 1]."""
+    """After its parent, in [0, 1]."""
 
     tip: str
     """What is told where the mouse rests on it, as plain text."""
@@ -51,7 +51,7 @@ class PlacedNode:
     """The best sequence that it is part of; None where all beams through it were dropped."""
 
     outcome: str
-    """Behind the last token of a sequence: its place and its score; elsewhere empty."""
+    """After the last token of a sequence: its place and its score; elsewhere empty."""
 
     ended: bool
     """Whether it ended its sequence."""
@@ -177,7 +177,7 @@ def _svg(placed: Sequence[PlacedNode], first: str, prompt: str) -> Iterator[str]
     width = lefts[-1] + widths[-1] + OUTCOME + 2 * MARGIN
     height = (1 + max(node.lane for node in placed)) * LANE + 2 * MARGIN
     yield (
-        f'<svg role="img" aria-label="beams behind {html.escape(prompt)}" width="{width:.0f}" '
+        f'<svg role="img" aria-label="beams after {html.escape(prompt)}" width="{width:.0f}" '
         f'height="{height}" viewBox="0 0 {width:.0f} {height}">'
         f'<g transform="translate({MARGIN} {MARGIN})">'
     )

@@ -84,7 +84,7 @@ class HeadMap:
     """Layer by layer, head by head."""
 
     values: Float[Tensor, "layer head"] | None = None
-    """The figures behind the colours, where they are figures."""
+    """The figures after the colours, where they are figures."""
 
     scale: Scale | None = None
     """How figures become colours, where they are figures."""

@@ -43,7 +43,7 @@ class PictureView:
     """Makes the picture, by `views.figures`."""
 
     body: str = ""
-    """HTML beside the picture: tables."""
+    """HTML next to the picture: tables."""
 
     def section(self) -> Section:
         """The view's part of a page."""

@@ -27,7 +27,7 @@ LONGEST = 12
 
 
 def output_grid(traced: Pipeline) -> TokenGrid:
-    """The most probable next tokens behind every token."""
+    """The most probable next tokens after every token."""
     stage = traced.output
     following = [*traced.tokens.ids[1:].tolist(), None]
     ranks = range(stage.top_ids.shape[1])
@@ -59,7 +59,7 @@ def output_grid(traced: Pipeline) -> TokenGrid:
 
 
 def lens_grid(traced: Pipeline, lens: LensStage) -> TokenGrid:
-    """What every layer would predict behind every token; the last layer on top."""
+    """What every layer would predict after every token; the last layer on top."""
     entries = range(len(lens.names))[::-1]
     return TokenGrid(
         title="Logit lens: what each layer would predict",
@@ -254,7 +254,7 @@ def mlp_html(traced: Pipeline) -> str:
     )
     stops = ",".join(SEQUENTIAL)
     return (
-        "<p>The MLP's output over the residual stream behind the layer, by length: layers "
+        "<p>The MLP's output over the residual stream after the layer, by length: layers "
         f'downwards, tokens across.</p><div class="wide">{image}</div><div class="legend"><span>0'
         f'<i class="ramp" style="background:linear-gradient(90deg,{stops})"></i>1 and more</span>'
         "</div>" + wide_table(["layer", "norm of its output", "most active neurons"], rows)
@@ -262,10 +262,10 @@ def mlp_html(traced: Pipeline) -> str:
 
 
 def output_html(traced: Pipeline) -> str:
-    """Predictions behind every token, in the end and by the lens at every layer."""
+    """Predictions after every token, in the end and by the lens at every layer."""
     told = ", ".join(map(str, traced.output.predictions))
     drawn = grid_html(output_grid(traced))
     lens = traced.output.lens
     if lens is not None:
         drawn += grid_html(lens_grid(traced, lens))
-    return f"<p>Behind the prompt: {html.escape(told)}.</p>{drawn}"
+    return f"<p>After the prompt: {html.escape(told)}.</p>{drawn}"

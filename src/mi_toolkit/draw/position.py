@@ -1,4 +1,4 @@
-"""What a model predicts behind one token: the most probable next ones, and the lens by layer."""
+"""What a model predicts after one token: the most probable next ones, and the lens by layer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PositionView:
     """Where they come from."""
 
     position: int
-    """Which token they stand behind."""
+    """Which token they stand after."""
 
     top_k: int
     """How many of them."""
@@ -50,7 +50,7 @@ class PositionView:
 
     def _where(self) -> str:
         text = visible(self.pipeline.tokens.texts[self.position])
-        return f"behind token {self.position}, {text}"
+        return f"after token {self.position}, {text}"
 
     def _repr_html_(self) -> str:
         return Page([self])._repr_html_()
@@ -60,7 +60,7 @@ class PositionView:
 
 
 def view_position(pipeline: Pipeline, position: int = -1, *, top_k: int = 5) -> PositionView:
-    """The predictions behind one token, in the end and layer by layer.
+    """The predictions after one token, in the end and layer by layer.
 
     Args:
         pipeline: a traced prompt.
@@ -74,7 +74,7 @@ def view_position(pipeline: Pipeline, position: int = -1, *, top_k: int = 5) -> 
         >>> import mi_toolkit as mi
         >>> traced = mi.trace_pipeline(mi.load_model("toy-gpt2"), "Mary and John")
         >>> mi.view(traced, 1)
-        PositionView(toy-gpt2 on 4 tokens, behind token 1, Mary)
+        PositionView(toy-gpt2 on 4 tokens, after token 1, Mary)
     """
     n_tokens, kept = len(pipeline.tokens.texts), int(pipeline.output.top_ids.shape[1])
     if not -n_tokens <= position < n_tokens:
@@ -102,7 +102,7 @@ def position_buttons(traced: Pipeline, chosen: int) -> str:
 
 
 def position_html(traced: Pipeline, position: int, top_k: int) -> str:
-    """The most probable next tokens behind a position as bars, and the lens by layer."""
+    """The most probable next tokens after a position as bars, and the lens by layer."""
     lens = traced.output.lens
     drawn = "" if lens is None else grid_html(position_grid(traced, lens, position, top_k))
     return (
@@ -122,7 +122,7 @@ def _bars(traced: Pipeline, position: int, top_k: int) -> str:
     )
     text = visible(traced.tokens.texts[position])
     return bars_html(
-        f"Behind token {position}, {text}",
+        f"After token {position}, {text}",
         [
             _prediction(traced, token, log_prob, rank)
             for rank, (token, log_prob) in enumerate(ranked, start=1)
@@ -165,7 +165,7 @@ def _caption(traced: Pipeline, position: int) -> str:
 
 
 def position_grid(traced: Pipeline, lens: LensStage, position: int, top_k: int) -> TokenGrid:
-    """What every layer would predict behind one token, the last layer on top.
+    """What every layer would predict after one token, the last layer on top.
 
     The first column follows the model's own prediction through the layers.
     """

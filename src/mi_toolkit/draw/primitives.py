@@ -192,7 +192,7 @@ def bars_html(
     target: Prediction | None = None,
     colour: str = LINES[0],
 ) -> str:
-    """Rank, token and probability, a bar behind each; the target's row is marked.
+    """Rank, token and probability, a bar after each; the target's row is marked.
 
     A target that is not among them comes last, with its own rank.
     """

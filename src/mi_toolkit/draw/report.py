@@ -47,7 +47,7 @@ class ReportView:
             body=(
                 f"{_label_table(self.report)}"
                 "<p>A label is a hypothesis: it says where a head looks on these texts, and where "
-                "a figure of copying stands beside it, whether the head raises or lowers the "
+                "a figure of copying stands next to it, whether the head raises or lowers the "
                 "tokens that it looks at, in standard deviations over the vocabulary. Ablating the "
                 "head tests it.</p>"
                 f'<h3>Head by head</h3><div class="figures">{"".join(map(map_figure, maps))}</div>'
@@ -89,8 +89,8 @@ def view_report(report: HeadReport) -> ReportView:
 def _reading(report: HeadReport) -> str:
     bar = f"{report.min_lift:g}"
     return (
-        "Lift is the attention on a behaviour's target tokens beyond what even attention over the "
-        "same tokens would put there: 0 is chance, 1 is perfect. Brackets hold its 95% interval"
+        "Lift is the attention on a behaviour's target tokens beyond what uniform attention over "
+        "the same tokens would put there: 0 is chance, 1 is perfect. Brackets hold its 95% interval"
         f"{_speaks_of(report)}. A head carries a label where its lift exceeds {bar} beyond doubt"
         f"{_doubt(report)}; a dashed frame is borderline, for more texts to decide. Positional, "
         "diffuse and local or global are judged by a value and bars of their own."
@@ -169,7 +169,7 @@ def _heads_cell(report: HeadReport, name: str, heads: list[Head]) -> str:
 
 
 def _chance(report: HeadReport, name: str) -> str:
-    """What even attention would score, over the layers (whose windows may differ)."""
+    """What uniform attention would score, over the layers (whose windows may differ)."""
     if not report.facts[name].has_chance or not report.applicable[name]:
         return "\N{EN DASH}"
     null = report.null[report.index(name)]
@@ -180,7 +180,7 @@ def _chance(report: HeadReport, name: str) -> str:
 
 
 def view_untrained(control: UntrainedControl, report: HeadReport | None = None) -> PictureView:
-    """The strongest heads of untrained twins, beside the labelled heads of the model.
+    """The strongest heads of untrained twins, next to the labelled heads of the model.
 
     Args:
         control: of `untrained_control`.

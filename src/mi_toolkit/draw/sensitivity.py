@@ -59,7 +59,7 @@ def save_pictures(study: Study, folder: Path) -> list[Path]:
 
 
 def dose_pictures(study: Study) -> dict[tuple[str, str], PictureView]:
-    """By metric and kind of change: what changing the top weights does, beside the controls."""
+    """By metric and kind of change: what changing the top weights does, next to the controls."""
     if study.perturbation is None:
         return {}
     rows = study.perturbation.to_dict("records")

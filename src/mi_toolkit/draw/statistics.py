@@ -37,7 +37,7 @@ class StatisticsView:
             caption=(
                 "Each row is a text in which the unit has one of its largest values, at the token "
                 "in bold; a dot (·) is a space. The extremes say little about the many tokens on "
-                "which a unit is half on: its mean and density stand beside its number. "
+                "which a unit is half on: its mean and density stand next to its number. "
                 f"{figures.moments.count:,} tokens of {self.statistics.n_documents:,} documents."
             ),
             body="".join(self._unit_html(unit) for unit in self.units),

@@ -104,7 +104,7 @@ def view_weights(
     Args:
         scores: of `score_weights`.
         k: how many of the highest to list; ties at the end are cut.
-        report: of the same model, whose labels stand beside the heads.
+        report: of the same model, whose labels stand next to the heads.
         effect: of `perturbation_effect`, shown below the list.
 
     Example:

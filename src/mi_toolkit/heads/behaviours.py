@@ -94,7 +94,7 @@ def offset(distance: int) -> MaskBehaviour:
         meaning=f"the token {distance} back"
         if distance > 1
         else "the token just before, as previous_token",
-        trigger=f"a prompt of {distance + 1} tokens or more behind its BOS, and a window as wide",
+        trigger=f"a prompt of {distance + 1} tokens or more after its BOS, and a window as wide",
         targets=partial(masks.fixed_offset, distance=distance),
         sparse=partial(targets.at_offset, distance=distance),
     )

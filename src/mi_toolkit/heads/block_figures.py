@@ -69,7 +69,7 @@ class BlockReader:
         self._top_only = [i for i, mask in enumerate(plan.masks) if mask.top_only]
         self._targets = [plan.targets(sequence) for sequence in sequences]
         n_sequences, n_heads, n = shape
-        # One row of queries for each mask; behind them each query's own attention, and the sink's.
+        # One row of queries for each mask; after them each query's own attention, and the sink's.
         self._gathered = torch.zeros(n_sequences, n_heads, (len(plan.masks) + 2) * n, device=device)
         self._total = torch.ones(shape, device=device)
         self._mean_key, self._entropy = torch.zeros(2, *shape, device=device)

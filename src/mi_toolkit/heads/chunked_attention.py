@@ -191,7 +191,7 @@ def _hide(
     first_key: int,
     window: int | None,
 ) -> None:
-    """Hide the keys behind each query, and those before its window."""
+    """Hide the keys after each query, and those before its window."""
     n_queries, n_keys = scores.shape[-2:]
     scores[..., n_keys - n_queries :] += ahead[:n_queries, :n_queries]
     if window is not None:

@@ -182,7 +182,7 @@ def classify_heads(
 ) -> HeadReport:
     """What each attention head attends to, against chance, with an interval and labels.
 
-    One pass of the model over the prompt, which stops behind the last layer's attention. Patterns
+    One pass of the model over the prompt, which stops after the last layer's attention. Patterns
     are scored in blocks of queries as they appear, and dropped, so memory grows with a prompt's
     length, not with its square. Where something wants whole patterns (a hook on them, a behaviour
     of yours, an architecture whose attention cannot be taken over), it holds one layer's at a time;

@@ -45,7 +45,7 @@ STIMULUS = "repeated_random"
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CopyingScores(SavedResult, TableRepr):
-    """How strongly each head copies what it would find behind an earlier copy of the token."""
+    """How strongly each head copies what it would find after an earlier copy of the token."""
 
     FORMAT: ClassVar[str] = "mi_toolkit copying scores 1"
 
@@ -115,7 +115,7 @@ def copying_scores(
 ) -> CopyingScores:
     """Each head's direct effect on the token that it would copy, on random tokens given twice.
 
-    One pass over the standard protocol's 32 sequences, which stops behind the last head. The
+    One pass over the standard protocol's 32 sequences, which stops after the last head. The
     effect is direct: what later layers make of a head's output is not in it.
 
     Args:

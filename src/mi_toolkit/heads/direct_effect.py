@@ -199,7 +199,7 @@ def embedding_weights(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
 
 
 def output_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_head d_model"]:
-    """A layer's `W_O` in float32, with the norm behind it where there is one (Gemma 2, OLMo 2).
+    """A layer's `W_O` in float32, with the norm after it where there is one (Gemma 2, OLMo 2).
 
     An adapter that is not merged is in it.
 

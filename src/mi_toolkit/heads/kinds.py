@@ -129,7 +129,7 @@ class Behaviour:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskBehaviour(Behaviour):
-    """Attention to a set of target keys, scored against what even attention would score."""
+    """Attention to a set of target keys, scored against what uniform attention would score."""
 
     targets: Mask
     """Marks the target keys of each query."""
@@ -209,7 +209,7 @@ class MaskBehaviour(Behaviour):
             query, key = future.nonzero()[0].tolist()
             raise BehaviourError(
                 f"The mask of {self.name!r} marks key {key} for query {query}: attention is "
-                "causal, so that a key may not lie behind its query. Marking keys with "
+                "causal, so that a key may not lie after its query. Marking keys with "
                 "key <= query alone, or mask.tril(), leaves the future out."
             )
         return mask

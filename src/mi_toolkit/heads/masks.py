@@ -14,7 +14,7 @@ from torch import Tensor
 def previous_token(
     ids: Int[Tensor, " position"], has_bos: bool
 ) -> Bool[Tensor, "position position"]:
-    """`{q-1}` for `q >= 1`; behind a BOS for `q >= 2`, whose previous token is a real one."""
+    """`{q-1}` for `q >= 1`; after a BOS for `q >= 2`, whose previous token is a real one."""
     query, key = _positions(ids)
     return (key == query - 1) & (query >= 1 + has_bos)
 
@@ -51,7 +51,7 @@ def induction(ids: Int[Tensor, " position"], has_bos: bool) -> Bool[Tensor, "pos
 def fixed_offset(
     ids: Int[Tensor, " position"], has_bos: bool, *, distance: int
 ) -> Bool[Tensor, "position position"]:
-    """`{q-d}` for `q >= d`; behind a BOS for `q > d`, whose target is a real token."""
+    """`{q-d}` for `q >= d`; after a BOS for `q > d`, whose target is a real token."""
     query, key = _positions(ids)
     return (key == query - distance) & (query >= distance + has_bos)
 

@@ -149,7 +149,7 @@ class HeadReport(TableRepr):
     NaN where nothing in the prompt could show the behaviour."""
 
     null: Float[Tensor, "behaviour layer head"]
-    """What even attention would score on these tokens; NaN for distribution behaviours."""
+    """What uniform attention would score on these tokens; NaN for distribution behaviours."""
 
     lift: Float[Tensor, "behaviour layer head"]
     """`(score - null) / (1 - null)`: 0 chance, 1 perfect; NaN for distribution behaviours."""

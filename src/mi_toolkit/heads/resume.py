@@ -1,6 +1,6 @@
 """A sweep that can be interrupted: the sums of the batches that are done, kept in a file.
 
-The file is whole or not there (it is written beside its place and renamed), so that a process may
+The file is whole or not there (it is written next to its place and renamed), so that a process may
 be killed at any moment. It names the run that it belongs to, by a digest of model, prompts,
 behaviours and seed, and the batches as they were cut: what goes on from it adds up the same numbers
 in the same order, and ends with the same bits.

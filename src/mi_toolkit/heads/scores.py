@@ -210,22 +210,22 @@ def top_share(
 ) -> Float[Tensor, "*heads query key"]:
     """1 on the key that each query attends to most, 0 elsewhere; keys that tie share the 1.
 
-    A mask's score on it is how often the key attended most is a target; even attention, whose keys
-    all tie, is at chance.
+    A mask's score on it is how often the key attended most is a target; uniform attention, whose
+    keys all tie, is at chance.
 
     >>> top_share(torch.tensor([[0.2, 0.7, 0.1], [0.4, 0.4, 0.2]]))
     tensor([[0.0000, 1.0000, 0.0000],
             [0.5000, 0.5000, 0.0000]])
     """
     top = patterns == patterns.amax(dim=-1, keepdim=True)
-    # A row that even attention fills has zeros behind its query, which never tie with the rest.
+    # A row that uniform attention fills has zeros after its query, which never tie with the rest.
     return top / top.sum(dim=-1, keepdim=True)
 
 
 def mask_null(
     mask: Bool[Tensor, "query key"], visible: Bool[Tensor, "query key"]
 ) -> Float[Tensor, ""]:
-    """`mask_score` of a head that attends evenly to all it may see: mean of `|M(q)| / |K(q)|`."""
+    """`mask_score` of a head that attends uniformly to all it sees: mean of `|M(q)| / |K(q)|`."""
     queries = mask.any(dim=-1)
     share = (mask & visible).sum(dim=-1) / visible.sum(dim=-1)
     return share[queries].mean()
@@ -253,11 +253,11 @@ class QueryTerms(NamedTuple):
 def locality_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     """How near a head looks: `1 - ΣΣ A'[q,k]·d / ΣΣ U[q,k]·d`, with `d = max(0, q-k-1)`.
 
-    `U` is even attention over all causal keys but the sink, never the window alone: a windowed
-    layer *is* local. 1 for a current- or previous-token head at any length, 0 for even attention,
-    below 0 for farther than chance. Over rows `q >= 3`; a ratio of sums, so that long rows, where
-    near and far differ most, weigh most. Where a layer looks ahead, `d = max(0, |q-k| - 1)` and `U`
-    spreads over both sides.
+    `U` is uniform attention over all causal keys but the sink, never the window alone: a windowed
+    layer *is* local. 1 for a current- or previous-token head at any length, 0 for uniform
+    attention, below 0 for farther than chance. Over rows `q >= 3`; a ratio of sums, so that long
+    rows, where near and far differ most, weigh most. Where a layer looks ahead,
+    `d = max(0, |q-k| - 1)` and `U` spreads over both sides.
     """
     mass = rows.non_sink_mass
     query = query_positions(mass)
@@ -290,7 +290,7 @@ def positional_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
 def diffuse_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     """How evenly a head spreads: `mean H(A[q]) / log |K(q)|` over rows `q >= 8`.
 
-    1 for even attention over all that the layer may see, 0 for a single key.
+    1 for uniform attention over all that the layer may see, 0 for a single key.
     """
     query = query_positions(rows.entropy)
     visible = visible_keys(len(query), rows.window).to(query)

@@ -117,7 +117,7 @@ def make_batches(
 def _fits(lengths: list[int], n_heads: int, whole_patterns: bool, room: int) -> bool:
     """Whether sequences of these lengths make one batch."""
     tokens = len(lengths) * max(lengths, default=0)
-    # Scores, mask and softmax beside the patterns; else the figures of a row, about thirty.
+    # Scores, mask and softmax next to the patterns; else the figures of a row, about thirty.
     entries = tokens * n_heads * (4 * max(lengths, default=0) if whole_patterns else 30)
     return (
         len(lengths) <= MOST_SEQUENCES
@@ -198,7 +198,7 @@ class StimulusRun:
         if reason is None:
             return BLOCKS_OF_QUERIES
         longest = int(self.batch.lengths.max())
-        # Scores, mask and softmax beside the patterns.
+        # Scores, mask and softmax next to the patterns.
         wanted = 4 * self.n_heads * longest**2 * torch.float32.itemsize
         if wanted > available_bytes(self.model.cfg.device):
             raise PromptError(
@@ -274,7 +274,7 @@ class StimulusRun:
         def keep(name: str, z: Tensor) -> None:
             self._keep_outputs(layer_of[name], batch, z)
 
-        # The pass stops behind the last of them, whether or not anything is kept.
+        # The pass stops after the last of them, whether or not anything is kept.
         layer_of = {z_hook(layer): layer for layer in self.layers}
         ids = self.batch.chosen(batch.sequences).ids
         with attention_by(self.model, self.layers, attention):

@@ -44,7 +44,7 @@ SparseMask = Callable[[Int[Tensor, " position"], bool], KeyLists]
 
 
 def at_offset(ids: Int[Tensor, " position"], has_bos: bool, *, distance: int) -> KeyLists:
-    """`{q-distance}`, behind a BOS for queries whose target is a real token."""
+    """`{q-distance}`, after a BOS for queries whose target is a real token."""
     position = torch.arange(len(ids))
     begin = distance + has_bos if distance else 1 + has_bos
     return KeyLists(

@@ -46,7 +46,7 @@ def untrained_control(
 ) -> UntrainedControl:
     """How high the strongest head of untrained models of the same config scores.
 
-    `classify_heads` on `n` models with fresh weights, one in memory at a time beside yours. Takes
+    `classify_heads` on `n` models with fresh weights, one in memory at a time next to yours. Takes
     `n` classifications. Your model and torch's random numbers are left as they are.
 
     What an untrained model can show depends on the behaviour. Its attention is close to uniform, so

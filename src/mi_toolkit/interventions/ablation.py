@@ -15,7 +15,7 @@ part's output carries, not what later heads attend to because of it.
 `pattern_preserving`: zero, while every later head keeps attending where it did.
 
 It tells what a part's output carries from what later heads attend to because of it. What attends
-later than a layer's heads or MLP is the attention of the layers behind it; the layer's own keeps
+later than a layer's heads or MLP is the attention of the layers after it; the layer's own keeps
 its pattern too, which nothing ablated in it could change.
 """
 
@@ -289,7 +289,7 @@ def ablating(
     Args:
         model: the model; its weights are not touched.
         components: heads (`L5H1`, `(5, 1)` or `Head(5, 1)`), neurons (`L5N300`: the MLP's hidden
-            activation, behind its gate where it has one), a layer's whole attention (`L5.attn`) or
+            activation, after its gate where it has one), a layer's whole attention (`L5.attn`) or
             MLP (`L5.mlp`), or both (`L5`). All are taken before `W_O` or `W_out`, so what stays of
             a part is its output bias. None changes nothing.
         how: `zero`; `mean`, the part's mean output over the reference, BOS left out (by default

@@ -1,7 +1,7 @@
 """`direct_logit_attribution`: one logit as the sum of what each part writes towards it.
 
 1. The last residual is the embedding plus what every head, attention bias and MLP wrote, each as
-   it is added: behind a norm of its own and a multiplier, where the model has them
+   it is added: after a norm of its own and a multiplier, where the model has them
    (`heads/residual_writes`, which refuses a model that has other writers).
 2. With the final norm's scale `s` frozen the norm is linear, so a write `w` gives logit `t`
    `c (gain * W_U[:, t]) · P w / s`: `P` takes the mean off (LayerNorm) or nothing (RMSNorm), and
@@ -14,7 +14,7 @@ the weights for good; this reads raw weights, and gives the same figures where b
 
 What each part of a block adds to the residual stream, and the proof that nothing else does.
 
-1. A block's output less its input is `a · N(Σ_h z_h W_O + b_O) + m · MLP`: `N` is the norm behind
+1. A block's output less its input is `a · N(Σ_h z_h W_O + b_O) + m · MLP`: `N` is the norm after
    attention, where there is one, with its scale frozen; `a` and `m` are multipliers of the model
    (Granite's `residual_multiplier`) and what the frozen scales divide by.
 2. `a` and `m` are found at the position that is asked about, by weighted least squares, not read
@@ -96,7 +96,7 @@ class ResidualWrites:
     """First to last."""
 
     final: Float[Tensor, " d_model"]
-    """The stream behind the last block: the embedding and all writes, to rounding."""
+    """The stream after the last block: the embedding and all writes, to rounding."""
 
     logits: Float[Tensor, " vocabulary"]
     """The model's own."""
@@ -164,7 +164,7 @@ def _mlp_hook(layer: int) -> str:
 def _attention(
     model: HookedModel, layer: int, z: Float[Tensor, "head d_head"]
 ) -> dict[str, Tensor]:
-    """What each head and the bias write, up to the scale of a norm behind them."""
+    """What each head and the bias write, up to the scale of a norm after them."""
     weights = output_weights(model, layer)
     heads = einsum(z.to(weights), weights, "head d, head d m -> head m")
     block: Any = model.blocks[layer]  # type: ignore[attr-defined]
@@ -290,7 +290,7 @@ def direct_logit_attribution(
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
 ) -> DirectAttribution:
-    """Split the logit behind a prompt into what embedding, heads and MLPs write towards it.
+    """Split the logit after a prompt into what embedding, heads and MLPs write towards it.
 
     Args:
         model: a HookedTransformer or a TransformerBridge with its raw weights; left as it was.

@@ -1,6 +1,6 @@
 """`ablation_effect`: chosen components ablated, one prediction read before and after.
 
-Random components to stand beside chosen ones: as many of each kind, where such are.
+Random components to set next to chosen ones: as many of each kind, where such are.
 
 1. Heads and neurons: as many others of the same layer.
 2. Whole parts (`L5.attn`, `L5.mlp`, `L5`): as many of the same kind in other layers, since a layer
@@ -105,7 +105,7 @@ class Readings:
     """The figures of one run or of several."""
 
     log_prob: Float[Tensor, "*run"]
-    """Log-probability of the target behind the last token, in nats."""
+    """Log-probability of the target after the last token, in nats."""
 
     logit: Float[Tensor, "*run"]
     """Its logit."""
@@ -114,10 +114,10 @@ class Readings:
     """Its rank: 1 for the most probable token."""
 
     kl: Float[Tensor, "*run"]
-    """KL divergence of the prediction behind the last token from the clean one, in nats."""
+    """KL divergence of the prediction after the last token from the clean one, in nats."""
 
     loss: Float[Tensor, "*run"]
-    """Mean cross-entropy of the sequence's own tokens, each behind those before it, in nats; NaN
+    """Mean cross-entropy of the sequence's own tokens, each after those before it, in nats; NaN
     for a sequence of one token."""
 
     def in_order(self, places: Sequence[int]) -> Readings:
@@ -138,7 +138,7 @@ def readings(
         logits: of runs of one sequence.
         clean: the logits of its clean run.
         ids: the sequence.
-        target: the token that is asked about behind the last one.
+        target: the token that is asked about after the last one.
     """
     last = logits[:, -1].float()
     asked = torch.full((len(last),), target, device=last.device)
@@ -155,7 +155,7 @@ def readings(
 def losses(
     logits: Float[Tensor, "run position d_vocab"], ids: Int[Tensor, " position"]
 ) -> Float[Tensor, "run position-1"]:
-    """Cross-entropy of each token behind those before it."""
+    """Cross-entropy of each token after those before it."""
     following = ids[1:].to(logits.device)
     # Run by run: the softmax of all of them would take as much memory as the logits again.
     runs = [cross_entropy(run[:-1].float(), following, reduction="none") for run in logits]
@@ -257,7 +257,7 @@ class Runs:
 
     @cached_property
     def later(self) -> PrefixCachedRuns:
-        """The clean run, and runs that begin behind it."""
+        """The clean run, and runs that begin after it."""
         return PrefixCachedRuns(self.model, self.batch.sequence(0))
 
     def logits(
@@ -324,10 +324,10 @@ def ablation_effect(
     attention_mask: Any = None,
     progress: bool | None = None,
 ) -> AblationEffect:
-    """What ablating components does to the prediction behind a prompt.
+    """What ablating components does to the prediction after a prompt.
 
     The prompt's own ids run with the components ablated and without, and one token is asked about
-    behind them. The same is done with random sets of the same size from the same layers: much of
+    after them. The same is done with random sets of the same size from the same layers: much of
     what ablation does, it does whatever is ablated. A change within their range is no finding.
 
     That a part matters here does not say what it does, and that it does not matter does not say
@@ -345,9 +345,9 @@ def ablation_effect(
         how: the kind of ablation, as in `ablating`; `pattern_preserving` keeps the prompt's own
             patterns.
         reference: text or ids that `mean` and `resample` take from.
-        n_random: random sets to stand beside; 0 for none.
+        n_random: random sets to set next to it; 0 for none.
         top_k: how many of the most probable tokens are kept, before and after.
-        max_new_tokens: tokens to generate greedily behind the prompt, before and under ablation;
+        max_new_tokens: tokens to generate greedily after the prompt, before and under ablation;
             None for 20, and none for the kinds that take from the text that runs.
         batch_size: sets to a pass; None for as many as fit. It changes figures by rounding only.
         seed: of the random sets.
@@ -411,7 +411,7 @@ def ablation_effect(
 def _free_text(
     runs: Runs, chosen: ComponentSet, apply: Apply | None, max_new_tokens: int | None
 ) -> FreeText | None:
-    """What is generated behind the prompt, without ablation and under it."""
+    """What is generated after the prompt, without ablation and under it."""
     model, ids = runs.model, runs.batch.sequence(0)
     n_tokens = max_new_tokens
     if n_tokens is None:

@@ -35,7 +35,7 @@ HEADER = ("", "clean", "ablated", "change", "random sets: mean, range", "changes
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FreeText:
-    """What was generated greedily behind the prompt, before and under ablation.
+    """What was generated greedily after the prompt, before and under ablation.
 
     From the first token that differs on, the two answer different texts: that they differ is an
     effect, how much they differ is none.
@@ -80,7 +80,7 @@ class AblationEffect(SavedResult, TableRepr):
     """The prompt's tokens as text."""
 
     before: Prediction
-    """The target behind the prompt, with nothing ablated."""
+    """The target after the prompt, with nothing ablated."""
 
     after: Prediction
     """The target under ablation."""

@@ -35,7 +35,7 @@ ROLES = ("end", "io", "s1", "s2")
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class InhibitionEffects(TableRepr):
-    """What each head's ablation costs the name movers behind it of their preference for the IO."""
+    """What each head's ablation costs the name movers after it of their preference for the IO."""
 
     heads: tuple[Head, ...]
     """The heads that were ablated, one at a time."""
@@ -44,7 +44,7 @@ class InhibitionEffects(TableRepr):
     """The heads whose attention was measured."""
 
     clean: Float[Tensor, " head"]
-    """Preference with nothing ablated, of the name movers in layers behind each head, in [-1, 1];
+    """Preference with nothing ablated, of the name movers in layers after each head, in [-1, 1];
     NaN where there is none."""
 
     effect: Float[Tensor, " head"]
@@ -69,7 +69,7 @@ class InhibitionEffects(TableRepr):
             rows=[
                 (str(head), f"{effect:+.3f} [{low:+.3f}, {high:+.3f}] of {clean:+.3f}")
                 if not clean.isnan()
-                else (str(head), "no name mover stands behind it")
+                else (str(head), "no name mover stands after it")
                 for head, effect, low, high, clean in rows
             ],
         )

@@ -46,7 +46,7 @@ Tokens = Token | Sequence[Token]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pairs:
-    """Prompts of one length, two and two, and what is asked behind them."""
+    """Prompts of one length, two and two, and what is asked after them."""
 
     clean: TokenBatch
     """What the answer is right for."""
@@ -55,7 +55,7 @@ class Pairs:
     """The same prompts, changed in what the answer hangs on."""
 
     target: Int[Tensor, " pair"]
-    """The token whose logit is read behind each pair."""
+    """The token whose logit is read after each pair."""
 
     other: Int[Tensor, " pair"] | None
     """The token whose logit is taken off it, if any."""
@@ -94,7 +94,7 @@ class Pairs:
         )
 
     def metric(self, logits: Float[Tensor, "pair position d_vocab"]) -> Float[Tensor, ""]:
-        """The mean over pairs of the target's logit behind the prompt, less the other's."""
+        """The mean over pairs of the target's logit after the prompt, less the other's."""
         last, rows = logits[:, -1].float(), torch.arange(len(logits))
         read = last[rows, self.target]
         return (read if self.other is None else read - last[rows, self.other]).mean()
@@ -253,7 +253,7 @@ def activation_patching(
 ) -> Patching:
     """Put clean activations into the corrupted run, one at a time, and see what comes back.
 
-    The metric is the logit of the target behind the prompt, less that of the other token; its mean
+    The metric is the logit of the target after the prompt, less that of the other token; its mean
     over the pairs. It is TransformerLens' activation patching, one run for each layer and position
     or head. Where the corrupted prompts differ in more than what the answer hangs on, so do the
     activations: what comes back is the difference between these prompts, whatever it is.

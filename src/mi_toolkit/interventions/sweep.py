@@ -52,13 +52,13 @@ class AblationSweep(SavedResult, TableRepr):
     """Change of the target's rank; above 0 where it falls behind other tokens."""
 
     kl: Float[Tensor, "layer head"]
-    """KL divergence of the prediction behind the prompt from the clean one, in nats."""
+    """KL divergence of the prediction after the prompt from the clean one, in nats."""
 
     loss: Float[Tensor, "layer head"]
     """Change of the mean loss of the prompt's own tokens, in nats."""
 
     clean: Prediction
-    """The target behind the prompt, with nothing ablated."""
+    """The target after the prompt, with nothing ablated."""
 
     clean_loss: float
     """Mean cross-entropy of the prompt's own tokens, with nothing ablated."""
@@ -149,7 +149,7 @@ def ablation_sweep(
     attention_mask: Any = None,
     progress: bool | None = None,
 ) -> AblationSweep:
-    """Ablate every head alone, and read the prediction behind a prompt each time.
+    """Ablate every head alone, and read the prediction after a prompt each time.
 
     The heads of a layer run together, a row of the batch each, from that layer on: what the layers
     before it compute is the clean run's. So a sweep costs about half of a run for each head.

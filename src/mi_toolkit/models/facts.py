@@ -113,7 +113,7 @@ def fact_rows(facts: ModelFacts) -> list[list[str]]:
     bias = "with biases" if facts.qkv_bias else "without biases"
     norms = ", queries and keys normalised" if facts.qk_norm else ""
     gated = ", gated" if facts.gated_mlp else ""
-    beside = "beside attention" if facts.parallel_attention_mlp else "after attention"
+    beside = "next to attention" if facts.parallel_attention_mlp else "after attention"
     tied = "one matrix, in and out" if facts.tied_embeddings else "two matrices, in and out"
     revision = f", revision {facts.revision}" if facts.revision else ""
     return [

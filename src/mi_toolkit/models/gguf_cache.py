@@ -6,7 +6,7 @@
 2. A conversion is written into a temporary folder, read back, compared tensor by tensor, and
    renamed: an entry is whole or not there.
 3. Before an entry is used, the size and CRC-32 of each of its files are compared with what was
-   written down beside them. One that differs is deleted and made again.
+   written down next to them. One that differs is deleted and made again.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _reading = threading.RLock()
 
 
 def cache_folder() -> Path:
-    """Where converted GGUF files are kept: in the assets beside the hub's own cache.
+    """Where converted GGUF files are kept: in the assets next to the hub's own cache.
 
     `HF_ASSETS_CACHE` or `HF_HOME` moves it. It may be deleted at any time.
     """

@@ -74,7 +74,7 @@ def load_model(
 
     Args:
         name: a known name or alias (`mi-toolkit models --all` lists them), any hub id, a folder
-            that `save_pretrained` wrote, a `.gguf` file, or, beside `hf_model`, what to call it. An
+            that `save_pretrained` wrote, a `.gguf` file, or, with `hf_model`, what to call it. An
             adapter's folder gives the model that it is for, with the adapter merged (extra `peft`).
         backend: `auto` and `bridge` give a `TransformerBridge`, which runs Hugging Face's own
             code. `hooked` gives a `HookedTransformer` (TransformerLens 3, official names only),
@@ -99,7 +99,7 @@ def load_model(
         check: whether the model proves itself: every weight is a number, and on two short sequences
             the hooked model gives the logits and attention of Hugging Face's own forward, to
             rounding. It costs two short passes and one reading of the weights, no second copy.
-        cache: keep what is converted from a GGUF file as safetensors beside the hub's cache
+        cache: keep what is converted from a GGUF file as safetensors next to the hub's cache
             (`HF_HOME/assets/mi_toolkit/gguf`), where the next load finds it. False neither reads
             nor writes there.
 

@@ -216,7 +216,7 @@ def _first_layer(model: HookedModel, reference: Reference) -> str:
         floor = LOGITS[str(wanted.dtype).removeprefix("torch.")] * max(1, float(wanted.abs().max()))
         if here.shape == wanted.shape and (here - wanted.float()).abs().max() > floor:
             return f", from layer {layer} on"
-    return ", behind the last layer" if found else ""
+    return ", after the last layer" if found else ""
 
 
 def options_set(config: Any) -> str:

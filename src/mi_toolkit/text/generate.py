@@ -112,7 +112,7 @@ def _configuration(how: Decoding) -> Any:
         num_return_sequences=how.num_beams,
         do_sample=False,
         eos_token_id=list(how.eos_ids) or None,
-        # Behind a sequence's end only, where it is cut off again.
+        # After a sequence's end only, where it is cut off again.
         pad_token_id=how.eos_ids[0] if how.eos_ids else 0,
         use_cache=how.use_cache,
         return_dict_in_generate=True,
@@ -173,7 +173,7 @@ def generate(
     attention_mask: Any = None,
     use_cache: bool = True,
 ) -> Generation:
-    """What the model goes on with behind a prompt, by greedy or beam search.
+    """What the model goes on with after a prompt, by greedy or beam search.
 
     Hooks that are active stay active: inside `ablating(...)` it is the ablated model that writes.
     Sequences and scores are those of Hugging Face's `generate` without sampling, whose own code
@@ -260,7 +260,7 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
     if length + how.max_new_tokens > context:
         room = context - length
         raise GenerationError(
-            f"max_new_tokens={how.max_new_tokens} behind a prompt of {length} tokens is more than "
+            f"max_new_tokens={how.max_new_tokens} after a prompt of {length} tokens is more than "
             f"the context of {name} holds, {context}: "
             + (f"ask for {room} at most." if room else "shorten the prompt.")
         )
@@ -301,7 +301,7 @@ def _hooked(model: HookedModel) -> tuple[str, ...]:
 
 
 def _until_end(ids: Int[Tensor, " token"], eos_ids: Sequence[int]) -> list[int]:
-    """The ids up to the first that ends the sequence; behind it there is padding."""
+    """The ids up to the first that ends the sequence; after it there is padding."""
     every = ids.tolist()
     ends = [index for index, each in enumerate(every) if each in eos_ids]
     return every[: ends[0] + 1] if ends else every

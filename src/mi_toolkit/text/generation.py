@@ -31,7 +31,7 @@ class Step:
     """What one step of decoding looked at: the running beams and their best next tokens."""
 
     new_ids: Int[Tensor, "beam token"]
-    """The tokens behind the prompt of each running beam."""
+    """The tokens after the prompt of each running beam."""
 
     top_ids: Int[Tensor, "beam choice"]
     """Each beam's most probable next tokens, best first."""
@@ -57,7 +57,7 @@ class BeamTree:
     """How many new tokens stand before it: 0 for the first."""
 
     log_probs: Float[Tensor, " node"]
-    """Its log-probability behind its parent, in nats."""
+    """Its log-probability after its parent, in nats."""
 
     totals: Float[Tensor, " node"]
     """The sum of log-probabilities from the first new token up to it, in nats."""
@@ -176,7 +176,7 @@ class GeneratedSequence:
     """The new text, without special tokens."""
 
     log_probs: Float[Tensor, " token"]
-    """Each token's log-probability behind all before it, in nats."""
+    """Each token's log-probability after all before it, in nats."""
 
     score: float
     """What sequences are ordered by: the sum of `log_probs` over `len(ids) ** length_penalty`.

@@ -108,7 +108,7 @@ class MlpStage:
     """Length of what the MLP adds to the residual stream."""
 
     residual_norms: Float[Tensor, "layer position"]
-    """Length of the residual stream behind the layer."""
+    """Length of the residual stream after the layer."""
 
     neurons: Int[Tensor, "layer choice"]
     """The neurons that reach the largest activation (in size) anywhere, a BOS left out."""
@@ -140,12 +140,12 @@ class LensStage:
     """Its log-probability, in nats."""
 
     divergences: Float[Tensor, "entry position"]
-    """KL(model ‖ lens), in nats: 0 behind the last layer."""
+    """KL(model ‖ lens), in nats: 0 after the last layer."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OutputStage:
-    """What the model predicts behind every token."""
+    """What the model predicts after every token."""
 
     top_ids: Int[Tensor, "position choice"]
     """The most probable next tokens, best first."""
@@ -163,7 +163,7 @@ class OutputStage:
     """Its rank, 1 for the most probable."""
 
     predictions: tuple[Prediction, ...]
-    """The most probable tokens behind the prompt."""
+    """The most probable tokens after the prompt."""
 
     lens: LensStage | None
     """The same at every layer; None where it was not asked for."""
@@ -339,7 +339,7 @@ def mlp_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
 
 
 def output_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
-    """The most probable next tokens behind every position."""
+    """The most probable next tokens after every position."""
     stage = traced.output
     following = [*traced.tokens.ids[1:].tolist(), None]
     for position, text in enumerate(traced.tokens.texts):
@@ -360,7 +360,7 @@ def output_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
 
 
 def lens_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
-    """What each layer would predict behind every position, and how far that is from the end."""
+    """What each layer would predict after every position, and how far that is from the end."""
     lens = lens_of(traced)
     for entry, name in enumerate(lens.names):
         for position, text in enumerate(traced.tokens.texts):

@@ -38,7 +38,7 @@ from mi_toolkit.text.pipeline import (
 )
 
 LENS_TOLERANCE = 0.02
-"""How far behind the last layer the lens may be from the logits, of their spread: bfloat16 is."""
+"""How far after the last layer the lens may be from the logits, of their spread: bfloat16 is."""
 
 _LENS_LOGITS = 2**25
 """Logits of the lens that are held at a time."""
@@ -54,7 +54,7 @@ def output_stage(
     """The last stage, from the logits and, for the lens, the residual stream before every layer.
 
     Raises:
-        UnsupportedModelError: the lens behind the last layer does not give the logits.
+        UnsupportedModelError: the lens after the last layer does not give the logits.
     """
     log_probs = logits.log_softmax(dim=-1)
     top = log_probs.topk(top_k, dim=-1)
@@ -119,7 +119,7 @@ def _check_last(
     spread = float((logits - logits.mean(dim=-1, keepdim=True)).abs().max())
     if apart > LENS_TOLERANCE * spread:
         raise UnsupportedModelError(
-            f"The logit lens behind the last layer of {model.cfg.model_name} is up to {apart:.3g} "
+            f"The logit lens after the last layer of {model.cfg.model_name} is up to {apart:.3g} "
             f"from its logits (spread {spread:.3g}): the model makes them in another way. Trace it "
             "with lens=False."
         )

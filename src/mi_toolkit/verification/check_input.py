@@ -131,7 +131,7 @@ class CheckInput:
     ids where the model has no tokenizer."""
 
     completions: tuple[Completion, ...]
-    """What the model goes on with behind the prompts; nothing where it has no tokenizer."""
+    """What the model goes on with after the prompts; nothing where it has no tokenizer."""
 
     def attention_layers(self) -> list[int]:
         """The layers with attention heads; none in a recurrent model."""

@@ -36,7 +36,7 @@ _NO_HEADS = not_applicable("The model has no attention heads.")
 
 
 def attention_rows(subject: CheckInput) -> Outcome:
-    """Each row of each head's pattern is a distribution, beside what the layer's sink takes."""
+    """Each row of each head's pattern is a distribution, next to what the layer's sink takes."""
     layers = subject.attention_layers()
     if not layers:
         return _NO_HEADS

@@ -44,7 +44,7 @@ class Verification(TableRepr):
     """The checks by name, in the order of `CHECKS`."""
 
     completions: tuple[Completion, ...]
-    """What the model goes on with behind three prompts; none where it did not load."""
+    """What the model goes on with after three prompts; none where it did not load."""
 
     provenance: Provenance | None
     """Model, text and versions; None where it did not load."""

@@ -93,7 +93,7 @@ def values(model: HookedModel, objective: Objective, batch: TokenBatch) -> Float
 
 
 def run(model: HookedModel, batch: TokenBatch) -> Float[Tensor, "sequence position d_vocab"]:
-    """The logits of a batch. Padding stands behind the text, where no token of it looks.
+    """The logits of a batch. Padding stands after the text, where no token of it looks.
 
     Raises:
         NotFiniteError: they are NaN or infinite.

@@ -84,7 +84,7 @@ class Tap:
 
 @dataclass(frozen=True, kw_only=True)
 class HFPlace:
-    """A canonical parameter inside a Hugging Face parameter, which may hold others beside it.
+    """A canonical parameter inside a Hugging Face parameter, which may hold others next to it.
 
     Output `c` of the canonical matrix is output `c // group * stride + offset + c % group`.
     """

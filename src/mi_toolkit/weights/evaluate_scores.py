@@ -83,7 +83,7 @@ def magnitude_matched(top: Sequence[Triple], weights: Matrices) -> list[Triple]:
         rows, columns = torch.tensor(places).T
         free[rows, columns] = False
         if int(free.sum()) < len(places):
-            raise WeightError(f"{name} has no {len(places)} weights beside the top to match them.")
+            raise WeightError(f"{name} has no {len(places)} weights next to the top to match them.")
         values, order = sizes[free].sort()
         where = free.nonzero()[order]
         taken = torch.zeros(len(values), dtype=torch.bool)
@@ -164,7 +164,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PerturbationTest(TableRepr):
-    """What changing the top weights does, beside what changing others does."""
+    """What changing the top weights does, next to what changing others does."""
 
     metric: str
     """The scorer that ranked them."""
@@ -222,7 +222,7 @@ class PerturbationTest(TableRepr):
         return frame({name: [row[name] for row in rows] for name in rows[0]})
 
     def summary(self) -> DataFrame:
-        """One row per kind and k: the top's rise in loss beside the controls', and p.
+        """One row per kind and k: the top's rise in loss next to the controls', and p.
 
         Of the random draws the mean, their standard deviation, and how many of those the top is
         above the mean.
@@ -231,7 +231,7 @@ class PerturbationTest(TableRepr):
         return frame(_transposed([self._point(kind, k) for kind, k in points]))
 
     def text_table(self) -> TextTable:
-        """Per kind and number of weights: the rise in loss, beside the controls'."""
+        """Per kind and number of weights: the rise in loss, next to the controls'."""
         header = ("kind", "weights", "top", "random", "sd above", "p", "same size", "bottom")
         names = (
             "top",

@@ -6,7 +6,7 @@ tokens run through is `blocks.0.mlp.shared_expert`, and what chooses among the o
 The live tensors of a `TransformerBridge`, by place.
 
 The modules under `blocks.5.attn.q` and the like hold the live weights. The fused projection that
-they were split from stays beside them, and nothing reads it any more.
+they were split from stays next to them, and nothing reads it any more.
 """
 
 from __future__ import annotations

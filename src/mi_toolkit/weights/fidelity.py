@@ -37,7 +37,7 @@ REST = "any"
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ScoreFidelity(TableRepr):
-    """Scores beside what removing each weight alone did. Tensors are on the CPU in float32."""
+    """Scores next to what removing each weight alone did. Tensors are on the CPU in float32."""
 
     metric: str
     """The scorer."""

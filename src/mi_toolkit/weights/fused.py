@@ -224,7 +224,7 @@ class _OneExpert:
 
 
 def _candidates(expert: _OneExpert) -> Iterator[StackLayout]:
-    """Halves one behind the other or entry by entry, either first, either way round."""
+    """Halves one after the other or entry by entry, either first, either way round."""
     both, down = expert.stacks["gate_up_proj"], expert.stacks["down_proj"]
     for is_transposed in (True, False):
         n = both.shape[0 if is_transposed else 1] // 2

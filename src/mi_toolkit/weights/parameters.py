@@ -26,7 +26,7 @@ OF_MLP = (*MLP, "router", "shared_gate")
 """Names that stay as they are."""
 
 _UNREAD = re.compile(r"\.qkv\.weight$|vision|visual|image|audio|multi_?modal")
-"""What no text runs through: a bridge's fused projection, beside the Q, K and V that it was split
+"""What no text runs through: a bridge's fused projection, next to the Q, K and V that it was split
 into, and what reads pictures and sounds."""
 
 _POSITION_OFFSET = {"OPTForCausalLM": 2}
@@ -41,7 +41,7 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
 
     Raises:
         UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
-            latent attention), a matrix beside them (a state-space mixer), a weight that is not
+            latent attention), a matrix next to them (a state-space mixer), a weight that is not
             what its module applies (an adapter, a parametrisation, quantisation), or a layout that
             is not known.
     """

@@ -2,8 +2,8 @@
 
 1. The prompt's own ids run: as the model is, with the weights changed, and with as many random
    weights of the same matrices changed. One token, the most probable of the unchanged model, is
-   asked about behind them.
-2. What is written behind the prompt, before and under the change, is reported apart: from the first
+   asked about after them.
+2. What is written after the prompt, before and under the change, is reported apart: from the first
    token that differs on, the two go on from different texts.
 """
 
@@ -61,7 +61,7 @@ class PerturbationEffect(TableRepr):
     """How, a name in `EDITS`."""
 
     before: Prediction
-    """The unchanged model's most probable token behind the prompt."""
+    """The unchanged model's most probable token after the prompt."""
 
     after: Prediction
     """The same token with the weights changed."""
@@ -85,7 +85,7 @@ class PerturbationEffect(TableRepr):
     """What each makes of the token's probability."""
 
     texts: tuple[str, str]
-    """What is written behind the prompt, before and under the change; empty where nothing was
+    """What is written after the prompt, before and under the change; empty where nothing was
     asked for."""
 
     provenance: Provenance
@@ -158,7 +158,7 @@ def perturbation_effect(
     seed: int = 0,
     progress: bool | None = None,
 ) -> PerturbationEffect:
-    """What changing single weights does to the prediction behind a prompt.
+    """What changing single weights does to the prediction after a prompt.
 
     It is of this one prompt: a weight that changes nothing here may matter elsewhere, which
     `perturbation_test` measures on text. The model comes back bit for bit.
@@ -168,9 +168,9 @@ def perturbation_effect(
         prompt: one text, or its ids.
         weights: as `perturbed` takes them; they are changed together.
         kind: as in `perturbed`.
-        n_random: random sets of as many weights of the same matrices, to stand beside.
+        n_random: random sets of as many weights of the same matrices, to set next to them.
         top_k: how many of the most probable tokens are kept.
-        max_new_tokens: tokens to write behind the prompt, before and under the change; 0 for none.
+        max_new_tokens: tokens to write after the prompt, before and under the change; 0 for none.
         num_beams: beams to write them with; 1 is greedy search.
         prepend_bos: put a BOS before a text; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.

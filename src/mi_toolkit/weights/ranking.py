@@ -243,7 +243,7 @@ def kept_by_the_other(
 
 
 def concatenated(rankings: Sequence[Ranking]) -> Ranking:
-    """Rankings one behind the other, each with its own ranks, without their errors and noise."""
+    """Rankings one after the other, each with its own ranks, without their errors and noise."""
     names = tuple(dict.fromkeys(name for ranking in rankings for name in ranking.names))
     renumbered = [
         torch.tensor([names.index(name) for name in ranking.names])[ranking.matrix]

@@ -119,7 +119,7 @@ class Steps:
         return table
 
     def perturbation(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, DataFrame]:
-        """Every changed set, and the top's effect beside the controls'."""
+        """Every changed set, and the top's effect next to the controls'."""
         settings = {**self.scope, **self.test, "metrics": list(scores)}
         path = self.run.path
         if self._done("perturbation", settings):
@@ -221,7 +221,7 @@ class Study:
     """Every changed set, None without a test."""
 
     effects: DataFrame | None
-    """Per metric, kind and k: the top's effect beside the controls'."""
+    """Per metric, kind and k: the top's effect next to the controls'."""
 
     fidelity: DataFrame | None
     """Every weight that was removed alone: its score and what its removal did."""

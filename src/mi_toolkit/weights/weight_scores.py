@@ -346,13 +346,13 @@ class WeightScores(TableRepr):
         Columns: `metric`, `rank`, `parameter`, `row`, `column` (canonical, `[in, out]`), `layer`,
         `component`, `head` (query head), `kv_head` (where keys and values are shared), `neuron`,
         `weight`, `score`, `hf_name`, `hf_row`, `hf_column`; with a `report` of the same model also
-        the head's `labels`. Estimated scores have a `standard_error` beside them, and where too
+        the head's `labels`. Estimated scores have a `standard_error` next to them, and where too
         much of the ranking is noise, `.attrs["warning"]` says so.
 
         Args:
             k: how many, of each group.
             per: `model`, `layer` or `matrix`: what is ranked by itself.
-            report: whose labels to put beside the heads.
+            report: whose labels to put next to the heads.
 
         Raises:
             UnknownNameError: `per` is none of those.

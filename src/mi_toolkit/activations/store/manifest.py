@@ -7,7 +7,7 @@ One shard: a safetensors file, written block by block and read where it lies.
 
 Written by hand, as the library's `save_file` wants each tensor whole: the blocks of a shard would
 be copied together, then turned into bytes, and take three times its size. The format is the
-library's own (a length, a JSON header, the tensors one behind the other), and it reads the files.
+library's own (a length, a JSON header, the tensors one after the other), and it reads the files.
 """
 
 from __future__ import annotations

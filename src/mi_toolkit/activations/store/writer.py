@@ -2,9 +2,9 @@
 
 1. The manifest is written, or read where a run is to go on; what a killed run left is cleared away.
 2. Batch after batch runs, and its rows wait in memory until they fill a shard.
-3. A shard is written beside its place, renamed into it, and then entered into the manifest.
+3. A shard is written next to its place, renamed into it, and then entered into the manifest.
 
-Shards end where batches end, and batches depend on the documents alone: a run that goes on behind
+Shards end where batches end, and batches depend on the documents alone: a run that goes on after
 the last shard in the manifest makes the same files, bit for bit, as one that was never stopped.
 """
 

@@ -1,4 +1,4 @@
-"""The fourth section: ablate heads, ask which tokens count, set a second model beside the first."""
+"""The fourth section: ablate heads, attribute a prediction, compare a second model."""
 
 from __future__ import annotations
 

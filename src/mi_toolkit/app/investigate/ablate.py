@@ -90,7 +90,7 @@ def run_ablation(
     reference: str,
     settings: Settings,
 ) -> Ablated:
-    """Ablate the heads together, beside random sets of the same size from the same layers.
+    """Ablate the heads together, next to random sets of the same size from the same layers.
 
     Raises:
         PromptError: no head was chosen, or the other text does not do.
@@ -183,7 +183,7 @@ def _written(done: Ablated) -> str:
     if free is None:
         why = "Nothing is written under this kind of ablation: it takes from the text that runs."
         if done.effect.how in WRITING:
-            why = "The prompt fills the context: nothing can be written behind it."
+            why = "The prompt fills the context: nothing can be written after it."
         return f"<p>{why}</p>"
     rows = [("greedy", *free.texts)]
     if done.beams is not None:
@@ -257,7 +257,7 @@ HELP = (
     "and the {KL divergence}. Random heads ({random controls|random control}) show what any "
     "{ablation} of this size does."
 )
-INVITATION = "Choose heads, then Run. The same number of random heads runs beside them."
+INVITATION = "Choose heads, then Run. The same number of random heads runs next to them."
 
 
 def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
@@ -278,7 +278,7 @@ def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
             target = gr.Dropdown(
                 [],
                 label="Token to ask about",
-                info="The most probable ones behind the prompt.",
+                info="The most probable ones after the prompt.",
                 elem_id="ablate-target",
             )
             how = gr.Dropdown(

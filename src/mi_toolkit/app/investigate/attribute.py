@@ -135,7 +135,7 @@ def attribute_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None
             target = gr.Dropdown(
                 [],
                 label="Why this token",
-                info="The most probable ones behind the prompt.",
+                info="The most probable ones after the prompt.",
                 elem_id="attribute-target",
             )
             other = gr.Dropdown(

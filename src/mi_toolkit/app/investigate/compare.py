@@ -47,7 +47,7 @@ class Compared:
     """Their heads, and how far their predictions agree."""
 
     following: Mapping[str, tuple[Prediction, ...]]
-    """Each model's most probable tokens behind the prompt."""
+    """Each model's most probable tokens after the prompt."""
 
 
 def run_comparison(
@@ -198,5 +198,5 @@ def second_model(settings: Settings, first: str, typed: str) -> str:
     """
     other = settings.model_named(typed)
     if other == first:
-        raise ComparisonError(f"{first} is the model above. Choose another one beside it.")
+        raise ComparisonError(f"{first} is the model above. Choose another one next to it.")
     return other

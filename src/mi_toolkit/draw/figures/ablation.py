@@ -180,7 +180,7 @@ def _draw_divergence(ax: Axes, effect: AblationEffect) -> None:
         parse_math=False,
     )
     ax.set_xlim(-0.6, len(effect.texts) - 0.4)
-    ax.set_title("KL of the prediction behind each token (nats)", fontsize=9, loc="left")
+    ax.set_title("KL of the prediction after each token (nats)", fontsize=9, loc="left")
     _quiet(ax)
 
 

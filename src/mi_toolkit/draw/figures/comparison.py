@@ -140,7 +140,7 @@ def _draw_depths(ax: Axes, column: Sequence[LabelProfile | None]) -> None:
 
 
 def _apart(depths: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Heads of one depth beside each other, within a row."""
+    """Heads of one depth next to each other, within a row."""
     found = np.zeros(len(depths))
     for depth in set(depths):
         at = [index for index, other in enumerate(depths) if other == depth]

@@ -57,7 +57,7 @@ def value_map(
     down: str = "layer",
     bound: float | None = None,
 ) -> Axes:
-    """One map with its scale beside it, its upper left corner at `corner`, in inches."""
+    """One map with its scale next to it, its upper left corner at `corner`, in inches."""
     n_rows, n_columns = values.shape
     x, y = corner
     ax = axes_at(figure, x + LEFT, y + TOP, n_columns * CELL_WIDTH, n_rows * CELL_HEIGHT)

@@ -87,9 +87,9 @@ Counts = np.ndarray[tuple[int], np.dtype[np.float64]]
 def locality_histogram(report: HeadReport, ax: Axes | None = None) -> Axes:
     """Heads by locality, coloured by scope; heads of layers with a window are hatched.
 
-    0 is even attention over all earlier tokens, 1 the nearest token alone; the bar between `local`
-    and `global` is dashed. Heads that rest on the first token have no locality, and are counted in
-    the title.
+    0 is uniform attention over all earlier tokens, 1 the nearest token alone; the bar between
+    `local` and `global` is dashed. Heads that rest on the first token have no locality, and are
+    counted in the title.
 
     Args:
         report: with `locality`.

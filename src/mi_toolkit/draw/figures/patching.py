@@ -98,7 +98,7 @@ def attribution_maps(found: AttributionPatching) -> Figure:
 
 @in_house_style
 def direct_map(found: DirectAttribution, ax: Axes | None = None) -> Axes:
-    """What each head writes, and beside them attention's bias and the MLP of each layer.
+    """What each head writes, and next to them attention's bias and the MLP of each layer.
 
     Args:
         found: of `direct_logit_attribution`.
@@ -158,7 +158,7 @@ def edge_figure(found: EdgeAttribution, n: int = 20, ax: Axes | None = None) -> 
     """The strongest paths: embedding below, logits above, each token's parts in a column.
 
     Purple would raise the metric, orange lower it; the width of an arrow is the size of its
-    estimate beside the largest. It enters a head at its query (q), key (k) or value (v). What
+    estimate next to the largest. It enters a head at its query (q), key (k) or value (v). What
     attention moves from one token to another is inside a head, so no arrow leaves its column.
 
     Args:

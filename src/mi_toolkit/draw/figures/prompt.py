@@ -128,7 +128,7 @@ POSITION_TOP, POSITION_MARGIN = 0.5, 0.15
 
 @in_house_style
 def position_figure(pipeline: Pipeline, position: int, top_k: int) -> Figure:
-    """What every layer would predict behind one token; without a lens, what the model predicts."""
+    """What every layer would predict after one token; without a lens, what the model predicts."""
     lens = pipeline.output.lens
     grid = (
         _predictions(pipeline, position, top_k)
@@ -139,7 +139,7 @@ def position_figure(pipeline: Pipeline, position: int, top_k: int) -> Figure:
     size = max(width, 5.0) + 2 * POSITION_MARGIN, POSITION_TOP + height + POSITION_MARGIN
     figure = Figure(figsize=size)
     text = visible(pipeline.tokens.texts[position])
-    title(figure, f"{pipeline.provenance.model} behind token {position}, {text}")
+    title(figure, f"{pipeline.provenance.model} after token {position}, {text}")
     draw_grid(figure, grid, POSITION_MARGIN, POSITION_TOP)
     return figure
 

@@ -29,7 +29,7 @@ MEASURES = {"jaccard": "o", "rank_biased_overlap": "D", "spearman": "s"}
 
 @in_house_style
 def dose_curve(test: PerturbationTest, kind: str | None = None, ax: Axes | None = None) -> Axes:
-    """The rise in loss by how many weights are changed: the top beside its controls.
+    """The rise in loss by how many weights are changed: the top next to its controls.
 
     Grey: each random draw, with a band over the mean and two standard deviations to each side. The
     axis across holds the doses as places, not as distances.
@@ -249,7 +249,7 @@ def _map(
 
 
 def _strata(rows: Sequence[ScoreRow]) -> list[str]:
-    """From the first ranks to the last, weights drawn from all behind."""
+    """From the first ranks to the last, weights drawn from all after."""
     named = dict.fromkeys(str(row["stratum"]) for row in rows)
     return sorted(named, key=lambda name: math.inf if name == "any" else int(name.split("-")[0]))
 

@@ -148,7 +148,7 @@ class Explanation:
     """How many of those reach the change all the same."""
 
     n_orders: int
-    """Orders behind the Shapley values; 0 where none were asked for."""
+    """Orders after the Shapley values; 0 where none were asked for."""
 
     shapley: tuple[ShapleyValue, ...]
     """Each head's share of the change; empty where none were asked for."""

@@ -290,7 +290,7 @@ TOO_FEW = "too few"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Effect:
-    """One set's loss change beside those of other sets."""
+    """One set's loss change next to those of other sets."""
 
     change: float
     """Mean loss with the set ablated minus mean loss without, in nats."""
