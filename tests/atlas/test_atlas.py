@@ -30,6 +30,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_it_holds_the_standard_report_of_every_model(atlas: mi.atlas.HeadAtlas) -> None:
     alone = mi.classify_heads(mi.load_model("toy-qwen2"))
     assert atlas.report("toy-qwen2").to_pandas().equals(alone.to_pandas())
@@ -38,6 +39,7 @@ def test_it_holds_the_standard_report_of_every_model(atlas: mi.atlas.HeadAtlas) 
     assert len(table) == sum(len(atlas.report(name).to_pandas()) for name in MODELS)
 
 
+@pytest.mark.slow
 def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
     again = mi.atlas.HeadAtlas.load(atlas.folder)
     assert again.models == tuple(MODELS)
@@ -47,6 +49,7 @@ def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
         again.report("toy-opt")
 
 
+@pytest.mark.slow
 def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.atlas.HeadAtlas) -> None:
     files = files_of(atlas.folder)
     index, summary = files["index.html"].decode(), files["summary.md"].decode()
@@ -59,6 +62,7 @@ def test_the_pages_link_to_each_other_and_to_nothing_outside(atlas: mi.atlas.Hea
     assert "http" not in index.replace("http-equiv", "")
 
 
+@pytest.mark.slow
 def test_counts_on_the_index_are_the_reports(atlas: mi.atlas.HeadAtlas) -> None:
     summary = (atlas.folder / "summary.md").read_text(encoding="utf-8")
     rows = [
@@ -73,6 +77,7 @@ def test_counts_on_the_index_are_the_reports(atlas: mi.atlas.HeadAtlas) -> None:
         assert counts[label].startswith(f"{count} (")
 
 
+@pytest.mark.slow
 def test_nothing_in_it_tells_the_machine(atlas: mi.atlas.HeadAtlas) -> None:
     told = [str(Path.home()), str(Path(mi.__file__).parent), str(atlas.folder)]
     for name, content in files_of(atlas.folder).items():
@@ -80,6 +85,7 @@ def test_nothing_in_it_tells_the_machine(atlas: mi.atlas.HeadAtlas) -> None:
             assert secret.encode() not in content, name
 
 
+@pytest.mark.slow
 def test_done_models_are_not_measured_again(
     atlas: mi.atlas.HeadAtlas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +96,7 @@ def test_done_models_are_not_measured_again(
 
 
 @pytest.mark.parametrize("spoil", ["protocol", "cut", "gone"])
+@pytest.mark.slow
 def test_another_protocol_or_a_spoilt_file_is_measured_again(
     spoil: str, atlas: mi.atlas.HeadAtlas, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,7 @@ def test_making_twins_leaves_the_model_and_every_source_of_random_numbers_alone(
     assert model.training is False
 
 
+@pytest.mark.slow
 def test_a_control_is_the_strongest_head_of_each_twin_by_the_same_protocol(control, report) -> None:
     model = loaded("toy-gpt2")
     twin = mi.classify_heads(untrained_twin(model, seed=2))
@@ -115,6 +116,7 @@ def test_a_control_is_the_strongest_head_of_each_twin_by_the_same_protocol(contr
     assert len(set(control["first_token"].tolist())) == 3
 
 
+@pytest.mark.slow
 def test_an_untrained_model_has_no_lift_and_is_diffuse_positional_and_global(control) -> None:
     for name in ("previous_token", "current_token", "first_token", "duplicate_token", "induction"):
         assert control.highest(name) < 0.02, name
@@ -145,6 +147,7 @@ def test_one_twin_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [ref for ref in made if ref() is not None] == []
 
 
+@pytest.mark.slow
 def test_a_report_shows_each_figure_against_the_twins(control, report) -> None:
     shown = report.against(control)
     assert report.untrained is None
@@ -169,6 +172,7 @@ def test_a_report_shows_each_figure_against_the_twins(control, report) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_control_and_a_report_with_one_load_as_they_were_saved(
     control, report, tmp_path: Path
 ) -> None:
@@ -185,6 +189,7 @@ def test_a_control_and_a_report_with_one_load_as_they_were_saved(
     assert HeadReport.load(tmp_path / "bare.safetensors").untrained is None
 
 
+@pytest.mark.slow
 def test_twins_of_another_model_prompt_or_behaviour_are_refused(control, report) -> None:
     with pytest.raises(ReportError, match="those of toy-gpt2, the report is of toy-pythia"):
         mi.classify_heads(loaded("toy-pythia"), TEXT, behaviours=FEW).against(control)
@@ -197,6 +202,7 @@ def test_twins_of_another_model_prompt_or_behaviour_are_refused(control, report)
         mi.untrained_control(loaded("toy-gpt2"), n=0)
 
 
+@pytest.mark.slow
 def test_text_json_and_picture_say_what_the_twins_reach(control, report, tmp_path: Path) -> None:
     shown = report.against(control)
     text = "\n".join(report_lines(shown, width=120, emphasise=str))
