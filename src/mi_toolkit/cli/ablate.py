@@ -144,7 +144,7 @@ def _write(
             found.save(path)
         written = [path, *write_tables(folder, {"ablation.csv": found.to_pandas()})]
     picture = None if folder is None else folder / "ablation.png"
-    return [*written, *draw(mi.view(found), page, picture)]
+    return [*written, *draw(found, page, picture)]
 
 
 def _show(

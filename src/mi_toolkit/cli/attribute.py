@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
@@ -123,7 +122,7 @@ def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[P
             found.save(path)
         written = [path, *write_tables(folder, {"attribution.csv": found.to_pandas()})]
     picture = None if folder is None else folder / "attribution.png"
-    return [*written, *draw(mi.view(found), page, picture)]
+    return [*written, *draw(found, page, picture)]
 
 
 def _as_data(found: Attribution, written: Sequence[Path]) -> dict[str, object]:

@@ -96,7 +96,7 @@ def compare(
             seed=seed,
             load=load.load,
         )
-        written = [*_write_folder(comparison, output), *_draw(comparison, html, png)]
+        written = [*_write_folder(comparison, output), *draw(comparison, html, png)]
     _show(comparison, written, as_data=json)
 
 
@@ -111,12 +111,6 @@ def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path
         comparison.save(folder)
     tables = {"labels.csv": comparison.to_pandas(), "agreement.csv": comparison.agreement_table()}
     return [record, *write_tables(folder, tables)]
-
-
-def _draw(comparison: ModelComparison, html: Path | None, png: Path | None) -> list[Path]:
-    if html is None and png is None:
-        return []
-    return draw(mi.view(comparison), html, png)
 
 
 def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool) -> None:
@@ -191,14 +185,8 @@ def stimuli(
         compared = mi.compare.compare_stimuli({**reports.pop("").parts, **reports})
         tables = {"stimuli.csv": compared.to_pandas()}
         written = [] if output is None else write_tables(output, tables)
-        written += _draw_stimuli(compared, html, png)
+        written += draw(compared, html, png)
     _show_stimuli(compared, written, as_data=json)
-
-
-def _draw_stimuli(compared: StimulusComparison, html: Path | None, png: Path | None) -> list[Path]:
-    if html is None and png is None:
-        return []
-    return draw(mi.view(compared), html, png)
 
 
 def _show_stimuli(compared: StimulusComparison, written: Sequence[Path], *, as_data: bool) -> None:

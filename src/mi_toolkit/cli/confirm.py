@@ -21,11 +21,18 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, columns, say_written, writing
+from mi_toolkit.cli.output import (
+    as_json,
+    check_file,
+    check_folder,
+    columns,
+    draw,
+    say_written,
+    writing,
+)
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
-    doing,
     third_parties_kept_off_stdout,
     width,
 )
@@ -149,7 +156,6 @@ def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
 
 
 def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
-    view = mi.view(found)
     if folder is not None:
         with writing(folder / "confirmation.safetensors") as path:
             found.save(path)
@@ -158,13 +164,8 @@ def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Itera
             found.to_pandas().to_csv(draft, index=False, float_format="%.6g")
         yield path
         if found.trials:
-            with doing("Drawing"), writing(folder / "confirmation.png") as path:
-                view.save_png(path)
-            yield path
-    if page is not None:
-        with doing(f"Drawing {page}"), writing(page):
-            view.save_html(page)
-        yield page
+            yield from draw(found, None, folder / "confirmation.png")
+    yield from draw(found, page, None)
 
 
 def _remove(folder: Path) -> None:

@@ -120,7 +120,7 @@ def _written(found: Generation, folder: Path | None, page: Path | None) -> list[
         }
         written = [path, *write_tables(folder, tables)]
     png = None if folder is None else folder / "generation.png"
-    return [*written, *draw(mi.view(found), page, png)]
+    return [*written, *draw(found, page, png)]
 
 
 def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import mi_toolkit as mi
 from mi_toolkit.cli.terminal import doing
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.core.io import atomic_write
@@ -85,8 +86,11 @@ class Drawable(Protocol):
     def save_png(self, path: Path) -> None: ...  # noqa: D102
 
 
-def draw(view: Drawable, html: Path | None, png: Path | None) -> list[Path]:
-    """Write a view's page and picture where they are wanted, and say where they are."""
+def draw(result: Any, html: Path | None, png: Path | None) -> list[Path]:
+    """Write a result's page and picture where they are wanted, and say where they are."""
+    if html is None and png is None:
+        return []  # what draws is not even imported
+    view: Drawable = mi.view(result)
     written = []
     for path, save in ((html, view.save_html), (png, view.save_png)):
         if path is not None:

@@ -304,7 +304,7 @@ def _write(found: list[RunComparison], folder: Path) -> list[Path]:
         folder, {f"comparison_{each.metric}.csv": each.to_pandas() for each in found}
     )
     for each in found:
-        written += draw(mi.view(each), None, folder / f"comparison_{each.metric}.png")
+        written += draw(each, None, folder / f"comparison_{each.metric}.png")
     return written
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -85,14 +84,8 @@ def sweep(
         )
         tables = {"heads.csv": swept.to_pandas(), "labels.csv": swept.label_table()}
         written = [] if output is None else write_tables(output, tables)
-        written += _draw(swept, html, png)
+        written += draw(swept, html, png)
     _show(swept, written, as_data=json)
-
-
-def _draw(swept: LengthSweep, html: Path | None, png: Path | None) -> list[Path]:
-    if html is None and png is None:
-        return []
-    return draw(mi.view(swept), html, png)
 
 
 def _show(swept: LengthSweep, written: Sequence[Path], *, as_data: bool) -> None:

@@ -95,7 +95,7 @@ def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[P
         tables = {f"{stage}.csv": traced.to_pandas(stage) for stage in STAGES}
         written = [path, *write_tables(folder, tables)]
     png = None if folder is None else folder / "pipeline.png"
-    return [*written, *draw(mi.view(traced), page, png)]
+    return [*written, *draw(traced, page, png)]
 
 
 def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
