@@ -2,8 +2,8 @@
 
 1. Each model is loaded, described, classified, read for its continuations, and let go.
 2. Reports become profiles: how many heads carry a label, what share, how deep they lie.
-3. Continuations of every pair are aligned by characters (`alignment`) and their agreement counted.
-4. The facts say which models differ by architecture alone, and which by scale alone (`groups`).
+3. Continuations of every pair are aligned by characters and their agreement counted.
+4. The facts say which models differ by architecture alone, and which by scale alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """One stimulus on its way through the model: batches in, sums of behaviours out.
 
-Attention is computed in blocks of queries, whose patterns are read and dropped (`blockwise`), so
-that memory grows with the length alone. Where the model's attention cannot be taken over, or
-something wants whole patterns, these are read as the model makes them, one layer's at a time.
+Attention is computed in blocks of queries, whose patterns are read and dropped
+(`chunked_attention`), so that memory grows with the length alone. Where the model's attention
+cannot be taken over, or something wants whole patterns, these are read as the model makes them,
+one layer's at a time.
 
 Which sequences run together: as many as memory has room for, with little padding.
 

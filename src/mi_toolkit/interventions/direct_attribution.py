@@ -2,7 +2,7 @@
 
 1. The last residual is the embedding plus what every head, attention bias and MLP wrote, each as
    it is added: after a norm of its own and a multiplier, where the model has them
-   (`heads/residual_writes`, which refuses a model that has other writers).
+   (a model that has other writers is refused).
 2. With the final norm's scale `s` frozen the norm is linear, so a write `w` gives logit `t`
    `c (gain * W_U[:, t]) · P w / s`: `P` takes the mean off (LayerNorm) or nothing (RMSNorm), and
    `c` multiplies the logits of some models (Cohere, Granite).

@@ -2,7 +2,7 @@
 
 1. The name becomes a place (`sources`), the place a config, weights and a tokenizer
    (`checkpoints`), all by transformers, so that dtype, revision and cache are the user's.
-2. TransformerLens wraps that very model (`transformer_lens_door`): no second copy of the
+2. TransformerLens wraps that very model (`core.tl_compat`): no second copy of the
    weights, nothing folded, nothing centred.
 3. The hooked model proves itself against the same weights as Hugging Face runs them (`probe`).
 """

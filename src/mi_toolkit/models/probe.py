@@ -3,7 +3,7 @@
 1. Before TransformerLens puts its modules between the model's, `reference_pass` runs two sequences
    of random ids and keeps the logits, each layer's output and its attention.
 2. Hooked, the model runs the same ids; `prove` refuses it where logits or attention differ by more
-   than rounding explains (`floors`), and names the first layer that differs.
+   than rounding explains (`core.tolerances`), and names the first layer that differs.
 
 No second copy of the weights is made: the reference is the model itself, before it is wrapped.
 """

@@ -18,8 +18,8 @@ import torch
 from mi_toolkit.core.errors import UnsupportedModelError, WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
+from mi_toolkit.weights.bridge_parts import bridge_parts
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, ParameterView, Unit, WeightMatrix
-from mi_toolkit.weights.experts import bridge_parts
 from mi_toolkit.weights.parts import MLP, Part, hooked_parts
 
 OF_MLP = (*MLP, "router", "shared_gate")

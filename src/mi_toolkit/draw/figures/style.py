@@ -1,7 +1,7 @@
 """The house style, on light and on dark paper, and sheets laid out in inches.
 
-Figures take paper, ink and lines from the style; the colours that mean something (`colours`) are
-the same in both.
+Figures take paper, ink and lines from the style; the colours that mean something
+(`draw.primitives`) are the same in both.
 
 The sheet that every picture is drawn on: sizes in inches, fonts, colours, files.
 
