@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect
 
 CUT = Path(__file__).parent / "network_cut"
 """A folder for PYTHONPATH whose `sitecustomize` refuses, and notes, all but this machine."""
@@ -112,6 +113,17 @@ class Visit:
         box.fill(name)
         box.press("Enter")
         box.press("Tab")
+        expect(box).to_have_value(name)
+
+    def choose(self, field: str, text: str) -> None:
+        """Click the entry of a dropdown that has the text.
+
+        Not typed: gradio narrows the list down some time after the typing, and Enter takes
+        whatever it highlights by then.
+        """
+        self.page.click(f"#{field} input")
+        self.page.locator("[role=option]", has_text=text).first.click()
+        expect(self.page.locator(f"#{field} input")).to_have_value(re.compile(re.escape(text)))
 
     @contextmanager
     def counting_bytes(self) -> Iterator[list[int]]:

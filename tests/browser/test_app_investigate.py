@@ -29,14 +29,6 @@ def run(visit: Visit, panel: str, shows: str) -> str:
     return visit.page.inner_text(f"#{panel}-shown .mi")
 
 
-def choose(visit: Visit, field: str, typed: str) -> None:
-    box = visit.page.locator(f"#{field} input")
-    box.click()
-    box.fill(typed)
-    box.press("Enter")
-    box.press("Tab")
-
-
 def code(visit: Visit, panel: str) -> str:
     visit.page.click(f"#{panel} .tools > button")
     return visit.page.locator(f"#{panel}-code .cm-content").inner_text(timeout=10_000)
@@ -108,9 +100,9 @@ def test_a_prediction_is_attributed_by_another_method_to_another_token(open_app:
     assert "What ' t' rests on in toy-gpt2, by integrated gradients" in shown
     assert "The scores add up to" in shown
     assert visit.page.locator("#attribute-shown .heat span").count() == 30
-    choose(visit, "attribute-method", "gradient norm")
+    visit.choose("attribute-method", "gradient norm")
     visit.page.wait_for_selector("#attribute-baseline input:disabled")
-    choose(visit, "attribute-other", "Finland")
+    visit.choose("attribute-other", "Finland")
     visit.page.click("#attribute-run")
     title = visit.page.locator("#attribute-shown [role=status]", has_text="rather than ' Finland'")
     title.wait_for(timeout=30_000)
@@ -128,7 +120,7 @@ def test_a_second_model_stands_beside_the_first(open_app: OpenApp) -> None:
     assert "same next token at" in shown
     assert visit.page.locator("#compare-shown .bars").count() == 2
     assert visit.page.locator("#compare-shown .depths th", has_text="induction").count() == 1
-    choose(visit, "compare-model", "toy-gpt2")
+    visit.choose("compare-model", "toy-gpt2")
     visit.page.click("#compare-run")
     assert "toy-gpt2 is the model above" in visit.toast()
     visit.clean()
