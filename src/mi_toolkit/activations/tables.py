@@ -78,30 +78,6 @@ def index_table(columns: Mapping[str, np.ndarray]) -> pd.DataFrame:
     return pd.DataFrame(dict(columns))
 
 
-def statistics_table(statistics: ActivationStatistics) -> pd.DataFrame:
-    """A row per unit: its figures, and the token that excites it most."""
-    frames = []
-    for hook, unit in statistics.units.items():
-        moments, shape = unit.moments, unit.moments.mean.shape
-        best = unit.top.context[:, 0, statistics.before].tolist()
-        frames.append(
-            pd.DataFrame(
-                {
-                    "activation": hook,
-                    "unit": [".".join(map(str, index)) for index in np.ndindex(*shape)],
-                    "count": moments.count,
-                    **{
-                        name: getattr(moments, name).flatten().numpy()
-                        for name in ("mean", "std", "rms", "minimum", "maximum", "density")
-                    },
-                    "top_token": [statistics.texts.get(token, "") for token in best],
-                    "top_document": unit.top.place[:, 0, 0].numpy(),
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
 def examples_table(
     statistics: ActivationStatistics, hook: str, unit: int | tuple[int, ...]
 ) -> pd.DataFrame:

@@ -194,7 +194,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
     lines = [
         asked,
         "",
-        *columns([HEADER, *effect.rows()], width=room, align="<>>><"),
+        *columns([HEADER, *effect.cells()], width=room, align="<>>><"),
         "",
     ]
     pairs = zip(effect.top_before, effect.top_after, strict=True)
@@ -210,7 +210,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
 def _sweep_lines(sweep: AblationSweep) -> list[str]:
     from mi_toolkit.interventions.sweep import HEADER
 
-    clean, rows = sweep.clean, sweep.rows(SHOWN)
+    clean, rows = sweep.clean, sweep.cells(SHOWN)
     asked = (
         f"target {clean.text!r}: {clean.probability:.1%} (rank {clean.rank}) with nothing ablated; "
         f"the {len(rows)} heads that change it most:"

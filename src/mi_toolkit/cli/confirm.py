@@ -183,7 +183,7 @@ def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> Non
 
     print(bold(found.title()))
     room = width(elsewhere=FOR_READING)
-    for line in columns([HEADER, *found.rows()], width=room):
+    for line in columns([HEADER, *found.cells()], width=room):
         print(line)
     print(found.facts())
     say_written(written)

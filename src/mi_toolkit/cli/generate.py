@@ -136,7 +136,7 @@ def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
 
     print(bold(found.text_table().title))
     room = width(elsewhere=FOR_READING)
-    for line in columns([HEADER, *found.rows()], width=room, align=">>><"):
+    for line in columns([HEADER, *found.cells()], width=room, align=">>><"):
         print(line)
     print()
     for line in columns(_best(found), width=room, align="><>"):

@@ -100,7 +100,7 @@ def _show(found: Verification) -> None:
     from mi_toolkit.verification.verify import HEADER
 
     print(bold(found.title()))
-    for line in columns([HEADER, *found.rows()], width=width(elsewhere=FOR_READING)):
+    for line in columns([HEADER, *found.cells()], width=width(elsewhere=FOR_READING)):
         print(line)
     for each in found.completions:
         figures = f"loss {each.loss:.2f}, repetition {each.repetition:.0%}"

@@ -41,8 +41,7 @@ from mi_toolkit.heads.protocol import (
     pad_behaviours,
     pattern_behaviours,
 )
-from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.heads.report_file import merge_stimuli
+from mi_toolkit.heads.report import HeadReport, merge_stimuli
 from mi_toolkit.heads.resume import Checkpoint
 from mi_toolkit.heads.stimulus_run import StimulusRun
 from mi_toolkit.heads.summary import HeadFigures, summarise

@@ -163,7 +163,7 @@ class AblationEffect(SavedResult, TableRepr):
             names = f"{len(self.components)} components"
         return f"{names} of {self.provenance.model} under {self.how} ablation"
 
-    def rows(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """The five figures in words, under `HEADER`."""
         loss = [float(each.mean()) for each in (self.losses_before, self.losses_after)]
         values = {
@@ -198,7 +198,7 @@ class AblationEffect(SavedResult, TableRepr):
         """The target's probability before and after, and the five figures."""
         about = f"{self.before} clean, {self.after.probability:.1%} ablated"
         title = f"{self.title()}: target {about}"
-        return TextTable(title=title, header=HEADER, rows=self.rows())
+        return TextTable(title=title, header=HEADER, rows=self.cells())
 
 
 def _number(value: float, name: str, *, sign: bool = False) -> str:
