@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.result import Result, load_record, save_record
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tables import joined, table_of
 from mi_toolkit.core.tokenizer import Beginning, standard_beginning, text_beginning
@@ -52,7 +52,7 @@ def report_file(stimulus: str, length: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LengthSweep(TableRepr):
+class LengthSweep(Result):
     """One report per stimulus and length."""
 
     model: str
@@ -126,8 +126,13 @@ class LengthSweep(TableRepr):
             rows.append(report.labels[report.label_names.index(label)])
         return torch.stack(rows)
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per stimulus, length, behaviour and head: figure, chance, interval, label."""
+        for row in self.to_pandas().to_dict("records"):
+            yield {str(name): figure for name, figure in row.items()}
+
+    def to_pandas(self) -> DataFrame:
+        """The rows as a table, made by columns: there are thousands."""
         frames = []
         for (stimulus, length), report in self.reports.items():
             frame = report.to_pandas()
