@@ -30,9 +30,7 @@ from torch import Tensor
 from mi_toolkit.activations.batcher import START, Cursor
 from mi_toolkit.core.errors import StoreError
 from mi_toolkit.core.io import atomic_write, file_digest
-from mi_toolkit.core.model import HookedModel, weights_digest
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.models.describe import describe_model
 
 FORMAT = "mi_toolkit activation store 1"
 FILE = "manifest.json"
@@ -199,18 +197,6 @@ def check_checksums(manifest: Manifest, folder: Path) -> None:
 
 def _files(manifest: Manifest) -> list[File]:
     return [file for shard in manifest.shards for file in (shard.tensors, shard.index)]
-
-
-def model_identity(model: HookedModel) -> dict[str, Any]:
-    """Name, revision, class and dtype, and a digest of the weights."""
-    facts = describe_model(model)
-    return {
-        "name": facts.name,
-        "revision": facts.revision,
-        "backend": type(model).__name__,
-        "dtype": facts.dtype,
-        "weights": weights_digest(model),
-    }
 
 
 FOLDERS = ("shards", "index")

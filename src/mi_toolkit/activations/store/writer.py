@@ -45,7 +45,6 @@ from mi_toolkit.activations.store.manifest import (
     Manifest,
     Shard,
     disk_errors,
-    model_identity,
     open_or_create,
     write_shard,
 )
@@ -57,6 +56,7 @@ from mi_toolkit.core.parquet import write_columns
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.models.describe import model_identity
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.store.reader import ActivationStore
