@@ -42,8 +42,7 @@ from mi_toolkit.heads.protocol import (
     pattern_behaviours,
 )
 from mi_toolkit.heads.report import HeadReport, merge_stimuli
-from mi_toolkit.heads.resume import Checkpoint
-from mi_toolkit.heads.stimulus_run import StimulusRun
+from mi_toolkit.heads.stimulus_run import StimulusRun, Sweep
 from mi_toolkit.heads.summary import HeadFigures, summarise
 
 
@@ -255,13 +254,13 @@ def classify_heads(
         for name, batch in stimuli.items()
         if patterns
     }
-    checkpoint = Checkpoint(resume, runs, seed)
-    batches = checkpoint.remaining()
+    sweep = Sweep(resume, runs, seed)
+    batches = sweep.remaining()
     for name, batch in track(
         batches, total=len(batches), label="classifying heads", unit="batch", show=progress
     ):
         runs[name].measure(batch)
-        checkpoint.finished(name)
+        sweep.finished(name)
     parts = {
         name: pad_behaviours(assembled(run, min_lift, fdr, seed), table)
         for name, run in runs.items()
