@@ -254,7 +254,11 @@ def test_tables_have_a_row_for_each_head_and_each_set() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: ablation_effect(m, IDS, "L0H0"), PromptError, "on one prompt, and 2 were given"),
+        (
+            lambda m: ablation_effect(m, IDS, "L0H0"),
+            PromptError,
+            "takes one prompt at a time",
+        ),
         (lambda m: ablation_sweep(m, IDS[0], how="zro"), UnknownNameError, "Did you mean 'zero'"),
         (
             lambda m: ablation_sweep(m, IDS[0], how="resample"),

@@ -36,7 +36,7 @@ from mi_toolkit.core.predictions import (
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise, tokenise_one
 from mi_toolkit.interventions.ablation import KINDS, check_kind, in_place
 from mi_toolkit.interventions.components import (
     Apply,
@@ -206,27 +206,6 @@ class PrefixCachedRuns:
         return logits
 
 
-def one_sequence(
-    model: HookedModel,
-    prompt: Prompt,
-    *,
-    prepend_bos: bool | None = None,
-    attention_mask: Any = None,
-) -> TokenBatch:
-    """The prompt's ids (see `tokenise`).
-
-    Raises:
-        PromptError: several sequences, or one that cannot be fed.
-    """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    if len(batch) != 1:
-        raise PromptError(
-            f"An ablation's effect is that on one prompt, and {len(batch)} were given: call it for "
-            "each."
-        )
-    return batch
-
-
 class Runs:
     """One sequence and one kind of ablation."""
 
@@ -370,7 +349,9 @@ def ablation_effect(
     if n_random < 0:
         raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
     chosen = checked_components(model, components)
-    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "ablation_effect", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     runs = Runs(model, batch, how=how, reference=reference)
     ids, clean = batch.sequence(0), runs.later.clean
     asked = int(clean[-1].argmax()) if target is None else token_id(model, target)

@@ -20,9 +20,9 @@ from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt
+from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.interventions.components import Component
-from mi_toolkit.interventions.effect import Runs, one_sequence, readings
+from mi_toolkit.interventions.effect import Runs, readings
 from mi_toolkit.interventions.effect_result import FIGURES
 from mi_toolkit.models.describe import provenance_of
 
@@ -181,7 +181,9 @@ def ablation_sweep(
         >>> sweep.log_prob.shape
         torch.Size([4, 4])
     """
-    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "ablation_sweep", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     runs = Runs(model, batch, how=how, reference=reference)
     ids, clean = batch.sequence(0), runs.later.clean
     asked = int(clean[-1].argmax()) if target is None else token_id(model, target)

@@ -25,7 +25,7 @@ from mi_toolkit.core.process_state import allowing_nan, one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tables import table_of
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.text.generate import generate
 from mi_toolkit.weights.calibration import run
@@ -192,9 +192,9 @@ def perturbation_effect(
         >>> effect.to_pandas()["is_control"].tolist()
         [False, True, True]
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    if len(batch) != 1:
-        raise PromptError(f"The effect is that on one prompt, and {len(batch)} were given.")
+    batch = tokenise_one(
+        model, prompt, "perturbation_effect", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     if n_random < 0:
         raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
     chosen = tuple(triples(weights))
