@@ -22,9 +22,9 @@ from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.interventions.components import Component
-from mi_toolkit.interventions.effect import Runs, readings
-from mi_toolkit.interventions.effect_result import FIGURES
+from mi_toolkit.interventions.effect import FIGURES, Runs
 from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.text.prompt_experiment import readings
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
