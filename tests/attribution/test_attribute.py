@@ -270,7 +270,7 @@ def test_an_attribution_is_the_same_read_back(tmp_path: Path) -> None:
         ({"baseline": "unk"}, "The tokenizer of toy-gpt2 has no unk token"),
         ({"steps": 0}, "steps=0: it has to be 1 or more"),
         ({"batch_size": 0}, "batch_size=0: it has to be 1 or more"),
-        ({"prompt": ["one", "two"]}, "one prompt at a time; 2 were given"),
+        ({"prompt": ["one", "two"]}, "attribute takes one prompt at a time, and 2 were given"),
         ({"prompt": ""}, "Prompt 0 of 1 is empty"),
     ],
 )

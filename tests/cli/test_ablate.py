@@ -10,7 +10,7 @@ import pytest
 
 from mi_toolkit.cli import options
 from mi_toolkit.cli.app import run
-from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.effect import AblationEffect
 from mi_toolkit.interventions.sweep import AblationSweep
 
 PROMPT = "Mary and John went to"

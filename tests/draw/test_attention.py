@@ -94,7 +94,7 @@ def test_a_head_that_is_not_there_is_named(
 
 
 def test_several_prompts_are_too_many(model: HookedModel) -> None:
-    with pytest.raises(PromptError, match=r"one prompt, but 2 were given.*Page"):
+    with pytest.raises(PromptError, match=r"one prompt at a time, and 2 were given.*Page"):
         view_attention(model, ["one", "two"], layer=0)
 
 

@@ -12,7 +12,7 @@ from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw.ablation import effect_html, finding, strips_html
 from mi_toolkit.draw.comparison import agreement_text, labels_html
 from mi_toolkit.draw.primitives import bars_html
-from mi_toolkit.interventions.effect_result import FIGURES, AblationEffect
+from mi_toolkit.interventions.effect import FIGURES, AblationEffect
 from tests.models_here import loaded
 
 PROMPT = "one two three four one two three four one two"

@@ -23,9 +23,9 @@ from mi_toolkit.heads.chunked_attention import (
 )
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.kinds import DistributionBehaviour
-from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
+from tests.dense_masks import visible
 from tests.models_here import TOYS, loaded
 from tests.prompts_made import prompts_with_repeats
 from tests.report_against_reference import FIGURES, fed

@@ -12,13 +12,8 @@ from mi_toolkit.core.errors import BehaviourError
 from mi_toolkit.core.stimuli import needle_prompts
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import BEHAVIOURS
-from mi_toolkit.heads.block_figures import BlockReader
-from mi_toolkit.heads.chunked_attention import blocks_of
 from mi_toolkit.heads.kinds import MaskBehaviour
-from mi_toolkit.heads.measure import Measurement
-from mi_toolkit.heads.plan import make_plan
-from mi_toolkit.heads.summary import HeadFigures, summarise
-from tests.ideal_patterns import even_pattern, pattern_of_mask, sink_pattern
+from tests.ideal_patterns import even_pattern, figures, pattern_of_mask, sink_pattern
 from tests.models_here import loaded
 
 FURTHER = ["name_mover", "s_inhibition", "retrieval", "successor"]
@@ -32,17 +27,6 @@ def named(name: str) -> MaskBehaviour:
 
 def targets(name: str, ids: list[int], **roles: range) -> list[list[int]]:
     return named(name).marked(torch.tensor(ids), True, roles).nonzero().tolist()
-
-
-def figures(name: str, batch: TokenBatch, heads: list[torch.Tensor]) -> HeadFigures:
-    """Each head's figures: one pattern per head for every sequence of the batch."""
-    plan = make_plan(batch, [named(name)], None, "made")
-    measurement, patterns = Measurement(plan, [0], len(heads)), torch.stack(heads, dim=1)
-    reader = BlockReader(plan, range(len(batch)), len(batch), tuple(patterns.shape[:3]))
-    for block in blocks_of(patterns):
-        reader.read(block)
-    measurement.add(0, reader)
-    return summarise(measurement, min_lift=0.3)
 
 
 def masks_of(name: str, batch: TokenBatch) -> torch.Tensor:
@@ -92,7 +76,7 @@ def test_a_perfect_head_has_lift_one_and_an_even_one_zero(name: str) -> None:
         even_pattern(n).expand(len(batch), n, n),
         sink_pattern(n).expand(len(batch), n, n),
     ]
-    found = figures(name, batch, heads)
+    found = figures(named(name), batch, heads)
     assert found.lift[0, 0].tolist()[:2] == pytest.approx([1, 0], abs=1e-5)
     assert float(found.score[0, 0, 2]) == 0
     assert 0.9 < float(found.ci_low[0, 0, 0]) < 1  # texts unlike these are allowed for
@@ -108,7 +92,7 @@ def test_copy_paste_is_counted_by_the_key_attended_most() -> None:
     just_most, just_short = 0.1 * ideal + 0.9 * rest, rest.clone()
     # Most of the attention on the sink, and the target second: no copy is counted.
     just_short = 0.5 * sink_pattern(n) + 0.4 * ideal + 0.1 * rest
-    found = figures("retrieval", batch, [just_most, just_short])
+    found = figures(named("retrieval"), batch, [just_most, just_short])
     assert found.score[0, 0].tolist() == [1, 0]
 
 
@@ -121,7 +105,9 @@ def test_half_of_the_tokens_copied_are_half_the_score() -> None:
     pattern = torch.stack([pattern_of_mask(each) for each in mask])
     n_answer = batch.roles["answer"].diff(dim=1).flatten()
     wanted = ((n_answer // 2) / n_answer).mean()
-    assert float(figures("retrieval", batch, [pattern]).score[0, 0]) == pytest.approx(float(wanted))
+    assert float(figures(named("retrieval"), batch, [pattern]).score[0, 0]) == pytest.approx(
+        float(wanted)
+    )
 
 
 def test_further_behaviours_run_on_their_own_stimuli_when_they_are_named() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mi_toolkit.core.tokens import from_sequences
-from mi_toolkit.heads import masks
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.plan import compared_pairs
@@ -20,11 +19,16 @@ from mi_toolkit.heads.scores import (
     diffuse_terms,
     lift,
     locality_terms,
-    mask_null,
-    mask_score,
     positional_terms,
 )
-from tests.ideal_patterns import even_pattern, pattern_of_mask, random_pattern, sink_pattern
+from tests import dense_masks
+from tests.ideal_patterns import (
+    even_pattern,
+    figures,
+    pattern_of_mask,
+    random_pattern,
+    sink_pattern,
+)
 
 LENGTHS = [8, 32, 128, 512]
 MASKS = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour) and not b.roles]
@@ -44,11 +48,26 @@ def rows(pattern: Tensor, window: int | None = None) -> PatternRows:
     return PatternRows(patterns=pattern[None], window=window)
 
 
+def measured(
+    behaviour: MaskBehaviour, ids: Tensor, pattern: Tensor, window: int | None = None
+) -> tuple[float, float, float]:
+    """Score, null and lift of a head on one sequence without a BOS."""
+    batch = from_sequences([ids.tolist()], None)
+    found = figures(behaviour, batch, [pattern[None]], window)
+    return float(found.score), float(found.null), float(found.lift)
+
+
+def named(name: str) -> MaskBehaviour:
+    behaviour = BEHAVIOURS[name]
+    assert isinstance(behaviour, MaskBehaviour)
+    return behaviour
+
+
 @pytest.mark.parametrize("behaviour", MASKS, ids=lambda b: b.name)
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_perfect_head_scores_one(behaviour: MaskBehaviour, length: int) -> None:
-    mask = behaviour.targets(twice(length), False)
-    assert mask_score(pattern_of_mask(mask), mask) == pytest.approx(1)
+    pattern = pattern_of_mask(behaviour.targets(twice(length), False))
+    assert measured(behaviour, twice(length), pattern)[0] == pytest.approx(1)
 
 
 @pytest.mark.parametrize("behaviour", MASKS, ids=lambda b: b.name)
@@ -57,28 +76,30 @@ def test_a_perfect_head_scores_one(behaviour: MaskBehaviour, length: int) -> Non
 def test_an_even_head_is_at_chance_at_every_length(
     behaviour: MaskBehaviour, length: int, window: int | None
 ) -> None:
-    visible = masks.visible(length, window)
+    visible = dense_masks.visible(length, window)
     mask = behaviour.targets(twice(length), False) & visible
+    score, null, lifted = measured(behaviour, twice(length), even_pattern(length, window), window)
     if not mask.any():
-        assert math.isnan(mask_score(even_pattern(length, window), mask))
+        assert math.isnan(score)
         return
-    score = mask_score(even_pattern(length, window), mask)
-    assert lift(score, mask_null(mask, visible)) == pytest.approx(0, abs=1e-6)
+    assert null == pytest.approx(float(dense_masks.mask_null(mask, visible)))
+    assert lifted == pytest.approx(0, abs=1e-6)
 
 
 def test_half_a_head_scores_half() -> None:
-    mask = masks.previous_token(twice(64), False)
+    mask = dense_masks.previous_token(twice(64), False)
     half = (pattern_of_mask(mask) + sink_pattern(64)) / 2
     # Query 1 attends to position 0 either way: it is both its previous token and the sink.
-    assert mask_score(half, mask) == pytest.approx((62 * 0.5 + 1) / 63)
+    score, _, _ = measured(named("previous_token"), twice(64), half)
+    assert score == pytest.approx((62 * 0.5 + 1) / 63)
 
 
 def test_attention_to_several_copies_adds_up() -> None:
-    mask = masks.duplicate_token(torch.tensor([5, 5, 6, 5]), False)
     pattern = torch.eye(4)
     pattern[3] = torch.tensor([0.2, 0.3, 0.1, 0.4])
     # Query 1 looks at itself (0 on its copy), query 3 gives 0.2 + 0.3 to its two copies.
-    assert mask_score(pattern, mask) == pytest.approx((0 + 0.5) / 2)
+    score, _, _ = measured(named("duplicate_token"), torch.tensor([5, 5, 6, 5]), pattern)
+    assert score == pytest.approx((0 + 0.5) / 2)
 
 
 def test_chance_that_is_certain_has_no_lift() -> None:
@@ -88,7 +109,7 @@ def test_chance_that_is_certain_has_no_lift() -> None:
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("name", ["current_token", "previous_token"])
 def test_heads_that_look_next_door_are_wholly_local(name: str, length: int) -> None:
-    pattern = pattern_of_mask(getattr(masks, name)(torch.arange(length), False))
+    pattern = pattern_of_mask(getattr(dense_masks, name)(torch.arange(length), False))
     # Row 1 of a previous-token head is all sink, but locality starts at row 3.
     assert value(locality_terms(rows(pattern))) == pytest.approx(1, abs=1e-5)
 
@@ -110,7 +131,7 @@ def test_a_windowed_layer_is_local_though_it_spreads_evenly_in_its_window() -> N
 
 
 def test_the_sink_does_not_count_as_far() -> None:
-    near = pattern_of_mask(masks.previous_token(torch.arange(64), False))
+    near = pattern_of_mask(dense_masks.previous_token(torch.arange(64), False))
     resting = 0.9 * sink_pattern(64) + 0.1 * near
     assert value(locality_terms(rows(resting))) == pytest.approx(1, abs=1e-5)
 
@@ -172,14 +193,14 @@ def test_renaming_ids_changes_no_score_and_scores_are_shares(
     tokens: list[int], renaming: list[int], seed: int, name: str
 ) -> None:
     pattern = random_pattern(len(tokens), seed=seed)
-    behaviour = BEHAVIOURS[name]
-    assert isinstance(behaviour, MaskBehaviour)
-    here = mask_score(pattern, behaviour.targets(torch.tensor(tokens), False))
+    behaviour, ids = named(name), torch.tensor(tokens)
+    here = measured(behaviour, ids, pattern)[0]
     renamed = torch.tensor([renaming[token] for token in tokens])
-    assert torch.equal(
-        here.nan_to_num(-1), mask_score(pattern, behaviour.targets(renamed, False)).nan_to_num(-1)
-    )
-    assert here.isnan() or 0 <= here <= 1 + 1e-6
+    assert measured(behaviour, renamed, pattern)[0] == pytest.approx(here, nan_ok=True)
+    assert math.isnan(here) or 0 <= here <= 1 + 1e-6
+    # Blocks and lists of keys come to what the whole mask on the whole pattern gives.
+    wanted = dense_masks.mask_score(pattern, behaviour.targets(ids, False))
+    assert here == pytest.approx(float(wanted), abs=1e-6, nan_ok=True)
 
 
 def test_each_text_is_compared_with_four_others_whatever_the_order_of_the_prompts() -> None:

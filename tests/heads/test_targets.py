@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,9 +13,18 @@ from mi_toolkit.core.sight import visible_keys
 from mi_toolkit.heads import targets
 from mi_toolkit.heads.behaviours import BEHAVIOURS, offset
 from mi_toolkit.heads.kinds import MaskBehaviour
-from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.targets import Targets, marked_keys
+from tests import dense_masks
+from tests.dense_masks import visible
 
+DEFINED = {
+    "previous_token": dense_masks.previous_token,
+    "current_token": dense_masks.current_token,
+    "first_token": dense_masks.first_token,
+    "duplicate_token": dense_masks.duplicate_token,
+    "induction": dense_masks.induction,
+    "offset_3": partial(dense_masks.fixed_offset, distance=3),
+}
 SPARSE = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour) and b.sparse]
 
 
@@ -47,7 +58,9 @@ def test_lists_hold_the_same_keys_as_squares(
         window=window,
     )
     for index, behaviour in enumerate(behaviours):
-        wanted = behaviour.targets(tokens, has_bos) & visible(len(ids), window)
+        mask = DEFINED[behaviour.name](tokens, has_bos)
+        assert torch.equal(behaviour.targets(tokens, has_bos), mask), behaviour.name
+        wanted = mask & visible(len(ids), window)
         assert torch.equal(square(found, index), wanted), behaviour.name
         assert torch.equal(found.n_keys[index], wanted.sum(dim=-1)), behaviour.name
 

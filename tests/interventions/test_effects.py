@@ -15,10 +15,15 @@ from mi_toolkit.core.errors import HookError, PromptError, ReportError, UnknownN
 from mi_toolkit.core.head import Head
 from mi_toolkit.interventions.ablation import KINDS
 from mi_toolkit.interventions.components import Component, targets_of
-from mi_toolkit.interventions.effect import PrefixCachedRuns, losses, random_controls, readings
-from mi_toolkit.interventions.effect_result import FIGURES, AblationEffect
+from mi_toolkit.interventions.effect import (
+    FIGURES,
+    AblationEffect,
+    PrefixCachedRuns,
+    random_controls,
+)
 from mi_toolkit.interventions.sweep import AblationSweep
 from mi_toolkit.models.load import load_model
+from mi_toolkit.text.prompt_experiment import losses, readings
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
@@ -254,7 +259,11 @@ def test_tables_have_a_row_for_each_head_and_each_set() -> None:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m: ablation_effect(m, IDS, "L0H0"), PromptError, "on one prompt, and 2 were given"),
+        (
+            lambda m: ablation_effect(m, IDS, "L0H0"),
+            PromptError,
+            "takes one prompt at a time",
+        ),
         (lambda m: ablation_sweep(m, IDS[0], how="zro"), UnknownNameError, "Did you mean 'zero'"),
         (
             lambda m: ablation_sweep(m, IDS[0], how="resample"),

@@ -75,7 +75,7 @@ def test_every_bit_is_back_also_after_an_error(model: HookedModel) -> None:
 
 def test_what_cannot_be_asked_is_told(model: HookedModel) -> None:
     weight = ("blocks.0.attn.W_O", 1, 2)
-    with pytest.raises(PromptError, match="on one prompt, and 2 were given"):
+    with pytest.raises(PromptError, match="one prompt at a time, and 2 were given"):
         perturbation_effect(model, ["a b", "c d"], [weight])
     with pytest.raises(PromptError, match="0 or more, not -1"):
         perturbation_effect(model, PROMPT, [weight], n_random=-1)

@@ -21,8 +21,6 @@ from mi_toolkit.draw.primitives import FRAME, LABELS, SEQUENTIAL
 from mi_toolkit.draw.primitives import visible as shown
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import MaskBehaviour
-from mi_toolkit.heads.masks import visible
-from mi_toolkit.heads.scores import mask_null
 
 PATTERNS = Path(__file__).parents[2] / "docs/data/smollm2_further.safetensors"
 FORMAT = "mi_toolkit docs further patterns 1"
@@ -150,6 +148,12 @@ def _successor() -> Figure:
     return figure
 
 
+def chance(behaviour: MaskBehaviour, ids: Tensor) -> float:
+    """What uniform attention scores, in a layer without a window."""
+    share = behaviour.targets(ids, HAS_BOS).sum(dim=-1) / torch.arange(1, len(ids) + 1)
+    return float(share[share > 0].mean())
+
+
 def _chance() -> Figure:
     """What uniform attention scores by length: over all queries, and from a text's last ones."""
     figure = Figure(figsize=(6.6, 2.9))
@@ -157,9 +161,7 @@ def _chance() -> Figure:
     offset = BEHAVIOURS["offset_3"]
     assert isinstance(offset, MaskBehaviour)
     ids = [torch.arange(length) for length in LENGTHS]
-    nulls = [
-        float(mask_null(offset.targets(each, HAS_BOS), visible(len(each), None))) for each in ids
-    ]
+    nulls = [chance(offset, each) for each in ids]
     ax.plot(LENGTHS, nulls, "s-", label="offset_3")
     last = [1 / length for length in LENGTHS]
     name = "one key, from the last query:\nname_mover, s_inhibition, retrieval"

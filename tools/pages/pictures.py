@@ -18,10 +18,8 @@ from mi_toolkit.draw.figures.style import line_colours
 from mi_toolkit.draw.primitives import LABELS
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import MaskBehaviour
-from mi_toolkit.heads.masks import visible
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.heads.scores import mask_null
-from pages.further import further_pictures
+from pages.further import chance, further_pictures
 from pages.made import Made
 from pages.quoted import table
 from pages.weights import weight_scores
@@ -92,7 +90,7 @@ def ideal(behaviour: str, ids: Tensor) -> Tensor:
     if isinstance(found, MaskBehaviour):
         marked = found.targets(ids, HAS_BOS)
     elif behaviour == "diffuse":
-        marked = visible(n, None)
+        marked = key <= query
     else:  # positional: the same rows whatever the text
         marked = (key == query - 2 - query % 3) & (key > 0)
     resting = ~marked.any(dim=-1)
@@ -160,7 +158,7 @@ def _chance() -> Figure:
         for length in LENGTHS:
             half = torch.randperm(50_000, generator=generator)[: length // 2] + 1
             ids = torch.cat([torch.tensor([0]), half, half])
-            nulls.append(float(mask_null(found.targets(ids, HAS_BOS), visible(len(ids), None))))
+            nulls.append(chance(found, ids))
         dashed = behaviour in ("current_token", "induction")  # equal to the one before
         ax.plot(LENGTHS, nulls, "o--" if dashed else "s-", color=LABELS[behaviour], label=behaviour)
     ax.set_xscale("log", base=2)

@@ -6,8 +6,6 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.attribution.baselines import (
@@ -26,7 +24,7 @@ from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.predictions import predictions
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.models.describe import provenance_of
 
 TOKENS_PER_PASS = 1024
@@ -104,8 +102,10 @@ def attribute(
     chosen = METHODS[method]
     if baseline is not None and not chosen.has_baseline:
         raise PromptError(f"{method} has no baseline: leave baseline out.")
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    ids = _one_sequence(batch)
+    batch = tokenise_one(
+        model, prompt, "attribute", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
+    ids = batch.sequence(0)
     named: int | str = DEFAULT_BASELINE if baseline is None else baseline
     # Inside, gradients are on even where the caller's code has them off.
     with evaluating(model), torch.enable_grad():
@@ -178,14 +178,6 @@ def _check_numbers(steps: int | None, max_steps: int, batch_size: int | None) ->
     for name, number in (("steps", steps), ("max_steps", max_steps), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise PromptError(f"{name}={number}: it has to be 1 or more.")
-
-
-def _one_sequence(batch: TokenBatch) -> Int[Tensor, " position"]:
-    if len(batch) != 1:
-        raise PromptError(
-            f"Tokens are attributed to in one prompt at a time; {len(batch)} were given."
-        )
-    return batch.sequence(0)
 
 
 def _in_words(model: HookedModel, baseline: int | str) -> str:

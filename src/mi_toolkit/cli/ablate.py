@@ -29,7 +29,7 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.interventions.effect_result import AblationEffect
+    from mi_toolkit.interventions.effect import AblationEffect
     from mi_toolkit.interventions.sweep import AblationSweep
 
 SHOWN = 12
@@ -141,7 +141,7 @@ def _record(found: AblationEffect | mi.interventions.AblationSweep) -> dict[str,
 
 
 def _effect_lines(effect: AblationEffect) -> list[str]:
-    from mi_toolkit.interventions.effect_result import HEADER
+    from mi_toolkit.interventions.effect import HEADER
 
     room = width(elsewhere=FOR_READING)
     before, after = effect.before, effect.after

@@ -137,7 +137,8 @@ class OutputOptions:
             if self.csv is not None:
                 first = next(iter(made.values()))
                 written += write_tables(self.csv.parent, {self.csv.name: first()})
-            drawn = cache(lambda: mi.view(result))  # what draws is imported where it is wanted
+            shown: Any = result
+            drawn = cache(lambda: mi.view(shown))  # what draws is imported where it is wanted
             written += draw_view(page or drawn, self.html, None)
             if self.output is not None:
                 written += draw_view(drawn, None, self.output / f"{name}.png")

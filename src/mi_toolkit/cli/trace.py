@@ -20,7 +20,7 @@ from mi_toolkit.cli.options import (
     Several,
     at_least_one,
 )
-from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file, columns
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file, columns, draw_view
 from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:

@@ -116,6 +116,11 @@ def neuron_count(model: HookedModel, layer: int) -> int:
     return int(weight.shape[-1 if isinstance(out, nn.Linear) else 0])
 
 
+def mlp_layers(model: HookedModel) -> list[int]:
+    """The layers whose neurons can be hooked: not those of a mixture of experts."""
+    return [layer for layer in range(model.cfg.n_layers) if neuron_count(model, layer)]
+
+
 def attention_layers(model: HookedModel) -> list[int]:
     """The layers whose attention pattern can be hooked: all of them, unless the model is a hybrid.
 

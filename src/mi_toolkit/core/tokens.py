@@ -183,6 +183,36 @@ def tokenise(
     return batch
 
 
+def tokenise_one(
+    model: HookedModel,
+    prompt: Prompt,
+    asking: str,
+    *,
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
+    otherwise: str = "call it for each",
+) -> TokenBatch:
+    """The ids of one prompt (see `tokenise`), for what takes no more than one.
+
+    Args:
+        model: as in `tokenise`.
+        prompt: as in `tokenise`.
+        asking: what takes it, as an error names it.
+        prepend_bos: as in `tokenise`.
+        attention_mask: as in `tokenise`.
+        otherwise: what to do with several.
+
+    Raises:
+        PromptError: several prompts, or one that cannot be fed.
+    """
+    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    if len(batch) != 1:
+        raise PromptError(
+            f"{asking} takes one prompt at a time, and {len(batch)} were given: {otherwise}."
+        )
+    return batch
+
+
 def batched(model: HookedModel, rows: Sequence[Row]) -> TokenBatch:
     """The rows as one batch."""
     return from_sequences(

@@ -13,7 +13,7 @@ from mi_toolkit.draw.head_maps import signed
 from mi_toolkit.draw.picture import PictureView, wide_table
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
 from mi_toolkit.interventions.direct_attribution import DirectAttribution
-from mi_toolkit.interventions.effect_result import FIGURES, HEADER, AblationEffect
+from mi_toolkit.interventions.effect import FIGURES, HEADER, AblationEffect
 from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import HEADER as SWEEP_HEADER

@@ -18,7 +18,7 @@ from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.core.passes import patterns_of
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, tokenise
+from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import Page, Section, attention_heads
 from mi_toolkit.draw.primitives import visible
@@ -222,12 +222,14 @@ def view_attention(
         n_heads=model.cfg.n_heads,
     )
     chosen = chosen_heads(grid, layer, heads)
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    if len(batch) != 1:
-        raise PromptError(
-            f"A view shows one prompt, but {len(batch)} were given. View each, and put the views "
-            "on one page with Page([...])."
-        )
+    batch = tokenise_one(
+        model,
+        prompt,
+        "A view",
+        prepend_bos=prepend_bos,
+        attention_mask=attention_mask,
+        otherwise="view each, and put the views on one page with Page([...])",
+    )
     kept = patterns_of(model, batch.ids, [head.layer for head in chosen])
     return _view(
         model.cfg.model_name,

@@ -29,7 +29,7 @@ from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.direct_attribution import DirectAttribution
-from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.effect import AblationEffect
 from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep

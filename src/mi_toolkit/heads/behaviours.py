@@ -9,7 +9,7 @@ from typing import Any
 
 from mi_toolkit.core.errors import BehaviourError
 from mi_toolkit.core.vocabulary import single_token_ids
-from mi_toolkit.heads import masks, scores, targets
+from mi_toolkit.heads import scores, targets
 from mi_toolkit.heads.kinds import Behaviour, CircuitBehaviour, Mask, Terms, TokenMap
 from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
 from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
@@ -70,6 +70,11 @@ AnyBehaviour = MaskBehaviour | DistributionBehaviour
 """The kinds that are measured on attention patterns."""
 
 
+def _by_lists(*, listed: targets.SparseMask, **facts: Any) -> MaskBehaviour:
+    """A behaviour whose mask marks the keys of its lists."""
+    return MaskBehaviour(targets=partial(targets.mask_of, listed), sparse=listed, **facts)
+
+
 @lru_cache
 def offset(distance: int) -> MaskBehaviour:
     """Attention to the token exactly `distance` places back; by name, `offset_3` for 3.
@@ -89,52 +94,46 @@ def offset(distance: int) -> MaskBehaviour:
     """
     if distance < 1:
         raise BehaviourError(f"An offset is 1 or more tokens back, not {distance}.")
-    return MaskBehaviour(
+    return _by_lists(
         name=f"offset_{distance}",
         meaning=f"the token {distance} back"
         if distance > 1
         else "the token just before, as previous_token",
         trigger=f"a prompt of {distance + 1} tokens or more after its BOS, and a window as wide",
-        targets=partial(masks.fixed_offset, distance=distance),
-        sparse=partial(targets.at_offset, distance=distance),
+        listed=partial(targets.at_offset, distance=distance),
     )
 
 
 _STANDARD: tuple[AnyBehaviour, ...] = (
-    MaskBehaviour(
+    _by_lists(
         name="previous_token",
         meaning="the token just before",
         trigger="a prompt of two tokens or more",
-        targets=masks.previous_token,
-        sparse=partial(targets.at_offset, distance=1),
+        listed=partial(targets.at_offset, distance=1),
     ),
-    MaskBehaviour(
+    _by_lists(
         name="current_token",
         meaning="the query's own position",
         trigger="a prompt of two tokens or more",
-        targets=masks.current_token,
-        sparse=partial(targets.at_offset, distance=0),
+        listed=partial(targets.at_offset, distance=0),
     ),
-    MaskBehaviour(
+    _by_lists(
         name="first_token",
         meaning="position 0, the attention sink: where a head rests when it has nothing to do",
         trigger="a prompt of two tokens or more",
-        targets=masks.first_token,
-        sparse=targets.at_start,
+        listed=targets.at_start,
     ),
-    MaskBehaviour(
+    _by_lists(
         name="duplicate_token",
         meaning="earlier copies of the same token",
         trigger="a prompt in which a token occurs twice, such as 'Mary and John … Mary'",
-        targets=masks.duplicate_token,
-        sparse=targets.at_copies,
+        listed=targets.at_copies,
     ),
-    MaskBehaviour(
+    _by_lists(
         name="induction",
         meaning="the token that followed earlier copies of this one",
         trigger="a prompt in which a token occurs twice with others between, such as 'A B … A'",
-        targets=masks.induction,
-        sparse=targets.behind_copies,
+        listed=targets.behind_copies,
         suppressing="prefix_suppression",
     ),
     DistributionBehaviour(
@@ -180,7 +179,7 @@ _FURTHER: tuple[Behaviour, ...] = (
         name="name_mover",
         meaning="from the end of an IOI prompt the indirect object's name, which should follow",
         trigger="prompts with the roles end and io, such as ioi_prompts(model) makes",
-        targets=masks.end_to_name,
+        targets=targets.end_to_name,
         roles=("end", "io"),
         suppressing="negative_name_mover",
         needs_copying=True,
@@ -190,7 +189,7 @@ _FURTHER: tuple[Behaviour, ...] = (
         name="s_inhibition",
         meaning="from the end of an IOI prompt the subject's second mention",
         trigger="prompts with the roles end and s2, such as ioi_prompts(model) makes",
-        targets=masks.end_to_name,
+        targets=targets.end_to_name,
         roles=("end", "s2"),
         home="ioi",
     ),
@@ -198,7 +197,7 @@ _FURTHER: tuple[Behaviour, ...] = (
         name="retrieval",
         meaning="most of all the hidden token that is being copied out of a long text",
         trigger="prompts with the roles needle and answer, such as needle_prompts(model) makes",
-        targets=masks.copied_token,
+        targets=targets.copied_token,
         roles=("needle", "answer"),
         top_only=True,
         home="needle",

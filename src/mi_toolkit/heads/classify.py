@@ -20,7 +20,6 @@ from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
-from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.stats import CONFIDENCE
 from mi_toolkit.core.tokens import Prompt, tokenise
 from mi_toolkit.heads.behaviours import chosen
@@ -44,6 +43,7 @@ from mi_toolkit.heads.protocol import (
 from mi_toolkit.heads.report import HeadReport, merge_stimuli
 from mi_toolkit.heads.stimulus_run import StimulusRun, Sweep
 from mi_toolkit.heads.summary import HeadFigures, summarise
+from mi_toolkit.models.describe import provenance_of
 
 
 def assembled(run: StimulusRun, min_lift: float, fdr: float | None, seed: int) -> HeadReport:
@@ -94,7 +94,9 @@ def assembled(run: StimulusRun, min_lift: float, fdr: float | None, seed: int) -
         min_lift=min_lift,
         fdr=fdr,
         n_kv_heads=run.facts.n_kv_heads,
-        provenance=_provenance(run, seed),
+        provenance=provenance_of(
+            run.model, {run.stimulus: run.batch}, seed=seed, attention={run.stimulus: run.path}
+        ),
         tokens={run.stimulus: run.batch},
         parts={},
     )
@@ -141,21 +143,6 @@ def _coverage(run: StimulusRun, names: Sequence[str], head_queries: Tensor) -> T
     row = names.index("locality")
     plan = run.measurements[run.layers[0]].plan
     return head_queries[row] / plan.eligibility[row].n_queries
-
-
-def _provenance(run: StimulusRun, seed: int) -> Provenance:
-    return Provenance(
-        model=run.facts.name,
-        revision=run.facts.revision,
-        backend=type(run.model).__name__,
-        dtype=run.facts.dtype,
-        seed=seed,
-        checked=getattr(run.model.cfg, "checked", None),
-        bos={run.stimulus: run.batch.bos},
-        bos_id=run.batch.bos_id,
-        prompts={run.stimulus: run.batch.digest},
-        attention={run.stimulus: run.path},
-    )
 
 
 OWN_PROMPT = "prompt"

@@ -1,9 +1,9 @@
 """Scores of attention patterns: pure functions on tensors, which know no model.
 
-Mask behaviours have one score, `mask_score`, over their target keys. Distribution behaviours ask
-where a row's attention lies as a whole; each is a function of the `Rows` of a sequence (and of one
-that it is compared with, where the score compares) that gives, per head and query, a numerator and
-a denominator; the behaviour's value is the ratio of their sums.
+Mask behaviours have one score, the attention on their target keys (`block_figures`). Distribution
+behaviours ask where a row's attention lies as a whole; each is a function of the `Rows` of a
+sequence (and of one that it is compared with, where the score compares) that gives, per head and
+query, a numerator and a denominator; the behaviour's value is the ratio of their sums.
 
 What the distribution scores need to know of a row of attention: a few numbers, not the row.
 
@@ -190,21 +190,6 @@ FIRST_POSITIONAL_QUERY = 2
 FIRST_DIFFUSE_QUERY = 8
 
 
-def mask_score(
-    patterns: Float[Tensor, "*heads query key"], mask: Bool[Tensor, "query key"]
-) -> Float[Tensor, "*heads"]:
-    """Mean attention on `mask`, over the queries that `mask` marks a key for.
-
-    In [0, 1]; a head whose attention equals its mask scores 1. NaN where no query is marked.
-
-    >>> mask_score(torch.tensor([[[1.0, 0.0], [0.25, 0.75]]]), torch.eye(2, dtype=torch.bool))
-    tensor([0.8750])
-    """
-    queries = mask.any(dim=-1)
-    attended = (patterns * mask).sum(dim=-1)
-    return attended[..., queries].mean(dim=-1)
-
-
 def top_share(
     patterns: Float[Tensor, "*heads query key"],
 ) -> Float[Tensor, "*heads query key"]:
@@ -220,15 +205,6 @@ def top_share(
     top = patterns == patterns.amax(dim=-1, keepdim=True)
     # A row that uniform attention fills has zeros after its query, which never tie with the rest.
     return top / top.sum(dim=-1, keepdim=True)
-
-
-def mask_null(
-    mask: Bool[Tensor, "query key"], visible: Bool[Tensor, "query key"]
-) -> Float[Tensor, ""]:
-    """`mask_score` of a head that attends uniformly to all it sees: mean of `|M(q)| / |K(q)|`."""
-    queries = mask.any(dim=-1)
-    share = (mask & visible).sum(dim=-1) / visible.sum(dim=-1)
-    return share[queries].mean()
 
 
 def lift(score: Float[Tensor, "*shape"], null: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

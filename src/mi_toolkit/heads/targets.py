@@ -1,4 +1,9 @@
-"""Target keys without a square of masks: for each query a run of an ordered pool of keys.
+"""Mask behaviours: which keys a head of that kind attends to, query by query.
+
+Each function takes the ids `t` of one sequence and whether position 0 is a BOS, and gives the set
+`M(q)` of target keys for each query `q`. A query with no target is not eligible.
+
+Most give it without a square of booleans: for each query a run of an ordered pool of keys.
 
 A mask `[query key]` of a long sequence is mostly empty. What each query looks for lies together
 once the keys are put in the right order: the earlier copies of a token are the head of its
@@ -89,6 +94,44 @@ def marked_keys(mask: Bool[Tensor, "query key"]) -> KeyLists:
     """The keys that a square of booleans marks."""
     count = mask.sum(dim=-1)
     return KeyLists(pool=mask.nonzero()[:, 1], first=count.cumsum(dim=0) - count, count=count)
+
+
+def mask_of(
+    listed: SparseMask, ids: Int[Tensor, " position"], has_bos: bool
+) -> Bool[Tensor, "query key"]:
+    """The square of booleans that marks the keys of some lists."""
+    cells = _expanded(listed(ids, has_bos), 0, 0, len(ids))
+    mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
+    mask[cells.query, cells.key] = True
+    return mask
+
+
+def end_to_name(
+    ids: Int[Tensor, " position"], has_bos: bool, *, end: range, **name: range
+) -> Bool[Tensor, "position position"]:
+    """From the prompt's `end` to the one other role that is given: a name's position."""
+    query, key = _positions(ids)
+    (where,) = name.values()
+    return _within(query, end) & _within(key, where)
+
+
+def copied_token(
+    ids: Int[Tensor, " position"], has_bos: bool, *, needle: range, answer: range
+) -> Bool[Tensor, "position position"]:
+    """`{k in needle : t[k] = t[q+1]}` for each `q` from which a token of `answer` is predicted."""
+    query, key = _positions(ids)
+    following = ids.roll(-1)
+    predicts = _within(query + 1, answer)
+    return predicts & _within(key, needle) & (ids[None, :] == following[:, None]) & (key <= query)
+
+
+def _within(position: Tensor, span: range) -> Tensor:
+    return (position >= span.start) & (position < span.stop)
+
+
+def _positions(ids: Tensor) -> tuple[Tensor, Tensor]:
+    position = torch.arange(len(ids))
+    return position[:, None], position[None, :]
 
 
 class Cells(NamedTuple):

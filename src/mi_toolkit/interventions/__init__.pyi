@@ -5,8 +5,8 @@ from .confirm.label_sets import confirm_each_head as confirm_each_head
 from .confirm.label_sets import confirm_heads as confirm_heads
 from .direct_attribution import DirectAttribution as DirectAttribution
 from .direct_attribution import direct_logit_attribution as direct_logit_attribution
+from .effect import AblationEffect as AblationEffect
 from .effect import ablation_effect as ablation_effect
-from .effect_result import AblationEffect as AblationEffect
 from .gradient_patching import AttributionPatching as AttributionPatching
 from .gradient_patching import EdgeAttribution as EdgeAttribution
 from .gradient_patching import attribution_patching as attribution_patching

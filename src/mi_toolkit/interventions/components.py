@@ -28,6 +28,7 @@ from mi_toolkit.core.model import (
     HookFunction,
     attention_layers,
     by_head,
+    mlp_layers,
     neuron_count,
     neuron_hook,
     z_hook,
@@ -135,11 +136,6 @@ def checked_heads(model: HookedModel, heads: HeadName | Iterable[HeadName]) -> t
         Head(component.layer, int(component.index or 0))
         for component in checked_components(model, named)
     )
-
-
-def mlp_layers(model: HookedModel) -> list[int]:
-    """The layers whose neurons can be hooked."""
-    return [layer for layer in range(model.cfg.n_layers) if neuron_count(model, layer)]
 
 
 def _several(names: Any) -> list[Any]:

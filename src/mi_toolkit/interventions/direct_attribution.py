@@ -46,7 +46,7 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt
+from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.core.tolerances import logit_floor
 from mi_toolkit.heads.direct_effect import (
     FrozenNorm,
@@ -54,7 +54,6 @@ from mi_toolkit.heads.direct_effect import (
     output_weights,
     unembedding_weights,
 )
-from mi_toolkit.interventions.effect import one_sequence
 from mi_toolkit.models.describe import provenance_of
 
 if TYPE_CHECKING:
@@ -312,7 +311,13 @@ def direct_logit_attribution(
         >>> abs(sum(found.parts().values()) - found.logit) < 1e-3
         True
     """
-    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model,
+        prompt,
+        "direct_logit_attribution",
+        prepend_bos=prepend_bos,
+        attention_mask=attention_mask,
+    )
     ids = batch.sequence(0)
     written = residual_writes(model, ids)
     asked = [int(written.logits.argmax()) if target is None else token_id(model, target)]

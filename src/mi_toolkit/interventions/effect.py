@@ -9,18 +9,19 @@ Random components to set next to chosen ones: as many of each kind, where such a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.errors import PromptError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.later_blocks import LaterBlocks
 from mi_toolkit.core.model import HookedModel, neuron_count
@@ -28,15 +29,11 @@ from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.predictions import (
     Token,
     kl_divergence,
-    predictions,
-    token_id,
-    token_ranks,
-    top_predictions,
 )
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import track
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise, tokenise_one
 from mi_toolkit.interventions.ablation import KINDS, check_kind, in_place
 from mi_toolkit.interventions.components import (
     Apply,
@@ -50,9 +47,10 @@ from mi_toolkit.interventions.components import (
 )
 from mi_toolkit.interventions.confirm.hypotheses import random_sets
 from mi_toolkit.interventions.confirm.losses import LOGITS_BUDGET, MAX_ROWS
-from mi_toolkit.interventions.effect_result import FIGURES, AblationEffect, FreeText
-from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.text.generate import generate
+from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment, losses
+
+if TYPE_CHECKING:
+    pass
 
 ComponentSet = tuple[Component, ...]
 
@@ -100,75 +98,6 @@ def _drawn(
     return [tuple(made(place) for place in places) for places in found.sets]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Readings:
-    """The figures of one run or of several."""
-
-    log_prob: Float[Tensor, "*run"]
-    """Log-probability of the target after the last token, in nats."""
-
-    logit: Float[Tensor, "*run"]
-    """Its logit."""
-
-    rank: Float[Tensor, "*run"]
-    """Its rank: 1 for the most probable token."""
-
-    kl: Float[Tensor, "*run"]
-    """KL divergence of the prediction after the last token from the clean one, in nats."""
-
-    loss: Float[Tensor, "*run"]
-    """Mean cross-entropy of the sequence's own tokens, each after those before it, in nats; NaN
-    for a sequence of one token."""
-
-    def in_order(self, places: Sequence[int]) -> Readings:
-        """The same runs, each put where `places` says that it belongs."""
-        order = torch.tensor(places).argsort()
-        return Readings(**{f.name: getattr(self, f.name)[order] for f in fields(Readings)})
-
-
-def readings(
-    logits: Float[Tensor, "run position d_vocab"],
-    clean: Float[Tensor, "position d_vocab"],
-    ids: Int[Tensor, " position"],
-    target: int,
-) -> Readings:
-    """The figures of each run, on the CPU.
-
-    Args:
-        logits: of runs of one sequence.
-        clean: the logits of its clean run.
-        ids: the sequence.
-        target: the token that is asked about after the last one.
-    """
-    last = logits[:, -1].float()
-    asked = torch.full((len(last),), target, device=last.device)
-    figures = Readings(
-        log_prob=last.log_softmax(dim=-1)[:, target],
-        logit=last[:, target],
-        rank=token_ranks(last, asked).float(),
-        kl=kl_divergence(clean[-1].float().expand_as(last), last),
-        loss=losses(logits, ids).mean(dim=-1),
-    )
-    return Readings(**{f.name: getattr(figures, f.name).cpu() for f in fields(Readings)})
-
-
-def losses(
-    logits: Float[Tensor, "run position d_vocab"], ids: Int[Tensor, " position"]
-) -> Float[Tensor, "run position-1"]:
-    """Cross-entropy of each token after those before it."""
-    following = ids[1:].to(logits.device)
-    # Run by run: the softmax of all of them would take as much memory as the logits again.
-    runs = [cross_entropy(run[:-1].float(), following, reduction="none") for run in logits]
-    return torch.stack(runs)
-
-
-def joined(parts: Sequence[Readings]) -> Readings:
-    """The figures of several groups of runs, one after the other."""
-    return Readings(
-        **{f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Readings)}
-    )
-
-
 class PrefixCachedRuns:
     """One sequence, to be run under many ablations."""
 
@@ -204,27 +133,6 @@ class PrefixCachedRuns:
             ids = self._runs.ids.repeat_interleave(n_rows, dim=0)
             check_finite_pass(self.model, ids, logits)
         return logits
-
-
-def one_sequence(
-    model: HookedModel,
-    prompt: Prompt,
-    *,
-    prepend_bos: bool | None = None,
-    attention_mask: Any = None,
-) -> TokenBatch:
-    """The prompt's ids (see `tokenise`).
-
-    Raises:
-        PromptError: several sequences, or one that cannot be fed.
-    """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    if len(batch) != 1:
-        raise PromptError(
-            f"An ablation's effect is that on one prompt, and {len(batch)} were given: call it for "
-            "each."
-        )
-    return batch
 
 
 class Runs:
@@ -301,6 +209,176 @@ class Runs:
         return f"a reference of {len(self.given)} sequences ({self.given.digest[:12]})"
 
 
+FIGURES: Mapping[str, str] = {
+    "log_prob": "log-probability of the target (nats)",
+    "logit": "logit of the target",
+    "rank": "rank of the target",
+    "kl": "KL from the clean prediction (nats)",
+    "loss": "loss of the prompt's own tokens (nats)",
+}
+"""The five figures, and what they are of."""
+
+HEADER = ("", "clean", "ablated", "change", "random sets: mean, range", "changes more than")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FreeText:
+    """What was generated greedily after the prompt, before and under ablation.
+
+    From the first token that differs on, the two answer different texts: that they differ is an
+    effect, how much they differ is none.
+    """
+
+    before: tuple[int, ...]
+    """Ids without ablation."""
+
+    after: tuple[int, ...]
+    """Ids under it."""
+
+    texts: tuple[str, str]
+    """The two as text."""
+
+    @property
+    def same(self) -> int:
+        """How many tokens they share from the beginning on."""
+        pairs = enumerate(zip(self.before, self.after, strict=False))
+        shortest = min(len(self.before), len(self.after))
+        return next((place for place, (one, other) in pairs if one != other), shortest)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class AblationEffect(PromptEffect, Result):
+    """One prompt and one target token, with some components ablated and without."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit ablation effect 2"
+
+    components: tuple[Component, ...]
+    """What was ablated, together."""
+
+    how: str
+    """The kind of ablation."""
+
+    reference: str
+    """What it took its values from, in words."""
+
+    ids: Int[Tensor, " position"]
+    """The prompt, as it ran."""
+
+    texts: tuple[str, ...]
+    """The prompt's tokens as text."""
+
+    kl: Float[Tensor, " position"]
+    """At each position, KL divergence of the prediction from the clean one, in nats."""
+
+    losses_before: Float[Tensor, " position-1"]
+    """Cross-entropy of each of the prompt's tokens but the first, with nothing ablated."""
+
+    losses_after: Float[Tensor, " position-1"]
+    """The same under ablation."""
+
+    controls: tuple[tuple[Component, ...], ...]
+    """Random sets of the same size, from the same layers; whole parts from other layers."""
+
+    control_changes: Mapping[str, Float[Tensor, " control"]]
+    """Per figure, what it changed by under each random set."""
+
+    free_text: FreeText | None
+    """What was generated freely; None where nothing was asked for."""
+
+    @property
+    def change(self) -> dict[str, float]:
+        """What each figure changed by: `log_prob`, `logit`, `rank`, `kl` and `loss`."""
+        return {
+            "log_prob": self.after.log_prob - self.before.log_prob,
+            "logit": self.after.logit - self.before.logit,
+            "rank": float(self.after.rank - self.before.rank),
+            "kl": float(self.kl[-1]),
+            "loss": float((self.losses_after - self.losses_before).mean()),
+        }
+
+    def share_beyond(self, figure: str) -> float:
+        """The share of random sets that change a figure less, up or down; NaN without any.
+
+        Raises:
+            UnknownNameError: no such figure.
+        """
+        if figure not in FIGURES:
+            raise unknown_name("figure", figure, FIGURES)
+        changes = self.control_changes[figure]
+        if not len(changes):
+            return float("nan")
+        return float((changes.abs() < abs(self.change[figure])).float().mean())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for the ablation and one for each random set, a column for each figure."""
+        sets = [self.components, *self.controls]
+        return [
+            {
+                "model": self.provenance.model,
+                "how": self.how,
+                "components": " ".join(map(str, components)),
+                "is_control": bool(place),
+                "target": self.before.text,
+                **(
+                    {name: float(self.control_changes[name][place - 1]) for name in FIGURES}
+                    if place
+                    else self.change
+                ),
+            }
+            for place, components in enumerate(sets)
+        ]
+
+    def title(self) -> str:
+        """What was done, in one line."""
+        names = " ".join(map(str, self.components)) or "Nothing"
+        if len(self.components) > 6:
+            names = f"{len(self.components)} components"
+        return f"{names} of {self.provenance.model} under {self.how} ablation"
+
+    def cells(self) -> list[list[str]]:
+        """The five figures in words, under `HEADER`."""
+        loss = [float(each.mean()) for each in (self.losses_before, self.losses_after)]
+        values = {
+            "log_prob": (self.before.log_prob, self.after.log_prob),
+            "logit": (self.before.logit, self.after.logit),
+            "rank": (float(self.before.rank), float(self.after.rank)),
+            "kl": (0.0, float(self.kl[-1])),
+            "loss": (loss[0], loss[1]),
+        }
+        return [
+            [
+                FIGURES[name],
+                *(_number(value, name) for value in values[name]),
+                _number(change, name, sign=True),
+                *self._beside(name),
+            ]
+            for name, change in self.change.items()
+        ]
+
+    def _beside(self, name: str) -> tuple[str, str]:
+        random = self.control_changes[name]
+        if not len(random):
+            return "", ""
+        mean, low, high = (
+            _number(float(value), name if name != "rank" else "", sign=True)
+            for value in (random.mean(), random.min(), random.max())
+        )
+        share = round(self.share_beyond(name) * len(random))
+        return f"{mean}, {low} to {high}", f"{share} of {len(random)}"
+
+    def text_table(self) -> TextTable:
+        """The target's probability before and after, and the five figures."""
+        about = f"{self.before} clean, {self.after.probability:.1%} ablated"
+        title = f"{self.title()}: target {about}"
+        return TextTable(title=title, header=HEADER, rows=self.cells())
+
+
+def _number(value: float, name: str, *, sign: bool = False) -> str:
+    if name == "rank":
+        return f"{value:+.0f}" if sign else f"{value:.0f}"
+    return f"{value:+.3f}" if sign else f"{value:.3f}"
+
+
 TOP = 10
 CONTROLS = 20
 GENERATED = 20
@@ -367,91 +445,76 @@ def ablation_effect(
         >>> sorted(effect.change)
         ['kl', 'log_prob', 'logit', 'loss', 'rank']
     """
-    if n_random < 0:
-        raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
+    check_n_random(n_random)
     chosen = checked_components(model, components)
-    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "ablation_effect", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     runs = Runs(model, batch, how=how, reference=reference)
-    ids, clean = batch.sequence(0), runs.later.clean
-    asked = int(clean[-1].argmax()) if target is None else token_id(model, target)
     controls = random_controls(model, chosen, n_sets=n_random, seed=seed) if n_random else ()
-    apply = runs.prepared([chosen, *controls]) if chosen else None
-    ablated, beside = clean, None
-    if apply is not None:
-        ablated = next(logits for _, logits in runs.logits([chosen], apply, batch_size=1))[0]
-        beside = _beside(runs, controls, apply, asked, batch_size, progress)
-    own = readings(clean[None], clean, ids, asked)
-    tokenizer, token = model.tokenizer, torch.tensor([asked])
-    before, after = clean.float().cpu(), ablated.float().cpu()
+    if max_new_tokens is None:
+        room = int(model.cfg.n_ctx) - batch.ids.shape[1]
+        max_new_tokens = min(GENERATED, room) if how in ("zero", "mean") else 0
+    found = experiment(
+        model,
+        batch,
+        _Ablating(runs, [chosen, *controls], batch_size),
+        chosen,
+        controls,
+        target=target,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        label="ablating random sets",
+        progress=progress,
+    )
+    ids = batch.sequence(0)
     return AblationEffect(
+        **vars(found.effect),
         components=chosen,
         how=how,
         reference=runs.reference_in_words(),
         ids=ids,
-        texts=token_texts(tokenizer, ids.tolist()),
-        before=predictions(tokenizer, before[-1], token)[0],
-        after=predictions(tokenizer, after[-1], token)[0],
-        top_before=top_predictions(tokenizer, before[-1], top_k),
-        top_after=top_predictions(tokenizer, after[-1], top_k),
-        kl=kl_divergence(before, after),
-        losses_before=losses(before[None], ids)[0],
-        losses_after=losses(after[None], ids)[0],
+        texts=token_texts(model.tokenizer, ids.tolist()),
+        kl=kl_divergence(found.clean, found.changed),
+        losses_before=losses(found.clean[None], ids)[0],
+        losses_after=losses(found.changed[None], ids)[0],
         controls=controls,
         control_changes={
-            name: (
-                getattr(beside, name) - getattr(own, name) if beside is not None else torch.zeros(0)
-            )
-            for name in FIGURES
+            name: getattr(found.controls, name) - getattr(found.own, name) for name in FIGURES
         },
-        free_text=_free_text(runs, chosen, apply, max_new_tokens),
-        provenance=provenance_of(model, {"prompt": batch}, seed=seed),
+        free_text=found.written
+        and FreeText(
+            before=tuple(found.written[0].ids.tolist()),
+            after=tuple(found.written[1].ids.tolist()),
+            texts=(found.written[0].text, found.written[1].text),
+        ),
     )
 
 
-def _free_text(
-    runs: Runs, chosen: ComponentSet, apply: Apply | None, max_new_tokens: int | None
-) -> FreeText | None:
-    """What is generated after the prompt, without ablation and under it."""
-    model, ids = runs.model, runs.batch.sequence(0)
-    n_tokens = max_new_tokens
-    if n_tokens is None:
-        room = int(model.cfg.n_ctx) - len(ids)
-        n_tokens = min(GENERATED, room) if runs.how in ("zero", "mean") else 0
-    if not n_tokens:
-        return None
-    before = after = generate(model, runs.batch, max_new_tokens=n_tokens).sequences[0]
-    if apply is not None:
-        targets = targets_of(model, [chosen])
-        with in_place(model, targets, apply(targets)):
-            after = generate(model, runs.batch, max_new_tokens=n_tokens).sequences[0]
-    return FreeText(
-        before=tuple(before.ids.tolist()),
-        after=tuple(after.ids.tolist()),
-        texts=(before.text, after.text),
-    )
+class _Ablating:
+    """The ablation as an intervention."""
 
+    def __init__(self, runs: Runs, sets: Sequence[ComponentSet], batch_size: int | None) -> None:
+        self.runs, self.sets, self.batch_size = runs, sets, batch_size
+        self.clean = runs.later.clean
 
-def _beside(
-    runs: Runs,
-    controls: Sequence[ComponentSet],
-    apply: Apply,
-    target: int,
-    batch_size: int | None,
-    progress: bool | None,
-) -> Readings | None:
-    """The figures of the random sets."""
-    if not controls:
-        return None
-    later, ids = runs.later, runs.batch.sequence(0)
-    passes = track(
-        runs.logits(controls, apply, batch_size=batch_size),
-        total=len(runs.chunks(controls, batch_size)),
-        label="ablating random sets",
-        unit="pass",
-        show=progress,
-    )
-    found = {
-        tuple(indices): readings(logits, later.clean, ids, target) for indices, logits in passes
-    }
-    together, order = joined(list(found.values())), [i for indices in found for i in indices]
-    return together.in_order(order)
+    @cached_property
+    def apply(self) -> Apply:
+        """The kind of ablation, with all that it takes from the reference."""
+        return self.runs.prepared(self.sets)
+
+    def applied(self, chosen: ComponentSet) -> AbstractContextManager[None]:
+        """The model with the components ablated."""
+        targets = targets_of(self.runs.model, [chosen])
+        return in_place(self.runs.model, targets, self.apply(targets))
+
+    def n_passes(self, sets: Sequence[ComponentSet]) -> int:
+        """Sets that begin in one layer run together."""
+        return len(self.runs.chunks(sets, self.batch_size))
+
+    def passes(
+        self, sets: Sequence[ComponentSet]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "set position d_vocab"]]]:
+        """The runs, from the first ablated layer on."""
+        return self.runs.logits(sets, self.apply, batch_size=self.batch_size)

@@ -20,11 +20,11 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt
+from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.interventions.components import Component
-from mi_toolkit.interventions.effect import Runs, one_sequence, readings
-from mi_toolkit.interventions.effect_result import FIGURES
+from mi_toolkit.interventions.effect import FIGURES, Runs
 from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.text.prompt_experiment import readings
 
 if TYPE_CHECKING:
     pass
@@ -181,7 +181,9 @@ def ablation_sweep(
         >>> sweep.log_prob.shape
         torch.Size([4, 4])
     """
-    batch = one_sequence(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "ablation_sweep", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     runs = Runs(model, batch, how=how, reference=reference)
     ids, clean = batch.sequence(0), runs.later.clean
     asked = int(clean[-1].argmax()) if target is None else token_id(model, target)

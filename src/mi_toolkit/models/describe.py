@@ -275,7 +275,11 @@ def _scaling(rope: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def provenance_of(
-    model: HookedModel, batches: Mapping[str, TokenBatch], *, seed: int
+    model: HookedModel,
+    batches: Mapping[str, TokenBatch],
+    *,
+    seed: int,
+    attention: Mapping[str, str] | None = None,
 ) -> Provenance:
     """Model, versions and protocol; each batch by its stimulus, or by the part that it plays."""
     facts = describe_model(model)
@@ -289,6 +293,7 @@ def provenance_of(
         bos={name: batch.bos for name, batch in batches.items()},
         bos_id=next((batch.bos_id for batch in batches.values()), None),
         prompts={name: batch.digest for name, batch in batches.items()},
+        attention=dict(attention or {}),
     )
 
 

@@ -13,13 +13,13 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from mi_toolkit.core.errors import GenerationError, PromptError, UnsupportedModelError
+from mi_toolkit.core.errors import GenerationError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.core.passes import check_finite_pass, continuing
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tl_compat import cache_is_sound
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.text.generation import BeamTree, GeneratedSequence, Generation, Step, beam_tree
 from mi_toolkit.text.hf_adapter import lens_cache, lens_model, unhooked_parts_plain
@@ -213,7 +213,9 @@ def generate(
         >>> mi.generate(model, "Mary and John went to", max_new_tokens=4).text
         ' the beach, John'
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "generate", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     how = Decoding(
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
@@ -246,11 +248,8 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
     """Check the numbers before anything runs.
 
     Raises:
-        PromptError: more than one prompt.
         GenerationError: numbers that make no search, or more tokens than the context holds.
     """
-    if len(batch) != 1:
-        raise PromptError(f"{len(batch)} prompts were given: generate takes one at a time.")
     counts = {"max_new_tokens": how.max_new_tokens, "num_beams": how.num_beams, "top_k": top_k}
     for name, count in counts.items():
         if count < 1:

@@ -14,6 +14,7 @@ from mi_toolkit.core.model import (
     HookedModel,
     attention_layers,
     evaluating,
+    mlp_layers,
     neuron_count,
     pattern_hook,
 )
@@ -22,7 +23,7 @@ from mi_toolkit.core.predictions import kl_divergence, token_ranks, top_predicti
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tl_compat import lens_logits
 from mi_toolkit.core.tokenizer import token_texts
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.direct_effect import embedding_weights
 from mi_toolkit.heads.report import HeadReport
@@ -180,11 +181,13 @@ def trace_pipeline(
         >>> traced.output.predictions[0].text, traced.attention.patterns.shape
         (' the', torch.Size([4, 4, 6, 6]))
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
+    batch = tokenise_one(
+        model, prompt, "trace_pipeline", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
     counts = {"top_k": top_k, "n_nearest": n_nearest, "n_neurons": n_neurons}
     _check(model, batch, counts)
-    layers, mlp_layers = attention_layers(model), _mlp_layers(model)
-    seen, logits = _run(model, batch, layers, mlp_layers)
+    layers, with_mlp = attention_layers(model), mlp_layers(model)
+    seen, logits = _run(model, batch, layers, with_mlp)
     shapes: dict[str, dict[str, tuple[int, ...]]] = {"tokens": {"ids": tuple(batch.ids[0].shape)}}
     for name, activation in seen.items():
         shapes.setdefault(_stage(name), {})[name] = tuple(activation.shape)
@@ -203,7 +206,7 @@ def trace_pipeline(
         tokens=TokenStage(ids=batch.ids[0], texts=own, has_bos=has_bos),
         embedding=embedding,
         attention=_attention(seen, layers, labelled, given=report is not None),
-        mlp=_mlp(seen, mlp_layers, n_neurons, has_bos=has_bos),
+        mlp=_mlp(seen, with_mlp, n_neurons, has_bos=has_bos),
         output=output,
         shapes=shapes,
         texts=texts,
@@ -212,10 +215,8 @@ def trace_pipeline(
 
 
 def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> None:
-    if len(batch) != 1:
-        raise PromptError(f"{len(batch)} prompts were given: trace_pipeline takes one at a time.")
     vocabulary = int(model.cfg.d_vocab)
-    widths = [neuron_count(model, layer) for layer in _mlp_layers(model)]
+    widths = [neuron_count(model, layer) for layer in mlp_layers(model)]
     d_mlp = min(widths, default=counts["n_neurons"])
     most = {"top_k": vocabulary, "n_nearest": vocabulary - 1, "n_neurons": d_mlp}
     for name, count in counts.items():
@@ -230,22 +231,15 @@ def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> Non
         )
 
 
-def _mlp_layers(model: HookedModel) -> list[int]:
-    """The layers whose neurons have a hook: not those of a mixture of experts."""
-    return [l for l in range(model.cfg.n_layers) if neuron_count(model, l)]
-
-
 def _run(
-    model: HookedModel, batch: TokenBatch, layers: list[int], mlp_layers: list[int]
+    model: HookedModel, batch: TokenBatch, layers: list[int], with_mlp: list[int]
 ) -> tuple[Seen, Float[Tensor, "position vocabulary"]]:
     # A bridge names the hook of position embeddings where there are none, too.
     learned = model.cfg.positional_embedding_type == "standard"
     names = ["hook_embed", *(["hook_pos_embed"] if learned else []), "blocks.0.hook_resid_pre"]
     names += [pattern_hook(layer) for layer in layers]
     names += [
-        f"blocks.{layer}.{tail}"
-        for layer in mlp_layers
-        for tail in ("mlp.hook_post", "hook_mlp_out")
+        f"blocks.{layer}.{tail}" for layer in with_mlp for tail in ("mlp.hook_post", "hook_mlp_out")
     ]
     names += [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
     seen: Seen = {}

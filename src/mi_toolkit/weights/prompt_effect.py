@@ -1,33 +1,23 @@
-"""`perturbation_effect`: one prompt with a few weights changed, and without.
-
-1. The prompt's own ids run: as the model is, with the weights changed, and with as many random
-   weights of the same matrices changed. One token, the most probable of the unchanged model, is
-   asked about after them.
-2. What is written after the prompt, before and under the change, is reported apart: from the first
-   token that differs on, the two go on from different texts.
-"""
+"""`perturbation_effect`: one prompt with a few weights changed, and without."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.model import HookedModel, evaluating
-from mi_toolkit.core.predictions import Prediction, kl_divergence, predictions, top_predictions
+from mi_toolkit.core.predictions import kl_divergence
 from mi_toolkit.core.process_state import allowing_nan, one_job
-from mi_toolkit.core.progress import track
-from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.tables import table_of
-from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
-from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.text.generate import generate
+from mi_toolkit.core.result import Result
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
+from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment
 from mi_toolkit.weights.calibration import run
 from mi_toolkit.weights.evaluate_scores import Triple, random_control
 from mi_toolkit.weights.parameters import weight_matrices
@@ -51,26 +41,16 @@ DONE = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PerturbationEffect(TableRepr):
-    """One prediction with some weights changed and without."""
+class PerturbationEffect(PromptEffect, Result):
+    """The most probable token after one prompt, with some weights changed and without."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit perturbation effect 1"
 
     weights: tuple[Triple, ...]
     """What was changed: parameter, row and column, `[in, out]`."""
 
     kind: str
     """How, a name in `EDITS`."""
-
-    before: Prediction
-    """The unchanged model's most probable token after the prompt."""
-
-    after: Prediction
-    """The same token with the weights changed."""
-
-    top_before: tuple[Prediction, ...]
-    """The most probable tokens of the unchanged model, best first."""
-
-    top_after: tuple[Prediction, ...]
-    """The most probable tokens with the weights changed, best first."""
 
     kl: float
     """KL divergence of the changed prediction from the unchanged one, in nats."""
@@ -88,9 +68,6 @@ class PerturbationEffect(TableRepr):
     """What is written after the prompt, before and under the change; empty where nothing was
     asked for."""
 
-    provenance: Provenance
-    """Model, prompt and versions."""
-
     @property
     def n_less(self) -> int:
         """Random sets that change the prediction less, by its KL divergence."""
@@ -102,26 +79,24 @@ class PerturbationEffect(TableRepr):
         more = f" and {len(self.weights) - 3} more" if len(self.weights) > 3 else ""
         return f"{names}{more} of {self.provenance.model}, {DONE[self.kind]}"
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row for the change and one for each random set."""
         sets = [(self.weights, self.after.probability, self.kl)]
         figures = (self.random_probabilities.tolist(), self.random_kl.tolist())
         sets += zip(self.random_weights, *figures, strict=True)
-        return table_of(
-            [
-                {
-                    "model": self.provenance.model,
-                    "kind": self.kind,
-                    "weights": " ".join(f"{n}[{row},{column}]" for n, row, column in weights),
-                    "is_control": bool(place),
-                    "target": self.before.text,
-                    "probability_before": self.before.probability,
-                    "probability": probability,
-                    "kl": kl,
-                }
-                for place, (weights, probability, kl) in enumerate(sets)
-            ]
-        )
+        return [
+            {
+                "model": self.provenance.model,
+                "kind": self.kind,
+                "weights": " ".join(f"{n}[{row},{column}]" for n, row, column in weights),
+                "is_control": bool(place),
+                "target": self.before.text,
+                "probability_before": self.before.probability,
+                "probability": probability,
+                "kl": kl,
+            }
+            for place, (weights, probability, kl) in enumerate(sets)
+        ]
 
     def text_table(self) -> TextTable:
         """The token before and after, the divergence, the texts."""
@@ -192,53 +167,69 @@ def perturbation_effect(
         >>> effect.to_pandas()["is_control"].tolist()
         [False, True, True]
     """
-    batch = tokenise(model, prompt, prepend_bos=prepend_bos, attention_mask=attention_mask)
-    if len(batch) != 1:
-        raise PromptError(f"The effect is that on one prompt, and {len(batch)} were given.")
-    if n_random < 0:
-        raise PromptError(f"n_random counts random sets: 0 or more, not {n_random}.")
+    batch = tokenise_one(
+        model, prompt, "perturbation_effect", prepend_bos=prepend_bos, attention_mask=attention_mask
+    )
+    check_n_random(n_random)
     chosen = tuple(triples(weights))
     matrices = weight_matrices(model)
     planned(matrices, chosen, kind)  # it checks the names
     shapes = {matrix.name: matrix.shape for matrix in matrices}
     generator = torch.Generator().manual_seed(seed)
     sets = [tuple(random_control(chosen, shapes, generator)) for _ in range(n_random)]
-
-    def written() -> str:
-        if not max_new_tokens:
-            return ""
-        return generate(model, batch, max_new_tokens=max_new_tokens, num_beams=num_beams).text
-
-    clean, texts, found = _last_logits(model, batch), [written()], []
-    for index, each in enumerate(
-        track(
-            [chosen, *sets], total=1 + n_random, label="Changing weights", unit="set", show=progress
-        )
-    ):
-        noise = torch.Generator().manual_seed(seed)
-        with perturbed(model, each, kind, generator=noise):
-            with allowing_nan():  # a flipped bit may do that, and that is its effect
-                found.append(_last_logits(model, batch))
-            if not index:
-                texts.append(written())
-    target, logits = clean.argmax()[None], torch.stack(found)
-    divergences = kl_divergence(clean.expand_as(logits), logits)
+    found = experiment(
+        model,
+        batch,
+        _Perturbing(model, batch, kind, seed),
+        chosen,
+        sets,
+        target=None,
+        top_k=top_k,
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        seed=seed,
+        label="Changing random weights",
+        progress=progress,
+    )
+    before, after = [each.text for each in found.written] if found.written else ("", "")
     return PerturbationEffect(
+        **vars(found.effect),
         weights=chosen,
         kind=kind,
-        before=predictions(model.tokenizer, clean, target)[0],
-        after=predictions(model.tokenizer, logits[0], target)[0],
-        top_before=top_predictions(model.tokenizer, clean, top_k),
-        top_after=top_predictions(model.tokenizer, logits[0], top_k),
-        kl=float(divergences[0]),
+        kl=float(kl_divergence(found.clean[-1], found.changed[-1])),
         random_weights=tuple(sets),
-        random_kl=divergences[1:],
-        random_probabilities=logits[1:].softmax(dim=-1)[:, int(target)],
-        texts=(texts[0], texts[1]),
-        provenance=provenance_of(model, {"prompt": batch}, seed=seed),
+        random_kl=found.controls.kl,
+        random_probabilities=found.controls.log_prob.exp(),
+        texts=(before, after),
     )
 
 
-def _last_logits(model: HookedModel, batch: TokenBatch) -> Float[Tensor, " d_vocab"]:
-    with evaluating(model), torch.no_grad():
-        return run(model, batch)[0, -1].float().cpu()
+class _Perturbing:
+    """The change of weights as an intervention; noise and bits are the same each time."""
+
+    def __init__(self, model: HookedModel, batch: TokenBatch, kind: str, seed: int) -> None:
+        self.model, self.batch, self.kind, self.seed = model, batch, kind, seed
+        self.clean = self._logits()
+
+    def _logits(self) -> Float[Tensor, "position d_vocab"]:
+        with evaluating(self.model), torch.no_grad():
+            return run(self.model, self.batch)[0]
+
+    def applied(self, chosen: tuple[Triple, ...]) -> AbstractContextManager[object]:
+        """The model with the weights changed."""
+        noise = torch.Generator().manual_seed(self.seed)
+        return perturbed(self.model, chosen, self.kind, generator=noise)
+
+    def n_passes(self, sets: Sequence[tuple[Triple, ...]]) -> int:
+        """A set needs a model of its own."""
+        return len(sets)
+
+    def passes(
+        self, sets: Sequence[tuple[Triple, ...]]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "set position d_vocab"]]]:
+        """A run of the changed model for each set."""
+        for index, each in enumerate(sets):
+            # A flipped bit may give NaN, and that is its effect.
+            with self.applied(each), allowing_nan():
+                logits = self._logits()
+            yield [index], logits[None]

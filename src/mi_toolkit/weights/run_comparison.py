@@ -18,21 +18,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, WeightError
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.resumable import FILE, Manifest
-from mi_toolkit.core.tables import read_parquet, table_of
+from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.weights.ranking import jaccard
 from mi_toolkit.weights.study import FORMAT, KIND
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 GATED = {"W_gate": "W_in"}
@@ -98,8 +99,10 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RunComparison(TableRepr):
+class RunComparison(Result):
     """Runs by one metric, at one k."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 1"
 
     metric: str
     k: int
@@ -121,7 +124,7 @@ class RunComparison(TableRepr):
         title = f"RunComparison of {len(self.runs)} runs: the top {self.k:,} by {self.metric}"
         return TextTable(title=title, header=("", *(run.name for run in self.runs)), rows=rows)
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row per run: depth, components, overlap with the first run, and the effect."""
         rows = []
         for index, run in enumerate(self.runs):
@@ -147,7 +150,7 @@ class RunComparison(TableRepr):
                     "sd_above_random": effect.get("sd_above_random"),
                 }
             )
-        return table_of(rows)
+        return rows
 
     @property
     def components(self) -> list[str]:

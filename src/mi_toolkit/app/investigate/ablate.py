@@ -33,8 +33,7 @@ from mi_toolkit.draw.ablation import effect_html, texts_html, view_ablation
 from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.ablation import ablating
-from mi_toolkit.interventions.effect import ablation_effect
-from mi_toolkit.interventions.effect_result import AblationEffect
+from mi_toolkit.interventions.effect import AblationEffect, ablation_effect
 from mi_toolkit.text.generate import generate
 from mi_toolkit.text.generation import Generation
 

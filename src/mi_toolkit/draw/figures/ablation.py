@@ -33,7 +33,7 @@ from mi_toolkit.draw.figures.style import (
 )
 from mi_toolkit.draw.primitives import LINES, visible
 from mi_toolkit.heads.labels import LOCAL_FROM
-from mi_toolkit.interventions.effect_result import FIGURES, AblationEffect
+from mi_toolkit.interventions.effect import FIGURES, AblationEffect
 from mi_toolkit.interventions.sweep import AblationSweep
 
 SWEPT = {

@@ -1,13 +1,12 @@
-"""Mask behaviours: which keys a head of that kind attends to, query by query.
+"""Target keys as squares of booleans and scores on them, as the definitions put them.
 
-Each function takes the ids `t` of one sequence and whether position 0 is a BOS, and marks the set
-`M(q)` of target keys for each query `q`. A query with no target is not eligible.
+Not how the library finds them: what its lists of keys and its sums over blocks are held against.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -56,23 +55,28 @@ def fixed_offset(
     return (key == query - distance) & (query >= distance + has_bos)
 
 
-def end_to_name(
-    ids: Int[Tensor, " position"], has_bos: bool, *, end: range, **name: range
-) -> Bool[Tensor, "position position"]:
-    """From the prompt's `end` to the one other role that is given: a name's position."""
-    query, key = _positions(ids)
-    (where,) = name.values()
-    return _within(query, end) & _within(key, where)
+def mask_score(
+    patterns: Float[Tensor, "*heads query key"], mask: Bool[Tensor, "query key"]
+) -> Float[Tensor, "*heads"]:
+    """Mean attention on `mask`, over the queries that `mask` marks a key for.
+
+    In [0, 1]; a head whose attention equals its mask scores 1. NaN where no query is marked.
+
+    >>> mask_score(torch.tensor([[[1.0, 0.0], [0.25, 0.75]]]), torch.eye(2, dtype=torch.bool))
+    tensor([0.8750])
+    """
+    queries = mask.any(dim=-1)
+    attended = (patterns * mask).sum(dim=-1)
+    return attended[..., queries].mean(dim=-1)
 
 
-def copied_token(
-    ids: Int[Tensor, " position"], has_bos: bool, *, needle: range, answer: range
-) -> Bool[Tensor, "position position"]:
-    """`{k in needle : t[k] = t[q+1]}` for each `q` from which a token of `answer` is predicted."""
-    query, key = _positions(ids)
-    following = ids.roll(-1)
-    predicts = _within(query + 1, answer)
-    return predicts & _within(key, needle) & (ids[None, :] == following[:, None]) & (key <= query)
+def mask_null(
+    mask: Bool[Tensor, "query key"], visible: Bool[Tensor, "query key"]
+) -> Float[Tensor, ""]:
+    """`mask_score` of a head that attends uniformly to all it sees: mean of `|M(q)| / |K(q)|`."""
+    queries = mask.any(dim=-1)
+    share = (mask & visible).sum(dim=-1) / visible.sum(dim=-1)
+    return share[queries].mean()
 
 
 def visible(n_positions: int, window: int | None) -> Bool[Tensor, "query key"]:
@@ -81,10 +85,6 @@ def visible(n_positions: int, window: int | None) -> Bool[Tensor, "query key"]:
     key = torch.arange(n_positions)[None, :]
     causal = key <= query
     return causal if window is None else causal & (key > query - window)
-
-
-def _within(position: Tensor, span: range) -> Tensor:
-    return (position >= span.start) & (position < span.stop)
 
 
 def _positions(ids: Tensor) -> tuple[Tensor, Tensor]:
