@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import html
 import json
@@ -53,7 +52,6 @@ from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import Source, find_source
 
@@ -288,6 +286,7 @@ def head_atlas(
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
     protocol = protocol_of(min_lift=min_lift, seed=seed, load=options, headvis=headvis)
+    measuring = {"min_lift": min_lift, "seed": seed, "batch_size": batch_size}
     place = Path(out)
     atlas = HeadAtlas(place, tuple(sources))
     remove_drafts(place)
@@ -300,23 +299,14 @@ def head_atlas(
         settings = {"protocol": protocol, "weights": weights}
         if weights is not None and kept.has(MEASURED, settings):
             continue
-        facts = _measure(
-            name,
-            folder,
-            options,
-            min_lift=min_lift,
-            seed=seed,
-            batch_size=batch_size,
-            headvis=headvis,
-        )
-        written = [REPORT, PAGE, PICTURE]
+        facts = _measure(name, folder, options, measuring, headvis=headvis)
+        files = [REPORT, PAGE, PICTURE]
         if headvis:
-            written += [
-                str(p.relative_to(folder)) for p in sorted(folder.glob("headvis/**/*.json"))
-            ]
+            exported = folder.glob("headvis/**/*.json")
+            files += [path.relative_to(folder).as_posix() for path in exported]
         # Weights that were not on this machine are, now.
         settings["weights"] = weights_of(source, options.get("revision"))
-        kept.enter(MEASURED, settings, written, facts=_plain_facts(facts))
+        kept.enter(MEASURED, settings, sorted(files), facts=facts)
         gc.collect()
     write_parquet(joined(atlas.report(name).to_pandas() for name in atlas.models), place / TABLE)
     write_index(atlas)
@@ -342,30 +332,15 @@ def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
 
 
 def _measure(
-    name: str,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    min_lift: float,
-    seed: int,
-    batch_size: int | None,
-    headvis: bool,
-) -> ModelFacts:
-    """Load one model and write its files; the model is let go at the end."""
+    name: str, folder: Path, options: Mapping[str, Any], measuring: Any, *, headvis: bool
+) -> dict[str, Any]:
+    """Load one model and write its files; its facts. The model is let go at the end."""
     model = load_model(name, **options)
-    report = classify_heads(
-        model, min_lift=min_lift, batch_size=batch_size, seed=seed, progress=False
-    )
+    report = classify_heads(model, **measuring, progress=False)
     report.save(folder / REPORT)
     model_page(report).save_html(folder / PAGE)
     save_label_map(report, folder / PICTURE)
     if headvis:
         export_headvis(model, report, folder / "headvis")
-    return describe_model(model)
-
-
-def _plain_facts(facts: ModelFacts) -> dict[str, Any]:
-    kept = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
-    if kept["rope_scaling"] is not None:
-        kept["rope_scaling"] = dict(kept["rope_scaling"])
-    return {**kept, "parameters": facts.parameters}
+    facts = describe_model(model)
+    return {**facts.record(), "parameters": facts.parameters}

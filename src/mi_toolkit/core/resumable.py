@@ -19,7 +19,7 @@ import os
 import reprlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -228,10 +228,7 @@ class ResumableFolder:
         """Enter a part whose files are written: from now on it is finished."""
         written = {file: WrittenFile.of(self.path / file) for file in files}
         part = Part(settings=plain(settings), files=written, facts=plain(facts))
-        stored = self.manifest
-        self.manifest = Manifest(
-            format=stored.format, about=stored.about, parts={**stored.parts, name: part}
-        )
+        self.manifest = replace(self.manifest, parts={**self.manifest.parts, name: part})
         self.write()
 
     def write(self) -> None:
