@@ -28,8 +28,9 @@ from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
 from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import ActivationsError
+from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.tables import frame, joined
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -313,9 +314,24 @@ class ActivationStatistics(TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """A row per unit: its figures, and the token that excites it most."""
-        from mi_toolkit.activations.tables import statistics_table
-
-        return statistics_table(self)
+        frames = []
+        for hook, unit in self.units.items():
+            moments, shape = unit.moments, unit.moments.mean.shape
+            best = unit.top.context[:, 0, self.before].tolist()
+            figures = {
+                name: getattr(moments, name).flatten().numpy()
+                for name in ("mean", "std", "rms", "minimum", "maximum", "density")
+            }
+            columns = {
+                "activation": hook,
+                "unit": [".".join(map(str, index)) for index in np.ndindex(*shape)],
+                "count": moments.count,
+                **figures,
+                "top_token": [self.texts.get(token, "") for token in best],
+                "top_document": unit.top.place[:, 0, 0].numpy(),
+            }
+            frames.append(frame(columns))
+        return joined(frames)
 
     def top(self, name: Name, unit: int | tuple[int, ...]) -> DataFrame:
         """The top examples of one unit: value, place, and the text before, at and after it.
@@ -327,9 +343,32 @@ class ActivationStatistics(TableRepr):
         Raises:
             UnknownNameError: there is no such activation or unit.
         """
-        from mi_toolkit.activations.tables import examples_table
-
-        return examples_table(self, self.one(name), unit)
+        hook = self.one(name)
+        figures, before = self.units[hook], self.before
+        shape = tuple(figures.moments.mean.shape)
+        index = (unit,) if isinstance(unit, int) else tuple(unit)
+        if len(index) != len(shape) or not all(
+            0 <= i < n for i, n in zip(index, shape, strict=True)
+        ):
+            raise UnknownNameError(
+                f"{hook} has no unit {unit}: its units have {len(shape)} number(s), each below "
+                f"{' and '.join(map(str, shape))}."
+            )
+        top, row = figures.top, int(np.ravel_multi_index(index, shape))
+        there = (top.place[row, :, 0] >= 0).nonzero().squeeze(1)
+        place = top.place[row][there].numpy()
+        words = [
+            [self.texts.get(token, "") for token in ids] for ids in top.context[row][there].tolist()
+        ]
+        return frame(
+            {
+                "value": top.values[row][there].numpy(),
+                **{name: place[:, column] for column, name in enumerate(PLACES)},
+                "before": ["".join(each[:before]) for each in words],
+                "token": [each[before] for each in words],
+                "after": ["".join(each[before + 1 :]) for each in words],
+            }
+        )
 
     def unit_index(self, hook: str, unit: int) -> tuple[int, ...]:
         """The numbers of a unit, from its place when they are counted through."""

@@ -39,8 +39,11 @@ def read_parquet(path: str | os.PathLike[str]) -> DataFrame:
     return pd.read_parquet(path)
 
 
-def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> DataFrame:
-    """A table of columns; those named in `integers` may have missing values, and stay integers."""
+def frame(columns: Mapping[str, Any], *, integers: Sequence[str] = ()) -> DataFrame:
+    """A table of columns, of which a single value fills its own.
+
+    Those named in `integers` may have missing values, and stay integers.
+    """
     import pandas as pd
 
     made = pd.DataFrame(dict(columns))

@@ -15,6 +15,7 @@ from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import frame, joined
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -128,9 +129,23 @@ class UntrainedControl(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per twin and behaviour."""
-        from mi_toolkit.heads.tables import control_table
-
-        return control_table(self)
+        carried = dict(zip(self.label_names, self.labelled.tolist(), strict=True))
+        frames = [
+            frame(
+                {
+                    "model": self.provenance.model,
+                    "behaviour": name,
+                    "stimulus": self.stimulus[name],
+                    "twin": range(self.n),
+                    "strongest": self[name].numpy(),
+                    "labelled": carried.get(name, [None] * self.n),
+                    "n_heads": self.n_heads,
+                },
+                integers=("labelled",),
+            )
+            for name in self.behaviours
+        ]
+        return joined(frames)
 
     def text_table(self) -> TextTable:
         """Per behaviour: the strongest heads, and how many heads of all twins are labelled."""

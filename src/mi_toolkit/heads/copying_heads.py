@@ -21,6 +21,7 @@ from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.stimuli import repeated_random
+from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
@@ -87,9 +88,20 @@ class CopyingScores(SavedResult, TableRepr):
 
     def to_pandas(self) -> DataFrame:
         """One row per head."""
-        from mi_toolkit.heads.tables import copying_table
-
-        return copying_table(self)
+        n_layers, n_heads = self.effect.shape
+        heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+        return frame(
+            {
+                "model": self.provenance.model,
+                "layer": [head.layer for head in heads],
+                "head": [head.head for head in heads],
+                "name": [str(head) for head in heads],
+                **{
+                    name: getattr(self, name).flatten().numpy()
+                    for name in ("effect", "ci_low", "ci_high", "eigenvalue_ratio")
+                },
+            }
+        )
 
     def text_table(self) -> TextTable:
         """The heads that copy most and those that suppress most."""

@@ -10,7 +10,6 @@ from mi_toolkit.core.head import Head
 
 if TYPE_CHECKING:
     from mi_toolkit.heads.control import UntrainedControl
-    from mi_toolkit.heads.copying_heads import CopyingScores
     from mi_toolkit.heads.report import HeadReport
 
 
@@ -79,40 +78,3 @@ def _labels(part: HeadReport, behaviour: str) -> pd.Series[Any]:
         if part.behaviour_of(label) == behaviour:
             names[marked.numpy()] = label
     return names
-
-
-def control_table(control: UntrainedControl) -> pd.DataFrame:
-    """One row per twin and behaviour; `labelled` counts its heads with the label of that name."""
-    carried = dict(zip(control.label_names, control.labelled.tolist(), strict=True))
-    frames = [
-        pd.DataFrame(
-            {
-                "model": control.provenance.model,
-                "behaviour": name,
-                "stimulus": control.stimulus[name],
-                "twin": range(control.n),
-                "strongest": control[name].numpy(),
-                "labelled": pd.array(carried.get(name, [pd.NA] * control.n), dtype="Int64"),
-                "n_heads": control.n_heads,
-            }
-        )
-        for name in control.behaviours
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def copying_table(scores: CopyingScores) -> pd.DataFrame:
-    """One row per head."""
-    n_layers, n_heads = scores.effect.shape
-    heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    frame = pd.DataFrame(
-        {
-            "model": scores.provenance.model,
-            "layer": [head.layer for head in heads],
-            "head": [head.head for head in heads],
-            "name": [str(head) for head in heads],
-        }
-    )
-    for field in ("effect", "ci_low", "ci_high", "eigenvalue_ratio"):
-        frame[field] = getattr(scores, field).flatten().numpy()
-    return frame

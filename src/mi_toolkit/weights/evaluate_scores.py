@@ -26,7 +26,7 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.tables import frame
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluation import Quality, qualities
@@ -219,7 +219,7 @@ class PerturbationTest(TableRepr):
             }
             for outcome in (unchanged, *self.outcomes)
         ]
-        return frame({name: [row[name] for row in rows] for name in rows[0]})
+        return table_of(rows)
 
     def summary(self) -> DataFrame:
         """One row per kind and k: the top's rise in loss next to the controls', and p.
@@ -228,7 +228,7 @@ class PerturbationTest(TableRepr):
         above the mean.
         """
         points = dict.fromkeys((outcome.kind, outcome.k) for outcome in self.outcomes)
-        return frame(_transposed([self._point(kind, k) for kind, k in points]))
+        return table_of(self._point(kind, k) for kind, k in points)
 
     def text_table(self) -> TextTable:
         """Per kind and number of weights: the rise in loss, next to the controls'."""
@@ -272,10 +272,6 @@ class PerturbationTest(TableRepr):
 
 def _format_figure(figure: float) -> str:
     return f"{figure:.3g}" if math.isfinite(figure) else ""
-
-
-def _transposed(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 logger = logging.getLogger("mi_toolkit")

@@ -105,7 +105,7 @@ class ScoreFidelity(TableRepr):
         parameters, rows, columns = zip(*self.weights, strict=True)
         return frame(
             {
-                "metric": [self.metric] * len(self.weights),
+                "metric": self.metric,
                 "stratum": list(self.strata),
                 "parameter": list(parameters),
                 "row": list(rows),

@@ -20,7 +20,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.stats import students_t
-from mi_toolkit.core.tables import frame
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple
@@ -163,7 +163,7 @@ class RankingStability(TableRepr):
             }
             for each in self.agreements
         ]
-        return frame({name: [row[name] for row in rows] for name in rows[0]})
+        return table_of(rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
