@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import mi_toolkit as mi
-from mi_toolkit.activations.store.manifest import Manifest
 from mi_toolkit.core.errors import StoreError
+from mi_toolkit.core.resumable import Manifest
 
 SAYS = "the cat sat on the mat, "
 TEXTS = [f"Document {number} says {SAYS * (number % 5)}" for number in range(20)]
@@ -44,7 +44,7 @@ def main(folder: str, what: str, count: int) -> None:
         write = Manifest.write
 
         def write_or_die(manifest: Manifest, folder) -> None:
-            if len(manifest.shards) == count:
+            if len(manifest.parts) == count:
                 die()
             write(manifest, folder)
 

@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import mi_toolkit as mi
+from mi_toolkit.activations.store import writer
 from mi_toolkit.core.errors import (
     ActivationsError,
     HookError,
@@ -21,6 +22,7 @@ from mi_toolkit.core.errors import (
     StoreError,
     UnknownNameError,
 )
+from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.tokens import TokenBatch
 from tests.activations import killed
 from tests.models_here import TOYS, loaded
@@ -101,7 +103,7 @@ def test_reading_some_rows_maps_and_does_not_read_the_rest(tmp_path: Path) -> No
         model, TEXTS, "resid_post", tmp_path / "s", batch_size=1, shard_size=1
     )
     for shard in store.manifest.shards[1:]:
-        path = store.folder / shard.tensors.path
+        path = store.folder / shard.tensors
         path.write_bytes(b"\xff" * path.stat().st_size)
     again = mi.open_activations(tmp_path / "s")
     assert len(again.read(("resid_post", 0), document=0)) == again.manifest.shards[0].rows
@@ -354,7 +356,7 @@ def test_what_is_no_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="is damaged"):
         mi.open_activations(tmp_path)
     (tmp_path / "manifest.json").write_text('{"format": "other"}')
-    with pytest.raises(StoreError, match="no manifest of this version"):
+    with pytest.raises(StoreError, match="is of no recording of activations"):
         mi.open_activations(tmp_path)
 
 
@@ -400,6 +402,23 @@ def test_other_weights_under_the_same_name_are_another_model(tmp_path: Path) -> 
         next(iter(model.parameters())).mul_(1.5)
     with pytest.raises(StoreError, match="weights was"):
         mi.record_to_disk(model, TEXTS, "z", tmp_path / "s")
+
+
+def test_other_versions_are_another_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("toy-gpt2")
+    mi.record_to_disk(model, TEXTS, "z", tmp_path / "s")
+    now = {**installed_versions(), "torch": "9.9"}
+    monkeypatch.setattr(writer, "installed_versions", lambda: now)
+    with pytest.raises(StoreError, match=r"versions\.torch was .* and is '9\.9'\. Give another"):
+        mi.record_to_disk(model, TEXTS, "z", tmp_path / "s")
+
+
+def test_a_run_that_was_killed_before_its_first_manifest_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.draft-abc.json").write_text("{")
+    assert mi.record_to_disk(loaded("toy-gpt2"), TEXTS, "z", tmp_path).complete
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:

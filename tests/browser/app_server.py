@@ -107,12 +107,16 @@ class Visit:
         self.page.wait_for_selector("#facts .mi:not([data-old]) [role=status]", timeout=120_000)
 
     def choose_model(self, name: str) -> None:
-        """Type a model's name into the dropdown, as a keyboard user does."""
+        """Click the model in the dropdown; type it, and leave by Tab, where it is not listed."""
         box = self.page.locator("#model input")
         box.click()
-        box.fill(name)
-        box.press("Enter")
-        box.press("Tab")
+        self.page.wait_for_selector("[role=option]")
+        listed = self.page.get_by_role("option", name=name, exact=True)
+        if listed.count():
+            listed.click()
+        else:
+            box.fill(name)
+            box.press("Tab")
         expect(box).to_have_value(name)
 
     def choose(self, field: str, text: str) -> None:

@@ -213,7 +213,7 @@ def test_a_file_of_prompts_is_swept_and_gone_on_with(
     assert run(asked) == 0
     whole = json.loads(capsys.readouterr().out)
     assert whole["behaviours"]["previous_token"]["n_sequences"] == 12
-    monkeypatch.setattr("mi_toolkit.heads.resume.PAUSE", 0)
+    monkeypatch.setattr("mi_toolkit.core.resumable.PAUSE", 0)
     measure, measured = StimulusRun.measure, []
 
     def interrupted(stimulus_run: StimulusRun, batch: Batch) -> None:

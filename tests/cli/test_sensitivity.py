@@ -58,6 +58,7 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
         "revision",
         "backend",
         "dtype",
+        "weights",
         "n_layers",
         "n_parameters",
         "texts",
@@ -189,4 +190,7 @@ def test_an_output_that_cannot_be_written_and_a_file_of_one_text_are_told(
     assert "image cannot be read: it is no text in UTF-8" in capsys.readouterr().err
     (tmp_path / "manifest.json").write_text("{}")
     assert run(["sensitivity", *SMALL, "--output", str(tmp_path)]) == 1
-    assert "is of no sensitivity run. Choose another folder" in capsys.readouterr().err
+    assert (
+        "is of no sensitivity run, or of another version. Choose another folder"
+        in capsys.readouterr().err
+    )

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mi_toolkit.cli.app import run
+from mi_toolkit.cli.sensitivity_asked import budget_of
 from mi_toolkit.models.facts import ModelSize, model_size
 from mi_toolkit.models.sources import bundled_folder
-from mi_toolkit.weights.run_folder import budget_of
 from tests.conftest import ROOT
 from tests.hub_cache import hub_config
 from tests.models_here import loaded

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -124,6 +125,19 @@ def test_a_report_of_another_protocol_is_not_taken(
     mi.length_sweep(loaded("toy-gpt2"), [16], **asked)  # type: ignore[arg-type]
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         mi.length_sweep(loaded("toy-gpt2"), [16], **asked | change)  # type: ignore[arg-type]
+
+
+def test_the_folder_of_another_model_or_of_other_weights_is_refused(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"behaviours": "induction", "n_sequences": 8, "folder": tmp_path}
+    mi.length_sweep(loaded("toy-gpt2"), [16], **asked)
+    before = (tmp_path / "manifest.json").read_bytes()
+    tuned: Any = mi.load_model("toy-gpt2")
+    with torch.no_grad():
+        next(iter(tuned.parameters())).mul_(1.5)
+    for model, named in ((loaded("toy-opt"), "model.name was 'toy-gpt2'"), (tuned, "weights was")):
+        with pytest.raises(ReportError, match=f"holds another length sweep: .*{named}"):
+            mi.length_sweep(model, [16], **asked)
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_own_text_is_cut_and_joined_to_length_and_never_read_twice() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.result import SavedResult, save_record
+from mi_toolkit.core.result import Result, SavedResult, save_record
 
 
 @dataclass(frozen=True)
@@ -126,3 +126,35 @@ def test_another_result_s_file_is_refused_by_its_kind(tmp_path) -> None:
     nested().save(path)
     with pytest.raises(ReportError, match="holds no other thing of this version"):
         Other.load(path)
+
+
+@dataclass(frozen=True, repr=False)
+class Squares(Result):
+    FORMAT: ClassVar[str] = "mi_toolkit squares 1"
+
+    n: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [
+            {"number": i, "its_square": float(i * i), "<b>": None if i % 2 else "even"}
+            for i in range(self.n)
+        ]
+
+    def title(self) -> str:
+        return f"{self.n} <squares>"
+
+
+def test_one_list_of_rows_gives_the_table_the_words_and_the_html() -> None:
+    found = Squares(25)
+    assert found.to_pandas().to_dict("records")[3]["its_square"] == 9.0
+    title, header, first, second, *_, last = str(found).splitlines()
+    assert title == "25 <squares>"
+    assert header.split() == ["number", "its", "square", "<b>"]
+    assert first.split() == ["0", "0", "even"]
+    assert second.split() == ["1", "1", "–"]
+    assert last.strip() == "and 5 more"
+    shown = found._repr_html_()
+    assert "&lt;squares&gt;" in shown
+    assert "<b>" not in shown
+    assert shown.count("<tr>") == 1 + 20 + 1
+    assert str(Squares(0)) == "0 <squares>"

@@ -50,7 +50,7 @@ def test_an_effect_shows_tokens_before_and_after_and_its_random_sets(tmp_path: P
     assert [bar.get_height() for bar in divergence.patches] == effect.kl.tolist()
     view = view_ablation(effect)
     body = view.section().body
-    for row in effect.rows():
+    for row in effect.cells():
         assert f">{row[3]}</td>" in body
     view.save_png(tmp_path / "effect.png")
     view.save_html(tmp_path / "effect.html")

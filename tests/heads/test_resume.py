@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mi_toolkit.core import resumable
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.tokens import from_sequences
-from mi_toolkit.heads import copying, plan, resume, stimulus_run
+from mi_toolkit.heads import copying, plan, stimulus_run
 from mi_toolkit.heads import copying as copy_queries
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import FIGURES, HeadReport
@@ -87,7 +88,7 @@ def test_an_interrupted_sweep_goes_on_where_it_stood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, behaviours: list[str] | None
 ) -> None:
     model, path = loaded("toy-qwen2"), tmp_path / "sweep.safetensors"
-    monkeypatch.setattr(resume, "PAUSE", 0)
+    monkeypatch.setattr(resumable, "PAUSE", 0)
     measure, measured = stimulus_run.StimulusRun.measure, []
 
     def interrupted(run: stimulus_run.StimulusRun, batch: Batch) -> None:
@@ -111,21 +112,23 @@ def test_an_interrupted_sweep_goes_on_where_it_stood(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "named"),
     [
-        {"seed": 1},
-        {"behaviours": ["induction"]},
-        {"prompt": PROMPTS[:-1]},
-        {"model": "toy-opt"},
-        {"batch_size": 7},
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"behaviours": ["induction"]}, r"behaviours\.previous_token was .* and is not there"),
+        ({"prompt": PROMPTS[:-1]}, "prompts was"),
+        ({"model": "toy-opt"}, "model.name was 'toy-gpt2' and is 'toy-opt'"),
+        ({"batch_size": 7}, "batch_size was None and is 7"),
     ],
 )
-def test_the_file_of_another_run_is_a_clear_error(tmp_path: Path, change: dict) -> None:
+def test_the_file_of_another_run_is_a_clear_error(tmp_path: Path, change: dict, named: str) -> None:
     path = tmp_path / "sweep.safetensors"
     classify_heads(loaded("toy-gpt2"), PROMPTS[:6], resume=path)
     asked = {"prompt": PROMPTS[:6], "model": "toy-gpt2"} | change
     model = loaded(asked.pop("model"))
-    with pytest.raises(ReportError, match="belongs to another run: its model, prompts"):
+    with pytest.raises(
+        ReportError, match=f"holds another sweep: .*{named}.*or delete it to begin anew"
+    ):
         classify_heads(model, resume=path, **asked)
 
 
@@ -220,7 +223,7 @@ def test_effects_made_along_the_way_are_those_made_at_the_end(
     assert_same_bits(classify_heads(model, prompts, batch_size=2), at_the_end)
     # And where the effects come back from a file.
     measure, path = stimulus_run.StimulusRun.measure, tmp_path / "sweep.safetensors"
-    monkeypatch.setattr(resume, "PAUSE", 0)
+    monkeypatch.setattr(resumable, "PAUSE", 0)
     asked = 0
 
     def interrupted(run: stimulus_run.StimulusRun, batch: Batch) -> None:

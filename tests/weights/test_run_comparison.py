@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,5 +93,10 @@ def test_what_cannot_be_compared_is_told(
     run_study(loaded("toy-gpt2"), other, **some)
     with pytest.raises(WeightError, match=r"no metric and number .* \(.*gpt2: magnitude 5, magn"):
         compare_runs([folders[0], tmp_path / "other"])
+    # An interrupted run that was making this list anew.
+    copied = Path(shutil.copytree(folders[0], tmp_path / "cut"))
+    (copied / "top_weights_magnitude_20.csv").write_text("1,2,3")
+    with pytest.raises(ReportError, match=r"holds half of a run: .*_20\.csv is damaged"):
+        compare_runs([folders[0], copied])
     assert run(["sensitivity", "compare", str(folders[0])]) == 1
     assert "needs two or more runs" in capsys.readouterr().err

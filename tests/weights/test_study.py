@@ -11,9 +11,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from mi_toolkit.cli.app import run
-from mi_toolkit.core.errors import WeightError
+from mi_toolkit.core.errors import ReportError, WeightError
 from mi_toolkit.models.load import load_model
 from mi_toolkit.weights.evaluate_scores import perturbation_test
 from mi_toolkit.weights.parameters import weight_matrices
@@ -57,6 +58,35 @@ def test_an_interrupted_run_goes_on_where_it_was_stopped(tmp_path: Path) -> None
     assert again.reused == ("scores of grad_x_weight", "top_weights_grad_x_weight_5")
     run_study(model, SMALL, texts=TEXTS, folder=tmp_path / "whole", progress=False)
     assert tables(tmp_path / "run") == tables(tmp_path / "whole")
+
+
+def test_a_part_whose_file_was_changed_is_made_again(tmp_path: Path) -> None:
+    model, scoring = loaded("toy-gpt2"), Settings(topk=(5,), max_length=16)
+    asked: dict[str, Any] = {"texts": TEXTS, "folder": tmp_path, "perturbing": False}
+    run_study(model, scoring, **asked)
+    before = tables(tmp_path)
+    (tmp_path / "top_weights_grad_x_weight_5.csv").write_text("1,2,3")
+    assert run_study(model, scoring, **asked).reused == ("scores of grad_x_weight",)
+    assert tables(tmp_path) == before
+
+
+def test_the_folder_of_a_run_on_another_model_texts_or_weights_is_refused(tmp_path: Path) -> None:
+    some = Settings(metrics=("magnitude",), topk=(5,))
+    asked: dict[str, Any] = {"texts": TEXTS, "folder": tmp_path, "perturbing": False}
+    run_study(loaded("toy-gpt2"), some, **asked)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    tuned: Any = load_model("toy-gpt2")
+    with torch.no_grad():
+        next(iter(tuned.parameters())).mul_(1.5)
+    for change, named in (
+        ({"model": loaded("toy-opt")}, "model was 'toy-gpt2' and is 'toy-opt'"),
+        ({"model": tuned}, "weights was"),
+        ({"texts": TEXTS[:4]}, "texts.scoring.n was 4 and is 2"),
+    ):
+        told = f"holds another sensitivity run: .*{named}.* Give another place, or delete it"
+        with pytest.raises(ReportError, match=told):
+            run_study(settings=some, **{"model": loaded("toy-gpt2"), **asked, **change})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_full_disk_is_told_and_the_run_goes_on_when_there_is_room(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from mi_toolkit.activations.names import MEGABYTE, Name, axes_of, is_pattern, re
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.result import SavedResult
 from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tl_compat import activation_cache
 from mi_toolkit.core.tokenizer import token_texts
@@ -32,7 +31,7 @@ LARGEST_TABLE = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Activations(TableRepr, Mapping[str, Tensor]):
+class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
     """Activations of some prompts: a read-only mapping from hook name to tensor, on the CPU.
 
     A short form with its layer finds one as well: `activations["z", 5]`, `activations["z", -1]`,
@@ -199,18 +198,34 @@ class Activations(TableRepr, Mapping[str, Tensor]):
         }
         return frame({name: column[seen] for name, column in columns.items()})
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all to one safetensors file, whole or not at all; `Activations.load` reads it."""
-        save_activations(self, path)
+    FORMAT: ClassVar[str] = "mi_toolkit recording of activations 1"
+    OUTDATED: ClassVar[Mapping[str, str]] = {"mi_toolkit activations 1": "record them again"}
 
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> Activations:
-        """Read what `save` wrote.
+    def taken_apart(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What is not a tensor, and the tensors by their hook names."""
+        own = (self.batch.ids, self.batch.lengths, self.positions)
+        record = {
+            "model": self.model,
+            "n_layers": self.n_layers,
+            "names": list(self.tensors),
+            "single": self.chosen.single,
+            "bos_id": self.batch.bos_id,
+            "texts": self.texts,
+        }
+        return record, {**self.tensors, **dict(zip(_PROMPTS, own, strict=True))}
 
-        Raises:
-            ReportError: no such file, or it holds no activations.
-        """
-        return load_activations(path)
+    @classmethod
+    def put_together(cls, record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Activations:
+        """What `taken_apart` took apart."""
+        ids, lengths, positions = (tensors[name] for name in _PROMPTS)
+        return Activations(
+            model=record["model"],
+            n_layers=record["n_layers"],
+            tensors={name: tensors[name] for name in record["names"]},
+            batch=TokenBatch(ids=ids, lengths=lengths, bos_id=record["bos_id"]),
+            chosen=ChosenPositions(table=positions, single=record["single"]),
+            texts=tuple(tuple(texts) for texts in record["texts"]),
+        )
 
     def to_cache(self, model: HookedModel) -> Any:
         """TransformerLens' `ActivationCache` of these activations, for its own tools.
@@ -253,42 +268,7 @@ class Activations(TableRepr, Mapping[str, Tensor]):
     __hash__ = object.__hash__
 
 
-FORMAT = "mi_toolkit activations 1"
 _PROMPTS = ("prompts/ids", "prompts/lengths", "prompts/positions")
-
-
-def save_activations(activations: Activations, path: str | os.PathLike[str]) -> None:
-    """Write activations, whole or not at all."""
-    batch = activations.batch
-    own = (batch.ids, batch.lengths, activations.positions)
-    record = {
-        "model": activations.model,
-        "n_layers": activations.n_layers,
-        "names": list(activations.tensors),
-        "single": activations.chosen.single,
-        "bos_id": batch.bos_id,
-        "texts": activations.texts,
-    }
-    tensors = {**activations.tensors, **dict(zip(_PROMPTS, own, strict=True))}
-    save_record(path, format=FORMAT, tensors=tensors, record=record)
-
-
-def load_activations(path: str | os.PathLike[str]) -> Activations:
-    """Read activations back.
-
-    Raises:
-        ReportError: no such file, or it holds no activations.
-    """
-    tensors, record = load_record(path, format=FORMAT, kind="recording of activations")
-    ids, lengths, positions = (tensors[name] for name in _PROMPTS)
-    return Activations(
-        model=record["model"],
-        n_layers=record["n_layers"],
-        tensors={name: tensors[name] for name in record["names"]},
-        batch=TokenBatch(ids=ids, lengths=lengths, bos_id=record["bos_id"]),
-        chosen=ChosenPositions(table=positions, single=record["single"]),
-        texts=tuple(tuple(texts) for texts in record["texts"]),
-    )
 
 
 def to_cache(activations: Activations, model: HookedModel) -> Any:

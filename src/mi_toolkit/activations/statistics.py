@@ -16,10 +16,9 @@ on has the first tokens of the texts, not random ones.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -27,10 +26,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ActivationsError, UnknownNameError
-from mi_toolkit.core.result import load_record, save_record
-from mi_toolkit.core.tables import frame, joined
+from mi_toolkit.core.result import Result
+from mi_toolkit.core.tables import frame
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -239,9 +238,17 @@ class UnitStatistics:
         )
 
 
+FIGURES = ("mean", "std", "rms", "minimum", "maximum", "density")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ActivationStatistics(TableRepr):
+class ActivationStatistics(Result):
     """Figures of each unit of some activations, over a text collection."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit activation statistics 2"
+    OUTDATED: ClassVar[Mapping[str, str]] = {
+        "mi_toolkit activation statistics 1": "gather them again"
+    }
 
     model: str
     """The model's name."""
@@ -252,7 +259,7 @@ class ActivationStatistics(TableRepr):
     n_documents: int
     """Documents that were read, empty ones among them."""
 
-    settings: Mapping[str, object]
+    settings: Mapping[str, Any]
     """How the texts were fed and what was kept: what two statistics must share to be merged."""
 
     units: Mapping[str, UnitStatistics]
@@ -312,26 +319,21 @@ class ActivationStatistics(TableRepr):
             texts={**later.texts, **self.texts},
         )
 
-    def to_pandas(self) -> DataFrame:
-        """A row per unit: its figures, and the token that excites it most."""
-        frames = []
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """One row per unit: its figures, and the token that excites it most."""
         for hook, unit in self.units.items():
-            moments, shape = unit.moments, unit.moments.mean.shape
+            columns = {name: getattr(unit.moments, name).flatten().tolist() for name in FIGURES}
             best = unit.top.context[:, 0, self.before].tolist()
-            figures = {
-                name: getattr(moments, name).flatten().numpy()
-                for name in ("mean", "std", "rms", "minimum", "maximum", "density")
-            }
-            columns = {
-                "activation": hook,
-                "unit": [".".join(map(str, index)) for index in np.ndindex(*shape)],
-                "count": moments.count,
-                **figures,
-                "top_token": [self.texts.get(token, "") for token in best],
-                "top_document": unit.top.place[:, 0, 0].numpy(),
-            }
-            frames.append(frame(columns))
-        return joined(frames)
+            documents = unit.top.place[:, 0, 0].tolist()
+            for row, index in enumerate(np.ndindex(*unit.moments.mean.shape)):
+                yield {
+                    "activation": hook,
+                    "unit": ".".join(map(str, index)),
+                    "count": unit.moments.count,
+                    **{name: column[row] for name, column in columns.items()},
+                    "top_token": self.texts.get(best[row], ""),
+                    "top_document": documents[row],
+                }
 
     def top(self, name: Name, unit: int | tuple[int, ...]) -> DataFrame:
         """The top examples of one unit: value, place, and the text before, at and after it.
@@ -375,19 +377,6 @@ class ActivationStatistics(TableRepr):
         shape = self.units[hook].moments.mean.shape
         return tuple(int(number) for number in np.unravel_index(unit, shape))
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all to one safetensors file, whole or not at all."""
-        save_statistics(self, path)
-
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> ActivationStatistics:
-        """Read what `save` wrote.
-
-        Raises:
-            ReportError: no such file, or it holds no statistics.
-        """
-        return load_statistics(path)
-
     def text_table(self) -> TextTable:
         """How much of what was measured, and of each activation how many units."""
         n_units = sum(unit.moments.mean.numel() for unit in self.units.values())
@@ -409,50 +398,3 @@ def _behind(unit: UnitStatistics, n_documents: int) -> UnitStatistics:
     place[..., 0] += n_documents * (place[..., 0] >= 0)
     top = TopExamples(values=unit.top.values, place=place, context=unit.top.context)
     return UnitStatistics(moments=unit.moments, norms=unit.norms, top=top)
-
-
-FORMAT = "mi_toolkit activation statistics 1"
-_MOMENTS = ("mean", "deviations", "minimum", "maximum", "positive")
-_TOP = ("values", "place", "context")
-
-
-def save_statistics(statistics: ActivationStatistics, path: str | os.PathLike[str]) -> None:
-    """Write statistics, whole or not at all."""
-    tensors: dict[str, Tensor] = {}
-    for hook, unit in statistics.units.items():
-        for part, moments in (("units", unit.moments), ("norms", unit.norms)):
-            tensors |= {f"{hook}/{part}/{name}": getattr(moments, name) for name in _MOMENTS}
-        tensors |= {f"{hook}/top/{name}": getattr(unit.top, name) for name in _TOP}
-    record = {
-        "model": statistics.model,
-        "n_layers": statistics.n_layers,
-        "n_documents": statistics.n_documents,
-        "settings": dict(statistics.settings),
-        "counts": {hook: unit.moments.count for hook, unit in statistics.units.items()},
-        "texts": {str(token): text for token, text in statistics.texts.items()},
-    }
-    save_record(path, format=FORMAT, tensors=tensors, record=record)
-
-
-def load_statistics(path: str | os.PathLike[str]) -> ActivationStatistics:
-    """Read statistics back.
-
-    Raises:
-        ReportError: no such file, or it holds no statistics.
-    """
-    tensors, record = load_record(path, format=FORMAT, kind="statistics of activations")
-
-    def moments(hook: str, part: str, count: int) -> Moments:
-        return Moments(count=count, **{name: tensors[f"{hook}/{part}/{name}"] for name in _MOMENTS})
-
-    counts = record.pop("counts")
-    texts = {int(token): text for token, text in record.pop("texts").items()}
-    units = {
-        hook: UnitStatistics(
-            moments=moments(hook, "units", count),
-            norms=moments(hook, "norms", count),
-            top=TopExamples(**{name: tensors[f"{hook}/top/{name}"] for name in _TOP}),
-        )
-        for hook, count in counts.items()
-    }
-    return ActivationStatistics(**record, units=units, texts=texts)

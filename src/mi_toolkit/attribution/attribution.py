@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(SavedResult, TableRepr):
+class Attribution(Result):
     """Scores of a prompt's tokens for one prediction, and how far they add up."""
 
     FORMAT: ClassVar[str] = "mi_toolkit attribution 2"
@@ -129,10 +129,10 @@ class Attribution(SavedResult, TableRepr):
             f"baseline {self.baseline!r}: take {other}."
         )
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per token: position, id, text, score."""
         rows = zip(self.ids.tolist(), self.tokens, self.scores.tolist(), strict=True)
-        return table_of(
+        return (
             {"position": place, "id": token, "token": text, "score": score}
             for place, (token, text, score) in enumerate(rows)
         )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -21,16 +20,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     token_named,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    columns,
-    draw,
-    say_written,
-    write_tables,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
@@ -65,9 +55,7 @@ def ablate(
     max_new_tokens: Annotated[int | None, Parameter(validator=not_negative)] = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Ablate parts of a model, or every head in turn, and see what its prediction loses.
@@ -93,16 +81,12 @@ def ablate(
             --components ablated. Without it: 20 for zero and mean.
         seed: Of the random sets.
         batch_size: Sets to a pass. It changes memory and time; figures by rounding only.
-        output: Folder for ablation.safetensors (AblationEffect.load or AblationSweep.load reads
-            it), ablation.csv and ablation.png.
-        html: File for a page of its own.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; AblationEffect.load or AblationSweep.load reads ablation.safetensors.
         load: How the model is loaded.
     """
     if sweep == bool(components):
         raise UsageError(msg="Name what to ablate by --components L5H1 …, or --sweep every head.")
-    check_folder(output)
-    check_file(html)
+    out.check()
     asked = token_named(target)
     if components:
         # A typo is told before the model is loaded.
@@ -131,41 +115,15 @@ def ablate(
             found = mi.ablation_sweep(
                 hooked, prompt, target=asked, how=how, reference=reference, batch_size=batch_size
             )
-    written = _write(found, output, html)
-    _show(found, written, as_data=json)
+    out.deliver(found, name="ablation", record=lambda: _record(found), lines=lambda: _lines(found))
 
 
-def _write(
-    found: AblationEffect | AblationSweep, folder: Path | None, page: Path | None
-) -> list[Path]:
-    written = []
-    if folder is not None:
-        with writing(folder / "ablation.safetensors") as path:
-            found.save(path)
-        written = [path, *write_tables(folder, {"ablation.csv": found.to_pandas()})]
-    picture = None if folder is None else folder / "ablation.png"
-    return [*written, *draw(found, page, picture)]
-
-
-def _show(
-    found: AblationEffect | mi.interventions.AblationSweep,
-    written: Sequence[Path],
-    *,
-    as_data: bool,
-) -> None:
-
-    lines = (
-        _sweep_lines(found)
-        if isinstance(found, mi.interventions.AblationSweep)
-        else _effect_lines(found)
-    )
-    if as_data:
-        print(as_json({**_record(found), "written": [str(path) for path in written]}))
-        return
-    print(bold(f"{found.title()} (values from {found.reference})"))
-    for line in lines:
-        print(line)
-    say_written(written)
+def _lines(found: AblationEffect | AblationSweep) -> Iterator[str]:
+    yield bold(f"{found.title()} (values from {found.reference})")
+    if isinstance(found, mi.interventions.AblationSweep):
+        yield from _sweep_lines(found)
+    else:
+        yield from _effect_lines(found)
 
 
 def _record(found: AblationEffect | mi.interventions.AblationSweep) -> dict[str, object]:
@@ -194,7 +152,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
     lines = [
         asked,
         "",
-        *columns([HEADER, *effect.rows()], width=room, align="<>>><"),
+        *columns([HEADER, *effect.cells()], width=room, align="<>>><"),
         "",
     ]
     pairs = zip(effect.top_before, effect.top_after, strict=True)
@@ -210,7 +168,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
 def _sweep_lines(sweep: AblationSweep) -> list[str]:
     from mi_toolkit.interventions.sweep import HEADER
 
-    clean, rows = sweep.clean, sweep.rows(SHOWN)
+    clean, rows = sweep.clean, sweep.cells(SHOWN)
     asked = (
         f"target {clean.text!r}: {clean.probability:.1%} (rank {clean.rank}) with nothing ablated; "
         f"the {len(rows)} heads that change it most:"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
@@ -19,17 +18,7 @@ from mi_toolkit.cli.options import (
     at_least_one,
     token_named,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    columns,
-    draw,
-    say_written,
-    wrapped,
-    write_tables,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, wrapped
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
@@ -59,9 +48,7 @@ def attribute(
     max_steps: Annotated[int, Parameter(validator=at_least_one)] = 112,
     allow_incomplete: Switch = False,
     bos: bool | None = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Score each token of a prompt: how much does the next token rest on it?
@@ -81,16 +68,12 @@ def attribute(
         allow_incomplete: Give the scores of integrated gradients even where they do not add up.
         bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
             model's tokenizer has one.
-        output: Folder for attribution.safetensors (Attribution.load reads it), attribution.csv and
-            attribution.png.
-        html: File for a page of its own.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; Attribution.load reads attribution.safetensors.
         load: How the model is loaded.
     """
     if against is not None and target is None:
         raise UsageError(msg="--against goes with a --target.")
-    check_folder(output)
-    check_file(html)
+    out.check()
     this, that, no_information = map(token_named, (target, against, baseline))
     hooked = load.load(model)
     import mi_toolkit
@@ -108,46 +91,32 @@ def attribute(
             allow_incomplete=allow_incomplete,
             prepend_bos=bos,
         )
-        written = _write(found, output, html)
-    if json:
-        print(as_json(_as_data(found, written)))
-    else:
-        _show(found, written)
+    out.deliver(
+        found, name="attribution", record=lambda: _record(found), lines=lambda: _lines(found)
+    )
 
 
-def _write(found: Attribution, folder: Path | None, page: Path | None) -> list[Path]:
-    written: list[Path] = []
-    if folder is not None:
-        with writing(folder / "attribution.safetensors") as path:
-            found.save(path)
-        written = [path, *write_tables(folder, {"attribution.csv": found.to_pandas()})]
-    picture = None if folder is None else folder / "attribution.png"
-    return [*written, *draw(found, page, picture)]
-
-
-def _as_data(found: Attribution, written: Sequence[Path]) -> dict[str, object]:
+def _record(found: Attribution) -> dict[str, object]:
     return {
         **found.record(),
         "ids": found.ids.tolist(),
         "scores": found.scores.tolist(),
         "is_complete": found.is_complete,
-        "written": [str(path) for path in written],
     }
 
 
-def _show(found: Attribution, written: Sequence[Path]) -> None:
-    print(bold(f"{found.title()}, by {found.method}"))
+def _lines(found: Attribution) -> Iterator[str]:
+    yield bold(f"{found.title()}, by {found.method}")
     for token in found.target:
-        print(f"{token.text!r}: {token.probability:.2%}, rank {token.rank:,}")
+        yield f"{token.text!r}: {token.probability:.2%}, rank {token.rank:,}"
     largest = float(found.scores.abs().max()) or 1.0
     rows = [
         [str(place), repr(text), f"{score:+.3f}", "▇" * round(BAR * abs(score) / largest)]
         for place, (text, score) in enumerate(zip(found.tokens, found.scores.tolist(), strict=True))
     ]
     room = width(elsewhere=FOR_READING)
-    print()
-    for line in columns([["", "token", "score", ""], *rows], width=room, align="><>"):
-        print(line)
+    yield ""
+    yield from columns([["", "token", "score", ""], *rows], width=room, align="><>")
     if found.sum_text():
-        print("", *wrapped(found.sum_text(), room), sep="\n")
-    say_written(written)
+        yield ""
+        yield from wrapped(found.sum_text(), room)

@@ -17,20 +17,17 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
-    Switch,
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_file, check_folder, say_written, writing
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
-    doing,
     note,
     third_parties_kept_off_stdout,
     width,
 )
-from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.head import Head
@@ -56,9 +53,7 @@ def classify(
     field: str = "text",
     resume: Path | None = None,
     untrained: Annotated[int | None, Parameter(validator=at_least_one)] = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Find out what each attention head looks at: with chance, interval and labels.
@@ -88,9 +83,8 @@ def classify(
             it is called again in the same way, and ends with the same figures.
         untrained: Classify so many models of the same config with fresh weights, too, and show
             each figure against their strongest head. It takes as many times as long.
-        output: Folder for report.safetensors (HeadReport.load reads it) and heads.csv.
-        html: File for a page of its own: the report, and patterns of the labelled heads.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; HeadReport.load reads report.safetensors. A page also has patterns of
+            the labelled heads.
         load: How the model is loaded.
     """
     texts = [*prompts, *_texts_of(data_file, field)]
@@ -99,11 +93,12 @@ def classify(
             msg="--bos and --no-bos go with a PROMPT: the standard stimuli begin with a "
             "beginning-of-sequence token, or with the document separator where there is none."
         )
-    check_folder(output)
-    check_file(html)
+    out.check()
     check_file(resume)
     _check_behaviours(behaviours)
     hooked = load.load(model)
+
+    from mi_toolkit.cli.report_text import report_lines, report_record
 
     with third_parties_kept_off_stdout():
         report = mi.classify_heads(
@@ -130,14 +125,15 @@ def classify(
                     seed=seed,
                 )
             )
-    written = [*_write_folder(report, output)]
-    if html is not None:
-        with doing(f"Drawing {html}"), third_parties_kept_off_stdout():
-            page = _page(hooked, report, texts[0] if texts else DEFAULT_PROMPT, bos)
-            with writing(html):
-                page.save_html(html)
-        written.append(html)
-    _show(report, written, as_data=json)
+    shown = texts[0] if texts else DEFAULT_PROMPT
+    out.deliver(
+        report,
+        name="report",
+        record=lambda: report_record(report),
+        lines=lambda: report_lines(report, width=width(elsewhere=FOR_READING), emphasise=bold),
+        tables={"heads.csv": report.to_pandas},
+        page=lambda: _page(hooked, report, shown, bos),
+    )
 
 
 def _texts_of(file: Path | None, field: str) -> list[str]:
@@ -174,16 +170,6 @@ def _check_behaviours(names: Sequence[str] | None) -> None:
     chosen(names)
 
 
-def _write_folder(report: HeadReport, folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    with writing(folder / "report.safetensors") as path:
-        report.save(path)
-    with writing(folder / "heads.csv") as table, atomic_write(table) as draft:
-        report.to_pandas().to_csv(draft, index=False, float_format="%.6g")
-    return [path, table]
-
-
 def _page(model: HookedModel, report: HeadReport, prompt: str, bos: bool | None) -> mi.Page:
     from mi_toolkit.core.tokens import tokenise
 
@@ -201,14 +187,3 @@ def pictured_heads(report: HeadReport) -> list[Head]:
     labelled = [head for name in report.label_names for head in report.heads(name)[:PICTURED_HEADS]]
     tops = [report.strongest(name) for name in report.behaviours if report.applicable[name]]
     return list(dict.fromkeys([*labelled, *tops])) or [report.strongest(report.behaviours[0])]
-
-
-def _show(report: HeadReport, written: Sequence[Path], *, as_data: bool) -> None:
-    from mi_toolkit.cli.report_text import report_lines, report_record
-
-    if as_data:
-        print(as_json({**report_record(report), "written": [str(path) for path in written]}))
-        return
-    for line in report_lines(report, width=width(elsewhere=FOR_READING), emphasise=bold):
-        print(line)
-    say_written(written)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,24 +15,14 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
-    Switch,
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    draw,
-    say_written,
-    write_tables,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
     from mi_toolkit.compare.model_comparison import ModelComparison
-    from mi_toolkit.compare.stimuli import StimulusComparison
 
 
 def compare(
@@ -44,10 +33,7 @@ def compare(
     bos: bool | None = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    png: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Set models side by side: what their heads do on the same text, and what they predict.
@@ -66,11 +52,7 @@ def compare(
             model's tokenizer has one. It is the same for all models.
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
-        output: Folder for the comparison (ModelComparison.load reads it), labels.csv and
-            agreement.csv.
-        html: File for a page of its own.
-        png: File for the picture alone; SVG where the name ends in .svg.
-        json: Write JSON instead of tables, and nothing else, to standard output.
+        out: What it gives; ModelComparison.load reads the folder.
         load: How the models are loaded.
     """
     texts = [*(name for name in models if _is_text(name)), *(prompt or [])]
@@ -79,11 +61,11 @@ def compare(
         raise UsageError(msg="A comparison takes two models or more: mi-toolkit compare A B.")
     if bos is not None and not texts:
         raise UsageError(msg="--bos and --no-bos go with a text of your own.")
-    check_folder(output)
-    check_file(html)
-    check_file(png)
+    out.check()
     for name in names:
         load.check(name)
+
+    from mi_toolkit.cli.comparison_text import comparison_lines
 
     with third_parties_kept_off_stdout():
         comparison = mi.compare_models(
@@ -96,42 +78,29 @@ def compare(
             seed=seed,
             load=load.load,
         )
-        written = [*_write_folder(comparison, output), *draw(comparison, html, png)]
-    _show(comparison, written, as_data=json)
+    out.deliver(
+        comparison,
+        name="comparison",
+        record=lambda: _record(comparison),
+        lines=lambda: comparison_lines(
+            comparison, width=width(elsewhere=FOR_READING), emphasise=bold
+        ),
+        tables={"labels.csv": comparison.to_pandas, "agreement.csv": comparison.agreement_table},
+        save=lambda path: comparison.save(path.parent),
+    )
 
 
 def _is_text(argument: str) -> bool:
     return any(character.isspace() for character in argument) and not Path(argument).exists()
 
 
-def _write_folder(comparison: ModelComparison, folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    with writing(folder / "comparison.safetensors") as record:
-        comparison.save(folder)
-    tables = {"labels.csv": comparison.to_pandas(), "agreement.csv": comparison.agreement_table()}
-    return [record, *write_tables(folder, tables)]
-
-
-def _show(comparison: ModelComparison, written: Sequence[Path], *, as_data: bool) -> None:
-    from mi_toolkit.cli.comparison_text import comparison_lines
-
-    if as_data:
-        print(
-            as_json(
-                {
-                    "models": list(comparison.models),
-                    "labels": comparison.to_pandas().to_dict("records"),
-                    "agreement": comparison.agreement_table().to_dict("records"),
-                    "groups": [vars(group) for group in comparison.groups],
-                    "written": [str(path) for path in written],
-                }
-            )
-        )
-        return
-    for line in comparison_lines(comparison, width=width(elsewhere=FOR_READING), emphasise=bold):
-        print(line)
-    say_written(written)
+def _record(comparison: ModelComparison) -> dict[str, Any]:
+    return {
+        "models": list(comparison.models),
+        "labels": list(comparison.rows()),
+        "agreement": comparison.agreement_table().to_dict("records"),
+        "groups": [vars(group) for group in comparison.groups],
+    }
 
 
 def stimuli(
@@ -141,10 +110,7 @@ def stimuli(
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    png: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Find out whether heads do on one stimulus what they do on another: random tokens and text.
@@ -157,16 +123,12 @@ def stimuli(
             the 95% interval has to reach it.
         seed: Of the random tokens.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
-        output: Folder for stimuli.csv.
-        html: File for a page of its own.
-        png: File for the picture alone; SVG where the name ends in .svg.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; StimulusComparison.load reads stimuli.safetensors.
         load: How the model is loaded.
     """
-    check_folder(output)
-    check_file(html)
-    check_file(png)
+    out.check()
     hooked = load.load(model)
+    from mi_toolkit.cli.comparison_text import stimulus_lines
     from mi_toolkit.heads.classify import OWN_PROMPT
 
     with third_parties_kept_off_stdout():
@@ -183,27 +145,13 @@ def stimuli(
             if prompt is None or prompt
         }
         compared = mi.compare.compare_stimuli({**reports.pop("").parts, **reports})
-        tables = {"stimuli.csv": compared.to_pandas()}
-        written = [] if output is None else write_tables(output, tables)
-        written += draw(compared, html, png)
-    _show_stimuli(compared, written, as_data=json)
-
-
-def _show_stimuli(compared: StimulusComparison, written: Sequence[Path], *, as_data: bool) -> None:
-    from mi_toolkit.cli.comparison_text import stimulus_lines
-
-    if as_data:
-        print(
-            as_json(
-                {
-                    "model": compared.model,
-                    "stimuli": list(compared.reports),
-                    "pairs": compared.to_pandas().astype(object).to_dict("records"),
-                    "written": [str(path) for path in written],
-                }
-            )
-        )
-        return
-    for line in stimulus_lines(compared, width=width(elsewhere=FOR_READING), emphasise=bold):
-        print(line)
-    say_written(written)
+    out.deliver(
+        compared,
+        name="stimuli",
+        record=lambda: {
+            "model": compared.model,
+            "stimuli": list(compared.reports),
+            "pairs": list(compared.rows()),
+        },
+        lines=lambda: stimulus_lines(compared, width=width(elsewhere=FOR_READING), emphasise=bold),
+    )

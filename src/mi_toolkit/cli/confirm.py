@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,22 +21,13 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    columns,
-    draw,
-    say_written,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
     third_parties_kept_off_stdout,
     width,
 )
-from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
     from mi_toolkit.core.model import HookedModel
@@ -65,9 +56,7 @@ def confirm(
     budget: Count = None,
     seed: int | None = None,
     batch_size: Count = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Ablate the heads of each label: does the loss rise more than without other heads?
@@ -94,10 +83,8 @@ def confirm(
         seed: Of the random sets and the sequences. Without it: not the one that gave the labels.
         batch_size: Sets of heads to a pass. It changes memory and time, and figures by rounding
             only.
-        output: Folder for confirmation.safetensors (Confirmation.load reads it), confirmation.csv
-            and confirmation.png. An interrupted run is taken up again from there.
-        html: File for a page of its own.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; Confirmation.load reads confirmation.safetensors. An interrupted
+            run is taken up again from --output.
         load: How the model is loaded.
     """
     if heads and (not labels or len(labels) != 1 or report is not None):
@@ -106,8 +93,7 @@ def confirm(
         raise UsageError(msg="--shapley and --budget are of sets of heads: not with --per-head.")
     if n_random is not None and n_random < MIN_RANDOM and not per_head:
         raise UsageError(msg=f"--n-random is {MIN_RANDOM} or more, except with --per-head.")
-    check_folder(output)
-    check_file(html)
+    out.check()
     if report is not None:
         # Read before the model: a wrong file is told at once.
 
@@ -116,7 +102,7 @@ def confirm(
         labelled = {labels[0]: heads} if labels and heads else None
     hooked = load.load(model)
 
-    kept = None if output is None else output / ".losses"
+    kept = None if out.output is None else out.output / ".losses"
     with third_parties_kept_off_stdout():
         options: dict[str, Any] = {
             "labels": labels,
@@ -142,10 +128,11 @@ def confirm(
                 budget=budget or DEFAULT_BUDGET,
                 **options,
             )
-    written = list(_write(found, output, html))
+    out.deliver(
+        found, name="confirmation", record=lambda: _record(found), lines=lambda: _lines(found)
+    )
     if kept is not None:
-        _remove(kept)
-    _show(found, written, as_data=json)
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
@@ -155,35 +142,16 @@ def _labelled(model: HookedModel, labelled: Labelled | None) -> Labelled:
     return mi.classify_heads(model)
 
 
-def _write(found: Confirmation, folder: Path | None, page: Path | None) -> Iterator[Path]:
-    if folder is not None:
-        with writing(folder / "confirmation.safetensors") as path:
-            found.save(path)
-        yield path
-        with writing(folder / "confirmation.csv") as path, atomic_write(path) as draft:
-            found.to_pandas().to_csv(draft, index=False, float_format="%.6g")
-        yield path
-        if found.trials:
-            yield from draw(found, None, folder / "confirmation.png")
-    yield from draw(found, page, None)
+def _record(found: Confirmation) -> dict[str, Any]:
+    record = found.record()
+    for trial in record["trials"]:
+        del trial["random_sets"]  # hundreds a trial, for the file
+    return record
 
 
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _show(found: Confirmation, written: Sequence[Path], *, as_data: bool) -> None:
-    if as_data:
-        record = found.record()
-        for trial in record["trials"]:
-            del trial["random_sets"]  # hundreds a trial, for the file
-        print(as_json({**record, "written": [str(path) for path in written]}))
-        return
+def _lines(found: Confirmation) -> Iterator[str]:
     from mi_toolkit.interventions.confirm.confirmation import HEADER
 
-    print(bold(found.title()))
-    room = width(elsewhere=FOR_READING)
-    for line in columns([HEADER, *found.rows()], width=room):
-        print(line)
-    print(found.facts())
-    say_written(written)
+    yield bold(found.title())
+    yield from columns([HEADER, *found.cells()], width=width(elsewhere=FOR_READING))
+    yield found.facts()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -20,16 +21,7 @@ from mi_toolkit.cli.options import (
     Switch,
     at_least_one,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    columns,
-    draw,
-    say_written,
-    write_tables,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
@@ -57,9 +49,7 @@ def generate(
     ablate: Several[str] = None,
     how: Literal["zero", "mean"] = "zero",
     bos: bool | None = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Go on with a prompt, by greedy or beam search; with --ablate, without some of its heads.
@@ -77,14 +67,10 @@ def generate(
         how: What stands in for their output: zeros, or their mean over natural text.
         bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
             model's tokenizer has one.
-        output: Folder for generation.safetensors (Generation.load reads it), tokens.csv,
-            alternatives.csv, beams.csv and generation.png.
-        html: File for a page of its own.
-        json: Write JSON instead of a table, and nothing else, to standard output.
+        out: What it gives; Generation.load reads generation.safetensors.
         load: How the model is loaded.
     """
-    check_folder(output)
-    check_file(html)
+    out.check()
     hooked = load.load(model)
 
     with third_parties_kept_off_stdout(), _ablating(hooked, ablate, how):
@@ -98,7 +84,14 @@ def generate(
             top_k=top_k,
             prepend_bos=bos,
         )
-    _show(found, _written(found, output, html), as_data=json)
+    kinds = ("tokens", "alternatives", "beams")
+    out.deliver(
+        found,
+        name="generation",
+        record=lambda: _record(found),
+        lines=lambda: _lines(found),
+        tables={f"{rows}.csv": partial(found.to_pandas, rows) for rows in kinds},
+    )
 
 
 def _ablating(
@@ -110,38 +103,22 @@ def _ablating(
     return mi.ablating(model, heads, how)
 
 
-def _written(found: Generation, folder: Path | None, page: Path | None) -> list[Path]:
-    written = []
-    if folder is not None:
-        with writing(folder / "generation.safetensors") as path:
-            found.save(path)
-        tables = {
-            f"{rows}.csv": found.to_pandas(rows) for rows in ("tokens", "alternatives", "beams")
-        }
-        written = [path, *write_tables(folder, tables)]
-    png = None if folder is None else folder / "generation.png"
-    return [*written, *draw(found, page, png)]
+def _record(found: Generation) -> dict[str, Any]:
+    from mi_toolkit.text.generation import ROWS
+
+    record = found.record()
+    del record["tree"]  # all tensors: its nodes are among the rows
+    return {**record, **{kind: list(found.rows(kind)) for kind in ROWS}}
 
 
-def _show(found: Generation, written: list[Path], *, as_data: bool) -> None:
-    if as_data:
-        from mi_toolkit.text.generation import ROWS
-
-        rows = {name: list(of(found)) for name, of in ROWS.items()}
-        record = found.record()
-        del record["tree"]  # all tensors: its nodes are among the rows
-        print(as_json({**record, **rows, "written": [str(path) for path in written]}))
-        return
+def _lines(found: Generation) -> Iterator[str]:
     from mi_toolkit.text.generation import HEADER
 
-    print(bold(found.text_table().title))
     room = width(elsewhere=FOR_READING)
-    for line in columns([HEADER, *found.rows()], width=room, align=">>><"):
-        print(line)
-    print()
-    for line in columns(_best(found), width=room, align="><>"):
-        print(line)
-    say_written(written)
+    yield bold(found.text_table().title)
+    yield from columns([HEADER, *found.cells()], width=room, align=">>><")
+    yield ""
+    yield from columns(_best(found), width=room, align="><>")
 
 
 def _best(found: Generation) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Writing what a command made: checked before the work, whole or not at all, and told."""
+"""What a command gives: its options, and files checked before the work and written whole."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import json
 import math
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Group, Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.terminal import doing
+from mi_toolkit.cli.options import Switch
+from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
+    from mi_toolkit.core.result import Result
     from mi_toolkit.core.tables import DataFrame
 
 
@@ -67,6 +73,97 @@ def writing(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
+@Parameter(name="*", group=Group("What it gives", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where a result goes. Folders that are not there are made; files there are replaced."""
+
+    output: Path | None = None
+    """Folder for all of it: the result as .safetensors, which its class loads again, its tables
+    as .csv, and the picture as .png."""
+
+    html: Path | None = None
+    """File for a page of its own."""
+
+    png: Path | None = None
+    """File for the picture alone; SVG where the name ends in .svg."""
+
+    csv: Path | None = None
+    """File for the table."""
+
+    json: Switch = False
+    """Write JSON instead of a table, and nothing else, to standard output."""
+
+    def check(self) -> None:
+        """Check that everything can be written, before the work that would fill it.
+
+        Raises:
+            OutputError: a file where a folder should be, or the other way round, or no right to.
+        """
+        check_folder(self.output)
+        for path in (self.html, self.png, self.csv):
+            check_file(path)
+
+    def deliver(
+        self,
+        result: Result,
+        *,
+        name: str,
+        record: Callable[[], Mapping[str, Any]],
+        lines: Callable[[], Iterable[str]],
+        tables: Mapping[str, Callable[[], DataFrame]] | None = None,
+        save: Callable[[Path], None] | None = None,
+        page: Callable[[], Any] | None = None,
+    ) -> None:
+        """Write a result wherever it is wanted, then print it: in words, or as JSON.
+
+        Args:
+            result: what the command found.
+            name: of its files in the folder, without an ending.
+            record: what JSON says of it.
+            lines: the result in words.
+            tables: by file name, the first for `--csv`; without it, the result's own.
+            save: what writes the result's own file; without it `result.save`.
+            page: what `--html` draws; without it the result's view.
+        """
+        made = tables or {f"{name}.csv": result.to_pandas}
+        written: list[Path] = []
+        with third_parties_kept_off_stdout():
+            if self.output is not None:
+                with writing(self.output / f"{name}.safetensors") as path:
+                    (save or result.save)(path)
+                written.append(path)
+                written += write_tables(self.output, {file: made[file]() for file in made})
+            if self.csv is not None:
+                first = next(iter(made.values()))
+                written += write_tables(self.csv.parent, {self.csv.name: first()})
+            shown: Any = result
+            drawn = cache(lambda: mi.view(shown))  # what draws is imported where it is wanted
+            written += draw_view(page or drawn, self.html, None)
+            if self.output is not None:
+                written += draw_view(drawn, None, self.output / f"{name}.png")
+            written += draw_view(drawn, None, self.png)
+        self.show(record, lines, written)
+
+    def show(
+        self,
+        record: Callable[[], Mapping[str, Any]],
+        lines: Callable[[], Iterable[str]],
+        written: Sequence[Path],
+    ) -> None:
+        """Print a result and where it was written."""
+        if self.json:
+            print(as_json({**record(), "written": [str(path) for path in written]}))
+            return
+        for line in lines():
+            print(line)
+        say_written(written)
+
+
+DEFAULT_OUTPUT = OutputOptions()
+"""The options of `OutputOptions` where the caller gives none."""
+
+
 def write_tables(folder: Path, tables: Mapping[str, DataFrame]) -> list[Path]:
     """Write each table as CSV under its file name, and say where they are."""
     written = []
@@ -77,31 +174,19 @@ def write_tables(folder: Path, tables: Mapping[str, DataFrame]) -> list[Path]:
     return written
 
 
-@runtime_checkable
-class Drawable(Protocol):
-    """A view that keeps itself as a page or a picture."""
-
-    def save_html(self, path: Path) -> None: ...  # noqa: D102
-
-    def save_png(self, path: Path) -> None: ...  # noqa: D102
-
-
-def draw(result: Any, html: Path | None, png: Path | None) -> list[Path]:
-    """Write a result's page and picture where they are wanted, and say where they are."""
-    if html is None and png is None:
-        return []  # what draws is not even imported
-    view: Drawable = mi.view(result)
+def draw_view(view: Callable[[], Any], html: Path | None, png: Path | None) -> list[Path]:
+    """Draw a page and a picture where they are wanted, and say where they are."""
     written = []
-    for path, save in ((html, view.save_html), (png, view.save_png)):
+    for path, kind in ((html, "save_html"), (png, "save_png")):
         if path is not None:
             with doing(f"Drawing {path}"), writing(path):
-                save(path)
+                getattr(view(), kind)(path)
             written.append(path)
     return written
 
 
 def say_written(paths: Sequence[Path]) -> None:
-    """Tell what was written, a line each, after an empty one."""
+    """Report what was written, a line each, after an empty one."""
     if paths:
         print()
     for path in paths:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ from mi_toolkit.cli.output import (
     as_json,
     check_file,
     check_folder,
-    draw,
+    draw_view,
     say_written,
     write_tables,
     writing,
@@ -304,7 +305,7 @@ def _write(found: list[RunComparison], folder: Path) -> list[Path]:
         folder, {f"comparison_{each.metric}.csv": each.to_pandas() for each in found}
     )
     for each in found:
-        written += draw(each, None, folder / f"comparison_{each.metric}.png")
+        written += draw_view(partial(mi.view, each), None, folder / f"comparison_{each.metric}.png")
     return written
 
 

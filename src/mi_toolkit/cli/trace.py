@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,19 +18,9 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
-    Switch,
     at_least_one,
 )
-from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
-    columns,
-    draw,
-    say_written,
-    write_tables,
-    writing,
-)
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file, columns, draw_view
 from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
@@ -49,9 +41,7 @@ def trace(
     top_k: Count = 5,
     n_neurons: Count = 5,
     bos: bool | None = None,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Follow a prompt through a model: tokens, embedding, attention, MLP, output, logit lens.
@@ -65,14 +55,10 @@ def trace(
         n_neurons: Most active neurons to keep of every layer.
         bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
             model's tokenizer has one.
-        output: Folder for pipeline.safetensors (Pipeline.load reads it), a CSV file to each stage
-            and pipeline.png.
-        html: File for a page of its own.
-        json: Write JSON instead of tables, and nothing else, to standard output.
+        out: What it gives, with a table to each stage; Pipeline.load reads pipeline.safetensors.
         load: How the model is loaded.
     """
-    check_folder(output)
-    check_file(html)
+    out.check()
     labelled: mi.HeadReport | None = None
     if report is not None:
         # Read before the model: a wrong file is told at once.
@@ -84,42 +70,32 @@ def trace(
         traced = mi.trace_pipeline(
             hooked, prompt, report=labelled, top_k=top_k, n_neurons=n_neurons, prepend_bos=bos
         )
-    _show(traced, _written(traced, output, html), as_data=json)
+    out.deliver(
+        traced,
+        name="pipeline",
+        record=lambda: _record(traced),
+        lines=lambda: _lines(traced),
+        tables={f"{stage}.csv": partial(traced.to_pandas, stage) for stage in STAGES},
+    )
 
 
-def _written(traced: Pipeline, folder: Path | None, page: Path | None) -> list[Path]:
-    written = []
-    if folder is not None:
-        with writing(folder / "pipeline.safetensors") as path:
-            traced.save(path)
-        tables = {f"{stage}.csv": traced.to_pandas(stage) for stage in STAGES}
-        written = [path, *write_tables(folder, tables)]
-    png = None if folder is None else folder / "pipeline.png"
-    return [*written, *draw(traced, page, png)]
+def _record(traced: Pipeline) -> dict[str, Any]:
+    return {**traced.record(), **{f"{stage}_rows": list(traced.rows(stage)) for stage in STAGES}}
 
 
-def _show(traced: Pipeline, written: list[Path], *, as_data: bool) -> None:
-    if as_data:
-        from mi_toolkit.text.pipeline import ROWS
-
-        rows = {f"{stage}_rows": list(ROWS[stage](traced)) for stage in STAGES}
-        print(as_json({**traced.record(), **rows, "written": [str(path) for path in written]}))
-        return
+def _lines(traced: Pipeline) -> Iterator[str]:
     room = width(elsewhere=FOR_READING)
-    print(bold(f"Pipeline of {traced.title()}"))
-    for line in columns([list(line) for line in traced.summary()], width=room):
-        print(line)
-    for title, rows_shown, align in (
+    yield bold(f"Pipeline of {traced.title()}")
+    yield from columns([list(line) for line in traced.summary()], width=room)
+    for title, rows, align in (
         ("Embedding", _embedding(traced), "><><"),
         ("Labelled heads", _heads(traced), "<"),
         ("Most active neurons", _neurons(traced), ">"),
         ("After the prompt, by layer", _lens(traced), "<>>"),
     ):
-        print()
-        print(bold(title))
-        for line in columns(rows_shown, width=room, align=align[: len(rows_shown[0]) - 1]):
-            print(line)
-    say_written(written)
+        yield ""
+        yield bold(title)
+        yield from columns(rows, width=room, align=align[: len(rows[0]) - 1])
 
 
 def _embedding(traced: Pipeline) -> list[list[str]]:
@@ -160,7 +136,7 @@ def _lens(traced: Pipeline) -> list[list[str]]:
     from mi_toolkit.text.pipeline import lens_of
 
     lens = lens_of(traced)
-    rows = [["behind", "rank of the final", "KL (nats)", "would predict"]]
+    rows = [["after", "rank of the final", "KL (nats)", "would predict"]]
     for entry, name in enumerate(lens.names):
         ids, log_probs = lens.top_ids[entry, -1].tolist(), lens.top_log_probs[entry, -1].exp()
         told = [
@@ -210,13 +186,9 @@ def view(
         picture = mi.view_attention(
             hooked, prompt, layer=layer or None, heads=heads or None, prepend_bos=bos
         )
-        for path, save in ((html, picture.save_html), (png, picture.save_png)):
-            if path is not None:
-                with writing(path):
-                    save(path)
+        written = draw_view(lambda: picture, html, png)
     shown = ", ".join(map(str, picture.heads))
     where = f"{hooked.cfg.model_name} on {len(picture.tokens)} tokens"
     print(*columns([[f"Attention in {where}: {shown}"]], width=width()), sep="\n")
-    for path in (html, png):
-        if path is not None:
-            print(f"Wrote {path}")
+    for path in written:
+        print(f"Wrote {path}")

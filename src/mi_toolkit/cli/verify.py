@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
+from mi_toolkit.cli.errors import UsageError
+from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, at_least_one
 from mi_toolkit.cli.output import (
-    as_json,
-    check_file,
-    check_folder,
+    DEFAULT_OUTPUT,
+    OutputOptions,
     columns,
-    say_written,
+    draw_view,
     write_tables,
     writing,
 )
@@ -38,9 +39,7 @@ SIMPLE_TO_COMPLEX = ("toy-gpt2", "toy-opt", "toy-pythia", "toy-gpt-neo", "toy-qw
 def verify(
     *models: str,
     max_new_tokens: Annotated[int, Parameter(validator=at_least_one)] = 20,
-    output: Path | None = None,
-    html: Path | None = None,
-    json: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
     """Check models against Hugging Face's own, and let them speak; exit code 1 on a failed check.
@@ -49,31 +48,28 @@ def verify(
         models: Names or aliases (see mi-toolkit models --all), hub ids, folders, or .gguf files,
             best from simple to complex. Without any: the bundled ones.
         max_new_tokens: Length of each completion.
-        output: Folder for verification.csv, completions.csv, and a PNG for each model.
-        html: File for a page with all of them.
-        json: Write JSON instead of tables, and nothing else, to standard output.
+        out: What it gives; the folder has a picture of each model.
         load: How the models are loaded.
     """
-    check_folder(output)
-    check_file(html)
+    out.check()
     names = models or SIMPLE_TO_COMPLEX
+    if out.png is not None and len(names) > 1:
+        raise UsageError(msg="--png draws one model: --output has a picture of each.")
     for name in names:
         load.check(name)
     found, not_loaded = [], []
     for name in names:
         try:
-            found.append(_verified(name, max_new_tokens, load, as_data=json))
+            found.append(_verified(name, max_new_tokens, load, as_data=out.json))
         except ModelLoadError as error:
             if len(names) == 1:
                 raise
             not_loaded.append(f"{name} could not be loaded: {error}")  # the others can be verified
-    written = _write(found, output, html)
-    if json:
-        data = [each.record() for each in found]
-        print(as_json({"models": data, "written": [str(path) for path in written]}))
-    else:
-        _sum_up(found)
-        say_written(written)
+    out.show(
+        lambda: {"models": [each.record() for each in found]},
+        lambda: _sum_up(found),
+        _write(found, out),
+    )
     failed = [f"{each.model} failed {', '.join(each.failed)}." for each in found if not each.passed]
     if failed or not_loaded:
         raise VerificationError(" ".join([*failed, *not_loaded]))
@@ -100,7 +96,7 @@ def _show(found: Verification) -> None:
     from mi_toolkit.verification.verify import HEADER
 
     print(bold(found.title()))
-    for line in columns([HEADER, *found.rows()], width=width(elsewhere=FOR_READING)):
+    for line in columns([HEADER, *found.cells()], width=width(elsewhere=FOR_READING)):
         print(line)
     for each in found.completions:
         figures = f"loss {each.loss:.2f}, repetition {each.repetition:.0%}"
@@ -108,36 +104,39 @@ def _show(found: Verification) -> None:
     print(flush=True)
 
 
-def _sum_up(found: Sequence[Verification]) -> None:
+def _sum_up(found: Sequence[Verification]) -> list[str]:
     """The table at the end: a line to a model."""
-    if len(found) > 1:
-        rows = [
-            [each.model, "passed" if each.passed else "FAILED", _counts(each)] for each in found
-        ]
-        for line in columns(rows, width=width(elsewhere=FOR_READING)):
-            print(line)
+    if len(found) < 2:
+        return []
+    rows = [[each.model, "passed" if each.passed else "FAILED", _counts(each)] for each in found]
+    return columns(rows, width=width(elsewhere=FOR_READING))
 
 
 def _counts(found: Verification) -> str:
     return f"{found.title().partition(': ')[2]}{''.join(f'; {name}' for name in found.failed)}"
 
 
-def _write(found: Sequence[Verification], folder: Path | None, page: Path | None) -> list[Path]:
-    written: list[Path] = []
-    if folder is not None:
-        from mi_toolkit.verification.verify import completion_table
+def _write(found: Sequence[Verification], out: OutputOptions) -> list[Path]:
+    from mi_toolkit.verification.verify import completion_table
 
-        checks = joined(each.to_pandas() for each in found)
-        tables = {"verification.csv": checks, "completions.csv": completion_table(found)}
-        written += write_tables(folder, tables)
+    written: list[Path] = []
+    checks = joined(each.to_pandas() for each in found)
+    if out.csv is not None:
+        written += write_tables(out.csv.parent, {out.csv.name: checks})
+    if out.output is not None:
+        completions = completion_table(found)
+        tables = {"verification.csv": checks, "completions.csv": completions}
+        written += write_tables(out.output, tables)
         for each in found:
             name = each.model.replace("/", "_").lstrip("._") or "model"
-            with doing("Drawing"), writing(folder / f"{name}.png") as path:
-                mi.view(each).save_png(path)
+            with writing(out.output / f"{name}.safetensors") as path:
+                each.save(path)
             written.append(path)
-    if page is not None:
-        title = "Verification of " + ", ".join(each.model for each in found)
-        with doing(f"Drawing {page}"), writing(page):
-            mi.Page([mi.view(each) for each in found], title=title).save_html(page)
-        written.append(page)
-    return written
+            written += draw_view(partial(mi.view, each), None, out.output / f"{name}.png")
+    if out.png is not None:
+        written += draw_view(partial(mi.view, found[0]), None, out.png)
+    title = "Verification of " + ", ".join(each.model for each in found)
+    return [
+        *written,
+        *draw_view(lambda: mi.Page([mi.view(each) for each in found], title=title), out.html, None),
+    ]

@@ -18,14 +18,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.result import Result, load_record, save_record
+from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tables import joined, table_of
 from mi_toolkit.core.tokenizer import Beginning, standard_beginning, text_beginning
@@ -36,7 +37,8 @@ from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
 from mi_toolkit.heads.kinds import Behaviour, BehaviourSpec
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.models.describe import describe_model
+from mi_toolkit.heads.stimulus_run import behaviour_identity
+from mi_toolkit.models.describe import describe_model, model_identity
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -52,7 +54,7 @@ def report_file(stimulus: str, length: int) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class LengthSweep(TableRepr):
+class LengthSweep(Result):
     """One report per stimulus and length."""
 
     model: str
@@ -126,8 +128,13 @@ class LengthSweep(TableRepr):
             rows.append(report.labels[report.label_names.index(label)])
         return torch.stack(rows)
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per stimulus, length, behaviour and head: figure, chance, interval, label."""
+        for row in self.to_pandas().to_dict("records"):
+            yield {str(name): figure for name, figure in row.items()}
+
+    def to_pandas(self) -> DataFrame:
+        """The rows as a table, made by columns: there are thousands."""
         frames = []
         for (stimulus, length), report in self.reports.items():
             frame = report.to_pandas()
@@ -297,13 +304,14 @@ def length_sweep(
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         seed: of the random tokens.
         folder: where each finished report is written. One that is there already, of the same
-            model, tokens, protocol and versions, is read back, so an interrupted sweep goes on.
+            tokens and protocol, is read back, so an interrupted sweep goes on.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         ComparisonError: no length, one under 4, or one beyond the model's context.
         PromptError: too few tokens of text, or too few usable ids, for a length.
         UnknownNameError: no such behaviour.
+        ReportError: the folder holds the sweep of another model, or of other versions.
 
     Example:
         >>> import mi_toolkit as mi
@@ -321,21 +329,25 @@ def length_sweep(
         for stimulus in ("repeated_random", on_text)
         if (shown := [b for b in wanted if stimulus not in b.excluded_stimuli])
     ]
-    facts = describe_model(model)
+    kept = None
+    if folder is not None:
+        about = {"model": model_identity(model), "versions": installed_versions()}
+        kept = ResumableFolder(folder, about, format=FORMAT, kind="length sweep")
     reports: dict[tuple[str, int], HeadReport] = {}
     for step in track(
         steps, total=len(steps), label="sweeping lengths", unit="length", show=progress
     ):
         batch = _batch(model, step, texts, n_sequences=n_sequences, seed=seed)
-        path = None if folder is None else Path(folder) / report_file(step.stimulus, step.length)
-        fingerprint = {
-            "model": (facts.name, facts.revision, facts.dtype, type(model).__name__),
-            "behaviours": {b.name: b.facts for b in step.behaviours},
-            "protocol": (min_lift, seed, batch.digest),
-            "versions": installed_versions(),
+        file = report_file(step.stimulus, step.length)
+        settings = {
+            "behaviours": {b.name: behaviour_identity(b) for b in step.behaviours},
+            "min_lift": min_lift,
+            "seed": seed,
+            "tokens": batch.digest,
         }
-        report = None if path is None else _finished(path, fingerprint)
-        if report is None:
+        if kept is not None and kept.has(file, settings):
+            report = HeadReport.load(kept.path / file)
+        else:
             report = classify_heads(
                 model,
                 batch,
@@ -345,10 +357,12 @@ def length_sweep(
                 seed=seed,
                 progress=False,
             )
-            if path is not None:
-                report.save(path)
+            if kept is not None:
+                report.save(kept.path / file)
+                kept.enter(file, settings, [file])
         reports[step.stimulus, step.length] = report
-    sweep = LengthSweep(model=facts.name, lengths=lengths, reports=reports)
+    name = describe_model(model).name
+    sweep = LengthSweep(model=name, lengths=lengths, reports=reports)
     if folder is not None:
         sweep.save_record(folder)
     return sweep
@@ -394,21 +408,3 @@ def _batch(
         n_sequences=n_sequences,
         beginning=text_beginning(model) if own else standard_beginning(model),
     )
-
-
-def _finished(path: Path, fingerprint: Mapping[str, object]) -> HeadReport | None:
-    """The report at `path`, if it is of this very measurement."""
-    if not path.is_file():
-        return None
-    try:
-        report = HeadReport.load(path)
-    except ReportError:
-        return None
-    made = report.provenance
-    found = {
-        "model": (made.model, made.revision, made.dtype, made.backend),
-        "behaviours": dict(report.facts),
-        "protocol": (report.min_lift, made.seed, made.prompts.get(OWN_PROMPT)),
-        "versions": dict(made.versions),
-    }
-    return report if found == fingerprint else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mi_toolkit.compare.agreement import Agreement, ModelGroup, groups_of, size_classes
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.result import Result, load_record, save_record
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
@@ -130,7 +130,7 @@ RECORD = "comparison.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ModelComparison(TableRepr):
+class ModelComparison(Result):
     """Reports of several models on the same text, and how far their predictions agree."""
 
     models: tuple[str, ...]
@@ -167,11 +167,11 @@ class ModelComparison(TableRepr):
             for name, report in self.reports.items()
         }
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per model and label, scope or `unclassified`."""
         sizes = size_classes({name: fact.parameters for name, fact in self.facts.items()})
-        return table_of(
-            {
+        for name in self.models:
+            model = {
                 "model": name,
                 "family": self.facts[name].family,
                 "parameters": self.facts[name].parameters,
@@ -179,11 +179,8 @@ class ModelComparison(TableRepr):
                 "n_layers": self.facts[name].n_layers,
                 "n_heads": self.facts[name].n_heads,
                 "bos": self.bos[name],
-                **shown.row(),
             }
-            for name in self.models
-            for shown in self.profiles(name)
-        )
+            yield from ({**model, **shown.row()} for shown in self.profiles(name))
 
     def agreement_table(self) -> DataFrame:
         """One row per pair of models, with the accuracy of each."""

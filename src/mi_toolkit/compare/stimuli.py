@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.heads.report import HeadReport
-
-if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +50,10 @@ class StimulusPair:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class StimulusComparison(TableRepr):
+class StimulusComparison(Result):
     """Reports of one model on several stimuli, behaviour by behaviour."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit stimulus comparison 1"
 
     reports: Mapping[str, HeadReport]
     """By stimulus."""
@@ -68,27 +66,13 @@ class StimulusComparison(TableRepr):
         """Whose heads they are."""
         return next(iter(self.reports.values())).provenance.model
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per behaviour and pair of stimuli."""
-        return table_of(asdict(pair) for pair in self.pairs)
+        return map(asdict, self.pairs)
 
-    def text_table(self) -> TextTable:
-        """Per behaviour and pair of stimuli: rank correlation, and heads labelled on each."""
-        rows = [
-            (
-                p.behaviour,
-                p.stimulus,
-                p.other,
-                f"{p.rank_correlation:.2f}",
-                str(p.labelled),
-                str(p.other_labelled),
-                str(p.both),
-            )
-            for p in self.pairs
-        ]
-        header = ("behaviour", "on", "and on", "rank correlation", "labelled", "and", "on both")
-        title = f"StimulusComparison of {self.model} on {', '.join(self.reports)}"
-        return TextTable(title=title, header=header, rows=rows)
+    def title(self) -> str:
+        """What was compared, in one line."""
+        return f"StimulusComparison of {self.model} on {', '.join(self.reports)}"
 
 
 @one_job

@@ -18,7 +18,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name}.draft-", suffix=target.suffix
+    )
     os.close(handle)
     draft = Path(name)
     try:
@@ -29,6 +31,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def remove_drafts(folder: Path) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed."""
+    for path in folder.glob(".*.draft-*"):
+        path.unlink()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

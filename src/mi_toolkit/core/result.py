@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
 from functools import cache, reduce
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from cattrs import BaseValidationError, Converter
 from jaxtyping import AbstractArray
@@ -22,8 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.tables import table_of
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
 
 
 def save_record(
@@ -183,6 +189,45 @@ class SavedResult:
     ) -> Saved:
         """What `taken_apart` took apart; of a part of another result's file, say."""
         return _converter().structure(_put_together(record, tensors), cls)
+
+
+class Result(SavedResult, TableRepr):
+    """What a function of the library finds: it is saved, loaded, shown, and a table.
+
+    The types of its fields say how it is saved; `rows` says what its table holds, from which come
+    `to_pandas`, and what is shown where the result has no better words for itself.
+    """
+
+    @abstractmethod
+    def rows(self) -> Iterable[Mapping[str, Any]]:
+        """The table's rows: figures by the names of their columns."""
+
+    def title(self) -> str:
+        """What the result is of, in one line."""
+        return type(self).__name__
+
+    def to_pandas(self) -> DataFrame:
+        """The rows as a table; see `rows` for what each of them is."""
+        return table_of(self.rows())
+
+    def text_table(self) -> TextTable:
+        """The first rows in words."""
+        rows = list(self.rows())
+        shown = [[_in_words(cell) for cell in row.values()] for row in rows[:MOST_ROWS]]
+        if len(rows) > MOST_ROWS:
+            shown.append([f"and {len(rows) - MOST_ROWS} more"])
+        header = [name.replace("_", " ") for name in (rows[0] if rows else ())]
+        return TextTable(title=self.title(), header=header, rows=shown)
+
+
+MOST_ROWS = 20
+"""How many rows of a table are shown where all of them might be thousands."""
+
+
+def _in_words(cell: Any) -> str:
+    if cell is None or cell != cell:
+        return "–"
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def _taken_apart(result: SavedResult) -> tuple[dict[str, Any], dict[str, Tensor]]:

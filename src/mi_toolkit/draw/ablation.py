@@ -47,7 +47,7 @@ def _sweep_view(sweep: AblationSweep) -> PictureView:
         draw=lambda: figures.sweep_maps(sweep),
         body=_prompt(sweep.texts)
         + "<h3>The heads that change the log-probability most</h3>"
-        + wide_table(SWEEP_HEADER, sweep.rows(HEADS_LISTED))
+        + wide_table(SWEEP_HEADER, sweep.cells(HEADS_LISTED))
         + _facts(sweep.provenance, sweep.how, sweep.reference),
     )
 
@@ -70,7 +70,7 @@ def _effect_view(effect: AblationEffect) -> PictureView:
         draw=lambda: figures.effect_picture(effect),
         body=_prompt(effect.texts)
         + "<h3>Before and after</h3>"
-        + wide_table(HEADER, effect.rows())
+        + wide_table(HEADER, effect.cells())
         + "<h3>The most probable next tokens</h3>"
         + wide_table(
             ["rank", "clean", "probability", "ablated", "probability"],

@@ -41,7 +41,7 @@ class ConfirmationView:
                 "layer by layer, and what the sets that do as much have in common."
             ),
             body=f'{_table(found)}<p class="facts">{html.escape(_facts(found))}</p>',
-            height=220 + 36 * len(found.rows()),
+            height=220 + 36 * len(found.cells()),
         )
 
     def save_html(self, path: str | os.PathLike[str]) -> None:

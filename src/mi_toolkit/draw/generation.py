@@ -247,7 +247,7 @@ class GenerationView:
             for index, grid in enumerate(grids[1:])
         )
         tree = f"<h3>Beams</h3>{tree_html(found)}" if found.num_beams > 1 else ""
-        table = wide_table(HEADER, found.rows())
+        table = wide_table(HEADER, found.cells())
         under = ""
         if found.hooks:
             named = html.escape(", ".join(found.hooks))

@@ -69,7 +69,7 @@ def view_verification(verification: Verification) -> VerificationView:
 def _checks(found: Verification) -> str:
     head = "".join(f"<th>{name}</th>" for name in HEADER)
     rows = []
-    for name, figure, limit, verdict, sentence in found.rows():
+    for name, figure, limit, verdict, sentence in found.cells():
         colour = COLOURS[found.outcomes[name].verdict]
         rows.append(
             f"<tr><th>{html.escape(name)}</th>{_whole(figure)}{_whole(limit)}"

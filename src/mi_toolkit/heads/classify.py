@@ -40,10 +40,8 @@ from mi_toolkit.heads.protocol import (
     pad_behaviours,
     pattern_behaviours,
 )
-from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.heads.report_file import merge_stimuli
-from mi_toolkit.heads.resume import Checkpoint
-from mi_toolkit.heads.stimulus_run import StimulusRun
+from mi_toolkit.heads.report import HeadReport, merge_stimuli
+from mi_toolkit.heads.stimulus_run import StimulusRun, Sweep
 from mi_toolkit.heads.summary import HeadFigures, summarise
 from mi_toolkit.models.describe import provenance_of
 
@@ -243,13 +241,13 @@ def classify_heads(
         for name, batch in stimuli.items()
         if patterns
     }
-    checkpoint = Checkpoint(resume, runs, seed)
-    batches = checkpoint.remaining()
+    sweep = Sweep(resume, runs, seed)
+    batches = sweep.remaining()
     for name, batch in track(
         batches, total=len(batches), label="classifying heads", unit="batch", show=progress
     ):
         runs[name].measure(batch)
-        checkpoint.finished(name)
+        sweep.finished(name)
     parts = {
         name: pad_behaviours(assembled(run, min_lift, fdr, seed), table)
         for name, run in runs.items()

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import frame, joined
-
-if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+from mi_toolkit.core.result import Result
 
 HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class UntrainedControl(SavedResult, TableRepr):
+class UntrainedControl(Result):
     """The strongest heads of models with the same config and fresh weights."""
 
     FORMAT: ClassVar[str] = "mi_toolkit untrained control 1"
@@ -127,25 +123,21 @@ class UntrainedControl(SavedResult, TableRepr):
             said += f", reaches {n_reached or 'none'} of them"
         return said
 
-    def to_pandas(self) -> DataFrame:
-        """One row per twin and behaviour."""
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """One row per twin and behaviour; `labelled` counts its heads with that label."""
         carried = dict(zip(self.label_names, self.labelled.tolist(), strict=True))
-        frames = [
-            frame(
-                {
+        for name, strongest in zip(self.behaviours, self.strongest.tolist(), strict=True):
+            labelled = carried.get(name, [None] * self.n)
+            for twin, (figure, count) in enumerate(zip(strongest, labelled, strict=True)):
+                yield {
                     "model": self.provenance.model,
                     "behaviour": name,
                     "stimulus": self.stimulus[name],
-                    "twin": range(self.n),
-                    "strongest": self[name].numpy(),
-                    "labelled": carried.get(name, [None] * self.n),
+                    "twin": twin,
+                    "strongest": figure,
+                    "labelled": count,
                     "n_heads": self.n_heads,
-                },
-                integers=("labelled",),
-            )
-            for name in self.behaviours
-        ]
-        return joined(frames)
+                }
 
     def text_table(self) -> TextTable:
         """Per behaviour: the strongest heads, and how many heads of all twins are labelled."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from einops import einsum
@@ -11,17 +12,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.stimuli import repeated_random
-from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
@@ -37,15 +37,16 @@ from mi_toolkit.heads.protocol import pattern_behaviours
 from mi_toolkit.models.describe import describe_model, provenance_of
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 BATCH = 8
 STIMULUS = "repeated_random"
+FIGURES = ("effect", "ci_low", "ci_high", "eigenvalue_ratio")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class CopyingScores(SavedResult, TableRepr):
+class CopyingScores(Result):
     """How strongly each head copies what it would find after an earlier copy of the token."""
 
     FORMAT: ClassVar[str] = "mi_toolkit copying scores 1"
@@ -86,22 +87,17 @@ class CopyingScores(SavedResult, TableRepr):
         found = [Head(*index) for index in certain.nonzero().tolist()]
         return sorted(found, key=lambda head: -sign * float(self.effect[head]))
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per head."""
         n_layers, n_heads = self.effect.shape
-        heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-        return frame(
-            {
+        for head in (Head(layer, head) for layer in range(n_layers) for head in range(n_heads)):
+            yield {
                 "model": self.provenance.model,
-                "layer": [head.layer for head in heads],
-                "head": [head.head for head in heads],
-                "name": [str(head) for head in heads],
-                **{
-                    name: getattr(self, name).flatten().numpy()
-                    for name in ("effect", "ci_low", "ci_high", "eigenvalue_ratio")
-                },
+                "layer": head.layer,
+                "head": head.head,
+                "name": str(head),
+                **{name: float(getattr(self, name)[head]) for name in FIGURES},
             }
-        )
 
     def text_table(self) -> TextTable:
         """The heads that copy most and those that suppress most."""

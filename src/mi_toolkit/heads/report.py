@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import WEIGHTS, BehaviourSpec
@@ -27,6 +28,8 @@ from mi_toolkit.heads.labels import (
     BarFigures,
     behaviour_of,
     borderline_heads,
+    label_heads,
+    scope_of_heads,
 )
 
 if TYPE_CHECKING:
@@ -37,13 +40,10 @@ MOST_HEADS = 6
 
 _OVER = {
     "jackknife over texts": "texts",
-    "bootstrap over sequences": "texts",
     "jackknife over queries of this prompt": "queries",
-    "bootstrap over blocks of pooled queries": "queries",
     "jackknife over pairs of tokens": "pairs of tokens",
-    "bootstrap over pairs of tokens": "pairs of tokens",
 }
-"""What intervals speak of, by how they were made; the bootstrap is that of reports saved before."""
+"""What intervals speak of, by how they were made."""
 
 ON_THIS_PROMPT = (
     "on this prompt: exact for it; intervals speak of its other places, not of other texts "
@@ -135,7 +135,7 @@ FIGURES = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class HeadReport(TableRepr):
+class HeadReport(Result):
     """Scores, intervals and labels of every head. Tensors are on the CPU in float32."""
 
     behaviours: tuple[str, ...]
@@ -386,28 +386,41 @@ class HeadReport(TableRepr):
         """The key and value head that a query head reads, its own number where none are shared."""
         return Head.of(head).head // (self.score.shape[-1] // self.n_kv_heads)
 
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """One row per stimulus, behaviour and head; `home` marks those that labels rest on."""
+        for row in self.to_pandas().to_dict("records"):
+            yield {str(name): figure for name, figure in row.items()}
+
     def to_pandas(self) -> DataFrame:
-        """One row per stimulus, behaviour and head."""
+        """The rows as a table, made by columns: there are thousands."""
         from mi_toolkit.heads.tables import head_table
 
         return head_table(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the report to one safetensors file, with its record as JSON in the header."""
-        from mi_toolkit.heads.report_file import save_report
+        """Write the report to one safetensors file, with its record as JSON in the header.
 
-        save_report(self, path)
+        Raises:
+            OSError: it cannot be written: the disk is full, say.
+        """
+        parts = self.parts or {next(iter(self.tokens)): replace(self, untrained=None)}
+        ReportFile(
+            parts={name: _with_ids(part, torch.int32) for name, part in parts.items()},
+            is_merged=bool(self.parts),
+            untrained=self.untrained,
+        ).save(path)
 
-    @staticmethod
-    def load(path: str | os.PathLike[str]) -> HeadReport:
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HeadReport:
         """Read a report back.
 
         Raises:
             ReportError: no such file, or it holds no report.
         """
-        from mi_toolkit.heads.report_file import load_report
-
-        return load_report(path)
+        kept = ReportFile.load(path)
+        parts = {name: _with_ids(part, torch.int64) for name, part in kept.parts.items()}
+        report = merge_stimuli(parts) if kept.is_merged else next(iter(parts.values()))
+        return replace(report, untrained=kept.untrained)
 
     def summary(self) -> list[tuple[str, str]]:
         """What the report says, label by label, each in one line of text."""
@@ -439,20 +452,88 @@ class HeadReport(TableRepr):
             title = f"{title}. {note}"
         return TextTable(title=title, rows=self.summary())
 
-    def record(self) -> dict[str, Any]:
-        """What is not a tensor, as plain values that JSON can hold."""
-        return {
-            "behaviours": list(self.behaviours),
-            "facts": {name: asdict(facts) for name, facts in self.facts.items()},
-            "label_names": list(self.label_names),
-            "windows": list(self.windows),
-            "applicable": dict(self.applicable),
-            "interval": dict(self.interval),
-            "n_sequences": dict(self.n_sequences),
-            "n_queries": dict(self.n_queries),
-            "stimulus": dict(self.stimulus),
-            "min_lift": self.min_lift,
-            "fdr": self.fdr,
-            "n_kv_heads": self.n_kv_heads,
-            "provenance": asdict(self.provenance),
-        }
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReportFile(SavedResult):
+    """What a report's file holds: each part once, of which the whole is made again."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit head report 4"
+    OUTDATED: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("mi_toolkit head report 2", "mi_toolkit head report 3"), "classify the heads again"
+    )
+
+    parts: Mapping[str, HeadReport]
+    """Per stimulus: what was measured on it."""
+
+    is_merged: bool
+    """Whether the report is of several stimuli."""
+
+    untrained: UntrainedControl | None
+    """How high untrained twins of the model score."""
+
+
+def _with_ids(part: HeadReport, dtype: torch.dtype) -> HeadReport:
+    """The same with its token ids in another dtype: as 64-bit numbers, half of a small file."""
+    tokens = {name: replace(kept, ids=kept.ids.to(dtype)) for name, kept in part.tokens.items()}
+    return replace(part, tokens=tokens)
+
+
+def merge_stimuli(parts: Mapping[str, HeadReport]) -> HeadReport:
+    """One report whose rows each come from the behaviour's home stimulus, all parts kept."""
+    first_name, first = next(iter(parts.items()))
+    homes = {name: first.facts[name].home for name in first.behaviours}
+    if "natural" not in parts:  # a model without a tokenizer reads no passages
+        homes = {name: home if home in parts else first_name for name, home in homes.items()}
+
+    def rows(field: str) -> Tensor:
+        return torch.stack(
+            [getattr(parts[home], field)[row] for row, home in enumerate(homes.values())]
+        )
+
+    def entries(field: str) -> dict[str, Any]:
+        return {name: getattr(parts[home], field)[name] for name, home in homes.items()}
+
+    bar: dict[str, Any] = {field: rows(field) for field in BarFigures._fields}
+    copying_low, copying_high = rows("copying_low"), rows("copying_high")
+    by_name = {
+        name: BarFigures(*(figure[row] for figure in bar.values()))
+        for row, name in enumerate(first.behaviours)
+    }
+    coverage, scope = first.coverage, first.scope
+    if "locality" in homes:
+        coverage = parts[homes["locality"]].coverage
+        scope = scope_of_heads(by_name["locality"].ci_low, by_name["locality"].ci_high, coverage)
+    labels = label_heads(
+        by_name,
+        {name: (copying_low[row], copying_high[row]) for row, name in enumerate(homes)},
+        first.facts,
+        min_lift=first.min_lift,
+        fdr=first.fdr,
+    )
+    provenance = replace(
+        first.provenance,
+        bos={k: v for part in parts.values() for k, v in part.provenance.bos.items()},
+        attention={k: v for part in parts.values() for k, v in part.provenance.attention.items()},
+        prompts={k: v for part in parts.values() for k, v in part.provenance.prompts.items()},
+    )
+    return replace(
+        first,
+        **bar,
+        null=rows("null"),
+        lift=rows("lift"),
+        head_queries=rows("head_queries"),
+        copying=rows("copying"),
+        copying_low=copying_low,
+        copying_high=copying_high,
+        coverage=coverage,
+        labels=labels,
+        scope=scope,
+        applicable=entries("applicable"),
+        interval=entries("interval"),
+        n_sequences=entries("n_sequences"),
+        n_queries=entries("n_queries"),
+        stimulus=entries("stimulus"),
+        provenance=provenance,
+        tokens={name: part.tokens[name] for name, part in parts.items()},
+        parts=dict(parts),
+    )

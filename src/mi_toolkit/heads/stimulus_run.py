@@ -15,8 +15,12 @@ first, so that what does not fit shows at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +30,8 @@ from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import available_bytes
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.resumable import Checkpoint
 from mi_toolkit.core.sight import Sight, Square, looks_ahead
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import AnyBehaviour
@@ -33,11 +39,11 @@ from mi_toolkit.heads.block_figures import BlockReader
 from mi_toolkit.heads.chunked_attention import attend, attention_by, blocks_of, unsupported_reason
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
 from mi_toolkit.heads.direct_effect import reads_one_norm
-from mi_toolkit.heads.kinds import DistributionBehaviour
+from mi_toolkit.heads.kinds import Behaviour, DistributionBehaviour
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import Plan, make_plan
 from mi_toolkit.heads.scores import PatternRows
-from mi_toolkit.models.describe import describe_model
+from mi_toolkit.models.describe import describe_model, model_identity
 
 MOST_SEQUENCES = 64
 MOST_TOKENS = 4096
@@ -128,6 +134,7 @@ def _fits(lengths: list[int], n_heads: int, whole_patterns: bool, room: int) -> 
     )
 
 
+SWEEP_FORMAT = "mi_toolkit head sweep 3"
 WHOLE_PATTERNS = "whole patterns"
 BLOCKS_OF_QUERIES = "blocks of queries"
 
@@ -221,14 +228,17 @@ class StimulusRun:
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` once were."""
         for place, part in enumerate(self._parts):
-            prefix = f"{place}/"
-            part.restore(
-                {
-                    name.removeprefix(prefix): tensor
-                    for name, tensor in tensors.items()
-                    if name.startswith(prefix)
-                }
-            )
+            part.restore(_below(tensors, f"{place}/"))
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that decides the sums, next to model and versions, as plain values."""
+        return {
+            "prompts": self.batch.digest,
+            "behaviours": {each.name: behaviour_identity(each) for each in self.behaviours},
+            "attention": self.path,
+            "batch_size": self.batch_size,
+        }
 
     @property
     def _parts(self) -> list[Measurement | CopyingMeasurement]:
@@ -313,3 +323,86 @@ class StimulusRun:
             )
 
         self.measurements[layer].add_whole(layer, reader, rows_of)
+
+
+class Sweep:
+    """How far the runs on several stimuli are, in memory and, where a path is given, in a file.
+
+    The file holds the sums of the batches that are done, and the batches as they were cut: what
+    goes on from it adds up the same numbers in the same order, and ends with the same bits.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None, runs: Mapping[str, StimulusRun], seed: int
+    ) -> None:
+        self.runs, self.done = runs, dict.fromkeys(runs, 0)
+        self._checkpoint = None
+        if path is not None:
+            asked = {
+                "seed": seed,
+                "stimuli": {name: run.asked for name, run in runs.items()},
+                "model": next((model_identity(run.model) for run in runs.values()), {}),
+                "versions": installed_versions(),
+            }
+            self._checkpoint = Checkpoint(Path(path), asked, format=SWEEP_FORMAT, kind="sweep")
+            self._restore(self._checkpoint)
+
+    def remaining(self) -> list[tuple[str, Batch]]:
+        """The batches that are still to be measured, each with its stimulus."""
+        return [
+            (name, batch)
+            for name, run in self.runs.items()
+            for batch in run.batches[self.done[name] :]
+        ]
+
+    def finished(self, name: str) -> None:
+        """Count one more batch of a stimulus, and save if it is time, or all are done."""
+        self.done[name] += 1
+        checkpoint = self._checkpoint
+        if checkpoint is None or not (checkpoint.is_due or not self.remaining()):
+            return
+        tensors = {
+            f"{name}/{key}": tensor
+            for name, run in self.runs.items()
+            for key, tensor in run.tensors.items()
+        }
+        batches = {
+            name: [[batch.sequences, batch.n_fresh] for batch in run.batches]
+            for name, run in self.runs.items()
+        }
+        checkpoint.save(tensors, {"done": self.done, "batches": batches})
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        kept = checkpoint.load()
+        if kept is None:
+            return
+        tensors, record = kept
+        for name, run in self.runs.items():
+            run.batches = [
+                Batch(sequences=tuple(sequences), n_fresh=n_fresh)
+                for sequences, n_fresh in record["batches"][name]
+            ]
+            run.restore(_below(tensors, f"{name}/"))
+        self.done = record["done"]
+
+
+def behaviour_identity(behaviour: Behaviour) -> list[str]:
+    """What tells a behaviour from another of the same name: its facts, and its functions' names."""
+    # Not the functions themselves, whose text differs from process to process.
+    functions = [
+        each.func if isinstance(each, partial) else each
+        for each in vars(behaviour).values()
+        if callable(each)
+    ]
+    defined = [
+        f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', '')}" for f in functions
+    ]
+    return [repr(behaviour.facts), *defined]
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        key.removeprefix(prefix): tensor
+        for key, tensor in tensors.items()
+        if key.startswith(prefix)
+    }

@@ -27,7 +27,7 @@ All that attributes by parts rests on this.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -37,15 +37,14 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, attention_layers, z_hook
 from mi_toolkit.core.passes import logits_and_activations
 from mi_toolkit.core.predictions import Token, token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.core.tolerances import logit_floor
@@ -58,7 +57,7 @@ from mi_toolkit.heads.direct_effect import (
 from mi_toolkit.models.describe import provenance_of
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 _FLOOR: Mapping[torch.dtype, float] = MappingProxyType(
@@ -207,7 +206,7 @@ def _scaled(
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class DirectAttribution(SavedResult, TableRepr):
+class DirectAttribution(Result):
     """What each part writes towards one logit, or towards one against another.
 
     Only the direct path counts: what a head changes in later parts is written by those. A part
@@ -261,10 +260,10 @@ class DirectAttribution(SavedResult, TableRepr):
         """The parts that write most, for or against it."""
         return sorted(self.parts().items(), key=lambda part: -abs(part[1]))[:n]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per part."""
         model = self.provenance.model
-        return table_of(
+        return (
             {"model": model, "part": name, "write": value} for name, value in self.parts().items()
         )
 

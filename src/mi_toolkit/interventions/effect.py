@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.later_blocks import LaterBlocks
@@ -31,8 +31,7 @@ from mi_toolkit.core.predictions import (
     kl_divergence,
 )
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise, tokenise_one
 from mi_toolkit.interventions.ablation import KINDS, check_kind, in_place
@@ -51,7 +50,7 @@ from mi_toolkit.interventions.confirm.losses import LOGITS_BUDGET, MAX_ROWS
 from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment, losses
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 ComponentSet = tuple[Component, ...]
 
@@ -248,7 +247,7 @@ class FreeText:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationEffect(PromptEffect, SavedResult, TableRepr):
+class AblationEffect(PromptEffect, Result):
     """One prompt and one target token, with some components ablated and without."""
 
     FORMAT: ClassVar[str] = "mi_toolkit ablation effect 2"
@@ -310,10 +309,10 @@ class AblationEffect(PromptEffect, SavedResult, TableRepr):
             return float("nan")
         return float((changes.abs() < abs(self.change[figure])).float().mean())
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row for the ablation and one for each random set, a column for each figure."""
         sets = [self.components, *self.controls]
-        rows = [
+        return [
             {
                 "model": self.provenance.model,
                 "how": self.how,
@@ -328,7 +327,6 @@ class AblationEffect(PromptEffect, SavedResult, TableRepr):
             }
             for place, components in enumerate(sets)
         ]
-        return table_of(rows)
 
     def title(self) -> str:
         """What was done, in one line."""
@@ -337,7 +335,7 @@ class AblationEffect(PromptEffect, SavedResult, TableRepr):
             names = f"{len(self.components)} components"
         return f"{names} of {self.provenance.model} under {self.how} ablation"
 
-    def rows(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """The five figures in words, under `HEADER`."""
         loss = [float(each.mean()) for each in (self.losses_before, self.losses_after)]
         values = {
@@ -372,7 +370,7 @@ class AblationEffect(PromptEffect, SavedResult, TableRepr):
         """The target's probability before and after, and the five figures."""
         about = f"{self.before} clean, {self.after.probability:.1%} ablated"
         title = f"{self.title()}: target {about}"
-        return TextTable(title=title, header=HEADER, rows=self.rows())
+        return TextTable(title=title, header=HEADER, rows=self.cells())
 
 
 def _number(value: float, name: str, *, sign: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -10,24 +10,23 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.model import HookedModel, evaluating, z_hook
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tl_compat import attribution_scores
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.patching import Pairs, Tokens, check_every_layer
 from mi_toolkit.models.describe import provenance_of
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionPatching(SavedResult, TableRepr):
+class AttributionPatching(Result):
     """For each part and position, an estimate of what putting its clean activation in would do.
 
     In units of the metric: the estimates of all parts do not add up to its difference, and where
@@ -66,9 +65,9 @@ class AttributionPatching(SavedResult, TableRepr):
         rows.sort(key=lambda row: -abs(row[3]))
         return [(part, self.positions[position], value) for part, _, position, value in rows[:n]]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per part and position."""
-        return table_of(
+        return (
             {
                 "model": self.provenance.model,
                 "part": part,
@@ -205,7 +204,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EdgeAttribution(SavedResult, TableRepr):
+class EdgeAttribution(Result):
     """For each path from what one part writes to what another reads, what a clean write would do.
 
     In units of the metric, of first order, at one position each: a path stays at its position.
@@ -253,10 +252,10 @@ class EdgeAttribution(SavedResult, TableRepr):
             for index in order
         ]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per edge."""
         edges = zip(self.writers, self.readers, self.at.tolist(), self.scores.tolist(), strict=True)
-        return table_of(
+        return (
             {
                 "model": self.provenance.model,
                 "writer": writer,

@@ -11,31 +11,36 @@ After Wang et al. 2022, "Interpretability in the Wild" (arXiv 2211.00593), secti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import over_texts
 from mi_toolkit.core.stimuli import ioi_prompts
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.interventions.components import HeadName
 
+FIGURES = ("clean", "effect", "ci_low", "ci_high")
 ROLES = ("end", "io", "s1", "s2")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class InhibitionEffects(TableRepr):
+class InhibitionEffects(Result):
     """What each head's ablation costs the name movers after it of their preference for the IO."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit inhibition effects 1"
 
     heads: tuple[Head, ...]
     """The heads that were ablated, one at a time."""
@@ -59,6 +64,12 @@ class InhibitionEffects(TableRepr):
 
     n_prompts: int
     """Prompts that the effects rest on."""
+
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """One row per head that was ablated."""
+        for place, head in enumerate(self.heads):
+            figures = {name: float(getattr(self, name)[place]) for name in FIGURES}
+            yield {"layer": head.layer, "head": head.head, "name": str(head), **figures}
 
     def text_table(self) -> TextTable:
         """Each head's effect with its interval."""

@@ -10,25 +10,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.activations.names import IN_EVERY_LAYER
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError, unknown_name
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.core.passes import check_finite_figures, check_finite_pass, visit_activations
 from mi_toolkit.core.predictions import token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tl_compat import patched_metric
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
@@ -36,7 +35,7 @@ from mi_toolkit.heads.direct_effect import output_weights
 from mi_toolkit.models.describe import provenance_of
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 Token = int | str
@@ -155,7 +154,7 @@ def _ids(model: HookedModel, tokens: Tokens, n_pairs: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Patching(SavedResult, TableRepr):
+class Patching(Result):
     """The metric of corrupted runs, each with one clean activation put in."""
 
     FORMAT: ClassVar[str] = "mi_toolkit patching 1"
@@ -196,10 +195,10 @@ class Patching(SavedResult, TableRepr):
         cells = [divmod(index, shares.shape[1]) for index in order]
         return [(layer, self.places[p], float(shares[layer, p])) for layer, p in cells]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per layer and place."""
         n_layers, n_places = self.values.shape
-        return table_of(
+        return (
             {
                 "model": self.provenance.model,
                 "activation": self.what,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers
@@ -17,8 +18,7 @@ from mi_toolkit.core.predictions import Prediction, Token, predictions, token_id
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.interventions.components import Component
@@ -27,14 +27,14 @@ from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.text.prompt_experiment import readings
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 HEADER = ("head", "log-probability", "logit", "rank then", "KL", "loss of the prompt")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AblationSweep(SavedResult, TableRepr):
+class AblationSweep(Result):
     """What each head's ablation changes, head by head; a layer without attention is NaN.
 
     One head's figure stands among those of all others: they are its controls.
@@ -96,12 +96,12 @@ class AblationSweep(SavedResult, TableRepr):
         ordered = sorted(known, key=lambda head: -abs(float(values[head])))
         return [(head, float(values[head])) for head in ordered[:n]]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per head, a column for each figure."""
         n_layers, n_heads = self.log_prob.shape
         heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
         facts = {"model": self.provenance.model, "how": self.how, "target": self.clean.text}
-        return table_of(
+        return (
             {
                 **facts,
                 "layer": head.layer,
@@ -116,7 +116,7 @@ class AblationSweep(SavedResult, TableRepr):
         """What was done, in one line."""
         return f"Every head of {self.provenance.model} under {self.how} ablation, one at a time"
 
-    def rows(self, n: int = 10) -> list[list[str]]:
+    def cells(self, n: int = 10) -> list[list[str]]:
         """The heads that change the target's log-probability most, in words, under `HEADER`."""
         return [
             [
@@ -133,7 +133,7 @@ class AblationSweep(SavedResult, TableRepr):
     def text_table(self) -> TextTable:
         """The heads that change the target's log-probability most."""
         about = f"target {self.clean} clean, at rank {self.clean.rank}"
-        return TextTable(title=f"{self.title()}: {about}", header=HEADER, rows=self.rows())
+        return TextTable(title=f"{self.title()}: {about}", header=HEADER, rows=self.cells())
 
 
 @one_job

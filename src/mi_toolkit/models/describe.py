@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.model import HookedModel, weights_digest
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.models.facts import ModelFacts
@@ -295,3 +295,15 @@ def provenance_of(
         prompts={name: batch.digest for name, batch in batches.items()},
         attention=dict(attention or {}),
     )
+
+
+def model_identity(model: HookedModel) -> dict[str, Any]:
+    """Name, revision, class and dtype, and a digest of the weights."""
+    facts = describe_model(model)
+    return {
+        "name": facts.name,
+        "revision": facts.revision,
+        "backend": type(model).__name__,
+        "dtype": facts.dtype,
+        "weights": weights_digest(model),
+    }

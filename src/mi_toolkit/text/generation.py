@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class GeneratedSequence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Generation(SavedResult, TableRepr):
+class Generation(Result):
     """Continuations of one prompt, the best first."""
 
     FORMAT: ClassVar[str] = "mi_toolkit generation 2"
@@ -256,15 +256,19 @@ class Generation(SavedResult, TableRepr):
         """
         return tuple(self.texts[int(each)] for each in ids)
 
-    def to_pandas(self, rows: str = "tokens") -> DataFrame:
+    def rows(self, kind: str = "tokens") -> Iterable[Mapping[str, Any]]:
         """One row per token of each sequence, per alternative of each token, or per beams' node.
 
         Raises:
             UnknownNameError: no such kind of rows.
         """
-        if rows not in ROWS:
-            raise unknown_name("kind of rows", rows, ROWS)
-        return table_of(ROWS[rows](self))
+        if kind not in ROWS:
+            raise unknown_name("kind of rows", kind, ROWS)
+        return ROWS[kind](self)
+
+    def to_pandas(self, rows: str = "tokens") -> DataFrame:
+        """A table of one kind of rows: `tokens`, `alternatives` or `beams`."""
+        return table_of(self.rows(rows))
 
     def title(self) -> str:
         """What was done, in one line."""
@@ -273,7 +277,7 @@ class Generation(SavedResult, TableRepr):
         under = f", under hooks at {self.hooks[0]}" if len(self.hooks) == 1 else under
         return f"{self.provenance.model} goes on ({search}{under})"
 
-    def rows(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """The sequences in words, under `HEADER`."""
         return [
             [
@@ -289,7 +293,7 @@ class Generation(SavedResult, TableRepr):
     def text_table(self) -> TextTable:
         """The sequences in words."""
         title = f"{self.title()} after {self.prompt!r}"
-        return TextTable(title=title, header=HEADER, rows=self.rows())
+        return TextTable(title=title, header=HEADER, rows=self.cells())
 
 
 def token_rows(generation: Generation) -> Iterator[dict[str, Any]]:

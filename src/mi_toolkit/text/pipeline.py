@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class OutputStage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Pipeline(SavedResult, TableRepr):
+class Pipeline(Result):
     """The five stages of one prompt's way through a model."""
 
     FORMAT: ClassVar[str] = "mi_toolkit pipeline 2"
@@ -203,15 +203,19 @@ class Pipeline(SavedResult, TableRepr):
     provenance: Provenance
     """Model, prompt and versions."""
 
-    def to_pandas(self, stage: str = "tokens") -> DataFrame:
-        """One stage as a table: `tokens` with embeddings, `attention`, `mlp`, `output` or `lens`.
+    def rows(self, stage: str = "tokens") -> Iterable[Mapping[str, Any]]:
+        """The rows of one stage: `tokens` with embeddings, `attention`, `mlp`, `output` or `lens`.
 
         Raises:
             UnknownNameError: no such stage.
         """
         if stage not in ROWS:
             raise unknown_name("stage of a pipeline", stage, ROWS)
-        return table_of(ROWS[stage](self))
+        return ROWS[stage](self)
+
+    def to_pandas(self, stage: str = "tokens") -> DataFrame:
+        """One stage as a table."""
+        return table_of(self.rows(stage))
 
     def pattern_to_pandas(self, head: Head | tuple[int, int] | str) -> DataFrame:
         """One head's attention as a table: a row per token and per token that it may look at.

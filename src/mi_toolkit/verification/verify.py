@@ -6,16 +6,17 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ModelLoadError, PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.models.checkpoints import Loading, load_config, read_weights
 from mi_toolkit.models.describe import describe_model, provenance_of
@@ -34,8 +35,10 @@ HEADER = ("check", "figure", "limit", "verdict", "what it is")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Verification(TableRepr):
+class Verification(Result):
     """What was checked of a model, and whether it holds."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit verification 1"
 
     model: str
     """The model's name, as it was loaded."""
@@ -67,16 +70,16 @@ class Verification(TableRepr):
         told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
         return f"Verification of {self.model}: {told}"
 
-    def rows(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """The table in words, under `HEADER`."""
         return [
             [name, *_figures(outcome), outcome.verdict, outcome.sentence]
             for name, outcome in self.outcomes.items()
         ]
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per check."""
-        return table_of(
+        return (
             {"model": self.model, "check": name, "verdict": each.verdict, **asdict(each)}
             for name, each in self.outcomes.items()
         )
@@ -87,8 +90,8 @@ class Verification(TableRepr):
             "model": self.model,
             "passed": self.passed,
             "checks": [
-                {"check": name, "verdict": each.verdict, **asdict(each)}
-                for name, each in self.outcomes.items()
+                {name: figure for name, figure in row.items() if name != "model"}
+                for row in self.rows()
             ],
             "completions": [asdict(each) for each in self.completions],
             "provenance": None if self.provenance is None else asdict(self.provenance),
@@ -97,7 +100,7 @@ class Verification(TableRepr):
     def text_table(self) -> TextTable:
         """The checks in words, and what the model says."""
         said = [["", "", "", f"{each.prompt!r} → {each.text!r}"] for each in self.completions]
-        rows = [row[:4] for row in self.rows()]
+        rows = [row[:4] for row in self.cells()]
         return TextTable(title=self.title(), header=HEADER[:4], rows=[*rows, *said])
 
 

@@ -14,18 +14,19 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError, unknown_name
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
@@ -163,8 +164,10 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PerturbationTest(TableRepr):
+class PerturbationTest(Result):
     """What changing the top weights does, next to what changing others does."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit perturbation test 1"
 
     metric: str
     """The scorer that ranked them."""
@@ -199,7 +202,7 @@ class PerturbationTest(TableRepr):
             return float("nan")
         return (1 + sum(not draw < top for draw in draws)) / (1 + len(draws))
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row per changed set, the unchanged model first.
 
         Columns: `metric`, `kind`, `k`, `group`, `draw`, `loss`, `loss_rise` (nats per token),
@@ -208,7 +211,7 @@ class PerturbationTest(TableRepr):
         unchanged = Outcome(
             kind="none", k=0, group="baseline", draw=0, quality=self.baseline, n_not_finite=0
         )
-        rows = [
+        return [
             {
                 "metric": self.metric,
                 **{name: getattr(outcome, name) for name in ("kind", "k", "group", "draw")},
@@ -219,7 +222,6 @@ class PerturbationTest(TableRepr):
             }
             for outcome in (unchanged, *self.outcomes)
         ]
-        return table_of(rows)
 
     def summary(self) -> DataFrame:
         """One row per kind and k: the top's rise in loss next to the controls', and p.

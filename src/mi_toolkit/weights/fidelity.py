@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.tables import frame
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple, random_control
@@ -26,7 +27,7 @@ from mi_toolkit.weights.ranking import spearman
 from mi_toolkit.weights.weight_scores import WeightScores
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 RESAMPLES = 1000
@@ -36,8 +37,10 @@ REST = "any"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class ScoreFidelity(TableRepr):
+class ScoreFidelity(Result):
     """Scores next to what removing each weight alone did. Tensors are on the CPU in float32."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit score fidelity 1"
 
     metric: str
     """The scorer."""
@@ -100,21 +103,23 @@ class ScoreFidelity(TableRepr):
             "sign_agreement": self.sign_agreement,
         }
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per removed weight."""
-        parameters, rows, columns = zip(*self.weights, strict=True)
-        return frame(
-            {
+        figures = (self.scores.tolist(), self.loss_rise.tolist(), self.kl.tolist())
+        for weight, stratum, score, rise, kl in zip(
+            self.weights, self.strata, *figures, strict=True
+        ):
+            parameter, row, column = weight
+            yield {
                 "metric": self.metric,
-                "stratum": list(self.strata),
-                "parameter": list(parameters),
-                "row": list(rows),
-                "column": list(columns),
-                "score": self.scores.tolist(),
-                "loss_rise": self.loss_rise.tolist(),
-                "kl": self.kl.tolist(),
+                "stratum": stratum,
+                "parameter": parameter,
+                "row": row,
+                "column": column,
+                "score": score,
+                "loss_rise": rise,
+                "kl": kl,
             }
-        )
 
 
 @one_job

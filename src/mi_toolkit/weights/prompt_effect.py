@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.model import HookedModel, evaluating
 from mi_toolkit.core.predictions import kl_divergence
 from mi_toolkit.core.process_state import allowing_nan, one_job
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment
 from mi_toolkit.weights.calibration import run
@@ -41,8 +41,10 @@ DONE = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class PerturbationEffect(PromptEffect, TableRepr):
+class PerturbationEffect(PromptEffect, Result):
     """The most probable token after one prompt, with some weights changed and without."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit perturbation effect 1"
 
     weights: tuple[Triple, ...]
     """What was changed: parameter, row and column, `[in, out]`."""
@@ -77,26 +79,24 @@ class PerturbationEffect(PromptEffect, TableRepr):
         more = f" and {len(self.weights) - 3} more" if len(self.weights) > 3 else ""
         return f"{names}{more} of {self.provenance.model}, {DONE[self.kind]}"
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row for the change and one for each random set."""
         sets = [(self.weights, self.after.probability, self.kl)]
         figures = (self.random_probabilities.tolist(), self.random_kl.tolist())
         sets += zip(self.random_weights, *figures, strict=True)
-        return table_of(
-            [
-                {
-                    "model": self.provenance.model,
-                    "kind": self.kind,
-                    "weights": " ".join(f"{n}[{row},{column}]" for n, row, column in weights),
-                    "is_control": bool(place),
-                    "target": self.before.text,
-                    "probability_before": self.before.probability,
-                    "probability": probability,
-                    "kl": kl,
-                }
-                for place, (weights, probability, kl) in enumerate(sets)
-            ]
-        )
+        return [
+            {
+                "model": self.provenance.model,
+                "kind": self.kind,
+                "weights": " ".join(f"{n}[{row},{column}]" for n, row, column in weights),
+                "is_control": bool(place),
+                "target": self.before.text,
+                "probability_before": self.before.probability,
+                "probability": probability,
+                "kl": kl,
+            }
+            for place, (weights, probability, kl) in enumerate(sets)
+        ]
 
     def text_table(self) -> TextTable:
         """The token before and after, the divergence, the texts."""

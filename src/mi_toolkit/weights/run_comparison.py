@@ -18,20 +18,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, WeightError
-from mi_toolkit.core.tables import read_parquet, table_of
+from mi_toolkit.core.result import Result
+from mi_toolkit.core.resumable import FILE, Manifest
+from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.weights.ranking import jaccard
-from mi_toolkit.weights.run_folder import read_manifest
+from mi_toolkit.weights.study import FORMAT, KIND
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 GATED = {"W_gate": "W_in"}
@@ -97,8 +99,10 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RunComparison(TableRepr):
+class RunComparison(Result):
     """Runs by one metric, at one k."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 1"
 
     metric: str
     k: int
@@ -120,7 +124,7 @@ class RunComparison(TableRepr):
         title = f"RunComparison of {len(self.runs)} runs: the top {self.k:,} by {self.metric}"
         return TextTable(title=title, header=("", *(run.name for run in self.runs)), rows=rows)
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row per run: depth, components, overlap with the first run, and the effect."""
         rows = []
         for index, run in enumerate(self.runs):
@@ -146,7 +150,7 @@ class RunComparison(TableRepr):
                     "sd_above_random": effect.get("sd_above_random"),
                 }
             )
-        return table_of(rows)
+        return rows
 
     @property
     def components(self) -> list[str]:
@@ -207,18 +211,26 @@ def _same_places(a: Run, b: Run) -> float:
 def _tops(folder: Path) -> set[tuple[str, int]]:
     """Metric and k of each list of a run."""
     tops = set()
-    for part in read_manifest(folder)["parts"]:
+    for part in _manifest(folder).parts:
         if part.startswith("top_weights_"):
             metric, _, k = part.removeprefix("top_weights_").rpartition("_")
             tops.add((metric, int(k)))
     return tops
 
 
+def _manifest(folder: Path) -> Manifest:
+    return Manifest.read(folder / FILE, format=FORMAT, kind=KIND)
+
+
 def _run(folder: Path, metric: str, k: int) -> Run:
-    about = read_manifest(folder)["about"]
+    manifest, name = _manifest(folder), f"top_weights_{metric}_{k}"
+    about = manifest.about
     try:
+        damage = next(manifest.parts[name].damage(folder, by_content=True), None)
+        if damage is not None:
+            raise ValueError(damage)
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        top = read_parquet(folder / f"top_weights_{metric}_{k}.parquet").to_dict("records")
+        top = read_parquet(folder / f"{name}.parquet").to_dict("records")
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
     layers = tuple(row for row in summary["layers"] if row["metric"] == metric)

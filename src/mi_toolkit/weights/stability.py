@@ -7,20 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import students_t
-from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluate_scores import Triple
@@ -29,7 +29,7 @@ from mi_toolkit.weights.score import score_blockwise, score_weights
 from mi_toolkit.weights.weight_scores import WeightScores
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 Estimate = tuple[float, float, float]
@@ -122,8 +122,10 @@ class Agreement:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class RankingStability(TableRepr):
+class RankingStability(Result):
     """How much a ranking depends on the texts and on the metric."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit ranking stability 1"
 
     agreements: tuple[Agreement, ...]
     """Over data first, then over metrics."""
@@ -146,9 +148,9 @@ class RankingStability(TableRepr):
         title = f"RankingStability of {self.provenance.model}"
         return TextTable(title=title, header=header, rows=rows)
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> list[dict[str, Any]]:
         """One row per comparison: each value, and the ends of its 95% interval."""
-        rows = [
+        return [
             {
                 "over": each.over,
                 "metric": each.metrics[0],
@@ -163,7 +165,6 @@ class RankingStability(TableRepr):
             }
             for each in self.agreements
         ]
-        return table_of(rows)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,25 +1,29 @@
 """One run: score by several metrics, list the top weights, test them, check their stability.
 
-Scoring and testing texts are two halves that share no text. Each step is a part of a `RunFolder`;
-where no folder is given, of one that is gone afterwards.
+Scoring and testing texts are two halves that share no text. Each step is a part of the run's
+folder, which a later run takes if it was made with the same settings; where no folder is given, of
+one that is gone afterwards. The folder's manifest is an allow-list: settings, versions and digests
+of weights and texts, nothing about the user or the machine.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.evaluation import evaluation_passages, halves, text_digest
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.tables import joined, read_parquet, table_of
+from mi_toolkit.core.resumable import ResumableFolder
+from mi_toolkit.core.tables import joined, read_parquet, table_of, write_parquet
+from mi_toolkit.models.describe import model_identity
 from mi_toolkit.weights.evaluate_scores import CONTROLS, perturbation_test
 from mi_toolkit.weights.fidelity import score_fidelity
 from mi_toolkit.weights.parameters import select, weight_matrices
-from mi_toolkit.weights.run_folder import RunFolder, doses_of, table_writers
 from mi_toolkit.weights.score import check_in_parts, groups_of, score_weights, scores_in
 from mi_toolkit.weights.stability import ranking_stability
 from mi_toolkit.weights.weight_scores import WeightScores
@@ -28,9 +32,12 @@ if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
 
+FORMAT, KIND = "mi_toolkit sensitivity run 2", "sensitivity run"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run does. Everything in it is in the manifest."""
+    """What a run does."""
 
     metrics: tuple[str, ...] = ("grad_x_weight",)
     topk: tuple[int, ...] = (100,)
@@ -61,147 +68,164 @@ FAST_TEXTS = 8
 """Texts of a fast perturbation test, of its baseline, too; and of the removals one by one."""
 
 
-class Steps:
-    """The steps of one run on one model."""
+class _Steps:
+    """The steps of one run on one model, each a part of its folder."""
 
     def __init__(
         self,
         model: HookedModel,
         settings: Settings,
-        run: RunFolder,
+        kept: ResumableFolder,
         scoring: Sequence[str],
         held_out: Sequence[str],
         progress: bool | None,
     ) -> None:
-        self.model, self.settings, self.run = model, settings, run
-        self.scoring, self.held_out, self.progress = scoring, held_out, progress
+        self.model, self.settings, self.kept = model, settings, kept
+        self.scoring, self.held_out, self.progress = list(scoring), list(held_out), progress
         self.reused: list[str] = []
-        chosen = asdict(settings)
-        names = ("layers", "components", "batch_size", "max_length", "eval_limit")
-        self.scope: dict[str, Any] = {name: chosen[name] for name in names}
-        tested = ("perturb", "perturb_scale", "controls", "ratios", "n_random", "fast", "topk")
-        self.test: dict[str, Any] = {name: chosen[name] for name in tested}
+        self.scope = _chosen(settings, "layers", "components")
+        self.reading = _chosen(settings, "batch_size", "max_length")
+        self.of_texts = {**self.reading, "eval_limit": settings.eval_limit}
 
     def scores(self, metric: str) -> WeightScores:
         """Of one metric, all at once or a few blocks at a time."""
-        if self.settings.blocks_at_once is not None:
-            return self._blockwise(metric, self.settings.blocks_at_once)
-        name, file = f"scores of {metric}", f"scores_{metric}.safetensors"
-        if self._done(name, self.scope):
-            return WeightScores.load(self.run.path / file, self.model)
-        scores = score_weights(self.model, list(self.scoring), metric, **self.scope)
-        self.run.put(name, self.scope, {file: scores.save})
-        return scores
-
-    def _blockwise(self, metric: str, blocks_at_once: int) -> WeightScores:
+        blocks_at_once = self.settings.blocks_at_once
+        if blocks_at_once is None:
+            file = f"scores_{metric}.safetensors"
+            self._score(f"scores of {metric}", file, metric, self.scope)
+            return WeightScores.load(self.kept.path / file, self.model)
         check_in_parts(metric)
-        of_texts = {n: self.scope[n] for n in ("batch_size", "max_length", "eval_limit")}
-        scope = {name: self.scope[name] for name in ("layers", "components")}
         files = []
-        places = select(weight_matrices(self.model), **scope)
+        places = select(weight_matrices(self.model), **self.scope)
         for label, parameters in groups_of(places, blocks_at_once).items():
-            name, file = f"scores of {metric}, {label}", f"scores_{metric}_{label}.safetensors"
-            files.append(self.run.path / file)
-            settings = {**of_texts, "parameters": parameters}
-            if not self._done(name, settings):
-                part = score_weights(self.model, list(self.scoring), metric, **settings)
-                self.run.put(name, settings, {file: part.save})
+            file = f"scores_{metric}_{label}.safetensors"
+            self._score(f"scores of {metric}, {label}", file, metric, {"parameters": parameters})
+            files.append(self.kept.path / file)
         return scores_in(files, self.model)
+
+    def _score(self, name: str, file: str, metric: str, scope: Mapping[str, Any]) -> None:
+        settings = {**scope, **self.of_texts}
+        if not self._has(name, settings):
+            score_weights(self.model, self.scoring, metric, **settings).save(self.kept.path / file)
+            self.kept.enter(name, settings, [file])
 
     def top(self, scores: WeightScores, k: int) -> DataFrame:
         """The `k` highest of one metric."""
-        file = f"top_weights_{scores.metric}_{k}"
-        settings = {**self.scope, "per": self.settings.per}
-        if self._done(file, settings):
-            return read_parquet(self.run.path / f"{file}.parquet")
-        table = scores.top(k, self.settings.per)
-        self.run.put(file, settings, table_writers(file, table))
+        per, file = self.settings.per, f"top_weights_{scores.metric}_{k}"
+        (table,) = self._tables(file, {"per": per}, [file], lambda: (scores.top(k, per),))
         return table
 
-    def perturbation(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, DataFrame]:
+    def perturbation(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, ...]:
         """Every changed set, and the top's effect next to the controls'."""
-        settings = {**self.scope, **self.test, "metrics": list(scores)}
-        path = self.run.path
-        if self._done("perturbation", settings):
-            return read_parquet(path / "perturbation.parquet"), read_parquet(
-                path / "effects.parquet"
-            )
         chosen = self.settings
-        tests = [
-            perturbation_test(
-                self.model,
-                each,
-                list(self.held_out),
-                kinds=chosen.perturb,
-                k=doses_of(chosen.ratios, each.size) if chosen.ratios else chosen.topk,
-                controls=chosen.controls,
-                n_random=min(5, chosen.n_random) if chosen.fast else chosen.n_random,
-                scale=chosen.perturb_scale,
-                batch_size=chosen.batch_size,
-                max_length=chosen.max_length,
-                eval_limit=self._at_most(FAST_TEXTS) if chosen.fast else chosen.eval_limit,
-                progress=self.progress,
-            )
-            for each in scores.values()
-        ]
-        table = joined([test.to_pandas() for test in tests])
-        effects = joined([test.summary() for test in tests])
-        files = {**table_writers("perturbation", table), **table_writers("effects", effects)}
-        self.run.put("perturbation", settings, files)
-        return table, effects
+        tested = ("perturb", "perturb_scale", "controls", "ratios", "n_random", "fast", "topk")
 
-    def fidelity(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, DataFrame]:
+        def make() -> tuple[DataFrame, ...]:
+            tests = [
+                perturbation_test(
+                    self.model,
+                    each,
+                    self.held_out,
+                    kinds=chosen.perturb,
+                    k=doses_of(chosen.ratios, each.size) if chosen.ratios else chosen.topk,
+                    controls=chosen.controls,
+                    n_random=min(5, chosen.n_random) if chosen.fast else chosen.n_random,
+                    scale=chosen.perturb_scale,
+                    eval_limit=self._at_most(FAST_TEXTS) if chosen.fast else chosen.eval_limit,
+                    progress=self.progress,
+                    **self.reading,
+                )
+                for each in scores.values()
+            ]
+            return joined(t.to_pandas() for t in tests), joined(t.summary() for t in tests)
+
+        settings = {**_chosen(chosen, *tested), "metrics": list(scores)}
+        return self._tables("perturbation", settings, ["perturbation", "effects"], make)
+
+    def fidelity(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, ...]:
         """Single weights removed one by one, and what that says about each metric."""
-        chosen, path = self.settings, self.run.path
-        settings = {**self.scope, "metrics": list(scores), "n": chosen.fidelity}
-        if self._done("fidelity", settings):
-            return read_parquet(path / "fidelity.parquet"), read_parquet(path / "trust.parquet")
-        found = [
-            score_fidelity(
-                self.model,
-                each,
-                list(self.held_out),
-                n=chosen.fidelity,
-                batch_size=chosen.batch_size,
-                max_length=chosen.max_length,
-                eval_limit=self._at_most(FAST_TEXTS),
-                progress=self.progress,
-            )
-            for each in scores.values()
-        ]
-        removed = joined([each.to_pandas() for each in found])
-        trust = table_of([each.summary() for each in found])
-        files = {**table_writers("fidelity", removed), **table_writers("trust", trust)}
-        self.run.put("fidelity", settings, files)
-        return removed, trust
+        n = self.settings.fidelity
 
-    def _at_most(self, n_texts: int) -> int:
-        return min(n_texts, self.settings.eval_limit or n_texts)
+        def make() -> tuple[DataFrame, ...]:
+            found = [
+                score_fidelity(
+                    self.model,
+                    each,
+                    self.held_out,
+                    n=n,
+                    eval_limit=self._at_most(FAST_TEXTS),
+                    progress=self.progress,
+                    **self.reading,
+                )
+                for each in scores.values()
+            ]
+            return joined(f.to_pandas() for f in found), table_of(f.summary() for f in found)
+
+        settings = {"metrics": list(scores), "n": n}
+        return self._tables("fidelity", settings, ["fidelity", "trust"], make)
 
     def stability(self) -> DataFrame:
         """Agreement of rankings over resampled texts and over metrics."""
         chosen = self.settings
-        settings = {**self.scope, "metrics": chosen.metrics, "topk": chosen.topk}
-        settings["seeds"] = chosen.seeds
-        if self._done("stability", settings):
-            return read_parquet(self.run.path / "stability.parquet")
-        table = ranking_stability(
-            self.model,
-            list(self.scoring),
-            metrics=chosen.metrics,
-            k=chosen.topk,
-            seeds=chosen.seeds,
-            blocks_at_once=chosen.blocks_at_once,
-            **self.scope,
-        ).to_pandas()
-        self.run.put("stability", settings, table_writers("stability", table))
+
+        def make() -> tuple[DataFrame, ...]:
+            found = ranking_stability(
+                self.model,
+                self.scoring,
+                metrics=chosen.metrics,
+                k=chosen.topk,
+                seeds=chosen.seeds,
+                blocks_at_once=chosen.blocks_at_once,
+                **self.scope,
+                **self.of_texts,
+            )
+            return (found.to_pandas(),)
+
+        settings = _chosen(chosen, "metrics", "topk", "seeds")
+        (table,) = self._tables("stability", settings, ["stability"], make)
         return table
 
-    def _done(self, name: str, settings: Mapping[str, Any]) -> bool:
-        done = self.run.has(name, settings)
+    def _at_most(self, n_texts: int) -> int:
+        return min(n_texts, self.settings.eval_limit or n_texts)
+
+    def _tables(
+        self,
+        name: str,
+        settings: Mapping[str, Any],
+        files: Sequence[str],
+        make: Callable[[], tuple[DataFrame, ...]],
+    ) -> tuple[DataFrame, ...]:
+        """The tables of one part: read back where they are there, else made and written."""
+        settings = {**self.scope, **self.of_texts, **settings}
+        if self._has(name, settings):
+            return tuple(read_parquet(self.kept.path / f"{file}.parquet") for file in files)
+        tables = make()
+        for file, table in zip(files, tables, strict=True):
+            with atomic_write(self.kept.path / f"{file}.csv") as draft:
+                table.to_csv(draft, index=False)
+            write_parquet(table, self.kept.path / f"{file}.parquet")
+        written = [f"{file}.{kind}" for file in files for kind in ("csv", "parquet")]
+        self.kept.enter(name, settings, written)
+        return tables
+
+    def _has(self, name: str, settings: Mapping[str, Any]) -> bool:
+        done = self.kept.has(name, settings)
         if done:
             self.reused.append(name)
         return done
+
+
+def _chosen(settings: Settings, *names: str) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in names}
+
+
+def doses_of(ratios: Sequence[float], size: int) -> list[int]:
+    """Numbers of weights for shares of all that are scored, at least one each.
+
+    >>> doses_of([0.5, 0.0001], 1000)
+    [1, 500]
+    """
+    return sorted({max(1, round(ratio * size)) for ratio in ratios})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -258,14 +282,17 @@ def run_study(
     Raises:
         PromptError: no text, or one text, which cannot be split.
         WeightError, UnknownNameError: as the steps do.
-        ReportError: the folder holds something else.
+        ReportError: the folder holds something else, or a run on another model or other texts.
     """
     scoring, held_out = halves(evaluation_passages() if texts is None else list(texts))
     with tempfile.TemporaryDirectory() as scratch:
-        run = RunFolder(
-            Path(scratch) if folder is None else folder, about(model, scoring, held_out)
+        kept = ResumableFolder(
+            scratch if folder is None else folder,
+            about(model, scoring, held_out),
+            format=FORMAT,
+            kind=KIND,
         )
-        steps = Steps(model, settings, run, scoring, held_out, progress)
+        steps = _Steps(model, settings, kept, scoring, held_out, progress)
         scores = {metric: steps.scores(metric) for metric in settings.metrics}
         top = {
             (metric, k): steps.top(scores[metric], k)
@@ -297,11 +324,10 @@ def run_study(
 def about(model: HookedModel, scoring: Sequence[str], held_out: Sequence[str]) -> dict[str, Any]:
     """What every part of a run rests on: an allow-list."""
     whole: Any = model
+    identity = model_identity(model)
     return {
-        "model": str(model.cfg.model_name),
-        "revision": getattr(model.cfg, "revision", None),
-        "backend": type(model).__name__,
-        "dtype": str(next(whole.parameters()).dtype).removeprefix("torch."),
+        "model": identity.pop("name"),
+        **identity,
         "n_layers": int(model.cfg.n_layers),
         "n_parameters": sum(parameter.numel() for parameter in whole.parameters()),
         "texts": {

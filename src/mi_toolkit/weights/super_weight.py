@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.tables import frame
+from mi_toolkit.core.result import Result
 from mi_toolkit.weights.evaluation import Quality
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
@@ -75,8 +76,10 @@ class SuperWeight:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class SuperWeights(TableRepr):
+class SuperWeights(Result):
     """Candidates in order of what their removal costs: confirmed, refuted, screened out."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit super weights 1"
 
     baseline: Quality
     """The model as it is."""
@@ -141,31 +144,27 @@ class SuperWeights(TableRepr):
         left = f", {self.n_left_out} that stand out less left out" if self.n_left_out else ""
         return f"{self.n_passes:.1f} passes over the search text{left}"
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per candidate, with loss (nats per token) and perplexity before and after.
 
         What was not measured, as the screening had ruled it out, is missing.
         """
         names = (
-            "layer matrix row column hf_name hf_row hf_column value spike channel_norm input_spike "
+            "layer row column hf_name hf_row hf_column value spike channel_norm input_spike "
             "input write screened_rise is_confirmed"
         ).split()
-        columns: dict[str, list[Any]] = {
-            name: [getattr(each, name) for each in self.candidates] for name in names
-        }
-        columns["parameter"] = columns.pop("matrix")
-        columns["component"] = ["W_out"] * len(self.candidates)
-        columns["neuron"] = columns["row"]
-        for name in ("loss", "perplexity"):
-            columns[f"{name}_before"] = [getattr(self.baseline, name)] * len(self.candidates)
-            columns[f"{name}_after"] = [
-                getattr(each.without, name, math.nan) for each in self.candidates
-            ]
-        columns["loss_restored_alone"] = [
-            getattr(each.restored, "loss", math.nan) for each in self.candidates
-        ]
-        columns["loss_all_removed"] = [self.none_left.loss] * len(self.candidates)
-        for scale in SCALES:
-            losses = [dict(each.sweep).get(scale, math.nan) for each in self.candidates]
-            columns[f"loss_at_{scale:g}"] = losses
-        return frame(columns)
+        for each in self.candidates:
+            losses = dict(each.sweep)
+            yield {
+                **{name: getattr(each, name) for name in names},
+                "parameter": each.matrix,
+                "component": "W_out",
+                "neuron": each.row,
+                "loss_before": self.baseline.loss,
+                "loss_after": getattr(each.without, "loss", math.nan),
+                "perplexity_before": self.baseline.perplexity,
+                "perplexity_after": getattr(each.without, "perplexity", math.nan),
+                "loss_restored_alone": getattr(each.restored, "loss", math.nan),
+                "loss_all_removed": self.none_left.loss,
+                **{f"loss_at_{scale:g}": losses.get(scale, math.nan) for scale in SCALES},
+            }

@@ -1,7 +1,7 @@
-"""The manifest of a store: what was recorded, how, how far, and the checksum of every shard.
+"""What a store holds: a manifest of the resumable kind, whose parts are shards.
 
-It is replaced whole after each shard, so that it never names a shard that is not there: what a
-killed run leaves behind is a store of the shards until then.
+Each shard is a part with two files, the number of its rows, and the place in the texts after it.
+Where the texts ended, a last part without a file says so.
 
 One shard: a safetensors file, written block by block and read where it lies.
 
@@ -12,14 +12,13 @@ library's own (a length, a JSON header, the tensors one after the other), and it
 
 from __future__ import annotations
 
-import dataclasses
 import errno
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +27,14 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.activations.batcher import START, Cursor
+from mi_toolkit.core import resumable
 from mi_toolkit.core.errors import StoreError
-from mi_toolkit.core.io import atomic_write, file_digest
-from mi_toolkit.core.model import HookedModel, weights_digest
-from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.models.describe import describe_model
+from mi_toolkit.core.resumable import FILE, Part, ResumableFolder
 
-FORMAT = "mi_toolkit activation store 1"
-FILE = "manifest.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class File:
-    """A file of the store."""
-
-    path: str
-    """Within the store."""
-
-    bytes: int
-    """Its size."""
-
-    sha256: str
-    """Of its bytes, in hexadecimal."""
+FORMAT, KIND = "mi_toolkit activation store 2", "recording of activations"
+FOLDERS = ("shards", "index")
+END = "end"
+"""The part that says that the texts ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +44,11 @@ class Shard:
     rows: int
     """How many."""
 
-    tensors: File
-    """The activations, in safetensors."""
+    tensors: str
+    """The file of the activations within the store, in safetensors."""
 
-    index: File
-    """What each row is, in Parquet."""
+    index: str
+    """The file that says what each row is, in Parquet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +67,37 @@ class Manifest:
     n_layers: int
     """Layers of the model."""
 
-    place: Cursor = START
-    """How far the texts have been recorded."""
+    versions: Mapping[str, str]
+    """Installed when it was recorded."""
 
-    complete: bool = False
-    """Whether the texts ended there."""
+    parts: Mapping[str, Part]
+    """The shards as they are kept, and the end."""
 
-    shards: tuple[Shard, ...] = ()
-    """In the order of their rows."""
+    @staticmethod
+    def of(kept: resumable.Manifest) -> Manifest:
+        """A manifest as it is kept."""
+        return Manifest(**kept.about, parts=kept.parts)
 
-    versions: Mapping[str, str] = dataclasses.field(default_factory=installed_versions)
-    """Installed when the recording began."""
+    @property
+    def place(self) -> Cursor:
+        """How far the texts have been recorded."""
+        *_, place = START, *(Cursor(**part.facts["place"]) for part in self.parts.values())
+        return place
+
+    @property
+    def complete(self) -> bool:
+        """Whether the texts ended there."""
+        return END in self.parts
+
+    @cached_property
+    def shards(self) -> tuple[Shard, ...]:
+        """In the order of their rows."""
+        return tuple(
+            Shard(rows=part.facts["rows"], tensors=tensors, index=index)
+            for part in self.parts.values()
+            if part.files
+            for tensors, index in [part.files]
+        )
 
     @property
     def rows(self) -> int:
@@ -102,13 +107,7 @@ class Manifest:
     @property
     def bytes(self) -> int:
         """Bytes of all shards and their index."""
-        return sum(shard.tensors.bytes + shard.index.bytes for shard in self.shards)
-
-    def write(self, folder: Path) -> None:
-        """Put the manifest into `folder`, whole or not at all."""
-        record = {"format": FORMAT, **dataclasses.asdict(self)}
-        with atomic_write(folder / FILE) as draft:
-            draft.write_text(json.dumps(record, indent=1), encoding="utf-8")
+        return sum(f.bytes for part in self.parts.values() for f in part.files.values())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -117,149 +116,74 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         StoreError: there is none, or it is none of ours.
     """
-    path = folder / FILE
-    if not path.is_file():
+    if not (folder / FILE).is_file():
         raise StoreError(
             f"There is no store of activations in {folder}: it has no {FILE}. One file, as "
             "Activations.save writes it, opens with Activations.load."
         )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged: {error}.") from error
-    if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
-        raise StoreError(f"{path} is no manifest of this version (wanted {FORMAT!r}).")
-    place = Cursor(**record.pop("place"))
-    shards = tuple(
-        Shard(rows=each["rows"], tensors=File(**each["tensors"]), index=File(**each["index"]))
-        for each in record.pop("shards")
-    )
-    return Manifest(place=place, shards=shards, **record)
+    kept = resumable.Manifest.read(folder / FILE, format=FORMAT, kind=KIND, error=StoreError)
+    return Manifest.of(kept)
 
 
-def check_same(stored: Manifest, asked: Manifest, folder: Path) -> None:
-    """Check that a recording can go on where a stored one stopped.
+def check_files(manifest: Manifest, folder: Path, *, by_content: bool = False) -> None:
+    """Check that every file is there and as long as it was written, or, reading it, the same.
 
     Raises:
-        StoreError: it was made with another model or in another way; each difference is named.
+        StoreError: it names the first that is not; by content, every one.
     """
-    differences = [
-        f"{key} was {was.get(key)!r} and is {now.get(key)!r}"
-        for was, now in ((stored.model, asked.model), (stored.settings, asked.settings))
-        for key in now
-        if was.get(key) != now.get(key)
-    ]
-    if differences:
+    damage = (
+        each
+        for part in manifest.parts.values()
+        for each in part.damage(folder, by_content=by_content)
+    )
+    if damaged := list(damage if by_content else itertools.islice(damage, 1)):
         raise StoreError(
-            f"{folder} holds another recording: {'; '.join(differences)}. Record to another "
-            "folder, or with what was used there."
+            f"{'; '.join(damaged)}. Bring it back from a copy, or record again to another folder; "
+            "the other shards are whole files of safetensors and Parquet."
         )
 
 
-_WAY_OUT = (
-    "Bring it back from a copy, or record again to another folder; the other shards are whole "
-    "files of safetensors and Parquet."
-)
-
-
-def check_files(manifest: Manifest, folder: Path) -> None:
-    """Check that every file is there and as long as it was written; this reads none of them.
-
-    Raises:
-        StoreError: the first one that is not.
-    """
-    for file in _files(manifest):
-        path = folder / file.path
-        if not path.is_file():
-            raise StoreError(f"{path} is missing. {_WAY_OUT}")
-        size = path.stat().st_size
-        if size != file.bytes:
-            raise StoreError(
-                f"{path} is damaged: it has {size:,} bytes, and was written with {file.bytes:,}. "
-                f"{_WAY_OUT}"
-            )
-
-
-def check_checksums(manifest: Manifest, folder: Path) -> None:
-    """Check every file against its checksum.
-
-    Raises:
-        StoreError: it names every file that is not what was written.
-    """
-    check_files(manifest, folder)
-    damaged = [
-        f"{folder / file.path} is damaged: its SHA-256 is {found[:16]}…, and it was written with "
-        f"{file.sha256[:16]}…"
-        for file in _files(manifest)
-        if (found := file_digest(folder / file.path)) != file.sha256
-    ]
-    if damaged:
-        raise StoreError(f"{'; '.join(damaged)}. {_WAY_OUT}")
-
-
-def _files(manifest: Manifest) -> list[File]:
-    return [file for shard in manifest.shards for file in (shard.tensors, shard.index)]
-
-
-def model_identity(model: HookedModel) -> dict[str, Any]:
-    """Name, revision, class and dtype, and a digest of the weights."""
-    facts = describe_model(model)
-    return {
-        "name": facts.name,
-        "revision": facts.revision,
-        "backend": type(model).__name__,
-        "dtype": facts.dtype,
-        "weights": weights_digest(model),
-    }
-
-
-FOLDERS = ("shards", "index")
-
-
-def open_or_create(folder: Path, asked: Manifest, *, resume: bool) -> Manifest:
-    """The manifest to go on from; written, where nothing has been recorded yet."""
-    if (folder / FILE).exists():
-        if not resume:
-            raise StoreError(
-                f"{folder} holds a recording already: with resume=True it goes on, or record to "
-                "another folder."
-            )
-        stored = read_manifest(folder)
-        check_same(stored, asked, folder)
-        check_files(stored, folder)
-        _clear_leftovers(folder, stored)
-        return stored
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+def open_or_create(folder: Path, about: Mapping[str, Any], *, resume: bool) -> ResumableFolder:
+    """The folder to go on in; its manifest is written, where nothing has been recorded yet."""
+    begun = (folder / FILE).exists()
+    if begun and not resume:
+        raise StoreError(
+            f"{folder} holds a recording already: with resume=True it goes on, or record to "
+            "another folder."
+        )
+    kept = ResumableFolder(folder, about, format=FORMAT, kind=KIND, error=StoreError)
+    if begun:
+        check_files(Manifest.of(kept.manifest), folder)
+        _clear_leftovers(kept)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise StoreError(f"{folder} is no empty folder, and holds no recording to go on with.")
-    with disk_errors(asked, folder):
-        for name in FOLDERS:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        asked.write(folder)
-    return asked
+    else:
+        with disk_errors(kept):
+            kept.write()
+    return kept
 
 
-def _clear_leftovers(folder: Path, manifest: Manifest) -> None:
-    """Remove what a killed run wrote and did not enter into the manifest."""
-    entered = {file.path for shard in manifest.shards for file in (shard.tensors, shard.index)}
+def _clear_leftovers(kept: ResumableFolder) -> None:
+    """Remove the files of a shard that a killed run wrote and did not enter."""
+    entered = {kept.path / file for part in kept.manifest.parts.values() for file in part.files}
     for name in FOLDERS:
-        for path in (folder / name).iterdir():
-            if f"{name}/{path.name}" not in entered:
+        for path in (kept.path / name).glob("*"):
+            if path not in entered:
                 path.unlink()
-    for path in folder.glob(f".{FILE}.*"):
-        path.unlink()
 
 
 @contextmanager
-def disk_errors(manifest: Manifest, folder: Path) -> Iterator[None]:
+def disk_errors(kept: ResumableFolder) -> Iterator[None]:
     """A disk that takes no more is told with what can be read all the same."""
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         reason = "the disk is full" if full else error.strerror or str(error)
+        recorded = Manifest.of(kept.manifest)
         raise StoreError(
-            f"{folder} cannot be written: {reason}. {manifest.rows:,} rows of "
-            f"{manifest.place.documents:,} documents are recorded and can be read; with room on "
+            f"{kept.path} cannot be written: {reason}. {recorded.rows:,} rows of "
+            f"{recorded.place.documents:,} documents are recorded and can be read; with room on "
             "the disk the same call goes on from there."
         ) from error
 
@@ -275,8 +199,8 @@ DTYPES = {
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
-def write_shard(path: Path, blocks: Mapping[str, Sequence[Tensor]]) -> tuple[int, str]:
-    """Write tensors given as blocks of rows; the file's size in bytes and its SHA-256."""
+def write_shard(path: Path, blocks: Mapping[str, Sequence[Tensor]]) -> None:
+    """Write tensors given as blocks of rows."""
     header: dict[str, Any] = {}
     offset = 0
     for name, parts in blocks.items():
@@ -289,13 +213,9 @@ def write_shard(path: Path, blocks: Mapping[str, Sequence[Tensor]]) -> tuple[int
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    sha, size = hashlib.sha256(), 0
     with path.open("wb") as file:
         for part in itertools.chain([len(text).to_bytes(8, "little"), text], _bytes(blocks)):
             file.write(part)
-            sha.update(part)
-            size += len(part)
-    return size, sha.hexdigest()
 
 
 def _bytes(blocks: Mapping[str, Sequence[Tensor]]) -> Iterator[memoryview | bytes]:

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 from mi_toolkit.activations.names import MEGABYTE, Name, Names, axes_of, resolve, rows_of
 from mi_toolkit.activations.store.manifest import (
     Manifest,
-    check_checksums,
     check_files,
     map_shard,
     read_manifest,
@@ -112,7 +111,7 @@ class MappedShards:
         if number not in self._open:
             while len(self._open) >= OPEN_SHARDS:
                 self._open.pop(next(iter(self._open)))
-            path = self.folder / self.manifest.shards[number].tensors.path
+            path = self.folder / self.manifest.shards[number].tensors
             self._open[number] = map_shard(path)
         return self._open[number]
 
@@ -232,7 +231,7 @@ class ActivationStore(TableRepr):
 
     @cached_property
     def _index(self) -> dict[str, Any]:
-        paths = [self.folder / shard.index.path for shard in self.manifest.shards]
+        paths = [self.folder / shard.index for shard in self.manifest.shards]
         return read_columns(paths, INDEX_DTYPES)
 
     def index(self) -> DataFrame:
@@ -339,7 +338,7 @@ class ActivationStore(TableRepr):
         Raises:
             StoreError: it names every shard that is not what was written.
         """
-        check_checksums(self.manifest, self.folder)
+        check_files(self.manifest, self.folder, by_content=True)
 
     def text_table(self) -> TextTable:
         """Each activation with its axes, dtype and size."""

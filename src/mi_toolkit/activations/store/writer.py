@@ -41,22 +41,23 @@ from mi_toolkit.activations.hooks import (
 )
 from mi_toolkit.activations.names import Names, is_pattern
 from mi_toolkit.activations.store.manifest import (
-    File,
+    END,
     Manifest,
-    Shard,
     disk_errors,
-    model_identity,
     open_or_create,
     write_shard,
 )
 from mi_toolkit.activations.store.reader import open_activations
 from mi_toolkit.core.errors import ActivationsError, PromptError, StoreError
-from mi_toolkit.core.io import atomic_write, file_digest
+from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.parquet import write_columns
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.models.describe import model_identity
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.store.reader import ActivationStore
@@ -119,21 +120,20 @@ class Recording:
         self.shard_size = shard_size or max(1, SHARD_BYTES // (values * self.dtype.itemsize))
         return self.shard_size
 
-    def run(self, batches: Iterator[FedBatch], manifest: Manifest, feed: Batcher) -> None:
+    def run(self, batches: Iterator[FedBatch], kept: ResumableFolder, feed: Batcher) -> None:
         """Record all batches, and close the store."""
+        manifest = Manifest.of(kept.manifest)
         if manifest.complete:
             self._check_nothing_follows(batches, manifest)
             return
         for fed in batches:
             self._record(fed)
             if self._waiting >= self.shard_size:
-                manifest = self._write_shard(manifest, fed.place)
-        manifest = dataclasses.replace(manifest, complete=True)
+                self._write_shard(kept, fed.place)
         if self._waiting:
-            self._write_shard(manifest, feed.end)
-        else:
-            with disk_errors(manifest, self.folder):
-                dataclasses.replace(manifest, place=feed.end).write(self.folder)
+            self._write_shard(kept, feed.end)
+        with disk_errors(kept):
+            kept.enter(END, {}, [], place=dataclasses.asdict(feed.end))
 
     def _check_nothing_follows(self, batches: Iterator[FedBatch], manifest: Manifest) -> None:
         if next(batches, None) is not None:
@@ -152,24 +152,18 @@ class Recording:
         self._index.append(_index_rows(fed, chosen))
         self._waiting += self._index[-1].shape[1]
 
-    def _write_shard(self, manifest: Manifest, place: Cursor) -> Manifest:
-        number = f"{len(manifest.shards):05}"
-        tensors, index = f"shards/{number}.safetensors", f"index/{number}.parquet"
-        with disk_errors(manifest, self.folder):
+    def _write_shard(self, kept: ResumableFolder, place: Cursor) -> None:
+        name = f"{len(kept.manifest.parts):05}"
+        tensors, index = f"shards/{name}.safetensors", f"index/{name}.parquet"
+        with disk_errors(kept):
             with atomic_write(self.folder / tensors) as draft:
-                size, digest = write_shard(draft, {name: self._blocks[name] for name in self.names})
+                write_shard(draft, {name: self._blocks[name] for name in self.names})
             columns = np.concatenate(self._index, axis=1)
             with atomic_write(self.folder / index) as draft:
                 write_columns(draft, dict(zip(INDEX_COLUMNS, columns, strict=True)))
-            shard = Shard(
-                rows=self._waiting,
-                tensors=File(path=tensors, bytes=size, sha256=digest),
-                index=_file(self.folder, index),
-            )
-            entered = dataclasses.replace(manifest, shards=(*manifest.shards, shard), place=place)
-            entered.write(self.folder)
+            rows, after = self._waiting, dataclasses.asdict(place)
+            kept.enter(name, {}, [tensors, index], rows=rows, place=after)
         self._blocks, self._index, self._waiting = {}, [], 0
-        return entered
 
 
 def _index_rows(fed: FedBatch, chosen: ChosenPositions) -> Int[np.ndarray, "column row"]:
@@ -178,11 +172,6 @@ def _index_rows(fed: FedBatch, chosen: ChosenPositions) -> Int[np.ndarray, "colu
     document, chunk = torch.tensor(fed.document), torch.tensor(fed.chunk)
     token = fed.batch.ids[sequence, position]
     return torch.stack([document[sequence], chunk[sequence], position, token]).numpy()
-
-
-def _file(folder: Path, path: str) -> File:
-    whole = folder / path
-    return File(path=path, bytes=whole.stat().st_size, sha256=file_digest(whole))
 
 
 def named(positions: Positions) -> object:
@@ -283,14 +272,15 @@ def record_to_disk(
         "shard_size": recording.rows_to_a_shard(shard_size),
         **how.settings,
     }
-    asked = Manifest(
-        model=model_identity(model),
-        settings=settings,
-        shapes=recording.shapes,
-        n_layers=int(model.cfg.n_layers),
-    )
-    manifest = open_or_create(folder, asked, resume=resume)
-    feed = Batcher(model, texts, how, field, manifest.place)
+    about = {
+        "model": model_identity(model),
+        "settings": settings,
+        "shapes": recording.shapes,
+        "n_layers": int(model.cfg.n_layers),
+        "versions": installed_versions(),
+    }
+    kept = open_or_create(folder, about, resume=resume)
+    feed = Batcher(model, texts, how, field, Manifest.of(kept.manifest).place)
     total = n_documents(texts)
     batches = track(
         feed.batches(batch_size),
@@ -299,5 +289,5 @@ def record_to_disk(
         unit="batch",
         show=progress,
     )
-    recording.run(batches, manifest, feed)
+    recording.run(batches, kept, feed)
     return open_activations(folder)

@@ -233,7 +233,7 @@ def verification_figure(found: Verification) -> Figure:
     figure = Figure(figsize=(CHECKS_WIDTH, height))
     title(figure, found.title())
     y = CHECKS_TOP
-    for cells in (HEADER, *found.rows()):
+    for cells in (HEADER, *found.cells()):
         for x, cell, name in zip(COLUMNS, cells, HEADER, strict=True):
             is_verdict = name == "verdict" and cells is not HEADER
             _write(

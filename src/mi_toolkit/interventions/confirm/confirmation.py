@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import SavedResult
-from mi_toolkit.core.tables import table_of
+from mi_toolkit.core.result import Result
 from mi_toolkit.interventions.confirm.losses import Effect
 
 if TYPE_CHECKING:
-    from mi_toolkit.core.tables import DataFrame
+    pass
 
 Verdict = Literal["survives", "fails", "undecided"]
 
@@ -210,7 +209,7 @@ class HypothesisTest:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Confirmation(SavedResult, TableRepr):
+class Confirmation(Result):
     """Labels put to the test of ablation."""
 
     FORMAT: ClassVar[str] = "mi_toolkit confirmation 3"
@@ -269,7 +268,7 @@ class Confirmation(SavedResult, TableRepr):
                 found.setdefault(trial.label, []).extend(trial.heads)
         return found
 
-    def to_pandas(self) -> DataFrame:
+    def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per trial, and one without figures per label that could not be tested."""
         run = {"model": self.provenance.model, "how": self.how}
         tested = [run | _tested_row(trial) for trial in self.trials]
@@ -277,7 +276,7 @@ class Confirmation(SavedResult, TableRepr):
             run | {"label": label, "verdict": "untested", "reason": reason}
             for label, reason in self.untested.items()
         ]
-        return table_of([*tested, *untested])
+        return [*tested, *untested]
 
     def title(self) -> str:
         """What was done, in one line."""
@@ -295,7 +294,7 @@ class Confirmation(SavedResult, TableRepr):
             f"{self.n_passes} passes."
         )
 
-    def rows(self) -> list[list[str]]:
+    def cells(self) -> list[list[str]]:
         """A table in words: each trial, and under a set what is behind its verdict."""
         return [
             *(row for trial in self.trials for row in (trial_row(trial, self.by), *details(trial))),
@@ -304,7 +303,7 @@ class Confirmation(SavedResult, TableRepr):
 
     def text_table(self) -> TextTable:
         """The trials in words."""
-        return TextTable(title=self.title(), header=HEADER, rows=self.rows())
+        return TextTable(title=self.title(), header=HEADER, rows=self.cells())
 
 
 HEADER = ("label", "ablated", "loss change (nats)", "effect (sd)", "percentile", "verdict")

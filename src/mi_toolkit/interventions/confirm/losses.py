@@ -21,8 +21,6 @@ How far one set's loss change stands out among those of other sets: pure figures
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,12 +34,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from mi_toolkit.core.errors import HookError, PromptError, ReportError
+from mi_toolkit.core.errors import HookError, PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, evaluating, weights_digest
 from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.progress import track
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.resumable import Checkpoint, fingerprint
 from mi_toolkit.core.stats import MIN_TEXTS, students_t
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.interventions.ablation import KINDS, in_place
@@ -55,7 +54,7 @@ MAX_ROWS = 32
 BEFORE_UNEMBEDDING = ("unembed.hook_in", "ln_final.hook_normalized")
 """Where positions can be cut away, in a TransformerBridge and in a HookedTransformer."""
 
-FORMAT = "mi_toolkit ablation losses 1"
+FORMAT = "mi_toolkit ablation losses 2"
 
 HeadSet = tuple[Head, ...]
 
@@ -230,34 +229,45 @@ def measure(
             them back to a later call that asks for the very same; None keeps nothing.
         progress: a progress bar, None where somebody looks.
     """
-    folder = None if resume is None else Path(resume)
-    checksum = "" if folder is None or not runs else weights_digest(runs[0].model)
+    folder = None if resume is None or not runs else Path(resume)
+    weights = "" if folder is None else weights_digest(runs[0].model)
     # Lazily: where everything is kept, nothing is prepared.
     prepare = cache(lambda: prepared(runs))
     for run in runs:
         run.share(prepare)
-    todo = [(run, folder and folder / f"{_key(run, checksum)}.safetensors") for run in runs]
-    total = sum(len(run.chunks) * len(_restored(run, path)) for run, path in todo)
-    passes = (None for run, path in todo for _ in _passes(run, path))
+    todo = [(run, None if folder is None else _kept(run, folder, weights)) for run in runs]
+    total = sum(len(run.chunks) * len(_missing(run)) for run, _ in todo)
+    passes = (None for run, kept in todo for _ in _passes(run, kept))
     for _ in track(passes, total=total, label="ablating heads", unit="pass", show=progress):
         pass
 
 
-def _passes(run: LossRuns, path: Path | None) -> Iterator[None]:
+def _passes(run: LossRuns, kept: Checkpoint | None) -> Iterator[None]:
     for sequence in _missing(run):
         yield from run.run(sequence)
-        if path is not None:
-            save_record(path, format=FORMAT, tensors={"losses": run.losses}, record={})
+        if kept is not None:
+            kept.save({"losses": run.losses}, {})
 
 
-def _restored(run: LossRuns, path: Path | None) -> list[int]:
-    """Take what is kept of a run, and say which sequences are missing."""
-    if path is not None and path.exists():
-        kept, _ = load_record(path, format=FORMAT, kind="kept losses")
-        if kept["losses"].shape != run.losses.shape:
-            raise ReportError(f"{path} holds the losses of another run: remove it.")
-        run.losses.copy_(kept["losses"])
-    return _missing(run)
+def _kept(run: LossRuns, folder: Path, weights: str) -> Checkpoint:
+    """The file of a run, whose losses are taken as far as it holds them."""
+    asked = {
+        "weights": weights,
+        "backend": type(run.model).__name__,
+        "batch": run.batch.digest,
+        "queries": fingerprint(run.queries.nonzero().tolist()),
+        "sets": fingerprint([[tuple(head) for head in heads] for heads in run.sets]),
+        "passes": fingerprint(run.chunks),
+        "how": run.how,
+        "reference": None if run.reference is None else run.reference.digest,
+        "versions": installed_versions(),
+    }
+    path = folder / f"{fingerprint(asked)[:16]}.safetensors"
+    checkpoint = Checkpoint(path, asked, format=FORMAT, kind="file of losses")
+    kept = checkpoint.load()
+    if kept is not None:
+        run.losses.copy_(kept[0]["losses"])
+    return checkpoint
 
 
 def _missing(run: LossRuns) -> list[int]:
@@ -266,18 +276,6 @@ def _missing(run: LossRuns) -> list[int]:
         for sequence, place in enumerate(run.places)
         if bool(run.losses[:, place].isnan().any())
     ]
-
-
-def _key(run: LossRuns, checksum: str) -> str:
-    asked = {
-        "weights": checksum,
-        "batch": run.batch.digest,
-        "queries": run.queries.nonzero().tolist(),
-        "sets": [[tuple(head) for head in heads] for heads in run.sets],
-        "how": run.how,
-        "reference": None if run.reference is None else run.reference.digest,
-    }
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
 
 
 N_RUNS = 8
