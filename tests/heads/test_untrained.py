@@ -29,8 +29,8 @@ from mi_toolkit.draw import figures
 from mi_toolkit.heads import untrained
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.untrained import initialisation_of, untrained_twin
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.untrained import initialisation_of, untrained_twin
 from tests.hooked_transformer import (
     HookedTransformer,
     HookedTransformerConfig,

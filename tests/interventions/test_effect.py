@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.random_sets import n_sets_like, random_sets
 from mi_toolkit.interventions.confirm.confirmation import Explanation, HypothesisTest, LayerPart
-from mi_toolkit.interventions.confirm.hypotheses import n_sets_like, random_sets
 from mi_toolkit.interventions.confirm.losses import Effect, PairedChanges, effect_of
 from mi_toolkit.interventions.confirm.setting import judged
 

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig
 
-from mi_toolkit.core import tl_compat as transformer_lens_door
+from mi_toolkit.core import tl_compat
 from mi_toolkit.core.errors import (
     ModelLoadError,
     PromptError,
@@ -300,7 +300,7 @@ def test_our_own_mistakes_keep_their_traceback(
     def mistake(*_: Any, **__: Any) -> None:
         raise TypeError("ours")
 
-    monkeypatch.setattr(transformer_lens_door, "bridge", mistake)
+    monkeypatch.setattr(tl_compat, "bridge", mistake)
     with pytest.raises(TypeError, match="ours"):
         load_model(folder)
 

@@ -13,9 +13,8 @@ from mi_toolkit.core.model import z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.interventions.ablation import ablating
-from mi_toolkit.text.generate import generate
+from mi_toolkit.text.generate import generate, unhooked_parts_plain
 from mi_toolkit.text.generation import Generation
-from mi_toolkit.text.hf_adapter import unhooked_parts_plain
 from tests.interventions.test_ablation import OUTPUT_PROJECTION
 from tests.models_here import TOYS, loaded, untouched
 from tests.text.reference import argmax_loop, kept_beams

@@ -15,6 +15,7 @@ from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.text.trace import attention_spread, output_stage, trace_pipeline
 from tests.hooked_transformer import FAMILIES, small_hooked
+from tests.ideal_patterns import even_pattern
 from tests.models_here import TOYS, loaded, untouched
 
 PROMPT = "When Mary and John went to the store, John gave a drink to Mary"
@@ -164,9 +165,11 @@ def test_spread_is_1_for_even_attention_and_0_for_one_token() -> None:
     even = torch.ones(n, n).tril() / torch.arange(1, n + 1)[:, None]
     first = torch.zeros(n, n)
     first[:, 0] = 1
-    spread = attention_spread(torch.stack([even, first])[None])
+    spread = attention_spread(torch.stack([even, first])[None], [None])
     assert spread[0].tolist() == pytest.approx([1.0, 0.0])
-    assert attention_spread(torch.ones(1, 1, 1, 1)).isnan().all()
+    assert attention_spread(torch.ones(1, 1, 1, 1), [None]).isnan().all()
+    windowed = even_pattern(12, window=3)[None, None]
+    assert float(attention_spread(windowed, [3])) == pytest.approx(1)
 
 
 def test_an_ablated_model_is_followed_as_it_runs_and_nothing_is_left_behind() -> None:

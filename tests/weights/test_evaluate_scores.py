@@ -15,13 +15,9 @@ import torch
 
 from mi_toolkit.core.errors import UnknownNameError, WeightError
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
+from mi_toolkit.core.random_sets import random_control
 from mi_toolkit.models.load import load_model
-from mi_toolkit.weights.evaluate_scores import (
-    bottom,
-    magnitude_matched,
-    perturbation_test,
-    random_control,
-)
+from mi_toolkit.weights.evaluate_scores import bottom, magnitude_matched, perturbation_test
 from mi_toolkit.weights.evaluation import qualities
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.perturb import Change, Edit, perturbed, planned

@@ -11,10 +11,9 @@ import torch
 
 from mi_toolkit.core.errors import PromptError, UnknownNameError, WeightError
 from mi_toolkit.models.load import load_model
-from mi_toolkit.weights.gradients import differentiable
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.score import score_weights
-from mi_toolkit.weights.scorers import SCORERS
+from mi_toolkit.weights.scorers import SCORERS, differentiable
 from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import loaded
 from tests.tiny_models import tiny_model, tiny_tokenizer

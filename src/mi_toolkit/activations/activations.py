@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -17,12 +18,16 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.result import SavedResult
+from mi_toolkit.core.tables import frame
 from mi_toolkit.core.tl_compat import activation_cache
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import TokenBatch, tokenise
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
+
+LARGEST_TABLE = 10_000_000
+"""Values of the largest table."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -128,9 +133,16 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
 
     def row_table(self) -> DataFrame:
         """What each row of `rows` is: prompt, position, token id and text."""
-        from mi_toolkit.activations.tables import token_table
+        return frame(self._row_columns())
 
-        return token_table(self)
+    def _row_columns(self) -> dict[str, Any]:
+        prompts, positions, _ = (cells.tolist() for cells in self.chosen.cells())
+        return {
+            "prompt": prompts,
+            "position": positions,
+            "token_id": self.token_ids[self.mask].numpy(),
+            "token": [self.texts[i][p] for i, p in zip(prompts, positions, strict=True)],
+        }
 
     def axes(self, name: Name) -> dict[str, int]:
         """The axes of one activation, by name, with their sizes."""
@@ -154,9 +166,37 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
             ActivationsError: it has more than ten million values; a table would be many times
                 its size. Take `rows(name).numpy()`.
         """
-        from mi_toolkit.activations.tables import activation_table
+        n_values = self[name].numel()
+        if n_values > LARGEST_TABLE:
+            raise ActivationsError(
+                f"{name!r} has {n_values:,} values, and a table is for {LARGEST_TABLE:,} at "
+                "most. Take activations.rows(name).numpy() and activations.row_table(), or record "
+                "less."
+            )
+        if is_pattern(self.names(name)[0]):
+            return self._pattern_table(name)
+        rows = self.rows(name)
+        units = [".".join(map(str, unit)) for unit in np.ndindex(*rows.shape[1:])]
+        values = rows.flatten(start_dim=1).float().numpy().T
+        return frame({**self._row_columns(), **dict(zip(units, values, strict=True))})
 
-        return activation_table(self, name)
+    def _pattern_table(self, name: Name) -> DataFrame:
+        pattern = self[name]
+        if self.chosen.single:
+            pattern = pattern.unsqueeze(2)
+        prompts, positions, slots = (cells.numpy() for cells in self.chosen.cells())
+        values = pattern.float().numpy()[prompts, :, slots]
+        row, head, key = (axis.ravel() for axis in np.indices(values.shape))
+        # A query sees no later key, and no padding.
+        seen = key <= positions[row]
+        columns = {
+            "prompt": prompts[row],
+            "head": head,
+            "query": positions[row],
+            "key": key,
+            "value": values.ravel(),
+        }
+        return frame({name: column[seen] for name, column in columns.items()})
 
     FORMAT: ClassVar[str] = "mi_toolkit recording of activations 1"
     OUTDATED: ClassVar[Mapping[str, str]] = {"mi_toolkit activations 1": "record them again"}

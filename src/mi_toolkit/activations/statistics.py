@@ -27,8 +27,9 @@ from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import ActivationsError
+from mi_toolkit.core.errors import ActivationsError, UnknownNameError
 from mi_toolkit.core.result import Result
+from mi_toolkit.core.tables import frame
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -344,9 +345,32 @@ class ActivationStatistics(Result):
         Raises:
             UnknownNameError: there is no such activation or unit.
         """
-        from mi_toolkit.activations.tables import examples_table
-
-        return examples_table(self, self.one(name), unit)
+        hook = self.one(name)
+        figures, before = self.units[hook], self.before
+        shape = tuple(figures.moments.mean.shape)
+        index = (unit,) if isinstance(unit, int) else tuple(unit)
+        if len(index) != len(shape) or not all(
+            0 <= i < n for i, n in zip(index, shape, strict=True)
+        ):
+            raise UnknownNameError(
+                f"{hook} has no unit {unit}: its units have {len(shape)} number(s), each below "
+                f"{' and '.join(map(str, shape))}."
+            )
+        top, row = figures.top, int(np.ravel_multi_index(index, shape))
+        there = (top.place[row, :, 0] >= 0).nonzero().squeeze(1)
+        place = top.place[row][there].numpy()
+        words = [
+            [self.texts.get(token, "") for token in ids] for ids in top.context[row][there].tolist()
+        ]
+        return frame(
+            {
+                "value": top.values[row][there].numpy(),
+                **{name: place[:, column] for column, name in enumerate(PLACES)},
+                "before": ["".join(each[:before]) for each in words],
+                "token": [each[before] for each in words],
+                "after": ["".join(each[before + 1 :]) for each in words],
+            }
+        )
 
     def unit_index(self, hook: str, unit: int) -> tuple[int, ...]:
         """The numbers of a unit, from its place when they are counted through."""

@@ -15,6 +15,7 @@ from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.tools import Saveable, drawing, picked, tools
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.draw.weights import (
     WeightsView,
@@ -23,7 +24,6 @@ from mi_toolkit.draw.weights import (
     top_html,
     view_weights,
 )
-from mi_toolkit.weights.evaluate_scores import Triple
 from mi_toolkit.weights.prompt_effect import RANDOM, perturbation_effect
 from mi_toolkit.weights.score import score_weights
 

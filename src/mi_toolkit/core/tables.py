@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 def table_of(rows: Iterable[Mapping[str, Any]]) -> DataFrame:
     """One row per record, a column per key, in the order in which keys first appear."""
-    import pandas as pd
-
-    return pd.DataFrame(list(rows))
+    return _made(list(rows))
 
 
 def joined(frames: Iterable[DataFrame]) -> DataFrame:
@@ -39,11 +37,15 @@ def read_parquet(path: str | os.PathLike[str]) -> DataFrame:
     return pd.read_parquet(path)
 
 
-def frame(columns: Mapping[str, Sequence[Any]], *, integers: Sequence[str] = ()) -> DataFrame:
-    """A table of columns; those named in `integers` may have missing values, and stay integers."""
+def frame(columns: Mapping[str, Any], *, integers: Sequence[str] = ()) -> DataFrame:
+    """A table of columns, of which a single value fills its own.
+
+    Those named in `integers` may have missing values, and stay integers.
+    """
+    return _made(dict(columns)).astype(dict.fromkeys(integers, "Int64"))
+
+
+def _made(rows_or_columns: Any) -> DataFrame:
     import pandas as pd
 
-    made = pd.DataFrame(dict(columns))
-    for name in integers:
-        made[name] = pd.array(list(columns[name]), dtype="Int64")
-    return made
+    return pd.DataFrame(rows_or_columns)

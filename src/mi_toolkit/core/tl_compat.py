@@ -23,7 +23,9 @@ from io import StringIO
 from types import ModuleType
 from typing import Any, Literal
 
+import transformers
 from jaxtyping import Float
+from tokenizers import Tokenizer, models
 from torch import Tensor
 
 from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
@@ -359,12 +361,9 @@ def _prepared(tokenizer: Any) -> Iterator[Any]:
 
 def _stopgap() -> Any:
     """A tokenizer of one word: without any, TransformerLens looks for one by the model's name."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
     words = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     roles = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "a")
-    return PreTrainedTokenizerFast(tokenizer_object=words, **roles)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **roles)
 
 
 def checkpoint_path(model: Any, place: str) -> str | None:
@@ -388,7 +387,6 @@ def block_template(model: Any, part: str) -> Any:
 
 def _adapter_of(cfg: Any) -> Any:
     """The table of names of a `HookedTransformer`'s architecture: the one that its bridge has."""
-    import transformers
     from transformer_lens.config import TransformerBridgeConfig
     from transformer_lens.factories.architecture_adapter_factory import ArchitectureAdapterFactory
 

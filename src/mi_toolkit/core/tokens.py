@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -282,9 +283,6 @@ def _rendered(model: HookedModel, chat: _Chat) -> str:
     Raises:
         PromptError: the tokenizer has no template, or its template refuses the messages.
     """
-    # What transformers itself imports only where there is a template to fill.
-    from jinja2 import TemplateError
-
     name = model.cfg.model_name
     if not getattr(model.tokenizer, "chat_template", None):
         raise PromptError(

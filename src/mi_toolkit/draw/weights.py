@@ -15,8 +15,8 @@ from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
 
 if TYPE_CHECKING:
+    from mi_toolkit.core.random_sets import Triple
     from mi_toolkit.heads.report import HeadReport
-    from mi_toolkit.weights.evaluate_scores import Triple
     from mi_toolkit.weights.prompt_effect import PerturbationEffect
     from mi_toolkit.weights.weight_scores import WeightScores
 

@@ -263,13 +263,15 @@ def positional_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
     return QueryTerms((1 - rows.variation(following)) * counts, counts.to(mass.dtype))
 
 
-def diffuse_terms(rows: Rows, following: Rows | None = None) -> QueryTerms:
+def diffuse_terms(
+    rows: Rows, following: Rows | None = None, *, first_query: int = FIRST_DIFFUSE_QUERY
+) -> QueryTerms:
     """How evenly a head spreads: `mean H(A[q]) / log |K(q)|` over rows `q >= 8`.
 
     1 for uniform attention over all that the layer may see, 0 for a single key.
     """
     query = query_positions(rows.entropy)
     visible = visible_keys(len(query), rows.window).to(query)
-    counts = (query >= FIRST_DIFFUSE_QUERY) & (visible > 1)
+    counts = (query >= first_query) & (visible > 1)
     share = rows.entropy / visible.clamp_min(2).log()
     return QueryTerms(share * counts, counts.expand_as(share).to(share.dtype))

@@ -31,6 +31,7 @@ from mi_toolkit.core.predictions import (
     kl_divergence,
 )
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.random_sets import random_sets
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise, tokenise_one
@@ -45,7 +46,6 @@ from mi_toolkit.interventions.components import (
     checked_components,
     targets_of,
 )
-from mi_toolkit.interventions.confirm.hypotheses import random_sets
 from mi_toolkit.interventions.confirm.losses import LOGITS_BUDGET, MAX_ROWS
 from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment, losses
 

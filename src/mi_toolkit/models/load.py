@@ -4,21 +4,26 @@
    (`checkpoints`), all by transformers, so that dtype, revision and cache are the user's.
 2. TransformerLens wraps that very model (`core.tl_compat`): no second copy of the
    weights, nothing folded, nothing centred.
-3. The hooked model proves itself against the same weights as Hugging Face runs them (`probe`).
+3. An adapter of peft is merged into the weights, or refused by name. Not merged, a model has two
+   sets of weights; merged it has one, which is what every figure that is read off weights is of.
+4. The hooked model proves itself against the same weights as Hugging Face runs them (`probe`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import traceback
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from mi_toolkit.core import tl_compat as transformer_lens_door
+from mi_toolkit.core import tl_compat
 from mi_toolkit.core.errors import (
     MIToolkitError,
     ModelLoadError,
@@ -29,7 +34,6 @@ from mi_toolkit.core.errors import (
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
-from mi_toolkit.models.adapters import is_peft, merged, unmerged, with_adapter
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
     check_given,
@@ -43,6 +47,8 @@ from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+
+logger = logging.getLogger("mi_toolkit")
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _BOOT_ERRORS = (AssertionError, RuntimeError, ValueError)
@@ -132,12 +138,12 @@ def load_model(
         )
     source = find_source(name, revision=revision)
     if backend == "hooked":
-        transformer_lens_door.require_hooked_transformer(source.name)
+        tl_compat.require_hooked_transformer(source.name)
     if cache:
         source = converted(source, torch_dtype)
     with header_parsed_once(source):
         config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
-        transformer_lens_door.require_adapter(source.name, causal_architecture(config), config)
+        tl_compat.require_adapter(source.name, causal_architecture(config), config)
         own = tokenizer
         if own is None:
             own = _own_tokenizer(source, revision, trust_remote_code=trust_remote_code)
@@ -210,7 +216,7 @@ def _load_given(
     handle = _handle_of(official, hf_model, how)
     if handle is not None:
         return handle
-    transformer_lens_door.require_adapter(official, type(hf_model).__name__, hf_model.config)
+    tl_compat.require_adapter(official, type(hf_model).__name__, hf_model.config)
     if tokenizer is None:
         source = _tokenizer_source(name, hf_model, revision)
         if source is not None:
@@ -239,7 +245,7 @@ def _handle_of(name: str, hf_model: Any, how: tuple[object, ...]) -> HookedModel
     Raises:
         ModelLoadError: it is, otherwise than asked for now, or by somebody else.
     """
-    if not transformer_lens_door.is_wrapped(hf_model):
+    if not tl_compat.is_wrapped(hf_model):
         return None
     before = _given.get(hf_model)
     handle = before.handle() if before else None
@@ -285,11 +291,9 @@ def _hooked(
         reference = reference_pass(name, hf_model)
     try:
         if backend == "hooked":
-            model = transformer_lens_door.hooked_transformer(
-                name, hf_model=hf_model, tokenizer=tokenizer
-            )
+            model = tl_compat.hooked_transformer(name, hf_model=hf_model, tokenizer=tokenizer)
         else:
-            model = transformer_lens_door.bridge(
+            model = tl_compat.bridge(
                 name,
                 location=location,
                 attn_implementation=attn_implementation,
@@ -377,3 +381,56 @@ def _device(device: str | torch.device | None) -> torch.device:
             "what there is."
         ) from error
     return found
+
+
+def with_adapter(hf_model: Any, folder: Path) -> Any:
+    """A model with the adapter in a folder merged into its weights.
+
+    Raises:
+        ModelLoadError: peft cannot put it on this model, or it has no weights to merge.
+    """
+    from peft import PeftModel  # an extra, and heavy
+
+    try:
+        adapted = PeftModel.from_pretrained(hf_model, str(folder))
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise ModelLoadError(
+            f"peft cannot put the adapter in {str(folder)!r} on a {type(hf_model).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    return merged(adapted)
+
+
+def is_peft(hf_model: Any) -> bool:
+    """Whether a model is wrapped by peft (a `PeftModel`)."""
+    return any(kind.__name__ == "PeftModel" for kind in type(hf_model).__mro__)
+
+
+def merged(peft_model: Any) -> Any:
+    """The model in a `PeftModel`, with its adapters in its weights: merged in place.
+
+    Raises:
+        ModelLoadError: adapters that are no change of weights, or give weights that are no numbers.
+    """
+    kinds = ", ".join(
+        sorted({str(each.peft_type).rpartition(".")[2] for each in peft_model.peft_config.values()})
+    )
+    try:
+        model = peft_model.merge_and_unload(safe_merge=True)
+    except (AttributeError, ValueError, NotImplementedError) as error:
+        raise ModelLoadError(
+            f"The adapter ({kinds}) cannot be merged into the weights of its model, and is not "
+            f"loaded otherwise: {str(error).splitlines()[0]}"
+        ) from error
+    left = next(unmerged(model), None)
+    if left is not None:
+        raise ModelLoadError(f"{left} is an adapter still after merge_and_unload() ({kinds}).")
+    logger.info("The adapter (%s) is merged into the weights of %s.", kinds, type(model).__name__)
+    return model
+
+
+def unmerged(hf_model: nn.Module) -> Iterator[str]:
+    """Names of the modules that an adapter wraps, such as `model.layers.0.self_attn.q_proj`."""
+    for name, module in hf_model.named_modules():
+        if isinstance(getattr(module, "base_layer", None), nn.Module):
+            yield name.replace("._original_component", "")

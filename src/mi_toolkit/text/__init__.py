@@ -3,7 +3,7 @@
 `generate`, by greedy or beam search, under whatever hooks are active:
 
 1. Hugging Face's own `generate` decodes: of the model that a bridge wraps, whose modules run the
-   bridge's hooks, or of a `HookedTransformer` as Hugging Face sees one (`hf_adapter`).
+   bridge's hooks, or of a `HookedTransformer` as Hugging Face sees one (`lens_model`).
 2. A processor of scores, which changes none, records at each step which beams run and what they
    give the best next tokens.
 3. The record becomes the tree of beams, and each sequence its log-probabilities and alternatives.

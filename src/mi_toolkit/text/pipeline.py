@@ -68,8 +68,9 @@ class AttentionStage:
     """The attention of each head; every row sums to 1."""
 
     entropies: Float[Tensor, "layer head"]
-    """How spread its attention is: mean over queries of the entropy over that of all keys alike. 0
-    looks at one token, 1 at all. NaN for a prompt of one token."""
+    """How spread its attention is, as `diffuse` has it, over all queries but the first: mean of the
+    entropy over that of all keys that its layer sees. 0 looks at one token, 1 at all alike. NaN for
+    a prompt of one token."""
 
     labels: tuple[tuple[Head, tuple[str, ...]], ...]
     """The heads that carry labels, with these."""

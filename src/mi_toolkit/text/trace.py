@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import (
@@ -21,13 +23,15 @@ from mi_toolkit.core.model import (
 from mi_toolkit.core.passes import logits_and_activations
 from mi_toolkit.core.predictions import kl_divergence, token_ranks, top_predictions
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.tl_compat import lens_logits
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.direct_effect import embedding_weights
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.heads.scores import PatternRows, diffuse_terms
+from mi_toolkit.models.describe import describe_model, provenance_of
 from mi_toolkit.text.pipeline import (
     AttentionStage,
     EmbeddingStage,
@@ -205,7 +209,7 @@ def trace_pipeline(
         prompt=prompt if isinstance(prompt, str) else "".join(own[has_bos:]),
         tokens=TokenStage(ids=batch.ids[0], texts=own, has_bos=has_bos),
         embedding=embedding,
-        attention=_attention(seen, layers, labelled, given=report is not None),
+        attention=_attention(model, seen, layers, labelled, given=report is not None),
         mlp=_mlp(seen, with_mlp, n_neurons, has_bos=has_bos),
         output=output,
         shapes=shapes,
@@ -285,9 +289,12 @@ def _embedding(model: HookedModel, batch: TokenBatch, seen: Seen, n_nearest: int
     )
 
 
-def _attention(seen: Seen, layers: list[int], report: HeadReport, *, given: bool) -> AttentionStage:
+def _attention(
+    model: HookedModel, seen: Seen, layers: list[int], report: HeadReport, *, given: bool
+) -> AttentionStage:
     patterns = torch.stack([seen[pattern_hook(layer)] for layer in layers])
     n_heads = patterns.shape[1]
+    seeing = sights(model, layers, describe_model(model).windows, patterns.shape[-1])
     labels = [
         (head, tuple(report.labels_of(head)))
         for head in (Head(layer, head) for layer in layers for head in range(n_heads))
@@ -295,20 +302,24 @@ def _attention(seen: Seen, layers: list[int], report: HeadReport, *, given: bool
     return AttentionStage(
         layers=tuple(layers),
         patterns=patterns,
-        entropies=attention_spread(patterns),
+        entropies=attention_spread(patterns, [seeing[layer] for layer in layers]),
         labels=tuple((head, carried) for head, carried in labels if carried),
         labelled_on=" and ".join(report.tokens) if given else "this prompt",
     )
 
 
 def attention_spread(
-    patterns: Float[Tensor, "layer head query key"],
+    patterns: Float[Tensor, "layer head query key"], seen: Sequence[Sight]
 ) -> Float[Tensor, "layer head"]:
-    """Mean over queries of an attention row's entropy over that of all its keys alike."""
-    rows = torch.special.entr(patterns).sum(dim=-1)[..., 1:]
-    most = torch.arange(2, patterns.shape[-1] + 1).log()
-    spread: Tensor = (rows / most).mean(dim=-1)
-    return spread
+    """How diffuse each head is over all queries but the first, in layers that see so much."""
+    numerator, denominator = zip(
+        *(
+            diffuse_terms(PatternRows(patterns=layer, window=sight), first_query=1)
+            for layer, sight in zip(patterns, seen, strict=True)
+        ),
+        strict=True,
+    )
+    return torch.stack(numerator).sum(dim=-1) / torch.stack(denominator).sum(dim=-1)
 
 
 def _mlp(seen: Seen, layers: list[int], n_neurons: int, *, has_bos: bool) -> MlpStage:

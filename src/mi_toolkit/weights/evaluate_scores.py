@@ -26,8 +26,9 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.random_sets import Triple, random_control
 from mi_toolkit.core.result import Result
-from mi_toolkit.core.tables import frame
+from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.evaluation import Quality, qualities
@@ -42,33 +43,7 @@ if TYPE_CHECKING:
 CONTROLS = ("random", "magnitude_matched", "bottom")
 """The names of the functions below, as a perturbation test asks for them."""
 
-Triple = tuple[str, int, int]
 Matrices = Mapping[str, Float[Tensor, "_ _"]]
-
-
-def random_control(
-    top: Sequence[Triple], shapes: Mapping[str, tuple[int, int]], generator: torch.Generator
-) -> list[Triple]:
-    """As many weights of each matrix, drawn from the whole matrix without replacement."""
-    drawn: list[Triple] = []
-    for name, count in _counts(top).items():
-        n_rows, n_columns = shapes[name]
-        flat = _distinct(n_rows * n_columns, count, generator)
-        drawn += [(name, int(place) // n_columns, int(place) % n_columns) for place in flat]
-    return drawn
-
-
-def _distinct(n: int, count: int, generator: torch.Generator) -> list[int]:
-    """`count` different numbers below `n`; a permutation of millions for a few would be a waste."""
-    if count > n // 2:
-        return torch.randperm(n, generator=generator)[:count].tolist()
-    found: dict[int, None] = {}
-    while len(found) < count:
-        for number in torch.randint(n, (count,), generator=generator).tolist():
-            found.setdefault(number)
-            if len(found) == count:
-                break
-    return list(found)
 
 
 def magnitude_matched(top: Sequence[Triple], weights: Matrices) -> list[Triple]:
@@ -118,7 +93,7 @@ def bottom(top: Sequence[Triple], scores: Matrices) -> list[Triple]:
         WeightError: a matrix has too few such weights.
     """
     lowest: list[Triple] = []
-    for name, count in _counts(top).items():
+    for name, count in Counter(name for name, _, _ in top).items():
         score = scores[name].abs()
         reached = score.masked_fill(score == 0, torch.inf).flatten()
         values, flat = reached.topk(count, largest=False)
@@ -127,10 +102,6 @@ def bottom(top: Sequence[Triple], scores: Matrices) -> list[Triple]:
         width = scores[name].shape[1]
         lowest += [(name, int(place) // width, int(place) % width) for place in flat.tolist()]
     return lowest
-
-
-def _counts(top: Sequence[Triple]) -> Counter[str]:
-    return Counter(name for name, _, _ in top)
 
 
 def _by_matrix(top: Sequence[Triple]) -> dict[str, list[tuple[int, int]]]:
@@ -230,7 +201,7 @@ class PerturbationTest(Result):
         above the mean.
         """
         points = dict.fromkeys((outcome.kind, outcome.k) for outcome in self.outcomes)
-        return frame(_transposed([self._point(kind, k) for kind, k in points]))
+        return table_of(self._point(kind, k) for kind, k in points)
 
     def text_table(self) -> TextTable:
         """Per kind and number of weights: the rise in loss, next to the controls'."""
@@ -274,10 +245,6 @@ class PerturbationTest(Result):
 
 def _format_figure(figure: float) -> str:
     return f"{figure:.3g}" if math.isfinite(figure) else ""
-
-
-def _transposed(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 logger = logging.getLogger("mi_toolkit")

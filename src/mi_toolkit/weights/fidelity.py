@@ -16,10 +16,10 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.random_sets import Triple, random_control
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.weights.evaluate_scores import Triple, random_control
 from mi_toolkit.weights.evaluation import qualities
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.perturb import planned

@@ -15,11 +15,11 @@ from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.model import HookedModel, evaluating
 from mi_toolkit.core.predictions import kl_divergence
 from mi_toolkit.core.process_state import allowing_nan, one_job
+from mi_toolkit.core.random_sets import Triple, random_control
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.text.prompt_experiment import PromptEffect, check_n_random, experiment
 from mi_toolkit.weights.calibration import run
-from mi_toolkit.weights.evaluate_scores import Triple, random_control
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.perturb import perturbed, planned, triples
 from mi_toolkit.weights.ranking import Ranking

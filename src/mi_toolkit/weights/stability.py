@@ -19,11 +19,11 @@ from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
+from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import students_t
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.weights.evaluate_scores import Triple
 from mi_toolkit.weights.ranking import jaccard, rank_biased_overlap, spearman
 from mi_toolkit.weights.score import score_blockwise, score_weights
 from mi_toolkit.weights.weight_scores import WeightScores

@@ -29,11 +29,11 @@ from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.later_blocks import LaterBlocks
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.activation_scorers import watch_input
 from mi_toolkit.weights.coordinates import WeightMatrix, hf_coordinates
-from mi_toolkit.weights.evaluate_scores import Triple
 from mi_toolkit.weights.evaluation import Quality, Runs, first_layers, qualities_of, runs_on
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.perturb import Change, planned

@@ -24,6 +24,7 @@ from mi_toolkit.activations.store.manifest import (
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import StoreError, UnknownNameError
 from mi_toolkit.core.parquet import read_columns
+from mi_toolkit.core.tables import frame
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -235,9 +236,7 @@ class ActivationStore(TableRepr):
 
     def index(self) -> DataFrame:
         """What each row is: document, chunk (of a split document), position and token id."""
-        from mi_toolkit.activations.tables import index_table
-
-        return index_table(self._index)
+        return frame(self._index)
 
     def rows(self, *, document: Wanted = None, position: Wanted = None) -> Int[Tensor, " row"]:
         """The numbers of the rows of some documents, at some positions.

@@ -25,6 +25,7 @@ from torch import Tensor
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import attention_layers
+from mi_toolkit.core.random_sets import RandomSets, random_sets
 from mi_toolkit.core.stats import false_discovery_rates
 from mi_toolkit.interventions.confirm.confirmation import (
     Backup,
@@ -33,7 +34,7 @@ from mi_toolkit.interventions.confirm.confirmation import (
     ShapleyValue,
     SharedHead,
 )
-from mi_toolkit.interventions.confirm.hypotheses import Hypothesis, RandomSets, random_sets
+from mi_toolkit.interventions.confirm.hypotheses import Hypothesis
 from mi_toolkit.interventions.confirm.losses import TOO_FEW, HeadSet, PairedChanges, rows_to_a_pass
 from mi_toolkit.interventions.confirm.setting import (
     AblationConfig,

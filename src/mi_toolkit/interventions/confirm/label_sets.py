@@ -11,18 +11,11 @@ from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.random_sets import RandomSets, n_sets_like, random_sets
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.confirm.explanation import Plan
-from mi_toolkit.interventions.confirm.hypotheses import (
-    Hypothesis,
-    Labelled,
-    RandomSets,
-    claims_of,
-    fresh_seed,
-    n_sets_like,
-    random_sets,
-)
+from mi_toolkit.interventions.confirm.hypotheses import Hypothesis, Labelled, claims_of, fresh_seed
 from mi_toolkit.interventions.confirm.losses import PairedChanges, measure
 from mi_toolkit.interventions.confirm.setting import (
     DEFAULT_ALPHA,
