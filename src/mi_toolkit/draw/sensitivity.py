@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.picture import PictureView, wide_table
+from mi_toolkit.draw.markup import wide_table
+from mi_toolkit.draw.page import Page, ResultView, Section, View
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mi_toolkit.core.tables import DataFrame
     from mi_toolkit.weights.fidelity import ScoreFidelity
     from mi_toolkit.weights.study import Study
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 Row = Mapping[Any, Any]
 
 
-def view_fidelity(fidelity: ScoreFidelity) -> PictureView:
+def view_fidelity(fidelity: ScoreFidelity) -> ResultView:
     """A calibration plot: the size of each score against what removing the weight did.
 
     Args:
@@ -58,7 +56,7 @@ def save_pictures(study: Study, folder: Path) -> list[Path]:
     return [folder / f"{name}.png" for name in pictures]
 
 
-def dose_pictures(study: Study) -> dict[tuple[str, str], PictureView]:
+def dose_pictures(study: Study) -> dict[tuple[str, str], ResultView]:
     """By metric and kind of change: what changing the top weights does, next to the controls."""
     if study.perturbation is None:
         return {}
@@ -67,12 +65,8 @@ def dose_pictures(study: Study) -> dict[tuple[str, str], PictureView]:
     return {curve: _dose_picture(rows, *curve) for curve in curves}
 
 
-def _dose_picture(rows: Sequence[Row], metric: str, kind: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.dose_figure(rows, metric, kind))
-
-    return PictureView(
+def _dose_picture(rows: Sequence[Row], metric: str, kind: str) -> ResultView:
+    return ResultView(
         title=f"Dose curve of {metric}, {kind}",
         caption=(
             "Rise of the loss on held-out text, in nats per token, by how many weights are changed."
@@ -80,50 +74,42 @@ def _dose_picture(rows: Sequence[Row], metric: str, kind: str) -> PictureView:
             "band of two standard deviations about their mean. Blue: weights of the same size. "
             "Green: the lowest scores."
         ),
-        draw=draw,
+        draw=lambda: figures.sheet_of(figures.dose_figure(rows, metric, kind)),
     )
 
 
-def layer_pictures(study: Study) -> dict[str, PictureView]:
+def layer_pictures(study: Study) -> dict[str, ResultView]:
     """By metric: scores by layer and component. Embeddings and the final norm have no layer."""
     rows = study.layers.dropna(subset="layer").to_dict("records")
     return {metric: _layer_picture(_of(rows, metric), metric) for metric in _named(rows)}
 
 
-def _layer_picture(rows: Sequence[Row], metric: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.layer_figure(rows, metric))
-
-    return PictureView(
+def _layer_picture(rows: Sequence[Row], metric: str) -> ResultView:
+    return ResultView(
         title=f"{metric}: layer by component",
         caption="Mean score of a weight. Colour is on a logarithmic scale, dark where it is high.",
-        draw=draw,
+        draw=lambda: figures.sheet_of(figures.layer_figure(rows, metric)),
     )
 
 
-def head_pictures(study: Study) -> dict[str, PictureView]:
+def head_pictures(study: Study) -> dict[str, ResultView]:
     """By metric: scores by head."""
     rows = [] if study.heads is None else study.heads.to_dict("records")
     return {metric: _head_picture(_of(rows, metric), metric) for metric in _named(rows)}
 
 
-def _head_picture(rows: Sequence[Row], metric: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.head_figure(rows, metric))
-
-    return PictureView(
+def _head_picture(rows: Sequence[Row], metric: str) -> ResultView:
+    return ResultView(
         title=f"{metric}: heads",
         caption=(
             "Sum of a head's scores, layers downwards, heads across, colour on a logarithmic scale."
             " What heads share is divided among them."
         ),
-        draw=draw,
+        draw=lambda: figures.sheet_of(figures.head_figure(rows, metric)),
     )
 
 
-def fidelity_pictures(study: Study) -> list[PictureView]:
+def fidelity_pictures(study: Study) -> list[ResultView]:
     """One view per metric: scores against what single removals did."""
     if study.fidelity is None or study.trust is None:
         return []
@@ -143,21 +129,17 @@ def _of(rows: Sequence[Row], metric: str) -> list[Row]:
     return [row for row in rows if row["metric"] == metric]
 
 
-def _fidelity_picture(removed: Sequence[Row], trust: Row) -> PictureView:
+def _fidelity_picture(removed: Sequence[Row], trust: Row) -> ResultView:
     rows = [row for row in removed if row["metric"] == trust["metric"]]
 
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.fidelity_figure(rows, trust))
-
-    return PictureView(
+    return ResultView(
         title=f"{trust['metric']}: how far to trust it",
         caption=(
             "Single weights removed one by one on held-out text: the size of each score against the"
             " size of what its removal did. Large dots are medians by place in the ranking; the "
             "line is where the two are equal, for scores in nats."
         ),
-        draw=draw,
+        draw=lambda: figures.sheet_of(figures.fidelity_figure(rows, trust)),
     )
 
 
@@ -183,7 +165,7 @@ def view_study(study: Study, title: str) -> Page:
         study: of `run_study`.
         title: the page's heading.
     """
-    parts: list[PictureView | _Part] = [*dose_pictures(study).values(), *fidelity_pictures(study)]
+    parts: list[View] = [*dose_pictures(study).values(), *fidelity_pictures(study)]
     layers, heads = layer_pictures(study), head_pictures(study)
     for metric in dict.fromkeys(study.layers["metric"]):
         parts += [pictures[metric] for pictures in (layers, heads) if metric in pictures]

@@ -17,8 +17,14 @@ from mi_toolkit.draw.figures.style import (
     muted_text,
     title,
 )
-from mi_toolkit.draw.generation import PlacedNode, alternatives_grid, lefts_and_widths, placed_nodes
-from mi_toolkit.draw.primitives import FRAME, SEQUENTIAL, ink_on, shade, visible
+from mi_toolkit.draw.generation import (
+    PlacedNode,
+    alternatives_grid,
+    lefts_and_widths,
+    placed_nodes,
+    prompt_end,
+)
+from mi_toolkit.draw.primitives import FRAME, SEQUENTIAL, ink_on, shade
 from mi_toolkit.text.generation import Generation
 
 TOP, BETWEEN, MARGIN = 0.55, 0.45, 0.15
@@ -35,7 +41,7 @@ def generation_figure(generation: Generation) -> Figure:
     placed = placed_nodes(generation) if generation.num_beams > 1 else []
     down = 0.0
     if placed:
-        first = _first(generation)
+        first = prompt_end(generation)
         lefts, widths = lefts_and_widths(placed, first, sign=SIGN, padding=PADDING, gap=GAP)
         across = lefts[-1] + widths[-1] + OUTCOME
         down = (1 + max(node.lane for node in placed)) * LANE
@@ -54,10 +60,6 @@ def generation_figure(generation: Generation) -> Figure:
         _draw_tree(ax, placed, first, lefts, widths)
     draw_grid(figure, grid, MARGIN, TOP + down + (BETWEEN if placed else 0.0))
     return figure
-
-
-def _first(generation: Generation) -> str:
-    return f"…{visible(generation.texts[int(generation.prompt_ids[-1])], longest=12)}"
 
 
 def _draw_tree(
@@ -114,6 +116,5 @@ def _box(
 
 
 def _stroke(node: PlacedNode) -> tuple[str, float]:
-    if node.sequence is None:
-        return line(), 0.7
-    return (FRAME, 1.6) if node.sequence == 0 else (muted_text(), 1.0)
+    strokes = {"dropped": (line(), 0.7), "best": (FRAME, 1.6), "kept": (muted_text(), 1.0)}
+    return strokes[node.kind]

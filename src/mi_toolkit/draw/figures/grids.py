@@ -23,7 +23,7 @@ from mi_toolkit.draw.figures.style import (
     muted_text,
     title,
 )
-from mi_toolkit.draw.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN, signed
+from mi_toolkit.draw.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN
 from mi_toolkit.draw.primitives import (
     DIVERGING,
     FRAME,
@@ -33,6 +33,7 @@ from mi_toolkit.draw.primitives import (
     ink_on,
     percent,
     shade,
+    signed,
 )
 
 CELL_WIDTH, CELL_HEIGHT = 0.36, 0.24

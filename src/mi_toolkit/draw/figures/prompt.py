@@ -20,8 +20,7 @@ from mi_toolkit.draw.figures.style import (
     sheet_of,
     title,
 )
-from mi_toolkit.draw.pipeline import lens_grid, output_grid
-from mi_toolkit.draw.position import position_grid
+from mi_toolkit.draw.pipeline import lens_grid, output_grid, position_grid
 from mi_toolkit.draw.primitives import (
     DIVERGING,
     LABELS,
