@@ -110,7 +110,7 @@ def framed(document: str, *, height: int) -> Markup:
     where the host runs no script.
     """
     # Hosts rewrite what looks like tags; an apostrophe harms nothing between double quotes.
-    content = Markup(escape(document).replace("&#39;", "'"))
+    content = Markup(str(escape(document)).replace("&#39;", "'"))
     return render("frame", content=content, height=height, script=Markup(asset("frame.js")))
 
 
