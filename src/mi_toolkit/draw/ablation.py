@@ -180,7 +180,12 @@ def strips_html(effect: AblationEffect) -> Markup:
         note = (
             "No random set stands next to it, so nothing says whether any heads would do as much."
         )
-    return render("strips", note=note, strips=[_strip(effect, name) for name in FIGURES])
+    strips = []
+    for name, measured in FIGURES.items():
+        strip = strip_of(effect, name)
+        said = strip.said.removeprefix(f"{measured}: ")
+        strips.append((measured, said, strip_svg(strip, width=WIDTH, height=HEIGHT)))
+    return render("strips", note=note, strips=strips)
 
 
 def texts_html(rows: Sequence[tuple[str, str, str]]) -> Markup:
@@ -203,24 +208,24 @@ def _figures(effect: AblationEffect) -> list[list[str]]:
     ]
 
 
-def _strip(effect: AblationEffect, name: str) -> tuple[str, str, Markup]:
-    """What is measured, its change in words, and the change among those of random sets."""
+def strip_of(effect: AblationEffect, name: str) -> DotStrip:
+    """One figure's change among those of random sets."""
     random: list[float] = effect.control_changes[name].tolist()
-    said = _number(name, effect.change[name])
+    said = f"{FIGURES[name]}: {_number(name, effect.change[name])}"
     if random:
         less = round(effect.share_beyond(name) * len(random))
         said += f", more than {less} of {len(random)}"
-    strip = DotStrip(
+    return DotStrip(
         value=effect.change[name],
         others=random,
-        said=f"{FIGURES[name]}: {said}",
+        said=said,
         tips=[
             f"{' '.join(map(str, heads))}: {_number(name, figure)}"
             for heads, figure in zip(effect.controls, random, strict=True)
         ],
+        colour=ABLATED,
         radius=4,
     )
-    return FIGURES[name], said, strip_svg(strip, width=WIDTH, height=HEIGHT)
 
 
 def _number(name: str, figure: float) -> str:

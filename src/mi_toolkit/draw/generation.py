@@ -35,7 +35,7 @@ class PlacedNode:
     """After its parent, in [0, 1]."""
 
     tip: str
-    """What is told where the mouse rests on it, as plain text."""
+    """What is shown where the mouse rests on it, as plain text."""
 
     sequence: int | None
     """The best sequence that it is part of; None where all beams through it were dropped."""

@@ -189,11 +189,11 @@ def head_html(report: HeadReport, traced: Pipeline, head: Head) -> Markup:
 def _facts(report: HeadReport, traced: Pipeline, head: Head) -> list[str]:
     stage = traced.attention
     spread = float(stage.entropies[stage.layers.index(head.layer), head.head])
-    told = []
+    said = []
     if not math.isnan(spread):
-        told.append(f"Spread {spread:.2f} (0 looks at one token, 1 at all alike).")
+        said.append(f"Spread {spread:.2f} (0 looks at one token, 1 at all alike).")
     if "locality" in report.behaviours:
-        told.append(f"Scope: {report.scope_names[int(report.scope[head])]}.")
+        said.append(f"Scope: {report.scope_names[int(report.scope[head])]}.")
     n_heads = int(report.score.shape[-1])
     if report.n_kv_heads < n_heads:
         own = report.kv_head(head)
@@ -202,11 +202,11 @@ def _facts(report: HeadReport, traced: Pipeline, head: Head) -> list[str]:
             for other in range(n_heads)
             if other != head.head and report.kv_head((head.layer, other)) == own
         ]
-        told.append(f"Reads KV head {own}, as {', '.join(others)} do." if others else "")
+        said.append(f"Reads KV head {own}, as {', '.join(others)} do." if others else "")
     window = report.windows[head.layer]
     if window is not None:
-        told.append(f"Its layer sees {window} tokens back at most.")
-    return [each for each in told if each]
+        said.append(f"Its layer sees {window} tokens back at most.")
+    return [each for each in said if each]
 
 
 def _figure_row(report: HeadReport, behaviour: str, head: Head) -> tuple[str, str | None, str]:

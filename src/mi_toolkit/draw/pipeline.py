@@ -82,12 +82,12 @@ def _columns(traced: Pipeline) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _cell(text: str, log_prob: float, told: str, *, is_framed: bool) -> GridCell:
+def _cell(text: str, log_prob: float, said: str, *, is_framed: bool) -> GridCell:
     probability = math.exp(log_prob)
     return GridCell(
         text=visible(text, longest=LONGEST),
         probability=probability,
-        tip=f"{text!r} {percent(probability)}, {told}",
+        tip=f"{text!r} {percent(probability)}, {said}",
         is_framed=is_framed,
     )
 
@@ -131,11 +131,11 @@ def _shapes(traced: Pipeline, stage: str) -> str:
     for name, shape in traced.shapes.get(stage, {}).items():
         kind = name.split(".", 2)[-1] if name.startswith("blocks.") else name
         folded[kind, shape] = folded.get((kind, shape), 0) + 1
-    told = [
+    said = [
         f"{kind} {' × '.join(map(str, shape))}" + (f" in {count} layers" if count > 1 else "")
         for (kind, shape), count in folded.items()
     ]
-    return "; ".join(told)
+    return "; ".join(said)
 
 
 def tokens_html(traced: Pipeline) -> Markup:
@@ -154,14 +154,14 @@ def embedding_html(traced: Pipeline) -> Markup:
     for position, text in enumerate(traced.tokens.texts):
         cosines = stage.nearest_cosines[position].tolist()
         near = zip(stage.nearest_ids[position].tolist(), cosines, strict=True)
-        told = ", ".join(f"{visible(traced.texts[each])} {cosine:.2f}" for each, cosine in near)
+        said = ", ".join(f"{visible(traced.texts[each])} {cosine:.2f}" for each, cosine in near)
         norms = [f"{float(stage.token_norms[position]):.2f}"]
         if learned is not None:
             norms += [
                 f"{float(learned[position]):.2f}",
                 f"{float(stage.input_norms[position]):.2f}",
             ]
-        rows.append([str(position), visible(text), *norms, told])
+        rows.append([str(position), visible(text), *norms, said])
     where = [] if learned is not None else ["Positions come in with the attention."]
     header = [*names, "nearest tokens (cosine)"]
     return tables_html(*where, TextTable(title="", header=header, rows=rows))
@@ -201,12 +201,12 @@ def mlp_html(traced: Pipeline) -> Markup:
             stage.positions[row].tolist(),
             strict=True,
         )
-        told = ", ".join(
+        said = ", ".join(
             f"N{neuron} {value:+.2f} at {visible(traced.tokens.texts[position])}"
             for neuron, value, position in found
         )
         norms = stage.norms[row]
-        rows.append([f"{layer}", f"{float(norms.min()):.2f} to {float(norms.max()):.2f}", told])
+        rows.append([f"{layer}", f"{float(norms.min()):.2f} to {float(norms.max()):.2f}", said])
     size = (len(traced.tokens.texts) * CELL, len(stage.layers) * CELL)
     image = pixel_image(
         shares, said="MLP output over the residual stream", width=size[0], height=size[1]
@@ -320,15 +320,15 @@ def _following(traced: Pipeline, position: int) -> int | None:
 def _said_of(traced: Pipeline, position: int) -> str:
     """How sure the model is, and what it made of the token that does come next."""
     stage = traced.output
-    told = f"Entropy {float(stage.entropies[position]):.2f} nats (0 is sure)."
+    said = f"Entropy {float(stage.entropies[position]):.2f} nats (0 is sure)."
     if position + 1 < len(traced.tokens.texts):
         following = visible(traced.tokens.texts[position + 1])
         probability = percent(math.exp(float(stage.next_log_probs[position])))
-        told = (
+        said = (
             f"{following} comes next in the prompt: rank {int(stage.next_ranks[position])}, "
-            f"{probability}. {told}"
+            f"{probability}. {said}"
         )
-    return told
+    return said
 
 
 def position_grid(traced: Pipeline, lens: LensStage, position: int, top_k: int) -> TokenGrid:

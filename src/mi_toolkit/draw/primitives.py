@@ -130,7 +130,7 @@ class GridCell:
     """What it is coloured by, in [0, 1]."""
 
     tip: str
-    """What is told where the mouse rests on it, as plain text."""
+    """What is shown where the mouse rests on it, as plain text."""
 
     is_framed: bool = False
     """Whether it stands out: the token that was chosen, the one that comes next."""

@@ -22,6 +22,7 @@ from mi_toolkit.draw.figures.style import (
     muted_text,
     new_axes,
     title,
+    write,
 )
 from mi_toolkit.draw.primitives import LABELS, LINES, SCOPES, SEQUENTIAL, UNMEASURED, ink_on, shade
 from mi_toolkit.weights.run_comparison import RunComparison
@@ -168,8 +169,7 @@ def _draw_agreement(ax: Axes, comparison: ModelComparison) -> None:
 
 def _say(figure: Figure, x: float, y: float, text: str) -> None:
     """A line of explanation with its upper left corner at `x`, `y`, in inches."""
-    across, down = figure.get_figwidth(), figure.get_figheight()
-    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color=muted_text(), va="top")
+    write(figure, x, y + 0.08, text, fontsize=8, color=muted_text(), va="top")
 
 
 COMPONENTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
@@ -247,9 +247,9 @@ def _overlap(ax: Axes, comparison: RunComparison) -> None:
         for column in range(n):
             value = float(comparison.places[row, column])
             same = float(comparison.weights[row, column])
-            told = f"{value:.2f}" + ("" if same != same else f"\n({same:.2f})")
+            said = f"{value:.2f}" + ("" if same != same else f"\n({same:.2f})")
             ink = ink_on(shade(value, SEQUENTIAL))
-            ax.text(column, row, told, ha="center", va="center", fontsize=6.5, color=ink)
+            ax.text(column, row, said, ha="center", va="center", fontsize=6.5, color=ink)
     _name_rows(ax, comparison)
     ax.set_xticks(range(n), [str(index + 1) for index in range(n)], fontsize=7)
     ax.set_xlabel("overlap by depth and component (in brackets: the same weights)", fontsize=8)

@@ -18,6 +18,7 @@ from mi_toolkit.draw.figures.style import (
     axes_at,
     background,
     colour_map,
+    heading,
     in_house_style,
     line,
     muted_text,
@@ -170,14 +171,7 @@ def grid_size(grid: TokenGrid) -> tuple[float, float]:
 
 def draw_grid(figure: Figure, grid: TokenGrid, x: float, y: float) -> None:
     """Draw a grid into a figure, its upper left corner at `x`, `y`, in inches."""
-    figure.text(
-        x / figure.get_figwidth(),
-        1 - (y + 0.15) / figure.get_figheight(),
-        grid.title,
-        fontsize=9.5,
-        weight="bold",
-        parse_math=False,
-    )
+    heading(figure, x, y, grid.title)
     top = y + HEADING
     across = _columns_of_a_band(grid)
     for start in range(0, len(grid.columns), across):
