@@ -1,4 +1,4 @@
-"""A confirmation as part of a page: a table with a strip for each trial."""
+"""Confirmations and verifications on pages: each figure next to what it is held to."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mi_toolkit.interventions.confirm.confirmation import (
     trial_row,
 )
 from mi_toolkit.interventions.confirm.losses import Effect
+from mi_toolkit.verification.outcome import Verdict
+from mi_toolkit.verification.verify import HEADER, Verification
 
 STRIP_WIDTH, STRIP_HEIGHT = 260, 22
 OF_A_LAYER = "#555555"
@@ -91,4 +93,42 @@ def strip_of(found: Effect | LayerPart, colour: str = OF_A_LAYER) -> DotStrip:
         said=f"change {found.change:.3f} among those of other heads",
         colour=colour,
         radius=2.5,
+    )
+
+
+COLOURS: dict[Verdict, str] = {
+    "passed": VERDICTS["survives"],
+    "failed": VERDICTS["fails"],
+    "not applicable": VERDICTS["undecided"],
+}
+
+
+def view_verification(verification: Verification) -> ResultView:
+    """A verification to look at: in a notebook, as a page, as a picture.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> mi.view(mi.verify_model("toy-opt"))
+        View of Verification of toy-opt: 12 passed, 2 not applicable
+    """
+    made = verification.provenance
+    return ResultView(
+        title=verification.title(),
+        caption=(
+            "Each figure is held to its limit. A check that is not applicable says why. The "
+            "last two say whether what the model writes below makes any sense, which structure "
+            "alone does not."
+        ),
+        body=lambda: render(
+            "verification",
+            header=HEADER,
+            rows=[
+                (*row, COLOURS[verification.outcomes[row[0]].verdict])
+                for row in verification.rows()
+            ],
+            completions=verification.completions,
+            facts="" if made is None else made_text(made),
+        ),
+        draw=lambda: figures.verification_figure(verification),
+        height=360 + 52 * len(verification.outcomes),
     )

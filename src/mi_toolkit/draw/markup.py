@@ -111,7 +111,7 @@ def strip_svg(
         share = (value - low) / (high - low) if high > low else 0.5
         return f"{STRIP_MARGIN + share * (width - 2 * STRIP_MARGIN):.1f}"
 
-    return part("dot_strip", strip, at, width, height)
+    return part("dot_strip", strip, at, width, height, STRIP_MARGIN)
 
 
 def pick_button(

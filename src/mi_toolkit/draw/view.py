@@ -14,14 +14,13 @@ from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
 from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
-from mi_toolkit.draw.confirmation import view_confirmation
+from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
 from mi_toolkit.draw.report import view_report, view_untrained
 from mi_toolkit.draw.sensitivity import view_fidelity
 from mi_toolkit.draw.statistics import view_statistics
-from mi_toolkit.draw.verification import view_verification
 from mi_toolkit.draw.weights import WeightsView, view_weights
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport

@@ -165,28 +165,49 @@ def _part(row: Row) -> str:
 
 def shares_html(view: WeightsView) -> Markup:
     """The share of all scores by head and by matrix, layer by layer."""
-    heads = {(row["layer"], row["head"]): float(row["share"]) for row in view.heads}
-    matrices = {
-        (row["layer"], row["component"]): float(row["share"])
-        for row in view.layers
-        if _known(row["layer"])
-    }
-    maps = [("Heads", "head", heads), ("Matrices", "matrix", matrices)]
-    return render("shares", maps=[_share_map(*each) for each in maps if each[2]])
+    return render("shares", maps=share_maps(view.heads, view.layers))
 
 
-def _share_map(title: str, across: str, shares: Mapping[tuple[int, Any], float]) -> dict[str, Any]:
-    columns = list(dict.fromkeys(column for _, column in shares))
-    return {
-        "title": title,
-        "across": across,
-        "columns": columns,
-        "most": max(shares.values()) or 1.0,
-        "rows": {
-            layer: [shares.get((layer, column)) for column in columns]
-            for layer in dict.fromkeys(layer for layer, _ in shares)
+def share_maps(heads: Sequence[Row], layers: Sequence[Row]) -> list[ShareMap]:
+    """Shares of all scores, layers downwards: heads across, and matrices across.
+
+    Args:
+        heads: rows of `WeightScores.by_head`, or none.
+        layers: rows of `WeightScores.by_layer`.
+    """
+    in_layers = [row for row in layers if _known(row["layer"])]
+    cells = {
+        ("Heads", "head"): {(int(row["layer"]), str(row["head"])): row["share"] for row in heads},
+        ("Matrices", "matrix"): {
+            (int(row["layer"]), str(row["component"])): row["share"] for row in in_layers
         },
     }
+    maps = []
+    for (title, across), shares in cells.items():
+        rows = list(dict.fromkeys(layer for layer, _ in shares))
+        columns = list(dict.fromkeys(column for _, column in shares))
+        values = [
+            [float(shares.get((row, column), math.nan)) for column in columns] for row in rows
+        ]
+        if shares:
+            maps.append(ShareMap(title, across, list(map(str, rows)), columns, values))
+    return maps
+
+
+@dataclass(frozen=True)
+class ShareMap:
+    """Shares of all scores in rows and columns; NaN where there are none."""
+
+    title: str
+    across: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+    @property
+    def most(self) -> float:
+        """The largest share; 1 where all are 0."""
+        return max(value for row in self.values for value in row if value == value) or 1.0
 
 
 def perturbation_html(effect: PerturbationEffect) -> Markup:

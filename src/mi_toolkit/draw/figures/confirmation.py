@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mi_toolkit.draw.confirmation import strip_of
+from mi_toolkit.draw.confirmation import COLOURS, strip_of
 from mi_toolkit.draw.figures.style import (
     axes_at,
     draw_strip,
@@ -21,7 +21,6 @@ from mi_toolkit.draw.figures.style import (
     write,
 )
 from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS, DotStrip, span_of
-from mi_toolkit.draw.verification import COLOURS
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.confirm.confirmation import Confirmation, HypothesisTest
