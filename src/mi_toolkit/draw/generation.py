@@ -132,49 +132,92 @@ def _meet(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
 
-SIGN, PADDING, GAP = 7.5, 12.0, 26.0
-BOX, LANE, MARGIN = 22, 30, 6
-OUTCOME = 90
+@dataclass(frozen=True, kw_only=True)
+class TreeScale:
+    """The sizes of a drawn tree, in whatever unit it is drawn in."""
+
+    sign: float
+    """Width of a sign of a token."""
+
+    padding: float
+    """Around a token, in its box."""
+
+    gap: float
+    """Between the columns."""
+
+    box: float
+    """Height of a box."""
+
+    lane: float
+    """From one row to the next."""
+
+    outcome: float
+    """Room for what a sequence came to, at the right."""
+
+
+@dataclass(frozen=True)
+class PlacedBox:
+    """A token's box."""
+
+    node: PlacedNode
+    left: float
+    top: float
+    width: float
+    edge: tuple[tuple[float, float], ...]
+    """Four points of the curve that comes to it from its parent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Where all of a generation's tree is drawn."""
+
+    first: str
+    """The prompt's last token, in the first box, at 0, 0."""
+
+    first_width: float
+    boxes: Sequence[PlacedBox]
+    width: float
+    height: float
+
+
+def placed_tree(generation: Generation, scale: TreeScale) -> Tree:
+    """The tree's boxes and curves; columns are as wide as their tokens."""
+    placed, first = placed_nodes(generation), prompt_end(generation)
+    longest = [len(first)] + [1] * (1 + max(node.column for node in placed))
+    for node in placed:
+        longest[node.column + 1] = max(longest[node.column + 1], len(node.text))
+    widths = [length * scale.sign + scale.padding for length in longest]
+    lefts = [sum(widths[:column]) + column * scale.gap for column in range(len(widths))]
+
+    def box(node: PlacedNode) -> PlacedBox:
+        column, lane = node.parent or (-1, 0)
+        left, top = lefts[node.column + 1], node.lane * scale.lane
+        x, y = lefts[column + 1] + widths[column + 1], lane * scale.lane + scale.box / 2
+        middle, down = (x + left) / 2, top + scale.box / 2
+        edge = ((x, y), (middle, y), (middle, down), (left, down))
+        return PlacedBox(node, left, top, widths[node.column + 1], edge)
+
+    return Tree(
+        first=first,
+        first_width=widths[0],
+        boxes=[box(node) for node in placed],
+        width=lefts[-1] + widths[-1] + scale.outcome,
+        height=(1 + max(node.lane for node in placed)) * scale.lane,
+    )
+
+
+PIXELS = TreeScale(sign=7.5, padding=12, gap=26, box=22, lane=30, outcome=90)
 
 
 def tree_html(generation: Generation) -> Markup:
     """The tree with its legend, as an HTML `<figure>` that scrolls sideways."""
-    placed = placed_nodes(generation)
-    first = prompt_end(generation)
-    lefts, widths = lefts_and_widths(placed, first, sign=SIGN, padding=PADDING, gap=GAP)
-    return render(
-        "tree",
-        placed=placed,
-        first=first,
-        prompt=generation.prompt,
-        lefts=lefts,
-        widths=widths,
-        width=round(lefts[-1] + widths[-1] + OUTCOME + 2 * MARGIN),
-        height=(1 + max(node.lane for node in placed)) * LANE + 2 * MARGIN,
-        margin=MARGIN,
-        box=BOX,
-        lane=LANE,
-    )
+    tree = placed_tree(generation, PIXELS)
+    return render("tree", tree=tree, prompt=generation.prompt, box=PIXELS.box)
 
 
 def prompt_end(generation: Generation) -> str:
     """The last token of the prompt, where the tree begins."""
     return f"…{visible(generation.texts[int(generation.prompt_ids[-1])], longest=12)}"
-
-
-def lefts_and_widths(
-    placed: Sequence[PlacedNode], first: str, *, sign: float, padding: float, gap: float
-) -> tuple[list[float], list[float]]:
-    """Where each column begins and how wide it is, the prompt's first; as wide as its tokens."""
-    n_columns = 1 + max(node.column for node in placed)
-    longest = [1] * n_columns
-    for node in placed:
-        longest[node.column] = max(longest[node.column], len(node.text))
-    widths = [length * sign + padding for length in (len(first), *longest)]
-    lefts = [0.0]
-    for width in widths[:-1]:
-        lefts.append(lefts[-1] + width + gap)
-    return lefts, widths
 
 
 def view_generation(generation: Generation) -> ResultView:

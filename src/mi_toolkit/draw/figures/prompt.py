@@ -26,13 +26,7 @@ from mi_toolkit.draw.figures.style import (
     title,
     write,
 )
-from mi_toolkit.draw.generation import (
-    PlacedNode,
-    alternatives_grid,
-    lefts_and_widths,
-    placed_nodes,
-    prompt_end,
-)
+from mi_toolkit.draw.generation import Tree, TreeScale, alternatives_grid, placed_tree
 from mi_toolkit.draw.pipeline import lens_grid, output_grid, position_grid
 from mi_toolkit.draw.primitives import (
     DIVERGING,
@@ -257,10 +251,7 @@ def _norms(figure: Figure, pipeline: Pipeline, y: float) -> None:
 
 
 TREE_TOP, TREE_FOOT, MARGIN = 0.55, 0.45, 0.15
-TREE = {"sign": 0.078, "padding": 0.14, "gap": 0.28}
-"""Width of a sign, of the space around a token and between two, in inches."""
-
-NODE, LANE, OUTCOME = 0.22, 0.3, 0.85
+INCHES = TreeScale(sign=0.078, padding=0.14, gap=0.28, box=0.22, lane=0.3, outcome=0.85)
 
 
 @in_house_style
@@ -268,74 +259,53 @@ def generation_figure(generation: Generation) -> Figure:
     """The tree of beams, where there are several, over the best sequence's alternatives."""
     grid = alternatives_grid(generation, 0)
     width, height = grid_size(grid)
-    placed = placed_nodes(generation) if generation.num_beams > 1 else []
-    down = 0.0
-    if placed:
-        first = prompt_end(generation)
-        lefts, widths = lefts_and_widths(placed, first, **TREE)
-        across = lefts[-1] + widths[-1] + OUTCOME
-        down = (1 + max(node.lane for node in placed)) * LANE
-        width = max(width, across)
-    figure = Figure(
-        figsize=(
-            max(width, 5.0) + 2 * MARGIN,
-            TREE_TOP + down + (TREE_FOOT if placed else 0.0) + height + MARGIN,
-        )
-    )
+    tree = placed_tree(generation, INCHES) if generation.num_beams > 1 else None
+    top = TREE_TOP
+    if tree is not None:
+        width, top = max(width, tree.width), TREE_TOP + tree.height + TREE_FOOT
+    figure = Figure(figsize=(max(width, 5.0) + 2 * MARGIN, top + height + MARGIN))
     title(figure, generation.title())
-    if placed:
-        ax = axes_at(figure, MARGIN, TREE_TOP, across, down)
-        ax.set(xlim=(0, across), ylim=(down, 0))
-        ax.axis("off")
-        _draw_tree(ax, placed, first, lefts, widths)
-    draw_grid(figure, grid, MARGIN, TREE_TOP + down + (TREE_FOOT if placed else 0.0))
+    if tree is not None:
+        _draw_tree(axes_at(figure, MARGIN, TREE_TOP, tree.width, tree.height), tree)
+    draw_grid(figure, grid, MARGIN, top)
     return figure
 
 
-def _draw_tree(
-    ax: Axes, placed: list[PlacedNode], first: str, lefts: list[float], widths: list[float]
-) -> None:
-    for node in reversed(placed):
-        column, lane = node.parent or (-1, 0)
-        x, y = lefts[column + 1] + widths[column + 1], lane * LANE + LANE / 2
-        end, down = lefts[node.column + 1], node.lane * LANE + LANE / 2
-        middle = (x + end) / 2
-        curve = Path(
-            [(x, y), (middle, y), (middle, down), (end, down)],
-            [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
-        )
-        colour, width = _stroke(node)
-        ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=colour, linewidth=width))
-    _box(ax, 0.0, widths[0], 0, first, background(), muted_text(), 0.8)
-    for node in placed:
-        left, width = lefts[node.column + 1], widths[node.column + 1]
-        edge, stroke = _stroke(node)
+def _draw_tree(ax: Axes, tree: Tree) -> None:
+    over = (INCHES.lane - INCHES.box) / 2
+    ax.set(xlim=(0, tree.width), ylim=(tree.height - over, -over))
+    ax.axis("off")
+    strokes = {"dropped": (line(), 0.7), "best": (FRAME, 1.6), "kept": (muted_text(), 1.0)}
+    for each in reversed(tree.boxes):
+        curve = Path(each.edge, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+        edge, stroke = strokes[each.node.kind]
+        ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=edge, linewidth=stroke))
+    _box(ax, (0.0, 0.0, tree.first_width), tree.first, background(), muted_text(), 0.8)
+    for each in tree.boxes:
+        node, place = each.node, (each.left, each.top, each.width)
+        edge, stroke = strokes[node.kind]
         colour = shade(node.probability, SEQUENTIAL)
-        _box(ax, left, width, node.lane, node.text, colour, edge, 2.0 if node.ended else stroke)
+        _box(ax, place, node.text, colour, edge, 2.0 if node.ended else stroke)
         if node.outcome:
-            middle = node.lane * LANE + LANE / 2
-            ax.text(left + width + 0.06, middle, node.outcome, fontsize=7.5, va="center")
+            right, middle = each.left + each.width + 0.06, each.top + INCHES.box / 2
+            ax.text(right, middle, node.outcome, fontsize=7.5, va="center")
 
 
 def _box(
-    ax: Axes, left: float, width: float, lane: int, text: str, colour: str, edge: str, stroke: float
+    ax: Axes,
+    place: tuple[float, float, float],
+    text: str,
+    colour: str,
+    edge: str,
+    stroke: float,
 ) -> None:
-    y = lane * LANE + (LANE - NODE) / 2
+    left, top, width = place
     style = "round,pad=0,rounding_size=0.03"
-    ax.add_patch(
-        FancyBboxPatch(
-            (left, y),
-            width,
-            NODE,
-            boxstyle=style,
-            facecolor=colour,
-            edgecolor=edge,
-            linewidth=stroke,
-        )
-    )
+    look: dict[str, Any] = {"facecolor": colour, "edgecolor": edge, "linewidth": stroke}
+    ax.add_patch(FancyBboxPatch((left, top), width, INCHES.box, boxstyle=style, **look))
     ax.text(
         left + width / 2,
-        y + NODE / 2,
+        top + INCHES.box / 2,
         text,
         fontsize=7.5,
         ha="center",
@@ -343,8 +313,3 @@ def _box(
         color=ink() if colour == background() else ink_on(colour),
         parse_math=False,
     )
-
-
-def _stroke(node: PlacedNode) -> tuple[str, float]:
-    strokes = {"dropped": (line(), 0.7), "best": (FRAME, 1.6), "kept": (muted_text(), 1.0)}
-    return strokes[node.kind]
