@@ -174,9 +174,9 @@ def test_a_page_of_examples_escapes_their_text() -> None:
     body = view.section().body
     assert body.count("<h3>Unit") == 60
     assert body.count("<script") == 0
-    assert "alert" not in body or "&#x27;" in body
+    assert "alert" not in body or "&#39;" in body
     assert "&lt;" in body
-    assert len(mi.view(statistics, ("mlp_post", 2)).units) == 8
+    assert mi.view(statistics, ("mlp_post", 2)).section().body.count("<h3>Unit ") == 8
     with pytest.raises(UnknownNameError, match="has no unit 512: they are 0 to 511"):
         mi.view(statistics, ("mlp_post", 2), 512)
 

@@ -67,6 +67,7 @@ for name in ("AutoTokenizer", "AutoModelForCausalLM"):
     setattr(getattr(transformers, name), "from_pretrained", counted)
 code = run(["classify", "To be or not to be or not to be", "--behaviours", "induction"])
 unused = "datasets pandas pyarrow pytest matplotlib circuitsvis wandb gradio IPython".split()
+unused += ["mi_toolkit.draw.markup", "mi_toolkit.draw.page"]  # transformers imports jinja2 itself
 there = [name for name in unused if name in sys.modules]
 first = (code, there, counts, gc.isenabled())
 from transformer_lens import patching

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 
 from mi_toolkit import Page, attribute
 from mi_toolkit.attribution.attribution import Attribution
@@ -36,7 +36,7 @@ def test_every_token_is_in_the_heat_and_in_the_table(method: str) -> None:
         assert f"<td>{score:+.4f}</td>" in section.body
     assert METHODS[method].measures in section.caption
     assert ("orange against it" in section.caption) == METHODS[method].has_baseline
-    assert html.escape("' Mary' rather than ' John'") not in section.title  # plain text
+    assert escape("' Mary' rather than ' John'") not in section.title  # plain text
     assert section.title == f"What ' Mary' rather than ' John' rests on in toy-gpt2, by {method}"
 
 
@@ -48,7 +48,7 @@ def test_a_hostile_token_is_text_and_nothing_else() -> None:
     document = Page([view_attribution(hostile)]).document()
     assert "<img" not in document
     assert document.count("</script>") == 1  # the page's own
-    assert document.count(html.escape("<img src=x onerror=alert(1)>")) >= 4
+    assert document.count(escape("<img src=x onerror=alert(1)>")) >= 4
 
 
 def test_colours_are_white_at_zero_and_dark_at_the_largest_by_size() -> None:
@@ -83,4 +83,4 @@ def test_a_picture_has_a_box_to_a_token_and_keeps_them_on_the_sheet(tmp_path: Pa
     assert (tmp_path / "attribution.png").read_bytes().startswith(b"\x89PNG")
     view.save_html(tmp_path / "page.html")
     assert "gradient_norm" in (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert repr(view).startswith("AttributionView(What ")
+    assert repr(view).startswith("View of What ")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import re
 from functools import cache
+
+from markupsafe import escape
 
 from mi_toolkit import Page, confirm_heads
 from mi_toolkit.core.stimuli import repeated_random
@@ -43,12 +44,13 @@ def test_a_page_shows_every_trial_among_its_random_sets() -> None:
         layers = [part for trial in shown.trials for part in layers_of(trial)]
         assert len(layers) == (0 if by_head else 2)
         assert body.count("<svg") == len(shown.trials) + len(layers)
-        dots = sum(len(trial.random_sets) + 1 for trial in shown.trials)
-        assert body.count("<circle") == dots + sum(len(part.others) + 1 for part in layers)
+        dots = sum(len(trial.random_sets) for trial in shown.trials)
+        assert body.count("<circle") == dots + sum(len(part.others) for part in layers)
+        assert body.count('class="change"') == body.count("<svg")
         for trial in shown.trials:
             assert f"{trial.verdict}: {trial.reason}" in body
             for cells in details(trial):
-                assert all(html.escape(cell) in body for cell in cells)
+                assert all(escape(cell) in body for cell in cells)
         assert "not tested: no head carries it" in body
         assert ("in its layer" in body) == by_head
         places = [float(x) for x in re.findall(r'cx="([\d.-]+)"', body)]
@@ -62,7 +64,7 @@ def test_confirmations_stand_on_a_page_with_others(tmp_path) -> None:
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Labels of toy-gpt2 under zero ablation" in page
     assert "Single heads of toy-gpt2 under zero ablation" in page
-    assert repr(views[0]) == "ConfirmationView(Labels of toy-gpt2 under zero ablation)"
+    assert repr(views[0]) == "View of Labels of toy-gpt2 under zero ablation"
 
 
 def test_a_picture_has_a_panel_to_a_label_and_a_row_to_a_trial(tmp_path) -> None:

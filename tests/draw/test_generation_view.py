@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from mi_toolkit import generate
-from mi_toolkit.draw.figures.generation import generation_figure
+from mi_toolkit.draw.figures.prompt import generation_figure
 from mi_toolkit.draw.generation import alternatives_grid, placed_nodes, view_generation
 from mi_toolkit.text.generation import Generation
 from tests.models_here import loaded

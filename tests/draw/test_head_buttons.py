@@ -16,7 +16,7 @@ from mi_toolkit.draw.head_listing import (
     listing_html,
 )
 from mi_toolkit.draw.head_maps import label_map
-from mi_toolkit.draw.page import pick_button
+from mi_toolkit.draw.markup import pick_button
 from mi_toolkit.draw.primitives import LABELS
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.text.trace import trace_pipeline
@@ -121,6 +121,6 @@ def test_a_head_tells_its_figures_its_spread_and_whom_it_shares_keys_with() -> N
 
 def test_what_a_button_stands_for_is_escaped() -> None:
     assert pick_button('"><script>', "x", tip="<b>", kind='"') == (
-        '<button type="button" data-pick="&quot;&gt;&lt;script&gt;" aria-label="&lt;b&gt;" '
-        'title="&lt;b&gt;" class="&quot;">x</button>'
+        '<button type="button" data-pick="&#34;&gt;&lt;script&gt;" aria-label="&lt;b&gt;" '
+        'title="&lt;b&gt;" class="&#34;">x</button>'
     )

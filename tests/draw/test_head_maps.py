@@ -6,7 +6,7 @@ import torch
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw import primitives as colours
-from mi_toolkit.draw.head_maps import behaviour_map, label_map, map_svg, maps_of, scope_map
+from mi_toolkit.draw.head_maps import behaviour_map, label_map, map_figure, maps_of, scope_map
 from tests.draw.made import made_report
 
 NAN = float("nan")
@@ -90,7 +90,7 @@ def test_an_unknown_behaviour_is_named() -> None:
 
 
 def test_the_svg_has_a_cell_for_each_head_and_says_which_are_labelled() -> None:
-    written = map_svg(behaviour_map(made_report({"induction": torch.rand(24, 16)}), "induction"))
+    written = map_figure(behaviour_map(made_report({"induction": torch.rand(24, 16)}), "induction"))
     assert written.count("<rect ") == 24 * 16
     assert len(written) < 80_000
     assert 'role="img"' in written

@@ -53,7 +53,7 @@ def test_maps_hold_the_figures_of_their_results(tmp_path: Path) -> None:
         body = view.section().body
         assert "<b>" not in body
         view.save_html(tmp_path / "page.html")
-        assert found.title() in (tmp_path / "page.html").read_text().replace("&#x27;", "'")
+        assert found.title() in (tmp_path / "page.html").read_text().replace("&#39;", "'")
 
 
 @pytest.mark.skipif(HookedTransformer is not None, reason="TransformerLens 3 knows no edges")

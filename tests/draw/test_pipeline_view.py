@@ -10,7 +10,7 @@ import torch
 
 from mi_toolkit import trace_pipeline
 from mi_toolkit.draw.figures.prompt import pipeline_figure
-from mi_toolkit.draw.picture import pixel_image
+from mi_toolkit.draw.markup import pixel_image
 from mi_toolkit.draw.pipeline import view_pipeline
 from mi_toolkit.text.pipeline import Pipeline
 from tests.models_here import loaded
@@ -47,7 +47,7 @@ def test_pixels_are_the_values(tmp_path) -> None:
     values = torch.tensor([[0.0, 1.0, 0.5], [1.0, -3.0, 7.0]])
     stops = ("#000000", "#ffffff")
     image = pixel_image(values, said='a "b"', width=30, height=20, stops=stops)
-    assert 'alt="a &quot;b&quot;"' in image
+    assert 'alt="a &#34;b&#34;"' in image
     (tmp_path / "image.png").write_bytes(
         base64.b64decode(re.search(r"base64,([^\"]+)", image).group(1))
     )

@@ -8,7 +8,7 @@ import pytest
 
 from mi_toolkit import trace_pipeline
 from mi_toolkit.core.errors import PromptError, UnknownNameError
-from mi_toolkit.draw.position import position_buttons, position_grid, position_html, view_position
+from mi_toolkit.draw.pipeline import position_buttons, position_grid, position_html, view_position
 from mi_toolkit.text.pipeline import Pipeline
 from tests.models_here import loaded
 

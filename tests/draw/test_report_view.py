@@ -58,5 +58,5 @@ def test_page_and_picture_are_written(tmp_path: Path) -> None:
     view = view_report(made_report({"diffuse": torch.rand(2, 2)}))
     view.save_html(tmp_path / "report.html")
     view.save_png(tmp_path / "report.png")
-    assert repr(view).startswith("ReportView of HeadReport of made")
+    assert repr(view) == "View of Heads of made: 2 layers × 2 heads"
     assert (tmp_path / "report.html").stat().st_size < 40_000

@@ -11,7 +11,7 @@ from mi_toolkit import ablation_effect, compare_models
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw.ablation import effect_html, finding, strips_html
 from mi_toolkit.draw.comparison import agreement_text, labels_html
-from mi_toolkit.draw.primitives import bars_html
+from mi_toolkit.draw.markup import bars_html
 from mi_toolkit.interventions.effect import FIGURES, AblationEffect
 from tests.models_here import loaded
 
@@ -67,7 +67,7 @@ def test_a_strip_holds_a_dot_for_every_random_set_in_its_place(effect: AblationE
     assert len(strips) == len(FIGURES)
     for name, strip in zip(FIGURES, strips, strict=True):
         at = [float(x) for x in re.findall(r'cx="([\d.]+)"', strip)]
-        change = float(re.search(r'class="change" d="M([\d.]+)', strip)[1])  # type: ignore[index]
+        change = float(re.search(r'class="change"[^>]* d="M([\d.]+)', strip)[1])  # type: ignore[index]
         drawn = [*at, change]
         given = [*effect.control_changes[name].tolist(), effect.change[name]]
         low, high = min(0.0, *given), max(0.0, *given)

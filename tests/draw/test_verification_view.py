@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import html
 from functools import cache
 from pathlib import Path
 
+from markupsafe import escape
+
 from mi_toolkit import Page, verify_model
+from mi_toolkit.draw.confirmation import view_verification
 from mi_toolkit.draw.figures.confirmation import verification_figure
-from mi_toolkit.draw.verification import view_verification
 from mi_toolkit.verification.outcome import at_most
 from mi_toolkit.verification.verify import Verification
 from tests.models_here import loaded
@@ -26,11 +27,11 @@ def test_a_page_has_every_check_with_its_verdict_and_what_the_model_says() -> No
     section = view_verification(found()).section()
     for name, outcome in found().outcomes.items():
         assert f"<th>{name}</th>" in section.body
-        assert html.escape(outcome.sentence) in section.body
+        assert escape(outcome.sentence) in section.body
     assert section.body.count("<b>passed</b>") == 12
     assert section.body.count("<b>not applicable</b>") == 2
     for said in found().completions:
-        assert html.escape(repr(said.text)) in section.body
+        assert escape(repr(said.text)) in section.body
 
 
 def test_hostile_text_is_text() -> None:

@@ -18,9 +18,9 @@ PROMPT = "one two three one two"
 def test_a_result_is_drawn_by_the_view_of_its_kind() -> None:
     model = loaded("toy-gpt2")
     traced = mi.trace_pipeline(model, PROMPT)
-    assert repr(view(traced)).startswith("PipelineView")
-    assert view(traced, 1, top_k=2).position == 1
-    assert repr(view(mi.direct_logit_attribution(model, PROMPT))).startswith("PictureView")
+    assert repr(view(traced)).startswith("View of From text to prediction")
+    assert "after token 1," in view(traced, 1, top_k=2).title
+    assert repr(view(mi.direct_logit_attribution(model, PROMPT))).startswith("View of What writes")
     scores = mi.score_weights(model, PROMPT)
     assert len(view(scores, k=3).top) == 3
 

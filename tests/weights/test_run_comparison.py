@@ -76,7 +76,7 @@ def test_the_command_writes_one_table_and_one_picture(
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"comparison_magnitude.csv", "comparison_magnitude.png", "page.html"}
     assert "weights by magnitude" in page.read_text()
-    assert "PictureView" in repr(view_runs(compare_runs(folders)[0]))
+    assert "View of The top" in repr(view_runs(compare_runs(folders)[0]))
     assert run(["sensitivity", "compare", *map(str, folders), "--json"]) == 0
     assert capsys.readouterr().out.startswith('[{"run": "gpt2"')
 

@@ -16,7 +16,7 @@ from mi_toolkit.app.tools import Saveable, drawing, picked, tools
 from mi_toolkit.core.display import html_table, human_count
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.draw.generation import alternatives_grid, beam_buttons, tree_html, view_generation
-from mi_toolkit.draw.primitives import grid_html
+from mi_toolkit.draw.markup import grid_html
 from mi_toolkit.models.specs import MODELS
 from mi_toolkit.text.generate import generate
 from mi_toolkit.text.generation import Generation

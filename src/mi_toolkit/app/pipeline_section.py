@@ -23,8 +23,15 @@ from mi_toolkit.draw.head_listing import (
     pattern_html,
 )
 from mi_toolkit.draw.head_maps import label_map
-from mi_toolkit.draw.pipeline import embedding_html, mlp_html, tokens_html, view_pipeline
-from mi_toolkit.draw.position import position_buttons, position_html, view_position
+from mi_toolkit.draw.pipeline import (
+    embedding_html,
+    mlp_html,
+    position_buttons,
+    position_html,
+    tokens_html,
+    view_pipeline,
+    view_position,
+)
 from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.text.pipeline import Pipeline

@@ -8,13 +8,14 @@
 from __future__ import annotations
 
 import gc
-import html
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from markupsafe import Markup
 
 from mi_toolkit.atlas.folder import (
     FORMAT,
@@ -45,8 +46,8 @@ from mi_toolkit.core.tables import joined, write_parquet
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.comparison import view_stimuli
 from mi_toolkit.draw.head_maps import label_map, map_figure
+from mi_toolkit.draw.markup import render
 from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.primitives import SEQUENTIAL, ink_on, shade
 from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
@@ -66,11 +67,10 @@ class Links:
 
     def section(self) -> Section:
         """The view's part of a page."""
-        items = " · ".join(
-            f'<a href="{html.escape(target)}">{html.escape(name)}</a>'
-            for target, name in self.targets
-        )
-        return Section(title=self.title, caption="", body=f"<p>{items}</p>", height=90)
+        link = Markup('<a href="{}">{}</a>')
+        items = Markup(" · ").join(link.format(*target) for target in self.targets)
+        body = Markup("<p>{}</p>").format(items)
+        return Section(title=self.title, caption="", body=body, height=90)
 
 
 def model_page(report: HeadReport) -> Page:
@@ -128,19 +128,16 @@ class AtlasView:
 
     def section(self) -> Section:
         """The view's part of a page."""
-        maps = "".join(_card(entry) for entry in self.entries)
-        return Section(
-            title=f"Head atlas: {_count(self.entries)}",
-            caption=READING,
-            body=(
-                f"{_table(self.entries)}<h3>Which head carries which label</h3>"
-                "<p>Layers run downwards, heads across; a cell has a strip of colour for each "
-                "label of the head. Rest the mouse on it to read them.</p>"
-                f'<div class="figures">{maps}</div>'
-                f'<p class="facts">All figures of all heads: <a href="{TABLE}">{TABLE}</a>. '
-                "Parameters are those of attention and MLPs, without embeddings.</p>"
-            ),
+        labels = _labels(self.entries)
+        body = render(
+            "atlas",
+            names=["model", *labels],
+            rows=[(entry, _cells(entry, labels)) for entry in self.entries],
+            maps=[(entry, map_figure(label_map(entry.report))) for entry in self.entries],
+            page=PAGE,
+            table=TABLE,
         )
+        return Section(title=f"Head atlas: {_count(self.entries)}", caption=READING, body=body)
 
 
 def write_index(atlas: HeadAtlas) -> None:
@@ -208,38 +205,16 @@ def _cell(shown: LabelProfile | None) -> str:
     return f"{shown.count} ({shown.share:.0%})" if shown.count else NOTHING
 
 
-def _table(entries: Sequence[Entry]) -> str:
-    labels = _labels(entries)
-    names = (html.escape(name).replace("_", "_<wbr>") for name in ("model", *labels))
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = []
-    for entry in entries:
-        shown = {p.label: p for p in profile(entry.report)}
-        link = f'<a href="{html.escape(entry.folder)}/{PAGE}">{html.escape(entry.model)}</a>'
-        cells = "".join(_shaded(shown.get(label)) for label in labels)
-        rows.append(
-            f"<tr><th>{link}<small>{html.escape(str(entry.facts['family']))}, "
-            f"{html.escape(entry.size)}</small></th>{cells}</tr>"
-        )
-    return f'<div class="wide counts"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-
-
-def _shaded(shown: LabelProfile | None) -> str:
-    if shown is None or not shown.applicable or not shown.count:
-        return f"<td>{_cell(shown)}</td>"
-    colour = shade(shown.share, SEQUENTIAL)
-    style = f"background:{colour};color:{ink_on(colour)}"
-    strongest = f' title="strongest: {shown.strongest}"' if shown.strongest else ""
-    return f'<td style="{style}"{strongest}>{_cell(shown)}</td>'
-
-
-def _card(entry: Entry) -> str:
-    link = f'<a href="{html.escape(entry.folder)}/{PAGE}">{html.escape(entry.model)}</a>'
-    return (
-        f'<div class="card"><h3>{link}</h3><p class="facts">'
-        f"{html.escape(str(entry.facts['family']))}, {html.escape(entry.size)}</p>"
-        f"{map_figure(label_map(entry.report))}</div>"
-    )
+def _cells(entry: Entry, labels: Sequence[str]) -> list[tuple[str, float, str]]:
+    """Of each label: what its cell says, the share that colours it, and the strongest head."""
+    shown = {each.label: each for each in profile(entry.report)}
+    cells = []
+    for label in labels:
+        here = shown.get(label)
+        share = here.share if here is not None and here.applicable else 0.0
+        strongest = str(here.strongest) if here is not None and here.strongest else ""
+        cells.append((_cell(here), share, strongest))
+    return cells
 
 
 @one_job

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import html
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+
+from markupsafe import Markup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,22 +38,22 @@ class TextTable:
         )
         return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """The same for a notebook, escaped."""
         table = html_table(self.header, self.rows)
-        return f'<p>{html.escape(self.title)}</p><div style="overflow-x:auto">{table}</div>'
+        return Markup('<p>{}</p><div style="overflow-x:auto">{}</div>').format(self.title, table)
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """A table of plain text as HTML, escaped."""
     lines = [_row("th", header)] if header else []
     lines += [_row("td", row) for row in rows]
-    return f"<table>{''.join(lines)}</table>"
+    return Markup("<table>{}</table>").format(Markup().join(lines))
 
 
-def _row(tag: str, cells: Sequence[str]) -> str:
-    style = ' style="text-align:left"'
-    return f"<tr>{''.join(f'<{tag}{style}>{html.escape(c)}</{tag}>' for c in cells)}</tr>"
+def _row(tag: str, cells: Sequence[str]) -> Markup:
+    cell = Markup(f'<{tag} style="text-align:left">{{}}</{tag}>')
+    return Markup("<tr>{}</tr>").format(Markup().join(map(cell.format, cells)))
 
 
 class TableRepr(ABC):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -20,8 +19,11 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section, attention_heads
+from mi_toolkit.draw.page import SavedView, Section, attention_heads
 from mi_toolkit.draw.primitives import visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HeadName = Head | tuple[int, int] | str | int
 """A head by name, or by its number within the layers that are shown."""
@@ -119,7 +121,7 @@ def _check_layer(grid: HeadGrid, layer: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttentionView:
+class AttentionView(SavedView):
     """Attention patterns that a notebook draws and a file keeps."""
 
     model: str
@@ -153,16 +155,10 @@ class AttentionView:
             height=340 + 115 * -(-len(self.heads) // 8) + min(128 * len(self.tokens), 640),
         )
 
-    def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page of this view alone; `Page` puts several views on one."""
-        Page([self]).save_html(path)
-
-    def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write a picture of all heads, side by side."""
+    def figure(self) -> Figure:
+        """All heads, side by side."""
         labels = [visible(token) for token in self.tokens]
-        figures.save_figure(
-            figures.pattern_grid(self.patterns, labels, [str(head) for head in self.heads]), path
-        )
+        return figures.pattern_grid(self.patterns, labels, [str(head) for head in self.heads])
 
     def _which(self) -> str:
         layers = sorted({head.layer for head in self.heads})
@@ -173,9 +169,6 @@ class AttentionView:
 
     def __repr__(self) -> str:
         return f"AttentionView of {self.model}: {self._which()}, on {len(self.tokens)} tokens"
-
-    def _repr_html_(self) -> str:
-        return Page([self])._repr_html_()
 
 
 @one_job

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from markupsafe import Markup
 
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
-from mi_toolkit.core.display import html_table
+from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.head_maps import signed
-from mi_toolkit.draw.picture import PictureView, wide_table
-from mi_toolkit.draw.primitives import LABELS, LINES, bars_html
+from mi_toolkit.draw.markup import bars_html, render, strip_svg, tables_html, wide_table
+from mi_toolkit.draw.page import ResultView
+from mi_toolkit.draw.primitives import LINES, DotStrip, signed
 from mi_toolkit.weights.run_comparison import RunComparison
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 MISSING = "\N{EN DASH}"
 
 
-def view_comparison(comparison: ModelComparison) -> PictureView:
+def view_comparison(comparison: ModelComparison) -> ResultView:
     """Models side by side: labels, their depth, next-token agreement, and what they share."""
-    return PictureView(
+    return ResultView(
         title=f"Heads of {', '.join(comparison.models)}",
         caption=(
             f"The same {comparison.n_texts} texts, each model through its own tokenizer. Shares "
@@ -35,18 +32,18 @@ def view_comparison(comparison: ModelComparison) -> PictureView:
             "other; chance pairs the same predictions at random."
         ),
         draw=lambda: figures.comparison_grid(comparison),
-        body=models_html(comparison) + _groups(comparison),
+        body=lambda: models_html(comparison) + _groups(comparison),
     )
 
 
-def view_sweep(sweep: LengthSweep) -> PictureView:
+def view_sweep(sweep: LengthSweep) -> ResultView:
     """A length sweep: every head's figure by length, and which labels hold where."""
     held = sweep.label_table()
     rows = [
         [str(row[name]) for name in ("stimulus", "label", "head", "lengths")]
         for row in held.to_dict("records")
     ]
-    return PictureView(
+    return ResultView(
         title=f"Heads of {sweep.model} by length",
         caption=(
             "Lift is the attention beyond what uniform attention would put on a behaviour's "
@@ -54,12 +51,17 @@ def view_sweep(sweep: LengthSweep) -> PictureView:
             "the lower end of a head's interval has to reach for the label."
         ),
         draw=lambda: figures.sweep_grid(sweep),
-        body="<h3>Which labels hold at which length</h3>"
-        + wide_table(["stimulus", "label", "head", "holds at (tokens)"], rows),
+        body=lambda: tables_html(
+            TextTable(
+                title="Which labels hold at which length",
+                header=["stimulus", "label", "head", "holds at (tokens)"],
+                rows=rows,
+            )
+        ),
     )
 
 
-def view_stimuli(comparison: StimulusComparison) -> PictureView:
+def view_stimuli(comparison: StimulusComparison) -> ResultView:
     """Stimuli against each other: each head on one by the same head on the other."""
     rows = [
         [
@@ -71,14 +73,16 @@ def view_stimuli(comparison: StimulusComparison) -> PictureView:
         ]
         for pair in comparison.pairs
     ]
-    return PictureView(
+    return ResultView(
         title=f"Heads of {comparison.model} from one stimulus to another",
         caption=(
             "A mark per head: its lift, or value, on one stimulus by the same on the other. Kappa "
             "is the agreement of the labels beyond chance."
         ),
         draw=lambda: figures.stimulus_grid(comparison),
-        body=wide_table(["behaviour", "stimuli", "rank correlation", "labelled", "kappa"], rows),
+        body=lambda: wide_table(
+            ["behaviour", "stimuli", "rank correlation", "labelled", "kappa"], rows
+        ),
     )
 
 
@@ -86,7 +90,7 @@ def _number(figure: float) -> str:
     return MISSING if figure != figure else signed(figure)
 
 
-def models_html(comparison: ModelComparison) -> str:
+def models_html(comparison: ModelComparison) -> Markup:
     """What each model is, a row for each."""
     rows = [
         [
@@ -100,51 +104,40 @@ def models_html(comparison: ModelComparison) -> str:
         for name, facts in comparison.facts.items()
     ]
     header = ["model", "family", "parameters", "layers × heads", "positions", "BOS"]
-    return "<h3>The models</h3>" + wide_table(header, rows)
+    return tables_html(TextTable(title="The models", header=header, rows=rows))
 
 
-def _groups(comparison: ModelComparison) -> str:
+def _groups(comparison: ModelComparison) -> Markup:
     if not comparison.groups:
-        return ""
+        return Markup()
     rows = [[group.varies, group.shared, ", ".join(group.models)] for group in comparison.groups]
-    return "<h3>What can be set against what</h3>" + wide_table(
-        ["differ in", "share", "models"], rows
-    )
+    title = "What can be set against what"
+    return tables_html(TextTable(title=title, header=["differ in", "share", "models"], rows=rows))
 
 
-WIDTH, HEIGHT, MARGIN = 130, 18, 5
+WIDTH, HEIGHT = 136, 18
 
 
-def labels_html(comparison: ModelComparison) -> str:
+def labels_html(comparison: ModelComparison) -> Markup:
     """A row for each label and scope: in every model its heads, their share and their depth."""
     profiles = {
         name: {each.label: each for each in comparison.profiles(name)} for name in comparison.models
     }
     labels = dict.fromkeys(label for each in profiles.values() for label in each)
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in comparison.models)
-    rows = "".join(
-        f"<tr><th>{_swatch(label)}{html.escape(label)}</th>"
-        + "".join(
-            f"<td>{_profile(comparison, name, profiles[name].get(label))}</td>"
-            for name in comparison.models
-        )
-        + "</tr>"
+    rows = [
+        (label, [_profile(comparison, name, profiles[name].get(label)) for name in profiles])
         for label in labels
-    )
-    return (
-        "<p>How many heads carry each label on this text, and where in depth they lie: left is the "
-        "embedding, right the unembedding, the tick their median.</p>"
-        f'<div class="wide"><table class="depths"><tr><th></th>{head}</tr>{rows}</table></div>'
-    )
+    ]
+    return render("labels", models=comparison.models, rows=rows)
 
 
-def following_html(following: Mapping[str, Sequence[Prediction]]) -> str:
+def following_html(following: Mapping[str, Sequence[Prediction]]) -> Markup:
     """Each model's most probable next tokens."""
-    sides = "".join(
+    sides = [
         bars_html(name, predictions, colour=LINES[place % len(LINES)])
         for place, (name, predictions) in enumerate(following.items())
-    )
-    return f'<div class="sides">{sides}</div>'
+    ]
+    return Markup('<div class="sides">{}</div>').format(Markup().join(sides))
 
 
 def agreement_text(comparison: ModelComparison, one: int = 0, other: int = 1) -> str:
@@ -165,66 +158,46 @@ def agreement_text(comparison: ModelComparison, one: int = 0, other: int = 1) ->
 
 def _profile(comparison: ModelComparison, name: str, shown: LabelProfile | None) -> str:
     if shown is None:
-        return "\N{EN DASH}"
+        return MISSING
     if not shown.applicable:
         labelled = shown.label in comparison.reports[name].label_names
         why = comparison.reports[name].not_applicable_reason(shown.label) if labelled else None
-        return f"<small>{html.escape(why or 'not applicable here')}</small>"
-    said = f"<b>{shown.count}</b> ({shown.share:.0%})"
+        return Markup("<small>{}</small>").format(why or "not applicable here")
+    said = Markup("<b>{}</b> ({:.0%})").format(shown.count, shown.share)
     if not shown.count:
         return said
-    best = ""
-    if shown.strongest is not None and shown.figure == shown.figure:
-        best = f"<small>strongest {shown.strongest}, {signed(shown.figure)}</small>"
-    return f"{said}{_depths(shown)}{best}"
-
-
-def _depths(shown: LabelProfile) -> str:
-    def at(depth: float) -> float:
-        return MARGIN + depth * (WIDTH - 2 * MARGIN)
-
-    middle = HEIGHT / 2
-    dots = "".join(
-        f'<circle cx="{at(depth):.1f}" cy="{middle}" r="3"/>' for depth in sorted(set(shown.depths))
-    )
     median = shown.depth_quartiles[1]
-    said = f"depths, median {median:.2f}"
-    return (
-        f'<svg role="img" aria-label="{said}" width="{WIDTH}" height="{HEIGHT}">'
-        f"<title>{said}</title>"
-        f'<path class="axis" d="M{MARGIN} {middle}H{WIDTH - MARGIN}"/>{dots}'
-        f'<path class="change" d="M{at(median) - 1:.1f} 1h2v{HEIGHT - 2}h-2z"/></svg>'
+    depths = DotStrip(
+        value=median,
+        others=sorted(set(shown.depths)),
+        said=f"depths, median {median:.2f}",
+        is_tick=True,
     )
+    said += strip_svg(depths, (0.0, 1.0), width=WIDTH, height=HEIGHT)
+    if shown.strongest is not None and shown.figure == shown.figure:
+        best = Markup("<small>strongest {}, {}</small>")
+        said += best.format(str(shown.strongest), signed(shown.figure))
+    return said
 
 
-def _swatch(label: str) -> str:
-    colour = LABELS.get(label)
-    return "" if colour is None else f'<i style="background:{colour}"></i>'
-
-
-def view_runs(comparison: RunComparison) -> PictureView:
+def view_runs(comparison: RunComparison) -> ResultView:
     """Where in depth the tops of several runs lie, in which components, and what they share.
 
     Args:
         comparison: one of `compare_runs`.
     """
-
-    def draw() -> Figure:
-
-        return figures.run_comparison_figure(comparison)
-
     table = comparison.to_pandas()
     header = [name.replace("_", " ") for name in table.columns]
     rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
-    return PictureView(
+    return ResultView(
         title=f"The top {comparison.k:,} weights by {comparison.metric}",
         caption=(
             "Where in depth they lie, in which kind of matrix, and how much the runs share: by "
             "thirds of depth and kinds of matrix for any two models, weight by weight (in "
             "brackets) where both have the same matrices."
         ),
-        draw=draw,
-        body=f'<div class="wide">{html_table(header, rows)}</div>',
+        draw=lambda: figures.run_comparison_figure(comparison),
+        body=lambda: wide_table(header, rows),
     )
 
 

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section, pick_button
-from mi_toolkit.draw.picture import wide_table
-from mi_toolkit.draw.primitives import (
-    FRAME,
-    SEQUENTIAL,
-    GridCell,
-    TokenGrid,
-    grid_html,
-    ink_on,
-    percent,
-    shade,
-    visible,
-)
+from mi_toolkit.draw.markup import grid_html, render
+from mi_toolkit.draw.page import ResultView
+from mi_toolkit.draw.primitives import GridCell, TokenGrid, percent, visible
 from mi_toolkit.text.generation import HEADER, PROMPT, GeneratedSequence, Generation
 
 
@@ -45,7 +35,7 @@ class PlacedNode:
     """After its parent, in [0, 1]."""
 
     tip: str
-    """What is told where the mouse rests on it, as plain text."""
+    """What is shown where the mouse rests on it, as plain text."""
 
     sequence: int | None
     """The best sequence that it is part of; None where all beams through it were dropped."""
@@ -55,6 +45,13 @@ class PlacedNode:
 
     ended: bool
     """Whether it ended its sequence."""
+
+    @property
+    def kind(self) -> str:
+        """`dropped`, part of the `best` sequence, or `kept`."""
+        if self.sequence is None:
+            return "dropped"
+        return "best" if self.sequence == 0 else "kept"
 
 
 def placed_nodes(generation: Generation) -> list[PlacedNode]:
@@ -135,175 +132,127 @@ def _meet(one: range, other: range) -> bool:
     return one.start < other.stop and other.start < one.stop
 
 
-SIGN, PADDING, GAP = 7.5, 12.0, 26.0
-BOX, LANE, MARGIN = 22, 30, 6
-OUTCOME = 90
+@dataclass(frozen=True, kw_only=True)
+class TreeScale:
+    """The sizes of a drawn tree, in whatever unit it is drawn in."""
+
+    sign: float
+    """Width of a sign of a token."""
+
+    padding: float
+    """Around a token, in its box."""
+
+    gap: float
+    """Between the columns."""
+
+    box: float
+    """Height of a box."""
+
+    lane: float
+    """From one row to the next."""
+
+    outcome: float
+    """Room for what a sequence came to, at the right."""
 
 
-def tree_html(generation: Generation) -> str:
+@dataclass(frozen=True)
+class PlacedBox:
+    """A token's box."""
+
+    node: PlacedNode
+    left: float
+    top: float
+    width: float
+    edge: tuple[tuple[float, float], ...]
+    """Four points of the curve that comes to it from its parent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """Where all of a generation's tree is drawn."""
+
+    first: str
+    """The prompt's last token, in the first box, at 0, 0."""
+
+    first_width: float
+    boxes: Sequence[PlacedBox]
+    width: float
+    height: float
+
+
+def placed_tree(generation: Generation, scale: TreeScale) -> Tree:
+    """The tree's boxes and curves; columns are as wide as their tokens."""
+    placed, first = placed_nodes(generation), prompt_end(generation)
+    longest = [len(first)] + [1] * (1 + max(node.column for node in placed))
+    for node in placed:
+        longest[node.column + 1] = max(longest[node.column + 1], len(node.text))
+    widths = [length * scale.sign + scale.padding for length in longest]
+    lefts = [sum(widths[:column]) + column * scale.gap for column in range(len(widths))]
+
+    def box(node: PlacedNode) -> PlacedBox:
+        column, lane = node.parent or (-1, 0)
+        left, top = lefts[node.column + 1], node.lane * scale.lane
+        x, y = lefts[column + 1] + widths[column + 1], lane * scale.lane + scale.box / 2
+        middle, down = (x + left) / 2, top + scale.box / 2
+        edge = ((x, y), (middle, y), (middle, down), (left, down))
+        return PlacedBox(node, left, top, widths[node.column + 1], edge)
+
+    return Tree(
+        first=first,
+        first_width=widths[0],
+        boxes=[box(node) for node in placed],
+        width=lefts[-1] + widths[-1] + scale.outcome,
+        height=(1 + max(node.lane for node in placed)) * scale.lane,
+    )
+
+
+PIXELS = TreeScale(sign=7.5, padding=12, gap=26, box=22, lane=30, outcome=90)
+
+
+def tree_html(generation: Generation) -> Markup:
     """The tree with its legend, as an HTML `<figure>` that scrolls sideways."""
-    placed = placed_nodes(generation)
-    start = visible(generation.texts[int(generation.prompt_ids[-1])], longest=12)
-    drawn = "".join(_svg(placed, f"…{start}", generation.prompt))
-    stops = ",".join(SEQUENTIAL)
-    legend = (
-        f'<span>probability 0<i class="ramp" style="background:linear-gradient(90deg,{stops})">'
-        f'</i>1</span><span><i class="framed" style="border-color:{FRAME}"></i>best sequence</span>'
-        "<span>grey: dropped</span><span>right of a last token: place and score</span>"
-    )
-    return (
-        f'<figure class="tree"><div class="wide">{drawn}</div>'
-        f'<div class="legend">{legend}</div></figure>'
-    )
+    tree = placed_tree(generation, PIXELS)
+    return render("tree", tree=tree, prompt=generation.prompt, box=PIXELS.box)
 
 
-def lefts_and_widths(
-    placed: Sequence[PlacedNode], first: str, *, sign: float, padding: float, gap: float
-) -> tuple[list[float], list[float]]:
-    """Where each column begins and how wide it is, the prompt's first; as wide as its tokens."""
-    n_columns = 1 + max(node.column for node in placed)
-    longest = [1] * n_columns
-    for node in placed:
-        longest[node.column] = max(longest[node.column], len(node.text))
-    widths = [length * sign + padding for length in (len(first), *longest)]
-    lefts = [0.0]
-    for width in widths[:-1]:
-        lefts.append(lefts[-1] + width + gap)
-    return lefts, widths
+def prompt_end(generation: Generation) -> str:
+    """The last token of the prompt, where the tree begins."""
+    return f"…{visible(generation.texts[int(generation.prompt_ids[-1])], longest=12)}"
 
 
-def _svg(placed: Sequence[PlacedNode], first: str, prompt: str) -> Iterator[str]:
-    lefts, widths = lefts_and_widths(placed, first, sign=SIGN, padding=PADDING, gap=GAP)
-    width = lefts[-1] + widths[-1] + OUTCOME + 2 * MARGIN
-    height = (1 + max(node.lane for node in placed)) * LANE + 2 * MARGIN
-    yield (
-        f'<svg role="img" aria-label="beams after {html.escape(prompt)}" width="{width:.0f}" '
-        f'height="{height}" viewBox="0 0 {width:.0f} {height}">'
-        f'<g transform="translate({MARGIN} {MARGIN})">'
-    )
-    for node in reversed(placed):
-        yield _edge(node, lefts, widths)
-    yield (
-        f'<g class="root"><rect x="0" y="0" width="{widths[0]:.0f}" height="{BOX}" rx="3"/>'
-        f'<text x="{widths[0] / 2:.0f}" y="15">{html.escape(first)}</text>'
-        f"<title>{html.escape(prompt)}</title></g>"
-    )
-    for node in placed:
-        yield _box(node, lefts[node.column + 1], widths[node.column + 1])
-    yield "</g></svg>"
-
-
-def _edge(node: PlacedNode, lefts: Sequence[float], widths: Sequence[float]) -> str:
-    column, lane = node.parent or (-1, 0)
-    x, y = lefts[column + 1] + widths[column + 1], lane * LANE + BOX / 2
-    end, down = lefts[node.column + 1], node.lane * LANE + BOX / 2
-    middle = (x + end) / 2
-    return (
-        f'<path class="{_kind(node)}" d="M{x:.0f} {y:.0f}C{middle:.0f} {y:.0f} {middle:.0f} '
-        f'{down:.0f} {end:.0f} {down:.0f}"/>'
-    )
-
-
-def _box(node: PlacedNode, left: float, width: float) -> str:
-    colour = shade(node.probability, SEQUENTIAL)
-    y = node.lane * LANE
-    kind = f"{_kind(node)} end" if node.ended else _kind(node)
-    outcome = ""
-    if node.outcome:
-        outcome = (
-            f'<text class="outcome" x="{left + width + 6:.0f}" y="{y + 15}">{node.outcome}</text>'
-        )
-    return (
-        f'<g class="{kind}"><rect x="{left:.0f}" y="{y}" width="{width:.0f}" height="{BOX}" '
-        f'rx="3" fill="{colour}"/><text x="{left + width / 2:.0f}" y="{y + 15}" '
-        f'fill="{ink_on(colour)}">{html.escape(node.text)}</text>'
-        f"<title>{html.escape(node.tip)}</title></g>{outcome}"
-    )
-
-
-def _kind(node: PlacedNode) -> str:
-    if node.sequence is None:
-        return "dropped"
-    return "best" if node.sequence == 0 else "kept"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class GenerationView:
-    """A generation that a notebook draws and a file keeps."""
-
-    generation: Generation
-    """What is shown."""
-
-    def section(self) -> Section:
-        """The view's part of a page."""
-        found = self.generation
-        caption = (
-            f"After {found.prompt!r}. A score is the log-probability of a sequence over its "
-            f"length to the power of {found.length_penalty:g}."
-        )
-        grids = [grid_html(alternatives_grid(found, index)) for index in range(found.num_beams)]
-        further = "".join(
-            f"<details><summary>Alternatives of sequence {index + 2}</summary>{grid}</details>"
-            for index, grid in enumerate(grids[1:])
-        )
-        tree = f"<h3>Beams</h3>{tree_html(found)}" if found.num_beams > 1 else ""
-        table = wide_table(HEADER, found.cells())
-        under = ""
-        if found.hooks:
-            named = html.escape(", ".join(found.hooks))
-            under = f'<p class="facts">Hooks were active at {named}.</p>'
-        return Section(
-            title=found.title(),
-            caption=caption,
-            body=f"{table}{under}{tree}{grids[0]}{further}",
-            height=420 + 34 * found.num_beams * (found.num_beams > 1) + 44 * self._n_choices(),
-        )
-
-    def _n_choices(self) -> int:
-        return int(self.generation.sequences[0].alternative_ids.shape[1])
-
-    def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page of this view alone; `Page` puts several views on one."""
-        Page([self]).save_html(path)
-
-    def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write it as one picture: the tree of beams and the best sequence's alternatives."""
-        figures.save_figure(figures.generation_figure(self.generation), path)
-
-    def _repr_html_(self) -> str:
-        return Page([self])._repr_html_()
-
-    def __repr__(self) -> str:
-        return f"GenerationView({self.generation.title()})"
-
-
-def view_generation(generation: Generation) -> GenerationView:
+def view_generation(generation: Generation) -> ResultView:
     """A generation to look at: in a notebook, as a page, as a picture.
 
     Example:
         >>> import mi_toolkit as mi
         >>> found = mi.generate(mi.load_model("toy-gpt2"), "Mary and John", num_beams=2)
         >>> mi.view(found)
-        GenerationView(toy-gpt2 goes on (2 beams))
+        View of toy-gpt2 goes on (2 beams)
     """
-    return GenerationView(generation)
+    n_beams = generation.num_beams
+    n_choices = int(generation.sequences[0].alternative_ids.shape[1])
+    return ResultView(
+        title=generation.title(),
+        caption=(
+            f"After {generation.prompt!r}. A score is the log-probability of a sequence over its "
+            f"length to the power of {generation.length_penalty:g}."
+        ),
+        body=lambda: render(
+            "generation",
+            header=HEADER,
+            rows=generation.cells(),
+            hooks=", ".join(generation.hooks),
+            tree=tree_html(generation) if n_beams > 1 else None,
+            grids=[grid_html(alternatives_grid(generation, index)) for index in range(n_beams)],
+        ),
+        draw=lambda: figures.generation_figure(generation),
+        height=420 + 34 * n_beams * (n_beams > 1) + 44 * n_choices,
+    )
 
 
-def beam_buttons(generation: Generation, chosen: int) -> str:
+def beam_buttons(generation: Generation, chosen: int) -> Markup:
     """The texts, best first, each a button with its score: which one stands in `data-pick`."""
-    items = []
-    for index, sequence in enumerate(generation.sequences):
-        told = (
-            f"score {sequence.score:.3f} · log-probability {float(sequence.log_probs.sum()):.2f} · "
-            f"{len(sequence)} tokens{', ended by the model' if sequence.ended else ''}"
-        )
-        content = (
-            f"<span>{html.escape(generation.prompt)}</span><b>{html.escape(sequence.text)}</b>"
-            f"<small>{html.escape(told)}</small>"
-        )
-        button = pick_button(str(index), content, is_chosen=index == chosen)
-        items.append(f"<li>{button}</li>")
-    return f'<ol class="beams">{"".join(items)}</ol>'
+    return render("beams", generation=generation, chosen=chosen)
 
 
 def alternatives_grid(generation: Generation, index: int) -> TokenGrid:

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from jaxtyping import Float
+from markupsafe import Markup
 from torch import Tensor
 
 from mi_toolkit.core.head import Head
-from mi_toolkit.draw.head_maps import HeadMap, figure_text, signed
-from mi_toolkit.draw.page import pick_button
-from mi_toolkit.draw.picture import pixel_image
-from mi_toolkit.draw.primitives import (
-    LABELS,
-    NOTHING,
-    OTHER_LABEL,
-    SEQUENTIAL,
-    ink_on,
-    shade,
-    visible,
-)
+from mi_toolkit.draw.head_maps import Cell, HeadMap, figure_text
+from mi_toolkit.draw.markup import pick_button, pixel_image, render
+from mi_toolkit.draw.primitives import LABELS, NOTHING, OTHER_LABEL, signed, visible
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
@@ -37,7 +29,7 @@ def head_buttons(
     layers: Collection[int],
     chosen: Head | None = None,
     lit: Collection[Head] | None = None,
-) -> str:
+) -> Markup:
     """A map whose cells are buttons: layers downwards, heads across, wide maps scroll sideways.
 
     Args:
@@ -48,32 +40,20 @@ def head_buttons(
     """
     reachable = [cell.head for cell in head_map.cells if cell.head.layer in layers]
     first = chosen if chosen in reachable else next(iter(reachable), None)
-    over = "".join(f'<span class="over">{head}</span>' for head in range(head_map.n_heads))
-    rows: list[str] = []
-    for layer, name in enumerate(head_map.layers):
-        rows.append(f'<span class="row">{html.escape(name)}</span>')
-        for cell in head_map.cells[layer * head_map.n_heads : (layer + 1) * head_map.n_heads]:
-            pale = " pale" if lit is not None and cell.head not in lit else ""
-            if layer not in layers:
-                rows.append(f'<span class="none" title="{cell.head}: no pattern"></span>')
-                continue
-            button = pick_button(
-                str(cell.head),
-                "",
-                is_chosen=cell.head == chosen,
-                is_in_reach=cell.head == first,
-                tip=cell.tip,
-                kind=("nothing" if cell.colours == (NOTHING,) else "filled") + pale,
-                style=_strips(cell.colours),
-            )
-            rows.append(button)
-    narrow = " narrow" if head_map.n_heads > WIDE_UP_TO else ""
-    return (
-        f'<div class="wide"><div class="heads{narrow}" role="group" '
-        f'data-across="{head_map.n_heads}" style="--across:{head_map.n_heads}" '
-        'aria-label="Heads: layers downwards, heads across; the arrow keys move">'
-        f'<span class="row">layer, head</span>{over}{"".join(rows)}</div></div>'
-    )
+
+    def button(cell: Cell) -> Markup:
+        pale = " pale" if lit is not None and cell.head not in lit else ""
+        return pick_button(
+            str(cell.head),
+            "",
+            is_chosen=cell.head == chosen,
+            is_in_reach=cell.head == first,
+            tip=cell.tip,
+            kind=("nothing" if cell.colours == (NOTHING,) else "filled") + pale,
+            style=_strips(cell.colours),
+        )
+
+    return render("head_buttons", map=head_map, layers=layers, button=button, wide_up_to=WIDE_UP_TO)
 
 
 def _strips(colours: tuple[str, ...]) -> str:
@@ -88,13 +68,21 @@ def _strips(colours: tuple[str, ...]) -> str:
     return f"background:linear-gradient(90deg,{stops})"
 
 
-def label_buttons(report: HeadReport, chosen: str | None = None) -> str:
+def label_buttons(report: HeadReport, chosen: str | None = None) -> Markup:
     """Every label, scope and `unclassified` as a button with its colour and its number of heads.
 
     What nothing in the texts could show is grey and says so.
     """
-    buttons = "".join(_label_button(report, name, chosen) for name in choices(report))
-    return f'<div class="labels" role="group" aria-label="Labels">{buttons}</div>'
+    labels = [
+        (
+            name,
+            LABELS.get(name, OTHER_LABEL if name in report.label_names else NOTHING),
+            len(report.heads(name)),
+            can_show(report, name),
+        )
+        for name in choices(report)
+    ]
+    return render("label_buttons", labels=labels, chosen=chosen)
 
 
 def choices(report: HeadReport) -> Iterator[str]:
@@ -117,24 +105,11 @@ def measured_by(report: HeadReport, label: str) -> str:
     return "locality" if label in report.scope_names else report.behaviour_of(label)
 
 
-def _label_button(report: HeadReport, name: str, chosen: str | None) -> str:
-    shown = can_show(report, name)
-    colour = LABELS.get(name, OTHER_LABEL if name in report.label_names else NOTHING)
-    count = str(len(report.heads(name))) if shown else "not on this prompt"
-    ground = ' class="nothing"' if colour == NOTHING else f' style="background:{colour}"'
-    return pick_button(
-        name,
-        f"<i{ground}></i>{html.escape(name)} <small>{count}</small>",
-        is_chosen=name == chosen,
-        kind="" if shown else "cannot",
-    )
-
-
 OFFER = "prompt"
 """What is picked to take the offered prompt."""
 
 
-def listing_html(report: HeadReport, label: str, *, offer: str | None = None) -> str:
+def listing_html(report: HeadReport, label: str, *, offer: str | None = None) -> Markup:
     """The heads with a label, each a button, with lift and interval.
 
     Args:
@@ -143,32 +118,35 @@ def listing_html(report: HeadReport, label: str, *, offer: str | None = None) ->
         offer: where nothing could show the label, a prompt that can, offered as a button; None
             where it takes several.
     """
-    title = f"<h3>{html.escape(label)}</h3>"
-    if label == UNCLASSIFIED:
-        return f"{title}<p>Heads without a label on this prompt.</p>{_names(report, label)}"
-    if not can_show(report, label):
-        return title + _hindered(report, label, offer)
-    behaviour = measured_by(report, label)
-    meaning = f"<p>{html.escape(_meaning(report, label))}.</p>"
     heads = report.heads(label)
-    if not heads and label != behaviour:
-        return f"{title}{meaning}<p>No head does it on this prompt.</p>"
-    if not heads:
+    shown: dict[str, Any] = {
+        "label": label,
+        "meaning": "",
+        "sentences": [],
+        "names": [],
+        "rows": [],
+    }
+    if label == UNCLASSIFIED:
+        sentences = ["Heads without a label on this prompt."]
+        return render("listing", **shown | {"sentences": sentences, "names": heads})
+    behaviour = measured_by(report, label)
+    shown["meaning"] = _meaning(report, label)
+    if not can_show(report, label):
+        shown["sentences"] = [_why_not(report, behaviour), _offer(offer)]
+    elif not heads and label != behaviour:
+        shown["sentences"] = ["No head does it on this prompt."]
+    elif not heads:
         strongest = report.strongest(behaviour)
-        return (
-            f"{title}{meaning}<p>No head does it beyond doubt. Nearest: {_pick(strongest)} "
-            f"{figure_text(report, behaviour, strongest)}.</p>"
-        )
-    rows = "".join(
-        f"<tr><th>{_pick(head)}</th><td>{figure_text(report, behaviour, head)}"
-        f"{html.escape(_copying(report, label, head))}</td></tr>"
+        nearest = Markup("No head does it beyond doubt. Nearest: {} {}.")
+        button = pick_button(str(strongest), str(strongest))
+        shown["sentences"] = [nearest.format(button, figure_text(report, behaviour, strongest))]
+    shown["rows"] = [
+        (head, figure_text(report, behaviour, head) + _copying(report, label, head))
         for head in heads
-    )
+        if can_show(report, label)
+    ]
     figure = "lift" if report.facts[behaviour].has_chance else "value"
-    return (
-        f'{title}{meaning}<div class="wide"><table><tr><th>head</th>'
-        f"<th>{figure} [95% interval]</th></tr>{rows}</table></div>"
-    )
+    return render("listing", **shown, figure=figure)
 
 
 def _meaning(report: HeadReport, label: str) -> str:
@@ -182,55 +160,40 @@ def _copying(report: HeadReport, label: str, head: Head) -> str:
     return report.copying_text(label, head) if label in report.label_names else ""
 
 
-def _hindered(report: HeadReport, label: str, offer: str | None) -> str:
-    behaviour = measured_by(report, label)
+def _why_not(report: HeadReport, behaviour: str) -> str:
     if not report.applicable[behaviour]:
-        why = f"Nothing in this prompt can show it: it needs {report.facts[behaviour].trigger}."
-    else:
-        why = (
-            f"This prompt shows it too rarely: {report.n_queries[behaviour]} tokens to judge by "
-            "are too few for an interval."
-        )
-    button = "<p>No single prompt can: classify_heads(model) measures it on texts of its own.</p>"
-    if offer is not None:
-        put = f"Put a prompt that can into the box: <b>{html.escape(offer)}</b>"
-        button = f"<p>{pick_button(OFFER, put)}</p>"
-    return f"<p>{html.escape(_meaning(report, label))}.</p><p>{html.escape(why)}</p>{button}"
-
-
-def _pick(head: Head) -> str:
-    return pick_button(str(head), str(head))
-
-
-def _names(report: HeadReport, label: str) -> str:
-    return f'<p class="names">{" ".join(map(_pick, report.heads(label)))}</p>'
-
-
-def head_html(report: HeadReport, traced: Pipeline, head: Head) -> str:
-    """One head's labels, where it looks and how spread, and its figure for every behaviour."""
-    labels = report.labels_of(head)
-    chips = "".join(
-        f'<span><i style="background:{LABELS.get(name, OTHER_LABEL)}"></i>'
-        f"{html.escape(name)}</span>"
-        for name in labels
-    )
-    rows = "".join(_figure_row(report, name, head) for name in report.behaviours)
+        return f"Nothing in this prompt can show it: it needs {report.facts[behaviour].trigger}."
     return (
-        f'<div class="legend carried">{chips or "<span>no label on this prompt</span>"}</div>'
-        f"<p>{html.escape(' '.join(_facts(report, traced, head)))}</p>"
-        '<div class="wide"><table class="nowrap"><tr><th>behaviour</th>'
-        f"<th>lift or value [95% interval]</th><th>chance</th></tr>{rows}</table></div>"
+        f"This prompt shows it too rarely: {report.n_queries[behaviour]} tokens to judge by "
+        "are too few for an interval."
+    )
+
+
+def _offer(offer: str | None) -> str:
+    if offer is None:
+        return "No single prompt can: classify_heads(model) measures it on texts of its own."
+    put = Markup("Put a prompt that can into the box: <b>{}</b>").format(offer)
+    return pick_button(OFFER, put)
+
+
+def head_html(report: HeadReport, traced: Pipeline, head: Head) -> Markup:
+    """One head's labels, where it looks and how spread, and its figure for every behaviour."""
+    return render(
+        "head",
+        labels=report.labels_of(head),
+        facts=" ".join(_facts(report, traced, head)),
+        rows=[_figure_row(report, name, head) for name in report.behaviours],
     )
 
 
 def _facts(report: HeadReport, traced: Pipeline, head: Head) -> list[str]:
     stage = traced.attention
     spread = float(stage.entropies[stage.layers.index(head.layer), head.head])
-    told = []
+    said = []
     if not math.isnan(spread):
-        told.append(f"Spread {spread:.2f} (0 looks at one token, 1 at all alike).")
+        said.append(f"Spread {spread:.2f} (0 looks at one token, 1 at all alike).")
     if "locality" in report.behaviours:
-        told.append(f"Scope: {report.scope_names[int(report.scope[head])]}.")
+        said.append(f"Scope: {report.scope_names[int(report.scope[head])]}.")
     n_heads = int(report.score.shape[-1])
     if report.n_kv_heads < n_heads:
         own = report.kv_head(head)
@@ -239,26 +202,20 @@ def _facts(report: HeadReport, traced: Pipeline, head: Head) -> list[str]:
             for other in range(n_heads)
             if other != head.head and report.kv_head((head.layer, other)) == own
         ]
-        told.append(f"Reads KV head {own}, as {', '.join(others)} do." if others else "")
+        said.append(f"Reads KV head {own}, as {', '.join(others)} do." if others else "")
     window = report.windows[head.layer]
     if window is not None:
-        told.append(f"Its layer sees {window} tokens back at most.")
-    return [each for each in told if each]
+        said.append(f"Its layer sees {window} tokens back at most.")
+    return [each for each in said if each]
 
 
-def _figure_row(report: HeadReport, behaviour: str, head: Head) -> str:
+def _figure_row(report: HeadReport, behaviour: str, head: Head) -> tuple[str, str | None, str]:
     if not report.applicable[behaviour]:
-        return (
-            f'<tr class="cannot"><th>{html.escape(behaviour)}</th>'
-            '<td colspan="2">not on this prompt</td></tr>'
-        )
-    row = report.index(behaviour)
+        return behaviour, None, ""
     has_chance = report.facts[behaviour].has_chance
-    chance = f"{float(report.null[row][head]):.2f}" if has_chance else "\N{EN DASH}"
-    return (
-        f"<tr><th>{html.escape(behaviour)}</th><td>{_figure(report, behaviour, head)}</td>"
-        f"<td>{chance}</td></tr>"
-    )
+    null = float(report.null[report.index(behaviour)][head])
+    chance = f"{null:.2f}" if has_chance else "\N{EN DASH}"
+    return behaviour, _figure(report, behaviour, head), chance
 
 
 def _figure(report: HeadReport, behaviour: str, head: Head) -> str:
@@ -282,7 +239,7 @@ STRONGEST, LEAST = 3, 0.005
 """Keys listed of each query, and the least attention that is."""
 
 
-def pattern_html(pattern: Float[Tensor, "query key"], tokens: Sequence[str], name: str) -> str:
+def pattern_html(pattern: Float[Tensor, "query key"], tokens: Sequence[str], name: str) -> Markup:
     """A pattern with its tokens: queries downwards, keys across.
 
     Up to 24 tokens every value stands in its cell, in percent; beyond, pixels stand for them, and
@@ -294,85 +251,33 @@ def pattern_html(pattern: Float[Tensor, "query key"], tokens: Sequence[str], nam
         name: the head's.
     """
     labels = [visible(token, longest=LABEL_LENGTH) for token in tokens]
-    drawn = (
-        _table(pattern, labels, name)
-        if len(labels) <= MOST_WRITTEN
-        else _picture(pattern, labels, name) + _strongest(pattern, labels)
-    )
-    stops = ",".join(SEQUENTIAL)
-    return (
-        f'{drawn}<div class="legend"><span>attention 0<i class="ramp" '
-        f'style="background:linear-gradient(90deg,{stops})"></i>100%</span>'
-        "<span>down: the token that looks (query); across: the token looked at (key)</span></div>"
-    )
-
-
-def _table(pattern: Float[Tensor, "query key"], labels: Sequence[str], name: str) -> str:
-    over = "".join(f'<th scope="col"><span>{html.escape(label)}</span></th>' for label in labels)
-    rows = []
-    for query, values in enumerate(pattern.tolist()):
-        cells = "".join(
-            _cell(value, f"{labels[query]} → {labels[key]}")
-            for key, value in enumerate(values[: query + 1])
-        )
-        future = f'<td class="nothing" colspan="{len(labels) - query - 1}"></td>'
-        rows.append(
-            f'<tr><th scope="row">{html.escape(labels[query])}</th>{cells}'
-            f"{future if query + 1 < len(labels) else ''}</tr>"
-        )
-    return (
-        f'<div class="wide"><table class="pattern"><caption>Attention of {html.escape(name)} in '
-        f"percent</caption><tr><td></td>{over}</tr>{''.join(rows)}</table></div>"
-    )
-
-
-def _cell(value: float, where: str) -> str:
-    colour = shade(value, SEQUENTIAL)
-    return (
-        f'<td style="background:{colour};color:{ink_on(colour)}" '
-        f'title="{html.escape(where)}: {value:.4f}">{value * 100:.0f}</td>'
-    )
-
-
-def _picture(pattern: Float[Tensor, "query key"], labels: Sequence[str], name: str) -> str:
     n_tokens = len(labels)
+    if n_tokens <= MOST_WRITTEN:
+        return render("pattern", labels=labels, values=pattern.tolist(), name=name)
     cell = min(CELL, max(SMALLEST_CELL, PICTURE // n_tokens))
-    step = -(-CELL // cell)
-    over, left = [], []
-    for place in range(0, n_tokens, step):
-        span = min(step, n_tokens - place)
-        label = html.escape(labels[place])
-        over.append(
-            f'<span class="over" style="grid-column:{place + 2}/span {span}">{label}</span>'
-        )
-        left.append(f'<span class="left" style="grid-row:{place + 2}/span {span}">{label}</span>')
     side = cell * n_tokens
-    image = pixel_image(
-        pattern, said=f"Attention pattern of {name} on {n_tokens} tokens", width=side, height=side
-    )
-    return (
-        f'<div class="wide"><div class="pattern-pixels" style="--cell:{cell}px;--n:{n_tokens}">'
-        f"{''.join(over)}{''.join(left)}{image}</div></div>"
+    said = f"Attention pattern of {name} on {n_tokens} tokens"
+    return render(
+        "pattern",
+        labels=labels,
+        values=None,
+        cell=cell,
+        step=-(-CELL // cell),
+        image=pixel_image(pattern, said=said, width=side, height=side),
+        strongest=_strongest(pattern, labels),
     )
 
 
-def _strongest(pattern: Float[Tensor, "query key"], labels: Sequence[str]) -> str:
+def _strongest(
+    pattern: Float[Tensor, "query key"], labels: Sequence[str]
+) -> Iterator[tuple[str, str]]:
     top = pattern.topk(min(STRONGEST, len(labels)), dim=-1)
-    rows = "".join(
-        f'<tr><th scope="row">{query} {html.escape(labels[query])}</th><td>'
-        + html.escape(
-            ", ".join(
-                f"{labels[key]} {value:.0%}"
-                for key, value in zip(keys, values, strict=True)
-                if key <= query and value >= LEAST
-            )
-        )
-        + "</td></tr>"
-        for query, (keys, values) in enumerate(
-            zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        )
-    )
-    return (
-        "<details><summary>Where each token looks most</summary>"
-        f'<div class="wide"><table>{rows}</table></div></details>'
-    )
+    for query, (keys, values) in enumerate(
+        zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    ):
+        looked_at = [
+            f"{labels[key]} {value:.0%}"
+            for key, value in zip(keys, values, strict=True)
+            if key <= query and value >= LEAST
+        ]
+        yield f"{query} {labels[query]}", ", ".join(looked_at)

@@ -13,22 +13,27 @@ from __future__ import annotations
 
 import base64
 import gzip
-import html
 import json
 import os
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import circuitsvis
 from jaxtyping import Float
+from markupsafe import Markup, escape
 from torch import Tensor
 
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.core.io import atomic_write
+from mi_toolkit.draw import figures
+from mi_toolkit.draw.markup import asset, render
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,7 @@ class Section:
     """What is shown and how to read it, as plain text."""
 
     body: str = ""
-    """HTML, without scripts and without ids: a page may hold several of the same kind."""
+    """HTML as `Markup`, without scripts and ids: several may stand on one page. Else plain text."""
 
     properties: str = ""
     """What the shared script draws under the body, as JSON that is safe inside a `<script>`."""
@@ -98,109 +103,103 @@ class Page:
         return framed(_document(sections, self.title), height=height)
 
 
-def framed(document: str, *, height: int) -> str:
+def framed(document: str, *, height: int) -> Markup:
     """A document in a frame of its own: neither its style nor its script meets the notebook's.
 
     The frame takes the height that the document tells it, and `height` until then, or for good
     where the host runs no script.
     """
-    # An attribute needs only & and " escaped; < and > too, as hosts rewrite what looks like tags.
-    content = html.escape(document).replace("&#x27;", "'")
-    return (
-        f'<iframe data-mi-toolkit sandbox="allow-scripts" title="mi_toolkit view" '
-        f'style="width:100%;height:{height}px;border:0" srcdoc="{content}"></iframe>'
-        f"<script>{_asset('frame.js')}</script>"
-    )
+    # Hosts rewrite what looks like tags; an apostrophe harms nothing between double quotes.
+    content = Markup(str(escape(document)).replace("&#39;", "'"))
+    return render("frame", content=content, height=height, script=Markup(asset("frame.js")))
 
 
 def _document(sections: Sequence[Section], title: str | None) -> str:
     heading = title if title is not None else (sections[0].title if sections else "mi_toolkit")
-    shared = ""
-    if any(section.properties for section in sections):
-        shared = f'<script type="text/plain" id="circuitsvis">{bundle()}</script>'
-    body = "\n".join(
-        _section_html(section, f"view-{index}-drawing", heading)
-        for index, section in enumerate(sections)
-    )
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{CONTENT_POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(heading)}</title>
-<style>{_asset("page.css")}{content_style()}</style>
-</head>
-<body>
-<h1>{html.escape(heading)}</h1>
-{body}
-{shared}
-<script>{_asset("page.js")}</script>
-</body>
-</html>
-"""
-
-
-def _section_html(section: Section, drawing_id: str, heading: str) -> str:
-    title = "" if section.title == heading else f"<h2>{html.escape(section.title)}</h2>"
-    drawn = ""
-    if section.properties:
-        drawn = (
-            f'<div class="circuitsvis" id="{drawing_id}"></div>'
-            f'<script type="application/json" id="{drawing_id}-properties">'
-            f"{section.properties}</script>"
+    # No Markup: in a notebook the document is escaped once more, as the frame's attribute.
+    return str(
+        render(
+            "page",
+            policy=Markup(CONTENT_POLICY),
+            heading=heading,
+            sections=sections,
+            style=Markup(asset("page.css") + content_style()),
+            shared=Markup(bundle()) if any(section.properties for section in sections) else "",
+            script=Markup(asset("page.js")),
         )
-    caption = f'<p class="caption">{html.escape(section.caption)}</p>'
-    return f"<section>{title}{caption}{section.body}{drawn}</section>"
+    )
 
 
 def content_style() -> str:
     """The look of what sections hold, wherever they stand; it asks for the colours of the page."""
-    return _asset("content.css")
+    return asset("content.css")
 
 
-@cache
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+class SavedView(ABC):
+    """A view that a notebook shows and a file keeps."""
+
+    @abstractmethod
+    def section(self) -> Section:
+        """The view's part of a page."""
+
+    @abstractmethod
+    def figure(self) -> Figure:
+        """The view as one picture."""
+
+    def save_html(self, path: str | os.PathLike[str]) -> None:
+        """Write a page of this view alone; `Page` puts several views on one."""
+        Page([self]).save_html(path)
+
+    def save_png(self, path: str | os.PathLike[str]) -> None:
+        """Write one picture: a PNG, or SVG where the name ends in `.svg`."""
+        figures.save_figure(self.figure(), path)
+
+    def _repr_html_(self) -> str:
+        return Page([self])._repr_html_()
 
 
-def pick_button(
-    pick: str,
-    content: str,
-    *,
-    is_chosen: bool | None = None,
-    is_in_reach: bool | None = None,
-    tip: str = "",
-    kind: str = "",
-    style: str = "",
-) -> str:
-    """A button.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ResultView(SavedView):
+    """A result to look at: as a page, as PNG or as SVG."""
 
-    Args:
-        pick: what it stands for.
-        content: HTML.
-        is_chosen: whether it is the one of its group; None where nothing stays chosen.
-        is_in_reach: whether the tabulator comes to it; False: only arrow keys do.
-        tip: said for it, and where the mouse rests on it; plain text.
-        kind: its classes.
-        style: its style.
+    title: str
+    """Plain text."""
 
-    >>> pick_button("L0H1", "<b>0</b>", is_chosen=True)
-    '<button type="button" data-pick="L0H1" aria-pressed="true"><b>0</b></button>'
-    """
-    attributes = {
-        "data-pick": pick,
-        "aria-pressed": None if is_chosen is None else str(is_chosen).lower(),
-        "tabindex": None if is_in_reach is None else "0" if is_in_reach else "-1",
-        "aria-label": tip or None,
-        "title": tip or None,
-        "class": kind or None,
-        "style": style or None,
-    }
-    written = "".join(
-        f' {name}="{html.escape(value)}"' for name, value in attributes.items() if value is not None
-    )
-    return f'<button type="button"{written}>{content}</button>'
+    caption: str
+    """What is shown and how to read it, as plain text."""
+
+    draw: Callable[[], Figure] | None
+    """Makes the picture; None where there is none."""
+
+    body: Callable[[], Markup] = Markup
+    """Makes the page's HTML."""
+
+    height: int | None = None
+    """Pixels that the page takes in a notebook; None: the picture stands on it, over the body."""
+
+    def section(self) -> Section:
+        """The view's part of a page."""
+        body, height = self.body(), self.height
+        if height is None:
+            figure = self.figure()
+            svg = base64.b64encode(figures.as_svg(figure).encode()).decode()
+            width = f"{figure.get_figwidth() * 96:.0f}"
+            body = render("picture", title=self.title, width=width, svg=svg) + body
+            height = round(figure.get_figheight() * 96) + 400
+        return Section(title=self.title, caption=self.caption, body=body, height=height)
+
+    def figure(self) -> Figure:
+        """The view as one picture.
+
+        Raises:
+            MIToolkitError: the view has none.
+        """
+        if self.draw is None:
+            raise MIToolkitError(f"{self!r} has no picture: save_html writes it as a page.")
+        return self.draw()
+
+    def __repr__(self) -> str:
+        return f"View of {self.title}"
 
 
 BUNDLE = "dist/cdn/iife.js"
@@ -230,7 +229,7 @@ def bundle() -> str:
 
 def attention_heads(
     patterns: Float[Tensor, "head query key"], tokens: Sequence[str], names: Sequence[str]
-) -> str:
+) -> Markup:
     """What the page's script needs to show several heads, one of them large, as JSON.
 
     Values are rounded to four decimals; the future, which no query sees, is left out.
@@ -250,11 +249,11 @@ def attention_heads(
     )
 
 
-def json_in_html(value: object) -> str:
+def json_in_html(value: object) -> Markup:
     r"""`value` as compact JSON that is safe inside a `<script>` element.
 
     >>> json_in_html("</script>")
-    '"\\u003c/script\\u003e"'
+    Markup('"\\u003c/script\\u003e"')
     """
     written = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return written.translate(_UNSAFE)
+    return Markup(written.translate(_UNSAFE))

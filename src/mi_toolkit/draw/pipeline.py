@@ -1,26 +1,19 @@
-"""A prompt's way through a model, as part of a page: five stages, each with its picture."""
+"""A prompt's way through a model in five stages, and what the model predicts after one token."""
 
 from __future__ import annotations
 
-import html
 import math
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from markupsafe import Markup
+
+from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.picture import pixel_image, wide_table
-from mi_toolkit.draw.primitives import (
-    LABELS,
-    OTHER_LABEL,
-    SEQUENTIAL,
-    GridCell,
-    TokenGrid,
-    grid_html,
-    percent,
-    visible,
-)
+from mi_toolkit.draw.markup import bars_html, grid_html, pixel_image, render, tables_html
+from mi_toolkit.draw.page import ResultView
+from mi_toolkit.draw.primitives import GridCell, TokenGrid, percent, visible
 from mi_toolkit.text.pipeline import LensStage, Pipeline
 
 LONGEST = 12
@@ -63,7 +56,7 @@ def lens_grid(traced: Pipeline, lens: LensStage) -> TokenGrid:
     entries = range(len(lens.names))[::-1]
     return TokenGrid(
         title="Logit lens: what each layer would predict",
-        corner="behind",
+        corner="after",
         columns=_columns(traced),
         rows=tuple(lens.names[entry] for entry in entries),
         cells=tuple(tuple(_lens_cells(traced, lens, entry)) for entry in entries),
@@ -89,12 +82,12 @@ def _columns(traced: Pipeline) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _cell(text: str, log_prob: float, told: str, *, is_framed: bool) -> GridCell:
+def _cell(text: str, log_prob: float, said: str, *, is_framed: bool) -> GridCell:
     probability = math.exp(log_prob)
     return GridCell(
         text=visible(text, longest=LONGEST),
         probability=probability,
-        tip=f"{text!r} {percent(probability)}, {told}",
+        tip=f"{text!r} {percent(probability)}, {said}",
         is_framed=is_framed,
     )
 
@@ -102,59 +95,35 @@ def _cell(text: str, log_prob: float, told: str, *, is_framed: bool) -> GridCell
 PATTERN, CELL = 84, 26
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class PipelineView:
-    """A pipeline that a notebook draws and a file keeps."""
-
-    pipeline: Pipeline
-    """What is shown."""
-
-    def section(self) -> Section:
-        """The view's part of a page."""
-        traced = self.pipeline
-        stages = [
-            ("1. Tokens", "tokens", tokens_html(traced)),
-            ("2. Embedding", "embedding", embedding_html(traced)),
-            ("3. Attention", "attention", attention_html(traced)),
-            ("4. MLP", "mlp", mlp_html(traced)),
-            ("5. Output", "output", output_html(traced)),
-        ]
-        body = "".join(
-            f"<h2>{title}</h2>{content}{_shapes(traced, stage)}" for title, stage, content in stages
-        )
-        n_layers = len(traced.attention.layers)
-        return Section(
-            title=f"From text to prediction: {traced.title()}",
-            caption=f"{traced.prompt!r}, stage by stage.",
-            body=body,
-            height=1100 + n_layers * (PATTERN + 60),
-        )
-
-    def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page of this view alone; `Page` puts several views on one."""
-        Page([self]).save_html(path)
-
-    def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write it as one picture: patterns, the MLPs' norms and the lens."""
-        figures.save_figure(figures.pipeline_figure(self.pipeline), path)
-
-    def _repr_html_(self) -> str:
-        return Page([self])._repr_html_()
-
-    def __repr__(self) -> str:
-        return f"PipelineView({self.pipeline.title()})"
-
-
-def view_pipeline(pipeline: Pipeline) -> PipelineView:
+def view_pipeline(pipeline: Pipeline) -> ResultView:
     """A pipeline to look at: in a notebook, as a page, as a picture.
 
     Example:
         >>> import mi_toolkit as mi
         >>> traced = mi.trace_pipeline(mi.load_model("toy-gpt2"), "Mary and John")
         >>> mi.view(traced)
-        PipelineView(toy-gpt2 on 4 tokens)
+        View of From text to prediction: toy-gpt2 on 4 tokens
     """
-    return PipelineView(pipeline)
+    stages = {
+        "tokens": ("1. Tokens", tokens_html),
+        "embedding": ("2. Embedding", embedding_html),
+        "attention": ("3. Attention", attention_html),
+        "mlp": ("4. MLP", mlp_html),
+        "output": ("5. Output", output_html),
+    }
+    return ResultView(
+        title=f"From text to prediction: {pipeline.title()}",
+        caption=f"{pipeline.prompt!r}, stage by stage.",
+        body=lambda: render(
+            "pipeline",
+            stages=[
+                (title, html_of(pipeline), _shapes(pipeline, stage))
+                for stage, (title, html_of) in stages.items()
+            ],
+        ),
+        draw=lambda: figures.pipeline_figure(pipeline),
+        height=1100 + len(pipeline.attention.layers) * (PATTERN + 60),
+    )
 
 
 def _shapes(traced: Pipeline, stage: str) -> str:
@@ -162,25 +131,20 @@ def _shapes(traced: Pipeline, stage: str) -> str:
     for name, shape in traced.shapes.get(stage, {}).items():
         kind = name.split(".", 2)[-1] if name.startswith("blocks.") else name
         folded[kind, shape] = folded.get((kind, shape), 0) + 1
-    told = [
+    said = [
         f"{kind} {' × '.join(map(str, shape))}" + (f" in {count} layers" if count > 1 else "")
         for (kind, shape), count in folded.items()
     ]
-    return f'<p class="facts">Shapes: {html.escape("; ".join(told))}</p>'
+    return "; ".join(said)
 
 
-def tokens_html(traced: Pipeline) -> str:
+def tokens_html(traced: Pipeline) -> Markup:
     """Each token with its position and its id."""
-    chips = "".join(
-        f"<span>{html.escape(visible(text))}<small>{position} · id {token}</small></span>"
-        for position, (token, text) in enumerate(
-            zip(traced.tokens.ids.tolist(), traced.tokens.texts, strict=True)
-        )
-    )
-    return f'<div class="chips">{chips}</div>'
+    tokens = zip(map(visible, traced.tokens.texts), traced.tokens.ids.tolist(), strict=True)
+    return render("tokens", tokens=tokens)
 
 
-def embedding_html(traced: Pipeline) -> str:
+def embedding_html(traced: Pipeline) -> Markup:
     """Norms and nearest tokens of every embedding."""
     stage = traced.embedding
     learned = stage.position_norms
@@ -190,49 +154,44 @@ def embedding_html(traced: Pipeline) -> str:
     for position, text in enumerate(traced.tokens.texts):
         cosines = stage.nearest_cosines[position].tolist()
         near = zip(stage.nearest_ids[position].tolist(), cosines, strict=True)
-        told = ", ".join(f"{visible(traced.texts[each])} {cosine:.2f}" for each, cosine in near)
+        said = ", ".join(f"{visible(traced.texts[each])} {cosine:.2f}" for each, cosine in near)
         norms = [f"{float(stage.token_norms[position]):.2f}"]
         if learned is not None:
             norms += [
                 f"{float(learned[position]):.2f}",
                 f"{float(stage.input_norms[position]):.2f}",
             ]
-        rows.append([str(position), visible(text), *norms, told])
-    where = "" if learned is not None else "<p>Positions come in with the attention.</p>"
-    return where + wide_table([*names, "nearest tokens (cosine)"], rows)
+        rows.append([str(position), visible(text), *norms, said])
+    where = [] if learned is not None else ["Positions come in with the attention."]
+    header = [*names, "nearest tokens (cosine)"]
+    return tables_html(*where, TextTable(title="", header=header, rows=rows))
 
 
-def attention_html(traced: Pipeline) -> str:
+def attention_html(traced: Pipeline) -> Markup:
     """Every head's pattern, layer by layer, with its labels."""
     stage = traced.attention
-    layers = []
-    for row, layer in enumerate(stage.layers):
-        heads = "".join(_pattern(traced, row, head) for head in range(stage.patterns.shape[1]))
-        layers.append(f'<h3>Layer {layer}</h3><div class="patterns">{heads}</div>')
-    return (
-        "<p>Queries downwards, keys across; white is no attention, dark blue all of it. Labels on "
-        f"{html.escape(stage.labelled_on)}.</p>{''.join(layers)}"
-    )
+    heads = range(stage.patterns.shape[1])
+    layers = [
+        (layer, [_pattern(traced, row, head) for head in heads])
+        for row, layer in enumerate(stage.layers)
+    ]
+    return render("patterns", layers=layers, labelled_on=stage.labelled_on)
 
 
-def _pattern(traced: Pipeline, row: int, head: int) -> str:
+def _pattern(traced: Pipeline, row: int, head: int) -> tuple[str, tuple[str, ...], Markup]:
     stage = traced.attention
     name = f"L{stage.layers[row]}H{head}"
     labels = stage.labels_of((stage.layers[row], head))
     said = f"{name}: {', '.join(labels) or 'no label'}; spread {stage.entropies[row, head]:.2f}"
     image = pixel_image(stage.patterns[row, head], said=said, width=PATTERN, height=PATTERN)
-    marks = "".join(
-        f'<i style="background:{LABELS.get(label, OTHER_LABEL)}"></i>{html.escape(label)}<br>'
-        for label in labels
-    )
-    return f"<figure>{image}<figcaption><b>{name}</b><br>{marks}</figcaption></figure>"
+    return name, labels, image
 
 
-def mlp_html(traced: Pipeline) -> str:
+def mlp_html(traced: Pipeline) -> Markup:
     """How much every MLP writes where, and each layer's most active neurons."""
     stage = traced.mlp
     if not stage.layers:
-        return "<p>No layer has neurons that can be read.</p>"
+        return tables_html("No layer has neurons that can be read.")
     shares = stage.norms / stage.residual_norms.clamp(min=1e-9)
     rows = []
     for row, layer in enumerate(stage.layers):
@@ -242,30 +201,181 @@ def mlp_html(traced: Pipeline) -> str:
             stage.positions[row].tolist(),
             strict=True,
         )
-        told = ", ".join(
+        said = ", ".join(
             f"N{neuron} {value:+.2f} at {visible(traced.tokens.texts[position])}"
             for neuron, value, position in found
         )
         norms = stage.norms[row]
-        rows.append([f"{layer}", f"{float(norms.min()):.2f} to {float(norms.max()):.2f}", told])
+        rows.append([f"{layer}", f"{float(norms.min()):.2f} to {float(norms.max()):.2f}", said])
     size = (len(traced.tokens.texts) * CELL, len(stage.layers) * CELL)
     image = pixel_image(
         shares, said="MLP output over the residual stream", width=size[0], height=size[1]
     )
-    stops = ",".join(SEQUENTIAL)
-    return (
-        "<p>The MLP's output over the residual stream after the layer, by length: layers "
-        f'downwards, tokens across.</p><div class="wide">{image}</div><div class="legend"><span>0'
-        f'<i class="ramp" style="background:linear-gradient(90deg,{stops})"></i>1 and more</span>'
-        "</div>" + wide_table(["layer", "norm of its output", "most active neurons"], rows)
+    return render(
+        "mlp",
+        image=image,
+        header=["layer", "norm of its output", "most active neurons"],
+        rows=rows,
     )
 
 
-def output_html(traced: Pipeline) -> str:
+def output_html(traced: Pipeline) -> Markup:
     """Predictions after every token, in the end and by the lens at every layer."""
-    told = ", ".join(map(str, traced.output.predictions))
-    drawn = grid_html(output_grid(traced))
+    said = ", ".join(map(str, traced.output.predictions))
     lens = traced.output.lens
+    drawn = grid_html(output_grid(traced))
     if lens is not None:
         drawn += grid_html(lens_grid(traced, lens))
-    return f"<p>After the prompt: {html.escape(told)}.</p>{drawn}"
+    return tables_html(f"After the prompt: {said}.") + drawn
+
+
+def view_position(pipeline: Pipeline, position: int = -1, *, top_k: int = 5) -> ResultView:
+    """The predictions after one token, in the end and layer by layer.
+
+    Args:
+        pipeline: a traced prompt.
+        position: which token; counted from the end below 0.
+        top_k: how many predictions, up to what the pipeline was traced with.
+
+    Raises:
+        PromptError: no such position, or more predictions than were kept.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> traced = mi.trace_pipeline(mi.load_model("toy-gpt2"), "Mary and John")
+        >>> mi.view(traced, 1)
+        View of What toy-gpt2 predicts after token 1, Mary
+    """
+    n_tokens, kept = len(pipeline.tokens.texts), int(pipeline.output.top_ids.shape[1])
+    if not -n_tokens <= position < n_tokens:
+        raise PromptError(f"position={position}: the prompt's tokens are 0 to {n_tokens - 1}.")
+    if not 1 <= top_k <= kept:
+        raise PromptError(f"top_k={top_k}: the pipeline was traced with top_k={kept}.")
+    position %= n_tokens
+    lens = pipeline.output.lens
+    text = visible(pipeline.tokens.texts[position])
+    return ResultView(
+        title=f"What {pipeline.provenance.model} predicts after token {position}, {text}",
+        caption=f"After the first {position + 1} tokens of {pipeline.prompt!r}.",
+        body=lambda: position_html(pipeline, position, top_k),
+        draw=lambda: figures.position_figure(pipeline, position, top_k),
+        height=260 + 30 * top_k + (42 * len(lens.names) if lens is not None else 0),
+    )
+
+
+def position_buttons(traced: Pipeline, chosen: int) -> Markup:
+    """The prompt's tokens as buttons, for pages that listen: positions stand in `data-pick`."""
+    return render("position_buttons", texts=traced.tokens.texts, chosen=chosen)
+
+
+def position_html(traced: Pipeline, position: int, top_k: int) -> Markup:
+    """The most probable next tokens after a position as bars, and the lens by layer."""
+    lens = traced.output.lens
+    return render(
+        "position",
+        bars=_bars(traced, position, top_k),
+        said=_said_of(traced, position),
+        grid="" if lens is None else grid_html(position_grid(traced, lens, position, top_k)),
+    )
+
+
+def _bars(traced: Pipeline, position: int, top_k: int) -> Markup:
+    """The predictions, and the token that does come next in the prompt marked among them."""
+    stage, following = traced.output, _following(traced, position)
+    ranked = zip(
+        stage.top_ids[position, :top_k].tolist(),
+        stage.top_log_probs[position, :top_k].tolist(),
+        strict=True,
+    )
+    text = visible(traced.tokens.texts[position])
+    return bars_html(
+        f"After token {position}, {text}",
+        [
+            _prediction(traced, token, log_prob, rank)
+            for rank, (token, log_prob) in enumerate(ranked, start=1)
+        ],
+        target=None
+        if following is None
+        else _prediction(
+            traced,
+            following,
+            float(stage.next_log_probs[position]),
+            int(stage.next_ranks[position]),
+        ),
+    )
+
+
+def _prediction(traced: Pipeline, token: int, log_prob: float, rank: int) -> Prediction:
+    """A prediction that was kept by its log-probability, which is a logit too, of another zero."""
+    return Prediction(
+        token=token, text=traced.texts[token], logit=log_prob, log_prob=log_prob, rank=rank
+    )
+
+
+def _following(traced: Pipeline, position: int) -> int | None:
+    ids = traced.tokens.ids.tolist()
+    return ids[position + 1] if position + 1 < len(ids) else None
+
+
+def _said_of(traced: Pipeline, position: int) -> str:
+    """How sure the model is, and what it made of the token that does come next."""
+    stage = traced.output
+    said = f"Entropy {float(stage.entropies[position]):.2f} nats (0 is sure)."
+    if position + 1 < len(traced.tokens.texts):
+        following = visible(traced.tokens.texts[position + 1])
+        probability = percent(math.exp(float(stage.next_log_probs[position])))
+        said = (
+            f"{following} comes next in the prompt: rank {int(stage.next_ranks[position])}, "
+            f"{probability}. {said}"
+        )
+    return said
+
+
+def position_grid(traced: Pipeline, lens: LensStage, position: int, top_k: int) -> TokenGrid:
+    """What every layer would predict after one token, the last layer on top.
+
+    The first column follows the model's own prediction through the layers.
+    """
+    final = int(traced.output.top_ids[position, 0])
+    entries = range(len(lens.names))[::-1]
+    return TokenGrid(
+        title="Logit lens: what each layer would predict here",
+        corner="after",
+        columns=(
+            (visible(traced.texts[final], longest=LONGEST), "in the end"),
+            *((str(rank), "rank") for rank in range(1, top_k + 1)),
+        ),
+        rows=tuple(lens.names[entry] for entry in entries),
+        cells=tuple(
+            (
+                _followed(traced, lens, entry, position),
+                *(_choice(traced, lens, entry, position, rank, final) for rank in range(top_k)),
+            )
+            for entry in entries
+        ),
+        framed="what the model predicts in the end",
+    )
+
+
+def _followed(traced: Pipeline, lens: LensStage, entry: int, position: int) -> GridCell:
+    final = traced.texts[int(traced.output.top_ids[position, 0])]
+    rank = int(lens.final_ranks[entry, position])
+    divergence = float(lens.divergences[entry, position])
+    return GridCell(
+        text=f"rank {rank}",
+        probability=math.exp(float(lens.final_log_probs[entry, position])),
+        tip=f"{final!r} is rank {rank} here; KL to the end {divergence:.2f} nats",
+    )
+
+
+def _choice(
+    traced: Pipeline, lens: LensStage, entry: int, position: int, rank: int, final: int
+) -> GridCell:
+    token = int(lens.top_ids[entry, position, rank])
+    probability = math.exp(float(lens.top_log_probs[entry, position, rank]))
+    return GridCell(
+        text=visible(traced.texts[token], longest=LONGEST),
+        probability=probability,
+        tip=f"{traced.texts[token]!r} {percent(probability)}, rank {rank + 1}",
+        is_framed=token == final,
+    )

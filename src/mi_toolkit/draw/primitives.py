@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mi_toolkit.core.predictions import Prediction
-from mi_toolkit.core.tokenizer import token_texts as token_texts
+from mi_toolkit.core.provenance import Provenance
 
 Stops = tuple[str, ...]
 """Colours at even distances, from the lowest value to the highest."""
@@ -100,6 +99,22 @@ def visible(text: str, *, longest: int = 18) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
 
 
+def signed(figure: float) -> str:
+    """Two decimals, with a true minus sign, and no minus before a zero.
+
+    >>> signed(-0.5), signed(-0.001)
+    ('−0.50', '0.00')
+    """
+    return f"{round(figure, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+
+
+def made_text(made: Provenance, run: str = "", *, further: str = "") -> str:
+    """What a figure was made with: the model, in which run of it, and the versions."""
+    versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
+    said = f"{made.model} in {made.dtype} as {made.backend}{run}. {further}".rstrip()
+    return f"{said} {versions}."
+
+
 def _escaped(sign: str) -> str:
     return sign.encode("unicode_escape").decode("ascii")
 
@@ -115,7 +130,7 @@ class GridCell:
     """What it is coloured by, in [0, 1]."""
 
     tip: str
-    """What is told where the mouse rests on it, as plain text."""
+    """What is shown where the mouse rests on it, as plain text."""
 
     is_framed: bool = False
     """Whether it stands out: the token that was chosen, the one that comes next."""
@@ -155,64 +170,61 @@ def percent(probability: float) -> str:
     return f"{probability:.1%}" if probability < 0.0995 else f"{probability:.0%}"
 
 
-def grid_html(grid: TokenGrid) -> str:
-    """The grid as an HTML table that scrolls sideways."""
-    over = "".join(
-        f"<th>{html.escape(token)}<small>{html.escape(below)}</small></th>"
-        for token, below in grid.columns
-    )
-    rows = "".join(
-        f"<tr><th>{html.escape(name)}</th>{''.join(map(_cell_html, cells))}</tr>"
-        for name, cells in zip(grid.rows, grid.cells, strict=True)
-    )
-    stops = ",".join(SEQUENTIAL)
-    framed = f'<span><i class="framed"></i>{html.escape(grid.framed)}</span>' if grid.framed else ""
-    return (
-        f"<h3>{html.escape(grid.title)}</h3>"
-        f'<div class="wide"><table class="grid"><tr><th>{html.escape(grid.corner)}</th>{over}</tr>'
-        f'{rows}</table></div><div class="legend"><span>probability 0<i class="ramp" '
-        f'style="background:linear-gradient(90deg,{stops})"></i>1</span>{framed}</div>'
-    )
+@dataclass(frozen=True, kw_only=True)
+class ColouredToken:
+    """One token of a row of text, and the colour that it has."""
+
+    text: str
+    """In a form in which nothing is invisible."""
+
+    colour: str
+
+    tip: str
+    """What is shown where the mouse rests on it, as plain text."""
 
 
-def _cell_html(cell: GridCell) -> str:
-    colour = shade(cell.probability, SEQUENTIAL)
-    framed = ' class="framed"' if cell.is_framed else ""
-    return (
-        f'<td{framed} style="background:{colour};color:{ink_on(colour)}" '
-        f'title="{html.escape(cell.tip)}">{html.escape(cell.text)}'
-        f"<small>{percent(cell.probability)}</small></td>"
-    )
+@dataclass(frozen=True, kw_only=True)
+class DotStrip:
+    """One value on a line, among others of its kind."""
+
+    value: float
+
+    others: Sequence[float]
+    """Each a dot."""
+
+    said: str
+    """The strip in words."""
+
+    tips: Sequence[str] = ()
+    """What is shown where the mouse rests on each of the others."""
+
+    low: float = math.nan
+    """Where the value's interval begins; NaN: it has none."""
+
+    high: float = math.nan
+
+    colour: str = FRAME
+    """Of the value."""
+
+    is_tick: bool = False
+    """Whether the value is a tick, as a median is; else a diamond."""
+
+    radius: float = 3
+    """Of a dot, in pixels."""
+
+    @property
+    def values(self) -> list[float]:
+        """All that must fit on a scale."""
+        every = [*self.others, self.value, self.low, self.high]
+        return [value for value in every if value == value]
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The scale on which all of it fits, and zero."""
+        return span_of([self])
 
 
-def bars_html(
-    title: str,
-    predictions: Sequence[Prediction],
-    *,
-    target: Prediction | None = None,
-    colour: str = LINES[0],
-) -> str:
-    """Rank, token and probability, a bar after each; the target's row is marked.
-
-    A target that is not among them comes last, with its own rank.
-    """
-    ranked = list(enumerate(predictions, start=1))
-    if target is not None and all(each.token != target.token for each in predictions):
-        ranked.append((target.rank, target))
-    rows = "".join(_row(rank, each, target, colour) for rank, each in ranked)
-    head = "<tr><th>rank</th><th>token</th><th>probability</th></tr>"
-    return (
-        f'<figure class="bars"><figcaption>{html.escape(title)}</figcaption>'
-        f"<table>{head}{rows}</table></figure>"
-    )
-
-
-def _row(rank: int, shown: Prediction, target: Prediction | None, colour: str) -> str:
-    marked = ' class="target"' if target is not None and shown.token == target.token else ""
-    share = shown.probability
-    return (
-        f"<tr{marked}><td>{rank:,}</td>"
-        f'<td title="id {shown.token}">{html.escape(visible(shown.text))}</td>'
-        f'<td><i style="width:{share * 100:.1f}%;background:{colour}"></i>'
-        f"<span>{share:.1%}</span></td></tr>"
-    )
+def span_of(strips: Iterable[DotStrip]) -> tuple[float, float]:
+    """The scale on which several strips fit, and zero."""
+    every = [0.0, *(value for strip in strips for value in strip.values)]
+    return min(every), max(every)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import html
-import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import figure_text, map_figure, maps_of
-from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.picture import PictureView, wide_table
+from mi_toolkit.draw.markup import render, tables_html
+from mi_toolkit.draw.page import ResultView
+from mi_toolkit.draw.primitives import made_text
+from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport, bos_note
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from mi_toolkit.core.head import Head
-    from mi_toolkit.heads.control import UntrainedControl
-
 
 HEADS_SHOWN = 8
 _BOS = {
@@ -31,51 +23,7 @@ _BOS = {
 }
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class ReportView:
-    """A head report that a notebook draws and a file keeps."""
-
-    report: HeadReport
-    """What is shown."""
-
-    def section(self) -> Section:
-        """The view's part of a page."""
-        maps = maps_of(self.report)
-        return Section(
-            title=self._title(),
-            caption=" ".join(filter(None, [_reading(self.report), bos_note(self.report)])),
-            body=(
-                f"{_label_table(self.report)}"
-                "<p>A label is a hypothesis: it says where a head looks on these texts, and where "
-                "a figure of copying stands next to it, whether the head raises or lowers the "
-                "tokens that it looks at, in standard deviations over the vocabulary. Ablating the "
-                "head tests it.</p>"
-                f'<h3>Head by head</h3><div class="figures">{"".join(map(map_figure, maps))}</div>'
-                f'<p class="facts">{html.escape(_facts(self.report))}</p>'
-            ),
-            height=_height(self.report, len(maps)),
-        )
-
-    def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page of this view alone; `Page` puts several views on one."""
-        Page([self]).save_html(path)
-
-    def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write all maps as one picture."""
-        figures.save_figure(figures.report_grid(self.report), path)
-
-    def _title(self) -> str:
-        n_layers, n_heads = self.report.scope.shape
-        return f"Heads of {self.report.provenance.model}: {n_layers} layers × {n_heads} heads"
-
-    def __repr__(self) -> str:
-        return f"ReportView of {self.report!r}"
-
-    def _repr_html_(self) -> str:
-        return Page([self])._repr_html_()
-
-
-def view_report(report: HeadReport) -> ReportView:
+def view_report(report: HeadReport) -> ResultView:
     """A report to look at: its labels with their intervals, and a map of each behaviour.
 
     Example:
@@ -83,7 +31,24 @@ def view_report(report: HeadReport) -> ReportView:
         >>> report = mi.classify_heads(mi.load_model("toy-gpt2"), "one two three one two three")
         >>> mi.view(report).save_html("report.html")  # doctest: +SKIP
     """
-    return ReportView(report)
+    n_layers, n_heads = report.scope.shape
+    maps = maps_of(report)
+    lines = dict(report.summary())
+    closing = ("scope", UNCLASSIFIED, NOT_FINITE, "borderline", "intervals")
+    return ResultView(
+        title=f"Heads of {report.provenance.model}: {n_layers} layers × {n_heads} heads",
+        caption=" ".join(filter(None, [_reading(report), bos_note(report)])),
+        body=lambda: render(
+            "report",
+            labels=[_label(report, name, lines[name]) for name in report.listed],
+            n_shown=HEADS_SHOWN,
+            closing=[(name, lines[name]) for name in closing if name in lines],
+            maps=list(map(map_figure, maps)),
+            facts=_facts(report),
+        ),
+        draw=lambda: figures.report_grid(report),
+        height=_height(report, len(maps)),
+    )
 
 
 def _reading(report: HeadReport) -> str:
@@ -113,20 +78,18 @@ def _doubt(report: HeadReport) -> str:
 
 
 def _facts(report: HeadReport) -> str:
-    provenance = report.provenance
-    revision = f", revision {provenance.revision}" if provenance.revision else ""
+    made = report.provenance
     stimuli = [
         f"{name} ({len(batch)} × {int(batch.lengths.max())} tokens, "
-        f"{_BOS.get(provenance.bos[name], provenance.bos[name])})"
+        f"{_BOS.get(made.bos[name], made.bos[name])})"
         for name, batch in report.tokens.items()
     ]
-    made = sorted(set(report.interval.values()) - {NOT_APPLICABLE, TOO_FEW})
-    intervals = f" Intervals: {', '.join(made)}." if made else ""
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
-    return (
-        f"{provenance.model} in {provenance.dtype} as {provenance.backend}{revision}. Measured on "
-        f"{' and '.join(stimuli)}, seed {provenance.seed}."
-        f"{intervals} {versions}."
+    over = sorted(set(report.interval.values()) - {NOT_APPLICABLE, TOO_FEW})
+    intervals = f" Intervals: {', '.join(over)}." if over else ""
+    return made_text(
+        made,
+        f", revision {made.revision}" if made.revision else "",
+        further=f"Measured on {' and '.join(stimuli)}, seed {made.seed}.{intervals}",
     )
 
 
@@ -137,35 +100,15 @@ def _height(report: HeadReport, n_maps: int) -> int:
     return 420 + 60 * len(report.listed) + rows * (n_layers * 24 + 110)
 
 
-def _label_table(report: HeadReport) -> str:
-    lines = dict(report.summary())
-    rows = ["<tr><th>label</th><th>heads</th><th>chance</th></tr>"]
-    for name in report.listed:
-        heads = report.heads(name) if name in report.label_names else []
-        carried = _heads_cell(report, name, heads) if heads else html.escape(lines[name])
-        behaviour = report.behaviour_of(name)
-        meaning = html.escape(f"{report.meaning(name)}; on {report.stimulus[behaviour]}")
-        rows.append(
-            f"<tr><th>{html.escape(name)}<small>{meaning}</small></th><td>{carried}</td>"
-            f"<td>{_chance(report, behaviour)}</td></tr>"
-        )
-    rows.extend(
-        f'<tr><th>{name}</th><td colspan="2">{html.escape(lines[name])}</td></tr>'
-        for name in ("scope", UNCLASSIFIED, NOT_FINITE, "borderline", "intervals")
-        if name in lines
-    )
-    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
-
-
-def _heads_cell(report: HeadReport, name: str, heads: list[Head]) -> str:
-    entries = [
-        f'<span class="head"><b>{head}</b> {figure_text(report, report.behaviour_of(name), head)}'
-        f"{html.escape(report.copying_text(name, head))}</span>"
-        for head in heads
+def _label(report: HeadReport, name: str, line: str) -> tuple[str, str, list[list[str]], str, str]:
+    """A label, its meaning, its heads with their figures, its line of the summary, its chance."""
+    behaviour = report.behaviour_of(name)
+    heads = [
+        [str(head), figure_text(report, behaviour, head) + report.copying_text(name, head)]
+        for head in (report.heads(name) if name in report.label_names else [])
     ]
-    first, rest = "".join(entries[:HEADS_SHOWN]), "".join(entries[HEADS_SHOWN:])
-    n_more = len(entries) - HEADS_SHOWN
-    return f"{first}<details><summary>{n_more} more</summary>{rest}</details>" if rest else first
+    meaning = f"{report.meaning(name)}; on {report.stimulus[behaviour]}"
+    return name, meaning, heads, line, _chance(report, behaviour)
 
 
 def _chance(report: HeadReport, name: str) -> str:
@@ -179,7 +122,7 @@ def _chance(report: HeadReport, name: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def view_untrained(control: UntrainedControl, report: HeadReport | None = None) -> PictureView:
+def view_untrained(control: UntrainedControl, report: HeadReport | None = None) -> ResultView:
     """The strongest heads of untrained twins, next to the labelled heads of the model.
 
     Args:
@@ -194,23 +137,18 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         >>> model = mi.load_model("toy-gpt2")
         >>> text = "one two three one two three"
         >>> mi.view(mi.untrained_control(model, text, n=2))
-        PictureView of 2 untrained twins of toy-gpt2
+        View of 2 untrained twins of toy-gpt2
     """
     if report is not None:
         control.check(report.provenance, report.stimulus)
 
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.untrained_figure(control, report))
-
-    table = control.text_table()
-    return PictureView(
+    return ResultView(
         title=f"{control.n} untrained twins of {control.provenance.model}",
         caption=(
             "Models of the same config with fresh weights, measured by the same protocol. Grey: "
             "the strongest head of each. Diamonds: the model's labelled heads. A label whose heads "
             "lie among the grey dots is no sign of training."
         ),
-        draw=draw,
-        body=wide_table(table.header, table.rows),
+        draw=lambda: figures.sheet_of(figures.untrained_figure(control, report)),
+        body=lambda: tables_html(replace(control.text_table(), title="")),
     )

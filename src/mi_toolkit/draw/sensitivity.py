@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.picture import PictureView, wide_table
+from mi_toolkit.draw.markup import wide_table
+from mi_toolkit.draw.page import Page, ResultView, Section, View
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mi_toolkit.core.tables import DataFrame
     from mi_toolkit.weights.fidelity import ScoreFidelity
     from mi_toolkit.weights.study import Study
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 Row = Mapping[Any, Any]
 
 
-def view_fidelity(fidelity: ScoreFidelity) -> PictureView:
+def view_fidelity(fidelity: ScoreFidelity) -> ResultView:
     """A calibration plot: the size of each score against what removing the weight did.
 
     Args:
@@ -49,116 +47,97 @@ def save_pictures(study: Study, folder: Path) -> list[Path]:
         f"dose_curve_{metric}_{kind}": picture
         for (metric, kind), picture in dose_pictures(study).items()
     }
-    trusted = zip(fidelity_pictures(study), _metrics(study.trust), strict=True)
-    pictures |= {f"fidelity_{metric}": picture for picture, metric in trusted}
-    pictures |= {f"layers_{metric}": each for metric, each in layer_pictures(study).items()}
-    pictures |= {f"heads_{metric}": each for metric, each in head_pictures(study).items()}
+    for name, of_metric in (
+        ("fidelity", fidelity_pictures(study)),
+        ("layers", layer_pictures(study)),
+        ("heads", head_pictures(study)),
+    ):
+        pictures |= {f"{name}_{metric}": picture for metric, picture in of_metric.items()}
     for name, picture in pictures.items():
         picture.save_png(folder / f"{name}.png")
     return [folder / f"{name}.png" for name in pictures]
 
 
-def dose_pictures(study: Study) -> dict[tuple[str, str], PictureView]:
+def dose_pictures(study: Study) -> dict[tuple[str, str], ResultView]:
     """By metric and kind of change: what changing the top weights does, next to the controls."""
-    if study.perturbation is None:
-        return {}
-    rows = study.perturbation.to_dict("records")
-    curves = dict.fromkeys((row["metric"], row["kind"]) for row in rows if row["k"])
-    return {curve: _dose_picture(rows, *curve) for curve in curves}
-
-
-def _dose_picture(rows: Sequence[Row], metric: str, kind: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.dose_figure(rows, metric, kind))
-
-    return PictureView(
-        title=f"Dose curve of {metric}, {kind}",
-        caption=(
+    rows = _rows(study.perturbation)
+    return {
+        (metric, kind): _picture(
+            f"Dose curve of {metric}, {kind}",
             "Rise of the loss on held-out text, in nats per token, by how many weights are changed."
             " Orange: the top. Grey dots: random weights of the same matrices, draw by draw, and a "
             "band of two standard deviations about their mean. Blue: weights of the same size. "
-            "Green: the lowest scores."
-        ),
-        draw=draw,
-    )
+            "Green: the lowest scores.",
+            figures.dose_figure,
+            rows,
+            metric,
+            kind,
+        )
+        for metric, kind in dict.fromkeys((row["metric"], row["kind"]) for row in rows if row["k"])
+    }
 
 
-def layer_pictures(study: Study) -> dict[str, PictureView]:
+def layer_pictures(study: Study) -> dict[str, ResultView]:
     """By metric: scores by layer and component. Embeddings and the final norm have no layer."""
-    rows = study.layers.dropna(subset="layer").to_dict("records")
-    return {metric: _layer_picture(_of(rows, metric), metric) for metric in _named(rows)}
+    return {
+        metric: _picture(
+            f"{metric}: layer by component",
+            "Mean score of a weight. Colour is on a logarithmic scale, dark where it is high.",
+            figures.layer_figure,
+            rows,
+            metric,
+        )
+        for metric, rows in _by_metric(_rows(study.layers.dropna(subset="layer"))).items()
+    }
 
 
-def _layer_picture(rows: Sequence[Row], metric: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.layer_figure(rows, metric))
-
-    return PictureView(
-        title=f"{metric}: layer by component",
-        caption="Mean score of a weight. Colour is on a logarithmic scale, dark where it is high.",
-        draw=draw,
-    )
-
-
-def head_pictures(study: Study) -> dict[str, PictureView]:
+def head_pictures(study: Study) -> dict[str, ResultView]:
     """By metric: scores by head."""
-    rows = [] if study.heads is None else study.heads.to_dict("records")
-    return {metric: _head_picture(_of(rows, metric), metric) for metric in _named(rows)}
-
-
-def _head_picture(rows: Sequence[Row], metric: str) -> PictureView:
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.head_figure(rows, metric))
-
-    return PictureView(
-        title=f"{metric}: heads",
-        caption=(
+    return {
+        metric: _picture(
+            f"{metric}: heads",
             "Sum of a head's scores, layers downwards, heads across, colour on a logarithmic scale."
-            " What heads share is divided among them."
-        ),
-        draw=draw,
+            " What heads share is divided among them.",
+            figures.head_figure,
+            rows,
+            metric,
+        )
+        for metric, rows in _by_metric(_rows(study.heads)).items()
+    }
+
+
+def fidelity_pictures(study: Study) -> dict[str, ResultView]:
+    """By metric: scores against what single removals did."""
+    removed = _rows(study.fidelity)
+    trusts = _rows(study.trust) if removed else []
+    return {trust["metric"]: _fidelity_picture(removed, trust) for trust in trusts}
+
+
+def _fidelity_picture(removed: Sequence[Row], trust: Row) -> ResultView:
+    return _picture(
+        f"{trust['metric']}: how far to trust it",
+        "Single weights removed one by one on held-out text: the size of each score against the"
+        " size of what its removal did. Large dots are medians by place in the ranking; the "
+        "line is where the two are equal, for scores in nats.",
+        figures.fidelity_figure,
+        [row for row in removed if row["metric"] == trust["metric"]],
+        trust,
     )
 
 
-def fidelity_pictures(study: Study) -> list[PictureView]:
-    """One view per metric: scores against what single removals did."""
-    if study.fidelity is None or study.trust is None:
-        return []
-    removed, trusts = (table.to_dict("records") for table in (study.fidelity, study.trust))
-    return [_fidelity_picture(removed, trust) for trust in trusts]
+def _picture(title: str, caption: str, draw: Callable[..., Any], *shown: Any) -> ResultView:
+    return ResultView(title=title, caption=caption, draw=lambda: figures.sheet_of(draw(*shown)))
 
 
-def _metrics(table: DataFrame | None) -> list[str]:
-    return [] if table is None else list(dict.fromkeys(table["metric"]))
+def _rows(table: DataFrame | None) -> list[Row]:
+    return [] if table is None else [dict(row) for row in table.to_dict("records")]
 
 
-def _named(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(row["metric"] for row in rows))
-
-
-def _of(rows: Sequence[Row], metric: str) -> list[Row]:
-    return [row for row in rows if row["metric"] == metric]
-
-
-def _fidelity_picture(removed: Sequence[Row], trust: Row) -> PictureView:
-    rows = [row for row in removed if row["metric"] == trust["metric"]]
-
-    def draw() -> Figure:
-
-        return figures.sheet_of(figures.fidelity_figure(rows, trust))
-
-    return PictureView(
-        title=f"{trust['metric']}: how far to trust it",
-        caption=(
-            "Single weights removed one by one on held-out text: the size of each score against the"
-            " size of what its removal did. Large dots are medians by place in the ranking; the "
-            "line is where the two are equal, for scores in nats."
-        ),
-        draw=draw,
-    )
+def _by_metric(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["metric"], []).append(row)
+    return found
 
 
 COLUMNS = ("rank", "parameter", "row", "column", "head", "kv_head", "neuron", "weight", "score")
@@ -172,7 +151,7 @@ class _Part:
     content: Section
 
     def section(self) -> Section:
-        """It."""
+        """The section."""
         return self.content
 
 
@@ -183,7 +162,7 @@ def view_study(study: Study, title: str) -> Page:
         study: of `run_study`.
         title: the page's heading.
     """
-    parts: list[PictureView | _Part] = [*dose_pictures(study).values(), *fidelity_pictures(study)]
+    parts: list[View] = [*dose_pictures(study).values(), *fidelity_pictures(study).values()]
     layers, heads = layer_pictures(study), head_pictures(study)
     for metric in dict.fromkeys(study.layers["metric"]):
         parts += [pictures[metric] for pictures in (layers, heads) if metric in pictures]

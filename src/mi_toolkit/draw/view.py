@@ -12,18 +12,15 @@ from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
-from mi_toolkit.draw.attribution import AttributionView, view_attribution
+from mi_toolkit.draw.attribution import view_attribution
 from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
-from mi_toolkit.draw.confirmation import ConfirmationView, view_confirmation
-from mi_toolkit.draw.generation import GenerationView, view_generation
-from mi_toolkit.draw.page import View
-from mi_toolkit.draw.picture import PictureView
-from mi_toolkit.draw.pipeline import PipelineView, view_pipeline
-from mi_toolkit.draw.position import PositionView, view_position
-from mi_toolkit.draw.report import ReportView, view_report, view_untrained
+from mi_toolkit.draw.confirmation import view_confirmation, view_verification
+from mi_toolkit.draw.generation import view_generation
+from mi_toolkit.draw.page import ResultView, View
+from mi_toolkit.draw.pipeline import view_pipeline, view_position
+from mi_toolkit.draw.report import view_report, view_untrained
 from mi_toolkit.draw.sensitivity import view_fidelity
-from mi_toolkit.draw.statistics import StatisticsView, view_statistics
-from mi_toolkit.draw.verification import VerificationView, view_verification
+from mi_toolkit.draw.statistics import view_statistics
 from mi_toolkit.draw.weights import WeightsView, view_weights
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
@@ -43,23 +40,11 @@ from mi_toolkit.weights.weight_scores import WeightScores
 
 
 @overload
-def view(result: HeadReport) -> ReportView: ...
+def view(result: UntrainedControl, report: HeadReport | None = None) -> ResultView: ...
 @overload
-def view(result: UntrainedControl, report: HeadReport | None = None) -> PictureView: ...
+def view(result: Pipeline, position: int | None = None, *, top_k: int = 5) -> ResultView: ...
 @overload
-def view(result: Confirmation) -> ConfirmationView: ...
-@overload
-def view(result: Pipeline) -> PipelineView: ...
-@overload
-def view(result: Pipeline, position: int, *, top_k: int = 5) -> PositionView: ...
-@overload
-def view(result: Generation) -> GenerationView: ...
-@overload
-def view(result: Attribution) -> AttributionView: ...
-@overload
-def view(result: Verification) -> VerificationView: ...
-@overload
-def view(result: ActivationStatistics, name: Any, units: Any = None) -> StatisticsView: ...
+def view(result: ActivationStatistics, name: Any, units: Any = None) -> ResultView: ...
 @overload
 def view(
     result: WeightScores,
@@ -70,7 +55,12 @@ def view(
 ) -> WeightsView: ...
 @overload
 def view(
-    result: AblationEffect
+    result: HeadReport
+    | Confirmation
+    | Generation
+    | Attribution
+    | Verification
+    | AblationEffect
     | AblationSweep
     | Found
     | ModelComparison
@@ -78,7 +68,7 @@ def view(
     | StimulusComparison
     | RunComparison
     | ScoreFidelity,
-) -> PictureView: ...
+) -> ResultView: ...
 def view(result: Any, *how: Any, **options: Any) -> View:
     """A result as something to look at: in a notebook as the last line of a cell, or saved.
 
@@ -101,9 +91,9 @@ def view(result: Any, *how: Any, **options: Any) -> View:
         >>> model = mi.load_model("toy-gpt2")
         >>> traced = mi.trace_pipeline(model, "one two three one two")
         >>> mi.view(traced)
-        PipelineView(toy-gpt2 on 15 tokens)
-        >>> mi.view(traced, position=1).position
-        1
+        View of From text to prediction: toy-gpt2 on 15 tokens
+        >>> mi.view(traced, position=1)
+        View of What toy-gpt2 predicts after token 1, on
     """
     return _view(result, *how, **options)
 

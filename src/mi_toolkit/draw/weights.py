@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.core.display import html_table
+from markupsafe import Markup
+
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.page import Page, Section
-from mi_toolkit.draw.primitives import LINES, SEQUENTIAL, bars_html, ink_on, shade, visible
+from mi_toolkit.draw.markup import bars_html, render
+from mi_toolkit.draw.page import SavedView, Section
+from mi_toolkit.draw.primitives import LINES, visible
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mi_toolkit.core.random_sets import Triple
     from mi_toolkit.heads.report import HeadReport
     from mi_toolkit.weights.prompt_effect import PerturbationEffect
@@ -27,7 +29,7 @@ HEADER = ("rank", "weight, [in, out]", "part", "value", "score")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightsView:
+class WeightsView(SavedView):
     """The highest scores of a model's weights, and their sums; neither model nor scores."""
 
     model: str
@@ -65,7 +67,7 @@ class WeightsView:
 
     def section(self) -> Section:
         """The view's part of a page."""
-        changed = "" if self.effect is None else perturbation_html(self.effect)
+        changed = Markup() if self.effect is None else perturbation_html(self.effect)
         return Section(
             title=self.title,
             caption=(
@@ -73,20 +75,13 @@ class WeightsView:
                 "by head and by matrix. A score is a prediction: changing the weight tests it."
                 + ("" if self.warning is None else f" Warning: {self.warning}")
             ),
-            body=f"{top_html(self)}{changed}{shares_html(self)}",
+            body=top_html(self) + changed + shares_html(self),
             height=500 + 30 * (len(self.top) + 2 * len({row["layer"] for row in self.layers})),
         )
 
-    def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write a page of this view alone; `Page` puts several views on one."""
-        Page([self]).save_html(path)
-
-    def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write the maps as one picture: PNG, or SVG where the name ends in `.svg`."""
-        figures.save_figure(figures.weight_maps(self.title, self.heads, self.layers), path)
-
-    def _repr_html_(self) -> str:
-        return Page([self])._repr_html_()
+    def figure(self) -> Figure:
+        """The maps as one picture."""
+        return figures.weight_maps(self.title, self.heads, self.layers)
 
     def __repr__(self) -> str:
         return f"WeightsView of {self.title}"
@@ -127,7 +122,7 @@ def view_weights(
     )
 
 
-def top_html(view: WeightsView, *, button: str = "", chosen: Sequence[Triple] = ()) -> str:
+def top_html(view: WeightsView, *, button: str = "", chosen: Sequence[Triple] = ()) -> Markup:
     """The highest scores as a table.
 
     Args:
@@ -136,33 +131,19 @@ def top_html(view: WeightsView, *, button: str = "", chosen: Sequence[Triple] = 
             empty.
         chosen: the weights whose rows are marked.
     """
-    names = HEADER if not button else (HEADER[0], "", *HEADER[1:])
-    head = "".join(f"<th>{name}</th>" for name in names)
-    rows = "".join(
-        _top_row(index, row, button, _place(row) in chosen) for index, row in enumerate(view.top)
-    )
-    return f'<div class="wide"><table class="weights"><tr>{head}</tr>{rows}</table></div>'
+    rows = [(_name(row), _cells(row), _place(row) in chosen) for row in view.top]
+    return render("top_weights", header=HEADER, rows=rows, button=button)
 
 
-def _top_row(index: int, row: Row, button: str, is_chosen: bool) -> str:
+def _name(row: Row) -> str:
     parameter, at, column = _place(row)
-    name = html.escape(f"{parameter}[{at}, {column}]")
-    cells = [
-        f"{row['rank']:,}",
-        f"<code>{name}</code>",
-        html.escape(_part(row)),
-        _figure(row["weight"]),
-        _figure(row["score"])
-        + (f" ± {row['standard_error']:.2g}" if "standard_error" in row else ""),
-    ]
-    if button:
-        cells.insert(
-            1,
-            f'<button type="button" data-pick="{index}" aria-pressed="{str(is_chosen).lower()}" '
-            f'aria-label="{html.escape(button)} {name}">{html.escape(button)}</button>',
-        )
-    marked = ' class="target"' if is_chosen else ""
-    return f"<tr{marked}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    return f"{parameter}[{at}, {column}]"
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    """Rank, part, value and score."""
+    error = f" ± {row['standard_error']:.2g}" if "standard_error" in row else ""
+    return f"{row['rank']:,}", _part(row), _figure(row["weight"]), _figure(row["score"]) + error
 
 
 def _place(row: Row) -> Triple:
@@ -182,70 +163,75 @@ def _part(row: Row) -> str:
     return f"layer {layer}" if _known(layer) else ""
 
 
-def shares_html(view: WeightsView) -> str:
+def shares_html(view: WeightsView) -> Markup:
     """The share of all scores by head and by matrix, layer by layer."""
-    maps = [
-        _shares("Heads", "head", [(row["layer"], row["head"], row) for row in view.heads]),
-        _shares(
-            "Matrices",
-            "matrix",
-            [(row["layer"], row["component"], row) for row in view.layers if _known(row["layer"])],
-        ),
-    ]
-    return f'<div class="figures">{"".join(maps)}</div>'
+    return render("shares", maps=share_maps(view.heads, view.layers))
 
 
-def _shares(title: str, across: str, cells: Sequence[tuple[int, Any, Row]]) -> str:
-    if not cells:
-        return ""
-    columns = list(dict.fromkeys(column for _, column, _ in cells))
-    shares = {(layer, column): float(row["share"]) for layer, column, row in cells}
-    most = max(shares.values()) or 1.0
-    head = "".join(f"<th>{html.escape(str(column))}</th>" for column in columns)
-    rows = "".join(
-        f"<tr><th>{layer}</th>"
-        + "".join(_share(shares.get((layer, column)), most) for column in columns)
-        + "</tr>"
-        for layer in dict.fromkeys(layer for layer, _, _ in cells)
-    )
-    return (
-        f'<figure class="shares"><figcaption><b>{title}</b> share of all scores, %; layers '
-        f'downwards, {across} across</figcaption><div class="wide"><table>'
-        f"<tr><th></th>{head}</tr>{rows}</table></div></figure>"
-    )
+def share_maps(heads: Sequence[Row], layers: Sequence[Row]) -> list[ShareMap]:
+    """Shares of all scores, layers downwards: heads across, and matrices across.
+
+    Args:
+        heads: rows of `WeightScores.by_head`, or none.
+        layers: rows of `WeightScores.by_layer`.
+    """
+    in_layers = [row for row in layers if _known(row["layer"])]
+    cells = {
+        ("Heads", "head"): {(int(row["layer"]), str(row["head"])): row["share"] for row in heads},
+        ("Matrices", "matrix"): {
+            (int(row["layer"]), str(row["component"])): row["share"] for row in in_layers
+        },
+    }
+    maps = []
+    for (title, across), shares in cells.items():
+        rows = list(dict.fromkeys(layer for layer, _ in shares))
+        columns = list(dict.fromkeys(column for _, column in shares))
+        values = [
+            [float(shares.get((row, column), math.nan)) for column in columns] for row in rows
+        ]
+        if shares:
+            maps.append(ShareMap(title, across, list(map(str, rows)), columns, values))
+    return maps
 
 
-def _share(share: float | None, most: float) -> str:
-    if share is None:
-        return "<td></td>"
-    colour = shade(share / most, SEQUENTIAL)
-    return f'<td style="background:{colour};color:{ink_on(colour)}">{share * 100:.1f}</td>'
+@dataclass(frozen=True)
+class ShareMap:
+    """Shares of all scores in rows and columns; NaN where there are none."""
+
+    title: str
+    across: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Sequence[Sequence[float]]
+
+    @property
+    def most(self) -> float:
+        """The largest share; 1 where all are 0."""
+        return max(value for row in self.values for value in row if value == value) or 1.0
 
 
-def perturbation_html(effect: PerturbationEffect) -> str:
+def perturbation_html(effect: PerturbationEffect) -> Markup:
     """What changing weights does to a prompt: in words, the next tokens, the text."""
     before, after = effect.before, effect.after
     ranks = "" if after.rank == 1 else f" and is now number {after.rank:,}"
-    beside = (
+    controls = (
         f" {effect.n_less} of {len(effect.random_kl)} random sets of as many weights of the same "
         "matrices change the prediction less."
         if len(effect.random_kl)
         else ""
     )
-    said = (
-        f"{visible(before.text)} goes from {before.probability:.2%} to {after.probability:.2%}"
-        f"{ranks}; KL {effect.kl:.3g} nats.{beside}"
-    )
-    texts = html_table(
-        ["", "the model writes"],
-        [["as it is", effect.texts[0]], ["changed", effect.texts[1]]],
-    )
-    return (
-        f"<h3>{html.escape(effect.title())}</h3>"
-        f'<p role="status"><b>{html.escape(said)}</b></p><div class="sides">'
-        + bars_html("As it is", effect.top_before, target=before, colour=LINES[0])
-        + bars_html("Changed", effect.top_after, target=after, colour=LINES[1])
-        + f'</div><div class="texts">{texts if any(effect.texts) else ""}</div>'
+    return render(
+        "perturbation",
+        title=effect.title(),
+        said=(
+            f"{visible(before.text)} goes from {before.probability:.2%} to {after.probability:.2%}"
+            f"{ranks}; KL {effect.kl:.3g} nats.{controls}"
+        ),
+        bars=[
+            bars_html("As it is", effect.top_before, target=before, colour=LINES[0]),
+            bars_html("Changed", effect.top_after, target=after, colour=LINES[1]),
+        ],
+        texts=effect.texts,
     )
 
 

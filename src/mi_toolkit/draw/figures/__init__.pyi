@@ -10,7 +10,6 @@ from .comparison import stimulus_grid as stimulus_grid
 from .confirmation import confirmation_figure as confirmation_figure
 from .confirmation import untrained_figure as untrained_figure
 from .confirmation import verification_figure as verification_figure
-from .generation import generation_figure as generation_figure
 from .grids import weight_maps as weight_maps
 from .heads import labels_by_depth as labels_by_depth
 from .heads import locality_histogram as locality_histogram
@@ -26,6 +25,7 @@ from .patching import direct_map as direct_map
 from .patching import edge_figure as edge_figure
 from .patching import patching_map as patching_map
 from .prompt import attribution_figure as attribution_figure
+from .prompt import generation_figure as generation_figure
 from .prompt import pipeline_figure as pipeline_figure
 from .prompt import position_figure as position_figure
 from .style import as_svg as as_svg

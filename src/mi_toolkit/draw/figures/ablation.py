@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
+from mi_toolkit.draw.ablation import strip_of
 from mi_toolkit.draw.figures.grids import (
     CELL_HEIGHT,
     CELL_WIDTH,
@@ -26,10 +27,12 @@ from mi_toolkit.draw.figures.grids import (
 from mi_toolkit.draw.figures.style import (
     axes_at,
     background,
+    draw_strip,
     in_house_style,
     muted_text,
     new_axes,
     title,
+    write,
 )
 from mi_toolkit.draw.primitives import LINES, visible
 from mi_toolkit.heads.labels import LOCAL_FROM
@@ -46,7 +49,7 @@ HEAD = 0.5
 ABREAST = 2
 """Maps side by side: in a column of text, four are too small to read."""
 
-BEFORE, AFTER, RANDOM = "#8c8c8c", LINES[1], "#a0a0a0"
+BEFORE, AFTER, RANDOM = "#8c8c8c", LINES[1], "#777777"
 
 
 @in_house_style
@@ -153,17 +156,16 @@ def _draw_tokens(
 
 
 def _draw_strip(ax: Axes, effect: AblationEffect, name: str) -> None:
-    change, random = effect.change[name], effect.control_changes[name].tolist()
+    strip = strip_of(effect, name)
     ax.axvline(0, color=muted_text(), linewidth=0.8)
-    ax.plot(random, [0] * len(random), "o", color=RANDOM, markersize=4, markeredgewidth=0)
-    ax.plot([change], [0], "D", color=AFTER, markersize=5.5, markeredgewidth=0)
+    draw_strip(ax, 0, strip, dots=RANDOM)
     ax.set_yticks([0], [FIGURES[name]], fontsize=7)
-    every = [0.0, change, *random]
-    room = 0.06 * (max(every) - min(every)) or 1.0
-    ax.set_xlim(min(every) - room, max(every) + room)
+    low, high = strip.span
+    room = 0.06 * (high - low) or 1.0
+    ax.set_xlim(low - room, high + room)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=name == "rank"))
     if name == next(iter(FIGURES)):
-        text = "change" if not random else "change; grey: random sets of the same size"
+        text = "change; grey: random sets of the same size" if strip.others else "change"
         ax.set_title(text, fontsize=9, loc="left")
     _quiet(ax)
 
@@ -213,9 +215,10 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
         )
     )
     title(figure, f"Heads of {sweep.model} by length")
-    figure.text(
-        0.12 / figure.get_figwidth(),
-        1 - 0.52 / figure.get_figheight(),
+    write(
+        figure,
+        0.12,
+        0.52,
         "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; "
         "filled: labelled at that length; grey: heads never labelled",
         fontsize=8,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
@@ -22,6 +22,7 @@ from mi_toolkit.draw.figures.style import (
     muted_text,
     new_axes,
     title,
+    write,
 )
 from mi_toolkit.draw.primitives import LABELS, LINES, SCOPES, SEQUENTIAL, UNMEASURED, ink_on, shade
 from mi_toolkit.weights.run_comparison import RunComparison
@@ -87,23 +88,31 @@ def _draw_shares(
     labels: Sequence[str],
     rows: Sequence[Sequence[LabelProfile | None]],
 ) -> None:
-    shares = np.array([[np.nan if c is None else c.share for c in row] for row in rows])
-    shades = colour_map(SEQUENTIAL).with_extremes(bad=UNMEASURED)
-    ax.imshow(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, aspect="auto")
+    shares = [[math.nan if c is None else c.share for c in row] for row in rows]
+    texts = [
+        ["" if c is None or not c.applicable else f"{c.count}  ({c.share:.0%})" for c in row]
+        for row in rows
+    ]
+    _shaded(ax, shares, texts, fontsize=7)
     _name(ax, models, labels)
-    for y, row in enumerate(rows):
-        for x, cell in enumerate(row):
-            if cell is None or not cell.applicable:
-                continue
-            ax.text(
-                x,
-                y,
-                f"{cell.count}  ({cell.share:.0%})",
-                ha="center",
-                va="center",
-                fontsize=7,
-                color=ink_on(to_hex(shades(cell.share))),
-            )
+
+
+def _shaded(
+    ax: Axes,
+    shares: Sequence[Sequence[float]],
+    texts: Sequence[Sequence[str]],
+    *,
+    fontsize: float = 6.5,
+    unknown: str = UNMEASURED,
+) -> None:
+    """A grid of shares in blues, `unknown` for NaN, with a text in each cell."""
+    shades = colour_map(SEQUENTIAL).with_extremes(bad=unknown)
+    ax.imshow(np.ma.masked_invalid(shares), cmap=shades, vmin=0, vmax=1, aspect="auto")
+    for y, row in enumerate(texts):
+        for x, text in enumerate(row):
+            share = shares[y][x]
+            ink = ink_on(unknown if share != share else shade(share, SEQUENTIAL))
+            ax.text(x, y, text, ha="center", va="center", fontsize=fontsize, color=ink)
 
 
 def _name(ax: Axes, rows: Sequence[str], columns: Sequence[str]) -> None:
@@ -150,26 +159,23 @@ def _apart(depths: Sequence[float]) -> np.ndarray[tuple[int], np.dtype[np.float6
 
 def _draw_agreement(ax: Axes, comparison: ModelComparison) -> None:
     a, models = comparison.agreement, comparison.models
-    lift = a.lift.clone().fill_diagonal_(float("nan")).numpy()
-    shades = colour_map(SEQUENTIAL).with_extremes(bad="#f4f4f4")
-    ax.imshow(np.ma.masked_invalid(lift), cmap=shades, vmin=0, vmax=1, aspect="auto")
+
+    def text(y: int, x: int) -> str:
+        if x == y:
+            return f"{comparison.accuracy[models[y]]:.0%}\nright"
+        if not a.positions[y, x]:
+            return "no shared\nposition"
+        return f"{float(a.share[y, x]):.0%}\nchance {float(a.chance[y, x]):.0%}"
+
+    places = range(len(models))
+    lift = a.lift.clone().fill_diagonal_(math.nan).tolist()
+    _shaded(ax, lift, [[text(y, x) for x in places] for y in places], unknown="#f4f4f4")
     _name(ax, models, models)
-    for y, one in enumerate(models):
-        for x in range(len(models)):
-            if x == y:
-                text = f"{comparison.accuracy[one]:.0%}\nright"
-            elif a.positions[y, x]:
-                text = f"{float(a.share[y, x]):.0%}\nchance {float(a.chance[y, x]):.0%}"
-            else:
-                text = "no shared\nposition"
-            ink = "black" if np.isnan(lift[y, x]) else ink_on(to_hex(shades(lift[y, x])))
-            ax.text(x, y, text, ha="center", va="center", fontsize=6.5, color=ink)
 
 
 def _say(figure: Figure, x: float, y: float, text: str) -> None:
     """A line of explanation with its upper left corner at `x`, `y`, in inches."""
-    across, down = figure.get_figwidth(), figure.get_figheight()
-    figure.text(x / across, 1 - (y + 0.08) / down, text, fontsize=8, color=muted_text(), va="top")
+    write(figure, x, y + 0.08, text, fontsize=8, color=muted_text(), va="top")
 
 
 COMPONENTS = ("W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out")
@@ -242,14 +248,12 @@ def _components(ax: Axes, comparison: RunComparison) -> None:
 
 def _overlap(ax: Axes, comparison: RunComparison) -> None:
     n = len(comparison.runs)
-    ax.imshow(comparison.places.numpy(), vmin=0, vmax=1, cmap=colour_map(SEQUENTIAL), aspect="auto")
-    for row in range(n):
-        for column in range(n):
-            value = float(comparison.places[row, column])
-            same = float(comparison.weights[row, column])
-            told = f"{value:.2f}" + ("" if same != same else f"\n({same:.2f})")
-            ink = ink_on(shade(value, SEQUENTIAL))
-            ax.text(column, row, told, ha="center", va="center", fontsize=6.5, color=ink)
+    places, weights = comparison.places.tolist(), comparison.weights.tolist()
+    texts = [
+        [f"{value:.2f}" + ("" if same != same else f"\n({same:.2f})") for value, same in pairs]
+        for pairs in map(zip, places, weights)
+    ]
+    _shaded(ax, places, texts)
     _name_rows(ax, comparison)
     ax.set_xticks(range(n), [str(index + 1) for index in range(n)], fontsize=7)
     ax.set_xlabel("overlap by depth and component (in brackets: the same weights)", fontsize=8)

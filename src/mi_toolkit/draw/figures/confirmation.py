@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from textwrap import shorten
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
+from mi_toolkit.draw.confirmation import COLOURS, strip_of
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    draw_strip,
     in_house_style,
     ink,
     line,
     muted_text,
     new_axes,
     title,
+    write,
 )
-from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS
+from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, VERDICTS, DotStrip, span_of
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.confirm.confirmation import Confirmation, HypothesisTest
@@ -63,46 +64,21 @@ def confirmation_figure(confirmation: Confirmation) -> Figure:
     return figure
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A change with its interval, among those of other heads."""
-
-    name: str
-    change: float
-    low: float
-    high: float
-    others: Tensor
-    colour: str
-    note: str
-
-    def values(self) -> list[float]:
-        every = [*self.others.tolist(), self.change, self.low, self.high]
-        return [value for value in every if value == value]
+Row = tuple[str, DotStrip, str]
+"""A name, a change among those of other heads, and what it comes to."""
 
 
-def _rows(trial: HypothesisTest) -> list[_Row]:
-    effect = trial.effect
+def _rows(trial: HypothesisTest) -> list[Row]:
     few = len(trial.heads) <= 2
-    whole = _Row(
-        " ".join(map(str, trial.heads)) if few else f"{len(trial.heads)} heads",
-        effect.change,
-        effect.change_low,
-        effect.change_high,
-        effect.random,
-        VERDICTS[trial.verdict],
-        f"{trial.verdict}: {trial.reason}",
-    )
+    name = " ".join(map(str, trial.heads)) if few else f"{len(trial.heads)} heads"
+    whole = strip_of(trial.effect, VERDICTS[trial.verdict])
     layers = trial.explanation.layers if trial.explanation else ()
     return [
-        whole,
+        (name, whole, f"{trial.verdict}: {trial.reason}"),
         *(
-            _Row(
+            (
                 "only " + " ".join(map(str, part.heads)),
-                part.change,
-                part.change_low,
-                part.change_high,
-                part.others,
-                muted_text(),
+                strip_of(part, muted_text()),
                 f"rank {part.rank} of {len(part.others) + 1} in its layer",
             )
             for part in layers
@@ -110,44 +86,23 @@ def _rows(trial: HypothesisTest) -> list[_Row]:
     ]
 
 
-def _draw(ax: Axes, rows: list[_Row]) -> None:
+def _draw(ax: Axes, rows: list[Row]) -> None:
     ax.axvline(0, color=muted_text(), linewidth=0.8)
-    for y, row in enumerate(rows):
-        _draw_row(ax, y, row)
-    ax.set_yticks(range(len(rows)), [row.name for row in rows], fontsize=8)
+    for y, (_, strip, note) in enumerate(rows):
+        if strip.others:
+            low, high = torch.tensor(strip.others).quantile(torch.tensor(BAND)).tolist()
+            ax.barh(y, high - low, left=low, height=0.62, color="#dddddd", linewidth=0)
+        draw_strip(ax, y, strip, dots="#777777")
+        at = ax.get_yaxis_transform()
+        ax.text(1.02, y, note, transform=at, va="center", fontsize=7.5, color=strip.colour)
+    ax.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=8)
     ax.set_ylim(len(rows) - 0.5, -0.5)
-    shown = [0.0, *(value for row in rows for value in row.values())]
-    room = 0.05 * (max(shown) - min(shown)) or 1e-3
-    ax.set_xlim(min(shown) - room, max(shown) + room)
+    low, high = span_of(strip for _, strip, _ in rows)
+    room = 0.05 * (high - low) or 1e-3
+    ax.set_xlim(low - room, high + room)
     ax.tick_params(axis="x", labelsize=7, length=2)
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _draw_row(ax: Axes, y: int, row: _Row) -> None:
-    if len(row.others):
-        low, high = row.others.quantile(torch.tensor(BAND)).tolist()
-        ax.barh(y, high - low, left=low, height=0.62, color="#dddddd", linewidth=0)
-        ax.plot(
-            row.others.tolist(),
-            [y] * len(row.others),
-            "o",
-            color="#777777",
-            markersize=2.5,
-            alpha=0.5,
-            markeredgewidth=0,
-        )
-    ax.plot([row.low, row.high], [y, y], color=row.colour, linewidth=1.6)
-    ax.plot([row.change], [y], "D", color=row.colour, markersize=5.5, markeredgewidth=0)
-    ax.text(
-        1.02,
-        y,
-        row.note,
-        transform=ax.get_yaxis_transform(),
-        va="center",
-        fontsize=7.5,
-        color=row.colour,
-    )
 
 
 TWINS = "#999999"
@@ -219,7 +174,6 @@ COLUMNS = (0.15, 1.9, 2.7, 3.7, 4.85)
 """Left sides of the columns, in inches."""
 
 LONGEST = 110
-COLOURS = {"passed": "survives", "failed": "fails", "not applicable": "undecided"}
 
 
 @in_house_style
@@ -236,39 +190,14 @@ def verification_figure(found: Verification) -> Figure:
     for cells in (HEADER, *found.cells()):
         for x, cell, name in zip(COLUMNS, cells, HEADER, strict=True):
             is_verdict = name == "verdict" and cells is not HEADER
-            _write(
-                figure,
-                x,
-                y,
-                cell,
-                colour=VERDICTS[COLOURS[cell]] if is_verdict else ink(),
-                is_bold=cells is HEADER or is_verdict,
-            )
+            weight = "bold" if cells is HEADER or is_verdict else "normal"
+            colour = COLOURS[found.outcomes[cells[0]].verdict] if is_verdict else ink()
+            cut = shorten(cell, LONGEST, placeholder=" …")
+            write(figure, x, y, cut, fontsize=8, va="center", color=colour, weight=weight)
         y += CHECKS_ROW
     y += CHECKS_ROW / 2
     for words in said:
-        _write(figure, COLUMNS[0], y, words, colour=ink(), is_bold=False, longest=150)
+        cut = shorten(words, 150, placeholder=" …")
+        write(figure, COLUMNS[0], y, cut, fontsize=8, va="center")
         y += CHECKS_ROW
     return figure
-
-
-def _write(
-    figure: Figure,
-    x: float,
-    y: float,
-    text: str,
-    *,
-    colour: str,
-    is_bold: bool,
-    longest: int = LONGEST,
-) -> None:
-    figure.text(
-        x / figure.get_figwidth(),
-        1 - y / figure.get_figheight(),
-        shorten(text, longest, placeholder=" …"),
-        fontsize=8,
-        color=colour,
-        weight="bold" if is_bold else "normal",
-        parse_math=False,
-        va="center",
-    )

@@ -18,12 +18,13 @@ from mi_toolkit.draw.figures.style import (
     axes_at,
     background,
     colour_map,
+    heading,
     in_house_style,
     line,
     muted_text,
     title,
 )
-from mi_toolkit.draw.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN, signed
+from mi_toolkit.draw.head_maps import ALL_WRITTEN_UP_TO, STRONGEST_WRITTEN
 from mi_toolkit.draw.primitives import (
     DIVERGING,
     FRAME,
@@ -33,7 +34,9 @@ from mi_toolkit.draw.primitives import (
     ink_on,
     percent,
     shade,
+    signed,
 )
+from mi_toolkit.draw.weights import share_maps
 
 CELL_WIDTH, CELL_HEIGHT = 0.36, 0.24
 LEFT, TOP, RIGHT, BOTTOM = 0.55, 0.35, 0.75, 0.45
@@ -169,14 +172,7 @@ def grid_size(grid: TokenGrid) -> tuple[float, float]:
 
 def draw_grid(figure: Figure, grid: TokenGrid, x: float, y: float) -> None:
     """Draw a grid into a figure, its upper left corner at `x`, `y`, in inches."""
-    figure.text(
-        x / figure.get_figwidth(),
-        1 - (y + 0.15) / figure.get_figheight(),
-        grid.title,
-        fontsize=9.5,
-        weight="bold",
-        parse_math=False,
-    )
+    heading(figure, x, y, grid.title)
     top = y + HEADING
     across = _columns_of_a_band(grid)
     for start in range(0, len(grid.columns), across):
@@ -236,44 +232,24 @@ def weight_maps(name: str, heads: Sequence[Row], layers: Sequence[Row]) -> Figur
         heads: rows of `WeightScores.by_head`, or none.
         layers: rows of `WeightScores.by_layer`.
     """
-    maps = [
-        _grid([(row["layer"], row["head"], row["share"]) for row in heads]),
-        _grid(
-            [
-                (int(row["layer"]), row["component"], row["share"])
-                for row in layers
-                if str(row["layer"]) != "<NA>"
-            ]
-        ),
-    ]
     drawn = [
-        (each, across, panel_size(len(each[0]), len(each[1]), foot=FOOT))
-        for each, across in zip(maps, ("head", "matrix"), strict=True)
-        if each[0]
+        (each, panel_size(len(each.rows), len(each.columns), foot=FOOT))
+        for each in share_maps(heads, layers)
     ]
     width = sum(size[0] for *_, size in drawn)
     height = HEAD + max(size[1] for *_, size in drawn)
     figure = Figure(figsize=(max(width, 0.4 + 0.105 * len(name)), height))
     title(figure, name)
     x = 0.0
-    for (rows, columns, values), across, size in drawn:
+    for shares, size in drawn:
         value_map(
             figure,
             (x, HEAD),
-            values,
+            torch.tensor(shares.values) * 100,
             title="share of all scores (%)",
-            rows=rows,
-            columns=columns,
-            across=across,
+            rows=shares.rows,
+            columns=shares.columns,
+            across=shares.across,
         )
         x += size[0]
     return figure
-
-
-def _grid(cells: Sequence[tuple[int, Any, float]]) -> tuple[list[str], list[str], torch.Tensor]:
-    rows = list(dict.fromkeys(layer for layer, _, _ in cells))
-    columns = list(dict.fromkeys(column for _, column, _ in cells))
-    values = torch.full((len(rows), len(columns)), math.nan)
-    for layer, column, share in cells:
-        values[rows.index(layer), columns.index(column)] = share * 100
-    return [str(row) for row in rows], [str(column) for column in columns], values

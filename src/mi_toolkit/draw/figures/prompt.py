@@ -1,38 +1,44 @@
-"""One prompt: its attribution, its way through the model, what a position predicts."""
+"""One prompt: its attribution, its way through the model, what it predicts and goes on with."""
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
+from matplotlib.path import Path
 
 from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.draw.attribution import colours_of
 from mi_toolkit.draw.figures.grids import draw_grid, grid_size
 from mi_toolkit.draw.figures.style import (
     axes_at,
+    background,
     colour_map,
+    heading,
     in_house_style,
     ink,
     line,
+    muted_text,
     sheet_of,
     title,
+    write,
 )
-from mi_toolkit.draw.pipeline import lens_grid, output_grid
-from mi_toolkit.draw.position import position_grid
+from mi_toolkit.draw.generation import Tree, TreeScale, alternatives_grid, placed_tree
+from mi_toolkit.draw.pipeline import lens_grid, output_grid, position_grid
 from mi_toolkit.draw.primitives import (
     DIVERGING,
+    FRAME,
     LABELS,
     SEQUENTIAL,
-    GridCell,
     TokenGrid,
     ink_on,
-    percent,
     shade,
     visible,
 )
+from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
 
 WIDTH, SIDE, TOP, FOOT = 9.0, 0.15, 0.65, 0.75
@@ -53,11 +59,9 @@ def attribution_figure(found: Attribution, ax: Axes | None = None) -> Axes:
             which is `ax.figure`, with a scale.
     """
     labels = [visible(text) for text in found.tokens]
-    largest = float(found.scores.abs().max()) or 1.0
     if ax is not None:
-        _draw(
-            ax, found, labels, largest, width=ax.get_position().width * sheet_of(ax).get_figwidth()
-        )
+        width = ax.get_position().width * sheet_of(ax).get_figwidth()
+        _draw(ax, found, labels, width=width)
         ax.set_title(found.title(), parse_math=False)
         return ax
     n_rows = _places(labels, WIDTH)[1]
@@ -65,19 +69,19 @@ def attribution_figure(found: Attribution, ax: Axes | None = None) -> Axes:
     figure = Figure(figsize=(WIDTH, height))
     title(figure, f"{found.title()}, by {found.method}")
     ax = axes_at(figure, 0.0, TOP, WIDTH, n_rows * ROW)
-    _draw(ax, found, labels, largest, width=WIDTH)
-    _scale(figure, found, largest, height)
+    _draw(ax, found, labels, width=WIDTH)
+    _scale(figure, found, height)
     return ax
 
 
-def _draw(ax: Axes, found: Attribution, labels: list[str], largest: float, *, width: float) -> None:
+def _draw(ax: Axes, found: Attribution, labels: list[str], *, width: float) -> None:
     places, n_rows = _places(labels, width)
     ax.set(xlim=(0, width), ylim=(n_rows * ROW, 0))
     ax.axis("off")
     words: dict[str, Any] = {"ha": "center", "va": "center", "parse_math": False}
-    for label, score, (x, row, across) in zip(labels, found.scores.tolist(), places, strict=True):
-        share = score / largest
-        colour = shade((share + 1) / 2, DIVERGING) if found.is_signed else shade(share, SEQUENTIAL)
+    scores, colours = found.scores.tolist(), colours_of(found)
+    for label, score, colour, place in zip(labels, scores, colours, places, strict=True):
+        x, row, across = place
         corner, middle = (x, row * ROW), x + across / 2
         ax.add_patch(
             Rectangle(corner, across, BOX, facecolor=colour, edgecolor=line(), linewidth=0.5)
@@ -100,7 +104,8 @@ def _places(labels: list[str], across: float) -> tuple[list[tuple[float, int, fl
     return places, row + 1
 
 
-def _scale(figure: Figure, found: Attribution, largest: float, height: float) -> None:
+def _scale(figure: Figure, found: Attribution, height: float) -> None:
+    largest = float(found.scores.abs().max()) or 1.0
     stops = DIVERGING if found.is_signed else SEQUENTIAL
     bar = axes_at(figure, SIDE + 0.15, height - 0.5, 1.6, 0.12)
     bar.imshow([[index / 99 for index in range(100)]], aspect="auto", cmap=colour_map(stops))
@@ -112,15 +117,7 @@ def _scale(figure: Figure, found: Attribution, largest: float, height: float) ->
     words = [f"score, in units of the {unit}" if unit == found.objective else unit]
     if found.is_signed:
         words.append(found.sum_text())
-    figure.text(
-        2.15 / WIDTH,
-        0.44 / height,
-        "\n".join(words),
-        fontsize=7.5,
-        va="center",
-        parse_math=False,
-        wrap=True,
-    )
+    write(figure, 2.15, height - 0.44, "\n".join(words), fontsize=7.5, va="center", wrap=True)
 
 
 POSITION_TOP, POSITION_MARGIN = 0.5, 0.15
@@ -145,26 +142,14 @@ def position_figure(pipeline: Pipeline, position: int, top_k: int) -> Figure:
 
 
 def _predictions(pipeline: Pipeline, position: int, top_k: int) -> TokenGrid:
-    stage = pipeline.output
-    choices = zip(
-        stage.top_ids[position, :top_k].tolist(),
-        stage.top_log_probs[position, :top_k].tolist(),
-        strict=True,
-    )
-    cells = tuple(
-        GridCell(
-            text=visible(pipeline.texts[token], longest=12),
-            probability=math.exp(log_prob),
-            tip=f"{pipeline.texts[token]!r} {percent(math.exp(log_prob))}",
-        )
-        for token, log_prob in choices
-    )
+    """What the model predicts there, rank by rank, of the grid of all positions."""
+    whole = output_grid(pipeline)
     return TokenGrid(
-        title="Most probable next tokens",
+        title=whole.title,
         corner="",
         columns=tuple((str(rank), "rank") for rank in range(1, top_k + 1)),
         rows=("the model",),
-        cells=(cells,),
+        cells=(tuple(replace(row[position], is_framed=False) for row in whole.cells[:top_k]),),
         framed="",
     )
 
@@ -203,20 +188,9 @@ def pipeline_figure(pipeline: Pipeline) -> Figure:
     return figure
 
 
-def _heading(figure: Figure, text: str, y: float) -> None:
-    figure.text(
-        PIPELINE_MARGIN / figure.get_figwidth(),
-        1 - (y + 0.15) / figure.get_figheight(),
-        text,
-        fontsize=9.5,
-        weight="bold",
-        parse_math=False,
-    )
-
-
 def _patterns(figure: Figure, pipeline: Pipeline, y: float) -> None:
     stage = pipeline.attention
-    _heading(figure, _attention_heading(pipeline), y)
+    heading(figure, PIPELINE_MARGIN, y, _attention_heading(pipeline))
     for row, layer in enumerate(stage.layers):
         for head in range(stage.patterns.shape[1]):
             left = PIPELINE_MARGIN + NAMES + head * PATTERN_ROOM
@@ -246,16 +220,15 @@ def _legend(figure: Figure, pipeline: Pipeline, y: float) -> None:
     carried = {labels[0] for _, labels in pipeline.attention.labels}
     left = PIPELINE_MARGIN + 0.35 + 0.082 * len(_attention_heading(pipeline))
     for label in [*(name for name in LABELS if name in carried), *sorted(carried - set(LABELS))]:
-        height = 1 - (y + 0.15) / figure.get_figheight()
-        across = figure.get_figwidth()
-        figure.text(left / across, height, "■", fontsize=7.5, color=LABELS.get(label, ink()))
-        figure.text((left + 0.13) / across, height, label, fontsize=7.5)
+        write(figure, left, y + 0.15, "■", fontsize=7.5, color=LABELS.get(label, ink()))
+        write(figure, left + 0.13, y + 0.15, label, fontsize=7.5)
         left += 0.25 + 0.072 * len(label)
 
 
 def _norms(figure: Figure, pipeline: Pipeline, y: float) -> None:
     stage = pipeline.mlp
-    _heading(figure, "MLP output over the residual stream, by length", y)
+    name = "MLP output over the residual stream, by length"
+    heading(figure, PIPELINE_MARGIN, y, name)
     n_tokens = len(pipeline.tokens.texts)
     size = (n_tokens * CELL, len(stage.layers) * CELL)
     ax = axes_at(figure, PIPELINE_MARGIN + NAMES, y + HEADING, *size)
@@ -275,3 +248,68 @@ def _norms(figure: Figure, pipeline: Pipeline, y: float) -> None:
     ax.tick_params(length=0)
     bar = axes_at(figure, PIPELINE_MARGIN + NAMES + size[0] + 0.1, y + HEADING, 0.09, size[1])
     figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=6, length=2)
+
+
+TREE_TOP, TREE_FOOT, MARGIN = 0.55, 0.45, 0.15
+INCHES = TreeScale(sign=0.078, padding=0.14, gap=0.28, box=0.22, lane=0.3, outcome=0.85)
+
+
+@in_house_style
+def generation_figure(generation: Generation) -> Figure:
+    """The tree of beams, where there are several, over the best sequence's alternatives."""
+    grid = alternatives_grid(generation, 0)
+    width, height = grid_size(grid)
+    tree = placed_tree(generation, INCHES) if generation.num_beams > 1 else None
+    top = TREE_TOP
+    if tree is not None:
+        width, top = max(width, tree.width), TREE_TOP + tree.height + TREE_FOOT
+    figure = Figure(figsize=(max(width, 5.0) + 2 * MARGIN, top + height + MARGIN))
+    title(figure, generation.title())
+    if tree is not None:
+        _draw_tree(axes_at(figure, MARGIN, TREE_TOP, tree.width, tree.height), tree)
+    draw_grid(figure, grid, MARGIN, top)
+    return figure
+
+
+def _draw_tree(ax: Axes, tree: Tree) -> None:
+    over = (INCHES.lane - INCHES.box) / 2
+    ax.set(xlim=(0, tree.width), ylim=(tree.height - over, -over))
+    ax.axis("off")
+    strokes = {"dropped": (line(), 0.7), "best": (FRAME, 1.6), "kept": (muted_text(), 1.0)}
+    for each in reversed(tree.boxes):
+        curve = Path(each.edge, [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
+        edge, stroke = strokes[each.node.kind]
+        ax.add_patch(PathPatch(curve, facecolor="none", edgecolor=edge, linewidth=stroke))
+    _box(ax, (0.0, 0.0, tree.first_width), tree.first, background(), muted_text(), 0.8)
+    for each in tree.boxes:
+        node, place = each.node, (each.left, each.top, each.width)
+        edge, stroke = strokes[node.kind]
+        colour = shade(node.probability, SEQUENTIAL)
+        _box(ax, place, node.text, colour, edge, 2.0 if node.ended else stroke)
+        if node.outcome:
+            right, middle = each.left + each.width + 0.06, each.top + INCHES.box / 2
+            ax.text(right, middle, node.outcome, fontsize=7.5, va="center")
+
+
+def _box(
+    ax: Axes,
+    place: tuple[float, float, float],
+    text: str,
+    colour: str,
+    edge: str,
+    stroke: float,
+) -> None:
+    left, top, width = place
+    style = "round,pad=0,rounding_size=0.03"
+    look: dict[str, Any] = {"facecolor": colour, "edgecolor": edge, "linewidth": stroke}
+    ax.add_patch(FancyBboxPatch((left, top), width, INCHES.box, boxstyle=style, **look))
+    ax.text(
+        left + width / 2,
+        top + INCHES.box / 2,
+        text,
+        fontsize=7.5,
+        ha="center",
+        va="center",
+        color=ink() if colour == background() else ink_on(colour),
+        parse_math=False,
+    )

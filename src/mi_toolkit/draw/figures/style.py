@@ -30,7 +30,7 @@ from matplotlib.font_manager import fontManager
 
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.io import atomic_write
-from mi_toolkit.draw.primitives import LINES
+from mi_toolkit.draw.primitives import LINES, DotStrip
 
 P = ParamSpec("P")
 Drawn = TypeVar("Drawn")
@@ -163,16 +163,29 @@ def colour_map(stops: Sequence[str]) -> LinearSegmentedColormap:
     return LinearSegmentedColormap.from_list("mi_toolkit", list(stops))
 
 
+def write(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
+    """Text that is no formula, at `x`, `y`, in inches from the figure's upper left corner."""
+    across, down = figure.get_figwidth(), figure.get_figheight()
+    figure.text(x / across, 1 - y / down, text, parse_math=False, **look)
+
+
 def title(figure: Figure, text: str) -> None:
     """The picture's title, in its upper left corner, half an inch high."""
-    figure.text(
-        0.12 / figure.get_figwidth(),
-        1 - 0.3 / figure.get_figheight(),
-        text,
-        fontsize=13,
-        weight="bold",
-        parse_math=False,
-    )
+    write(figure, 0.12, 0.3, text, fontsize=13, weight="bold")
+
+
+def heading(figure: Figure, x: float, y: float, text: str) -> None:
+    """The title of a part of a picture."""
+    write(figure, x, y + 0.15, text, fontsize=9.5, weight="bold")
+
+
+def draw_strip(ax: Axes, y: float, strip: DotStrip, *, dots: str) -> None:
+    """A dot strip into axes, at one height: dots, the value's interval, and a diamond for it."""
+    others, size = list(strip.others), strip.radius
+    ax.plot(others, [y] * len(others), "o", color=dots, markersize=size, alpha=0.5, mew=0)
+    if strip.low == strip.low:
+        ax.plot([strip.low, strip.high], [y, y], color=strip.colour, linewidth=1.6)
+    ax.plot([strip.value], [y], "D", color=strip.colour, markersize=5.5, mew=0)
 
 
 def as_svg(figure: Figure) -> str:
