@@ -112,31 +112,35 @@ def test_a_model_that_does_not_load_can_be_asked_for_again(tmp_path: Path) -> No
 
 
 def test_who_has_left_waits_no_longer() -> None:
-    shelf, visits = ModelPool(), Sessions()
-    still_there = visits.begin("visitor")
+    pool, sessions = ModelPool(), Sessions()
     told: list[str] = []
 
     def wait() -> None:
         try:
-            with shelf.acquire("toy-gpt2", still_wanted=still_there):
+            with pool.acquire("toy-gpt2", still_wanted=session.check_open):
                 told.append("lent")
         except ClientDisconnected:
             told.append("left")
 
-    with shelf.acquire("toy-gpt2"):
+    session = sessions.of("visitor")
+    with pool.acquire("toy-gpt2"):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        visits.leave("visitor")
+        sessions.leave("visitor")
         waiting.join(timeout=5)
     assert told == ["left"]
 
 
-def test_a_session_that_left_and_is_done_is_forgotten() -> None:
-    visits = Sessions()
-    still_there = visits.begin("visitor")
-    visits.leave("visitor")
+def test_a_session_that_left_is_forgotten() -> None:
+    sessions = Sessions()
+    session = sessions.of("visitor")
+    assert sessions.of("visitor") is session
+    sessions.leave("visitor")
     with pytest.raises(ClientDisconnected):
-        still_there()
-    visits.end("visitor")
-    visits.begin("visitor")()
-    assert visits.at_work == 1
+        session.check_open()
+    sessions.of("visitor").check_open()
+
+
+def test_requests_without_a_session_share_nothing() -> None:
+    sessions = Sessions()
+    assert sessions.of(None) is not sessions.of(None)

@@ -34,7 +34,7 @@ def test_the_whole_path(open_app: OpenApp, model: str) -> None:
         visit.unfold(panel)
         page.click(f"#{panel}-run:enabled")
         page.locator(f"#{panel}-shown table").first.wait_for(timeout=60_000)
-    page.click("#weights-score")
+    page.click("#weights-run")
     page.locator("#weights-top table").first.wait_for(timeout=120_000)
     visit.clean()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser
 
+from mi_toolkit.app.context import Session
 from mi_toolkit.app.dashboard import Dashboard, build
 from mi_toolkit.app.settings import Settings
 from tests.browser.app_server import visiting
@@ -31,13 +32,19 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return condition()
 
 
+def at_work(dashboard: Dashboard) -> list[Session]:
+    """The visitors for whom something runs."""
+    return [each for each in dashboard.context.sessions.open if each.jobs]
+
+
 def test_what_a_closed_page_asked_for_is_stopped(browser: Browser, dashboard: Dashboard) -> None:
-    visits, shelf = dashboard.desk.visits, dashboard.desk.shelf
-    with shelf.acquire("toy-gpt2"):
+    with dashboard.context.pool.acquire("toy-gpt2"):
         with visiting(browser, dashboard.local_url) as visit:
             visit.page.click("#analyze")
-            assert until(lambda: visits.at_work == 1)
-        assert until(lambda: visits.at_work == 0)  # while the model is still ours
+            assert until(lambda: len(at_work(dashboard)) == 1)
+            [session] = at_work(dashboard)
+        assert until(lambda: session.jobs == 0)  # while the model is still ours
+        assert session.has_left
 
 
 def test_who_waits_for_a_model_gets_it_and_others_go_on(
@@ -47,9 +54,9 @@ def test_who_waits_for_a_model_gets_it_and_others_go_on(
         visiting(browser, dashboard.local_url) as waiting,
         visiting(browser, dashboard.local_url) as other,
     ):
-        with dashboard.desk.shelf.acquire("toy-gpt2"):
+        with dashboard.context.pool.acquire("toy-gpt2"):
             waiting.page.click("#analyze")
-            assert until(lambda: dashboard.desk.visits.at_work == 1)
+            assert until(lambda: len(at_work(dashboard)) == 1)
             other.choose_model("toy-opt")
             other.analyze()
             assert "toy-opt" in other.page.inner_text("#facts")

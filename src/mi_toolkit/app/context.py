@@ -1,18 +1,25 @@
-"""What the sections of the page share: visitors, their analyses, and the way to a model."""
+"""What the sections of the page share: visitors, what each has found, and the way to a model."""
 
 from __future__ import annotations
 
-import html
 import threading
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from markupsafe import escape
 
 from mi_toolkit.app.model_pool import ModelPool, model_bytes
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.core.errors import MIToolkitError, ModelLoadError, UnsupportedModelError
+from mi_toolkit.core.errors import (
+    MIToolkitError,
+    ModelLoadError,
+    PromptError,
+    UnsupportedModelError,
+)
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import watching
 from mi_toolkit.core.tokens import tokenise
@@ -24,6 +31,20 @@ from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.text.trace import trace_pipeline
 
 TOP_K = 10
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job(Generic[Result]):
+    """What is to be done with models that nobody else may touch meanwhile."""
+
+    models: tuple[str, ...]
+    """Their names."""
+
+    work: Callable[[Mapping[str, HookedModel]], Result]
+    """Takes them by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +75,13 @@ class Analysis:
     pipeline: Pipeline
     """The prompt's way through it."""
 
+    seconds: float
+    """How long the analysis took."""
+
+    def job(self, work: Callable[[HookedModel], Result]) -> Job[Result]:
+        """Work on the analyzed model."""
+        return Job(models=(self.model,), work=lambda models: work(models[self.model]))
+
 
 def analyse(
     model: HookedModel,
@@ -69,9 +97,11 @@ def analyse(
     Raises:
         PromptError: no text, more of it than the server takes, or beyond the context.
     """
+    begun = time.perf_counter()
     settings.check_text(prompt)
     settings.check_prompt(int(tokenise(model, prompt).lengths[0]))
     report = classify_heads(model, prompt)
+    pipeline = trace_pipeline(model, prompt, report=report, top_k=TOP_K)
     return Analysis(
         model=name,
         prompt=prompt,
@@ -80,7 +110,8 @@ def analyse(
         facts=describe_model(model),
         n_bytes=model_bytes(model),
         report=report,
-        pipeline=trace_pipeline(model, prompt, report=report, top_k=TOP_K),
+        pipeline=pipeline,
+        seconds=time.perf_counter() - begun,
     )
 
 
@@ -88,47 +119,70 @@ class ClientDisconnected(MIToolkitError):
     """The page that asked for this was closed."""
 
 
+FIRST = "Analyze a prompt first, in the form above."
+
+
+@dataclass(eq=False)
+class Session:
+    """One visitor's page: what it has found. Kept on the server, so that nothing of it travels."""
+
+    analysis: Analysis | None = None
+    """The prompt that stands on the page."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What each panel found out, by its name."""
+
+    jobs: int = 0
+    """How much runs for it."""
+
+    has_left: bool = False
+    """Whether the page was closed."""
+
+    def analysed(self) -> Analysis:
+        """The analysis.
+
+        Raises:
+            PromptError: there is none.
+        """
+        if self.analysis is None:
+            raise PromptError(FIRST)
+        return self.analysis
+
+    def check_open(self) -> None:
+        """Nothing, while somebody waits for what runs here.
+
+        Raises:
+            ClientDisconnected: the page was closed.
+        """
+        if self.has_left:
+            raise ClientDisconnected("The page that asked for this was closed.")
+
+
 class Sessions:
-    """Sessions whose page was closed while they were at work."""
+    """The open pages."""
 
     def __init__(self) -> None:
-        """Nobody has left yet."""
-        self._at_work: dict[str, int] = {}
-        self._left: set[str] = set()
+        """Nobody has come yet."""
+        self._open: dict[str, Session] = {}
         self._guard = threading.Lock()
 
-    def begin(self, session: str) -> Callable[[], None]:
-        """Note that work begins for a session; what comes back raises once its page is closed."""
+    def of(self, name: str | None) -> Session:
+        """The session of that name; one of its own for a request that has none."""
         with self._guard:
-            self._at_work[session] = self._at_work.get(session, 0) + 1
-
-        def still_there() -> None:
-            if session in self._left:
-                raise ClientDisconnected("The page that asked for this was closed.")
-
-        return still_there
-
-    def end(self, session: str) -> None:
-        """Note that it is done."""
-        with self._guard:
-            self._at_work[session] -= 1
-            if not self._at_work[session]:
-                del self._at_work[session]
-                self._left.discard(session)
-
-    def leave(self, session: str) -> None:
-        """Note that a page was closed: what runs for it ends at its next step."""
-        with self._guard:
-            if session in self._at_work:
-                self._left.add(session)
+            return Session() if name is None else self._open.setdefault(name, Session())
 
     @property
-    def at_work(self) -> int:
-        """Sessions that something runs for."""
-        return len(self._at_work)
+    def open(self) -> tuple[Session, ...]:
+        """Those that asked for something."""
+        with self._guard:
+            return tuple(self._open.values())
 
-
-Result = TypeVar("Result")
+    def leave(self, name: str | None) -> None:
+        """Forget a page that was closed: what runs for it ends at its next step."""
+        with self._guard:
+            session = self._open.pop(name or "", None)
+        if session is not None:
+            session.has_left = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,69 +192,50 @@ class AppContext:
     settings: Settings
     """What visitors may do."""
 
-    shelf: ModelPool
+    pool: ModelPool
     """The loaded models."""
 
-    visits: Sessions = field(default_factory=Sessions)
-    """Who is at work."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """The open pages."""
 
-    def run(
-        self,
-        work: Callable[[HookedModel], Result],
-        *,
-        model: str,
-        request: gr.Request,
-        progress: gr.Progress,
-    ) -> Result:
-        """What `work` returns, alone with the model, its progress told to the page.
+    def run(self, job: Job[Result], *, session: Session, progress: gr.Progress) -> Result:
+        """What the job gives, its progress shown on the page.
 
         It stops at its next step when the page is closed.
 
         Raises:
-            gr.Error: the library's own message, where it raised one; the page shows it.
+            MIToolkitError: what the job or loading raises.
+            ClientDisconnected: the page was closed.
         """
-        return self.run_together(
-            lambda models: work(models[model]), models=[model], request=request, progress=progress
-        )
 
-    def run_together(
-        self,
-        work: Callable[[Mapping[str, HookedModel]], Result],
-        *,
-        models: Collection[str],
-        request: gr.Request,
-        progress: gr.Progress,
-    ) -> Result:
-        """As `run`, with several models by name, alone with all of them."""
-        session = str(request.session_hash)
-        still_there = self.visits.begin(session)
-
-        def told(label: str, done: int, total: int | None) -> None:
-            still_there()
+        def report(label: str, done: int, total: int | None) -> None:
+            session.check_open()
             progress((done, total), desc=label)
 
-        missing = sorted(set(models) - set(self.shelf.loaded))
+        missing = sorted(set(job.models) - set(self.pool.loaded))
         if missing:
             progress(0, desc=f"Loading {' and '.join(missing)}")
+        session.jobs += 1
         try:
-            acquire = self.shelf.acquire_together(models, still_wanted=still_there)
-            with watching(told), acquire as hooked:
-                still_there()
-                return work(hooked)
-        except ClientDisconnected as gone:
-            raise shown_error(gone) from None
-        except UnsupportedModelError as error:
-            raise shown_error(error) from error
+            acquire = self.pool.acquire_together(job.models, still_wanted=session.check_open)
+            with watching(report), acquire as hooked:
+                session.check_open()
+                return job.work(hooked)
+        except UnsupportedModelError:
+            raise
         except ModelLoadError as error:
             here = ", ".join(self.settings.here())
-            raise shown_error(error, f"Models that are here: {here}." if here else "") from error
-        except MIToolkitError as error:
-            raise shown_error(error) from error
+            raise ModelLoadError(
+                f"{error} Models that are here: {here}." if here else str(error)
+            ) from error
         finally:
-            self.visits.end(session)
+            session.jobs -= 1
 
 
-def shown_error(error: MIToolkitError, further: str = "") -> gr.Error:
-    """A library's error as the page shows it: escaped, until it is closed."""
-    said = f"{error} {further}".strip()
-    return gr.Error(html.escape(said), duration=None, print_exception=False)
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """The library's own errors as the page shows them: escaped, until they are closed."""
+    try:
+        yield
+    except MIToolkitError as error:
+        raise gr.Error(str(escape(str(error))), duration=None, print_exception=False) from error

@@ -8,12 +8,14 @@ from contextlib import suppress
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from mi_toolkit.app.context import AppContext
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.investigate import investigate_section
 from mi_toolkit.app.model_pool import ModelPool
+from mi_toolkit.app.panel import Builder
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import drawing
@@ -34,7 +36,7 @@ HEADER = """<header class="top">
 def header() -> gr.HTML:
     """The first thing on the page. It carries what the terms' buttons open."""
     return drawing(
-        HEADER + definitions(),
+        Markup(HEADER) + definitions(),
         elem_id="header",
         more_js=f'element.querySelector("#dark").addEventListener("click", {DARK});',
     )
@@ -50,7 +52,7 @@ MOST_WAITING = 100
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
 
-    desk: AppContext
+    context: AppContext
     """What its sections work with."""
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
@@ -76,9 +78,9 @@ class Dashboard(gr.Blocks):
 
     def _warm_up(self) -> None:
         """Import what the first visitor would wait for, by loading a small model that is here."""
-        bundled = [name for name in self.desk.settings.offered if name in BUNDLED]
+        bundled = [name for name in self.context.settings.offered if name in BUNDLED]
         for name in bundled[:1]:
-            with suppress(MIToolkitError), self.desk.shelf.acquire(name):
+            with suppress(MIToolkitError), self.context.pool.acquire(name):
                 pass
 
 
@@ -94,23 +96,25 @@ def build(settings: Settings | None = None) -> Dashboard:
         >>> build(Settings(allow_models=("toy-gpt2",))).launch()  # doctest: +SKIP
     """
     settings = settings or Settings()
-    desk = AppContext(settings, ModelPool(settings.memory))
+    context = AppContext(settings, ModelPool(settings.memory))
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )
-    page.desk = desk
+    page.context = context
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
     with page:
+        builder = Builder(context)
         header()
-        analysis, analysed, prompt = generator_section(desk)
-        pipeline_section(analysis, analysed, prompt)
-        generation_section(desk, analysis, analysed)
-        investigate_section(desk, analysis, analysed)
-        weights_section(desk, analysis, analysed)
+        analysed, prompt = generator_section(builder)
+        pipeline_section(builder, prompt)
+        generation_section(builder)
+        investigate_section(builder)
+        weights_section(builder)
         glossary_section()
+        builder.wire(analysed)
 
         def left(request: gr.Request) -> None:
-            desk.visits.leave(str(request.session_hash))
+            context.sessions.leave(request.session_hash)
 
         page.unload(left)
     return page
