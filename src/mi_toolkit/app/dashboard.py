@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 from contextlib import suppress
 from typing import Any
 
 import gradio as gr
-from markupsafe import Markup
+from gradio.exceptions import ComponentProcessingError
+from markupsafe import Markup, escape
+from starlette.middleware import Middleware
 
 from mi_toolkit.app.context import AppContext
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
+from mi_toolkit.app.guard import Guard, is_loopback
 from mi_toolkit.app.investigate import investigate_section
 from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.panel import Builder
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
+from mi_toolkit.app.sources import VisitorModels
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.app.weights import weights_section
 from mi_toolkit.core.errors import MIToolkitError
@@ -49,6 +55,11 @@ MOST_WAITING = 100
 """Requests that may wait for a turn; one more is told to come back."""
 
 
+MISUSED = (
+    "The request lacks something that has to be chosen or typed in, or is none of this page's."
+)
+
+
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
 
@@ -56,7 +67,20 @@ class Dashboard(gr.Blocks):
     """What its sections work with."""
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
-        """As gradio's own, whose options it takes."""
+        """As gradio's own, whose options it takes.
+
+        Raises:
+            MIToolkitError: it would be open to strangers, and was not built for them.
+        """
+        settings = self.context.settings
+        host = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+        if not settings.public and (options.get("share") or not is_loopback(host)):
+            raise MIToolkitError(
+                f"The page would be open to everybody who reaches {host}: build it with "
+                "Settings(public=True), which says what strangers may do."
+            )
+        hosts = [*settings.hosts, socket.gethostname(), os.environ.get("SPACE_HOST", "")]
+        guard = Middleware(Guard, hosts=[*filter(None, hosts)], public=settings.public)
         ours: dict[str, Any] = {
             "theme": theme(),
             "head": f"<style>{style()}</style><script>{asset('tour.js')}</script>",
@@ -65,7 +89,7 @@ class Dashboard(gr.Blocks):
             "share": False,
             "ssr_mode": False,
             "enable_monitoring": False,
-            "max_file_size": "1kb",  # nothing is uploaded
+            "app_kwargs": {"middleware": [guard]},
         }
         # Gradio asks its own server for the page before it goes on, and gives up after three
         # seconds: nothing else may keep Python busy until then.
@@ -75,6 +99,21 @@ class Dashboard(gr.Blocks):
         if blocks:
             self.block_thread()
         return served
+
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+        """As gradio's own; what no page of ours sends is refused in one sentence.
+
+        Raises:
+            gr.Error: values that are missing, of another kind, or out of range.
+        """
+        try:
+            values = await super().preprocess_data(*arguments, **options)
+        except (gr.Error, ComponentProcessingError, TypeError, ValueError) as error:
+            told = str(error) if isinstance(error, gr.Error) else MISUSED
+            raise gr.Error(str(escape(told)), print_exception=False) from error
+        if any(each is None or each != each for each in values):  # NaN differs from itself
+            raise gr.Error(MISUSED, print_exception=False)
+        return values
 
     def _warm_up(self) -> None:
         """Import what the first visitor would wait for, by loading a small model that is here."""
@@ -96,7 +135,9 @@ def build(settings: Settings | None = None) -> Dashboard:
         >>> build(Settings(allow_models=("toy-gpt2",))).launch()  # doctest: +SKIP
     """
     settings = settings or Settings()
-    context = AppContext(settings, ModelPool(settings.memory))
+    models = VisitorModels(settings)
+    pool = ModelPool(settings.memory, load=models.load, size=models.size)
+    context = AppContext(settings, pool)
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )

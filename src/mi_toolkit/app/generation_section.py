@@ -140,7 +140,7 @@ def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
             model = gr.Dropdown(
                 choices=[(_described(name), name) for name in settings.offered],
                 value=DEFAULT_MODEL if DEFAULT_MODEL in settings.offered else settings.offered[0],
-                allow_custom_value=not settings.allow_models,
+                allow_custom_value=not settings.is_closed,
                 label="Model",
                 info=_typing(settings),
                 elem_id="model",
@@ -177,7 +177,7 @@ def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
 
 def _count(label: str, elem_id: str, most: int, value: int) -> gr.Slider:
     return gr.Slider(
-        1, most, value, step=1, label=label, elem_id=elem_id, buttons=[], min_width=140
+        1, most, value, step=1, precision=0, label=label, elem_id=elem_id, buttons=[], min_width=140
     )
 
 
@@ -239,7 +239,7 @@ def _described(name: str) -> str:
 
 
 def _typing(settings: Settings) -> str:
-    if settings.allow_models:
+    if settings.is_closed:
         return "The models of this server."
     folders = ", or a folder of this server" if settings.allow_local else ""
     return f"Choose one, or type the id of any on the hub{folders}."

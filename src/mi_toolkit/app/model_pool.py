@@ -12,27 +12,14 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from mi_toolkit.app.settings import gigabytes
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import available_bytes
-from mi_toolkit.models.facts import model_size
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.registry import find_known
 
 PATIENCE = 0.1
 """Seconds between two looks at whether somebody who waits has left."""
-
-
-def weights_bytes(name: str) -> int:
-    """Bytes that a model's weights will take in float32, by its config; 0 of small ones at hand.
-
-    Raises:
-        MIToolkitError: as `load_model` does.
-    """
-    known = find_known(name)
-    if known is not None and known.where != "hub":
-        return 0
-    return model_size(name).weights(4)
 
 
 def model_bytes(model: HookedModel) -> int:
@@ -43,10 +30,6 @@ def model_bytes(model: HookedModel) -> int:
         for parameter in module.parameters(recurse=False)
     }
     return sum(storages.values())
-
-
-def _gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"
 
 
 @dataclass(eq=False)
@@ -66,9 +49,15 @@ class ModelPool:
         limit: int | None = None,
         *,
         load: Callable[[str], HookedModel] = load_model,
-        size: Callable[[str], int] = weights_bytes,
+        size: Callable[[str], int] = lambda name: 0,
     ) -> None:
-        """A shelf of `limit` bytes, or half of the memory that is free now."""
+        """A pool of `limit` bytes, or half of the memory that is free now.
+
+        Args:
+            limit: bytes that the weights may fill together.
+            load: loads a model by name.
+            size: bytes that its weights will take, before they are read; 0 where that is unknown.
+        """
         self.limit = available_bytes() // 2 if limit is None else limit
         self._load, self._size = load, size
         self._held: dict[str, _Held] = {}
@@ -149,8 +138,8 @@ class ModelPool:
         filled = self._filled()
         if filled + needed > self.limit:
             raise ModelLoadError(
-                f"The model takes {_gigabytes(needed)}, and this server has "
-                f"{_gigabytes(self.limit)} for models, of which {_gigabytes(filled)} are in use. "
+                f"The model takes {gigabytes(needed)}, and this server has "
+                f"{gigabytes(self.limit)} for models, of which {gigabytes(filled)} are in use. "
                 "Choose a smaller one, or come back later."
             )
 

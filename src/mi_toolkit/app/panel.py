@@ -203,7 +203,9 @@ class Builder:
             progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
             *values: Any,
         ) -> Any:
-            return listen(request, progress, str(getattr(event, "pick", "")), *values)
+            sent = getattr(event, "_data", None)
+            pick = sent.get("pick") if isinstance(sent, dict) else None
+            return listen(request, progress, str(pick or ""), *values)
 
         if isinstance(event, gr.HTML):
             return event.pick(listen_to_pick, inputs=list(inputs), outputs=outputs, **options)

@@ -222,8 +222,10 @@ def output_stage(page: Builder) -> None:
         help_text(OUTPUT_HELP)
         tokens = drawing(elem_id="position-tokens")
         with gr.Row():
-            position = gr.Slider(0, 1, 0, step=1, label="Position", elem_id="position")
-            top_k = gr.Slider(1, TOP_K, SHOWN, step=1, label="Predictions (k)", elem_id="top-k")
+            position = gr.Slider(0, 1, 0, step=1, precision=0, label="Position", elem_id="position")
+            top_k = gr.Slider(
+                1, TOP_K, SHOWN, step=1, precision=0, label="Predictions (k)", elem_id="top-k"
+            )
         shown = drawing(elem_id="predictions")
         lines = page.tools("output", of_analysis(output_saveable), [position, top_k])
 

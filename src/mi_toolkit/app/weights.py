@@ -285,7 +285,14 @@ def weights_section(page: Builder) -> None:
             elem_id="weights-on",
         )
         k = gr.Slider(
-            1, MOST, 10, step=1, label="How many to list", min_width=180, elem_id="weights-k"
+            1,
+            MOST,
+            10,
+            step=1,
+            precision=0,
+            label="How many to list",
+            min_width=180,
+            elem_id="weights-k",
         )
         built.choices = [metric, k, on]
 

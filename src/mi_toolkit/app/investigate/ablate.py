@@ -322,11 +322,13 @@ def ablate_panel(page: Builder) -> None:
                 MOST_RANDOM,
                 20,
                 step=1,
+                precision=0,
                 label="Random sets",
                 info="As many heads of the same layers.",
                 elem_id="ablate-random",
             )
         reference = gr.Textbox(
+            "",
             label="Another text",
             info="At least as long as the prompt.",
             lines=2,

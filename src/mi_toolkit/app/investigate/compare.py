@@ -147,7 +147,7 @@ def compare_panel(page: Builder) -> None:
         second = gr.Dropdown(
             list(settings.offered),
             value=SECOND if SECOND in settings.offered else settings.offered[-1],
-            allow_custom_value=not settings.allow_models,
+            allow_custom_value=not settings.is_closed,
             label="Second model",
             info="The prompt and the first model are those above.",
             elem_id="compare-model",
