@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import gradio as gr
 from markupsafe import escape
 
+from mi_toolkit.app.held import held_bytes, return_memory
 from mi_toolkit.app.model_pool import ModelPool, model_bytes
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.core.errors import (
@@ -120,6 +121,13 @@ class ClientDisconnected(MIToolkitError):
 
 
 FIRST = "Analyze a prompt first, in the form above."
+GIVEN_UP = "What was found here was given up to make room for others: Analyze it again."
+TOO_LARGE = (
+    "What was found takes more memory than this server has for one visitor: a shorter prompt."
+)
+
+SHARE = 4
+"""A visitor's part of the memory for all visitors: a quarter."""
 
 
 @dataclass(eq=False)
@@ -138,6 +146,12 @@ class Session:
     has_left: bool = False
     """Whether the page was closed."""
 
+    n_bytes: int = 0
+    """Memory that all this holds."""
+
+    was_given_up: bool = False
+    """Whether what it had was given up for space."""
+
     def analysed(self) -> Analysis:
         """The analysis.
 
@@ -145,8 +159,14 @@ class Session:
             PromptError: there is none.
         """
         if self.analysis is None:
-            raise PromptError(FIRST)
+            raise PromptError(GIVEN_UP if self.was_given_up else FIRST)
         return self.analysis
+
+    def give_up(self) -> None:
+        """Let go of what it found."""
+        self.analysis, self.was_given_up = None, True
+        self.answers.clear()
+        self.n_bytes = 0
 
     def check_open(self) -> None:
         """Nothing, while somebody waits for what runs here.
@@ -159,17 +179,22 @@ class Session:
 
 
 class Sessions:
-    """The open pages."""
+    """The open pages, the one used last at the end, and the memory that they may fill together."""
 
-    def __init__(self) -> None:
-        """Nobody has come yet."""
+    def __init__(self, limit: int = 2**30) -> None:
+        """Nobody has come yet; `limit` bytes for all that they will find."""
+        self.limit = limit
         self._open: dict[str, Session] = {}
         self._guard = threading.Lock()
 
     def of(self, name: str | None) -> Session:
         """The session of that name; one of its own for a request that has none."""
+        if name is None:
+            return Session()
         with self._guard:
-            return Session() if name is None else self._open.setdefault(name, Session())
+            session = self._open.pop(name, None) or Session()
+            self._open[name] = session
+            return session
 
     @property
     def open(self) -> tuple[Session, ...]:
@@ -177,12 +202,35 @@ class Sessions:
         with self._guard:
             return tuple(self._open.values())
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that all they found holds."""
+        return sum(each.n_bytes for each in self.open)
+
+    def count(self, session: Session) -> None:
+        """Measure what a session holds; others' goes to make room, the least recently used first.
+
+        Raises:
+            PromptError: it is more than one visitor may hold; then it is given up.
+        """
+        session.n_bytes = held_bytes([session.analysis, session.answers])
+        if session.n_bytes > self.limit // SHARE:
+            session.give_up()
+            raise PromptError(TOO_LARGE)
+        session.was_given_up = False
+        others = [each for each in self.open if each is not session and each.n_bytes]
+        while others and self.n_bytes > self.limit:
+            others.pop(0).give_up()
+        return_memory()
+
     def leave(self, name: str | None) -> None:
         """Forget a page that was closed: what runs for it ends at its next step."""
         with self._guard:
             session = self._open.pop(name or "", None)
         if session is not None:
             session.has_left = True
+            session.give_up()
+            return_memory()
 
 
 @dataclass(frozen=True, eq=False)

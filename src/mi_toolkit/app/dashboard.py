@@ -14,7 +14,7 @@ from gradio.exceptions import ComponentProcessingError
 from markupsafe import Markup, escape
 from starlette.middleware import Middleware
 
-from mi_toolkit.app.context import AppContext
+from mi_toolkit.app.context import AppContext, Sessions
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.guard import Guard, is_loopback
@@ -27,6 +27,7 @@ from mi_toolkit.app.sources import VisitorModels
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.app.weights import weights_section
 from mi_toolkit.core.errors import MIToolkitError
+from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.models.registry import BUNDLED
 
 HEADER = """<header class="top">
@@ -50,6 +51,13 @@ def header() -> gr.HTML:
 
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""
+
+PAGE_BYTES = 2**20
+"""More than gradio remembers of one page: what was shown, and the choices in it."""
+
+KEPT = 4
+"""The part of the memory for what visitors found: a quarter, and of that a quarter for what gradio
+remembers; the rest is for models."""
 
 MOST_WAITING = 100
 """Requests that may wait for a turn; one more is told to come back."""
@@ -81,14 +89,16 @@ class Dashboard(gr.Blocks):
             )
         hosts = [*settings.hosts, socket.gethostname(), os.environ.get("SPACE_HOST", "")]
         guard = Middleware(Guard, hosts=[*filter(None, hosts)], public=settings.public)
+        scripts = asset("tour.js") + asset("model_box.js")
         ours: dict[str, Any] = {
             "theme": theme(),
-            "head": f"<style>{style()}</style><script>{asset('tour.js')}</script>",
+            "head": f"<style>{style()}</style><script>{scripts}</script>",
             "footer_links": [],
             "run_history": False,  # else prompts are kept in the browser
             "share": False,
             "ssr_mode": False,
             "enable_monitoring": False,
+            "state_session_capacity": self.context.sessions.limit // (KEPT - 1) // PAGE_BYTES + 1,
             "app_kwargs": {"middleware": [guard]},
         }
         # Gradio asks its own server for the page before it goes on, and gives up after three
@@ -136,8 +146,10 @@ def build(settings: Settings | None = None) -> Dashboard:
     """
     settings = settings or Settings()
     models = VisitorModels(settings)
-    pool = ModelPool(settings.memory, load=models.load, size=models.size)
-    context = AppContext(settings, pool)
+    memory = available_bytes() // 2 if settings.memory is None else settings.memory
+    pool = ModelPool(memory - memory // KEPT, load=models.load, size=models.size)
+    found = memory // KEPT - memory // KEPT**2
+    context = AppContext(settings, pool, Sessions(found))
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )

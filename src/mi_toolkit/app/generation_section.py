@@ -12,13 +12,13 @@ from markupsafe import Markup
 
 from mi_toolkit.app.code import opening
 from mi_toolkit.app.context import Analysis, Job, Session, analyse
+from mi_toolkit.app.model_box import model_box
 from mi_toolkit.app.panel import Builder, Panel, index_picked
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import Saveable, drawing
-from mi_toolkit.core.display import html_table, human_count
+from mi_toolkit.core.display import html_table
 from mi_toolkit.draw.generation import alternatives_grid, beam_buttons, tree_html, view_generation
 from mi_toolkit.draw.primitives import grid_html
-from mi_toolkit.models.specs import MODELS
 from mi_toolkit.text.generate import generate
 from mi_toolkit.text.generation import Generation
 
@@ -137,10 +137,10 @@ def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
     settings = page.context.settings
     with gr.Row(elem_id="generator"):
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(
-                choices=[(_described(name), name) for name in settings.offered],
-                value=DEFAULT_MODEL if DEFAULT_MODEL in settings.offered else settings.offered[0],
-                allow_custom_value=not settings.is_closed,
+            offered = settings.offered
+            model = model_box(
+                settings,
+                DEFAULT_MODEL if DEFAULT_MODEL in offered else offered[0],
                 label="Model",
                 info=_typing(settings),
                 elem_id="model",
@@ -225,16 +225,6 @@ def facts_html(found: Analysis) -> Markup:
         seconds=found.seconds,
         chips=Markup("").join(chip.format(value, name) for name, value in told),
         table=Markup(html_table([], facts.text_table().rows)),
-    )
-
-
-def _described(name: str) -> str:
-    spec = MODELS.get(name)
-    if spec is None:
-        return name
-    return (
-        f"{name} · {spec.family}, {human_count(spec.parameters)}, {spec.n_layers} × "
-        f"{spec.n_heads} heads · {spec.key_feature}"
     )
 
 

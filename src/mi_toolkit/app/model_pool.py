@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from mi_toolkit.app.held import return_memory
 from mi_toolkit.app.settings import gigabytes
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
@@ -133,6 +134,7 @@ class ModelPool:
             idle.sort(key=lambda name: self._held[name].last_used)
             while idle and self._filled() + needed > self.limit:
                 del self._held[idle.pop(0)]
+                return_memory()
 
     def _check_fits(self, needed: int) -> None:
         filled = self._filled()

@@ -175,7 +175,9 @@ class Builder:
 
         def work(session: Session, progress: gr.Progress, *values: Any) -> Any:
             asked = job(session, *values)
-            return shown(session, self.context.run(asked, session=session, progress=progress))
+            become = shown(session, self.context.run(asked, session=session, progress=progress))
+            self.context.sessions.count(session)
+            return become
 
         return self._listen(event, work, inputs, outputs, {**RUNNING, **options})
 

@@ -98,7 +98,11 @@ focus stays where it was when the HTML comes anew."""
 
 
 def drawing(
-    value: str = "", *, elem_id: str | None = None, visible: bool = True, more_js: str = ""
+    value: str = "",
+    *,
+    elem_id: str | None = None,
+    elem_classes: str | None = None,
+    more_js: str = "",
 ) -> gr.HTML:
     """A place for HTML, in the look of the library's own pages.
 
@@ -112,5 +116,5 @@ def drawing(
         js_on_load=PICKS + more_js,
         apply_default_css=False,
         elem_id=elem_id,
-        visible=visible,
+        elem_classes=elem_classes,
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-import gradio as gr
 from markupsafe import Markup
 
 from mi_toolkit.app.context import TOP_K, Analysis, Job
+from mi_toolkit.app.model_box import model_box
 from mi_toolkit.app.panel import Builder, Panel
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import Saveable
@@ -144,10 +144,9 @@ def compare_panel(page: Builder) -> None:
         saveable=compared_saveable,
     )
     with page.panel(panel) as built:
-        second = gr.Dropdown(
-            list(settings.offered),
-            value=SECOND if SECOND in settings.offered else settings.offered[-1],
-            allow_custom_value=not settings.is_closed,
+        second = model_box(
+            settings,
+            SECOND if SECOND in settings.offered else settings.offered[-1],
             label="Second model",
             info="The prompt and the first model are those above.",
             elem_id="compare-model",
