@@ -79,6 +79,9 @@ class Analysis:
     seconds: float
     """How long the analysis took."""
 
+    typed: str = ""
+    """What the visitor called the model."""
+
     def job(self, work: Callable[[HookedModel], Result]) -> Job[Result]:
         """Work on the analyzed model."""
         return Job(models=(self.model,), work=lambda models: work(models[self.model]))
@@ -117,7 +120,7 @@ def analyse(
 
 
 class ClientDisconnected(MIToolkitError):
-    """The page that asked for this was closed."""
+    """The page that asked for this was closed, or its visitor pressed Stop."""
 
 
 FIRST = "Analyze a prompt first, in the form above."
@@ -146,6 +149,9 @@ class Session:
     has_left: bool = False
     """Whether the page was closed."""
 
+    stops: int = 0
+    """How often Stop was pressed."""
+
     n_bytes: int = 0
     """Memory that all this holds."""
 
@@ -168,14 +174,16 @@ class Session:
         self.answers.clear()
         self.n_bytes = 0
 
-    def check_open(self) -> None:
-        """Nothing, while somebody waits for what runs here.
+    def check_wanted(self, stops: int = 0) -> None:
+        """Nothing, while somebody waits for what began when Stop had been pressed `stops` times.
 
         Raises:
-            ClientDisconnected: the page was closed.
+            ClientDisconnected: the page was closed, or Stop was pressed again.
         """
         if self.has_left:
             raise ClientDisconnected("The page that asked for this was closed.")
+        if self.stops != stops:
+            raise ClientDisconnected("Stopped.")
 
 
 class Sessions:
@@ -255,19 +263,24 @@ class AppContext:
             MIToolkitError: what the job or loading raises.
             ClientDisconnected: the page was closed.
         """
+        stops = session.stops
 
         def report(label: str, done: int, total: int | None) -> None:
-            session.check_open()
+            session.check_wanted(stops)
             progress((done, total), desc=label)
+
+        def wait(name: str, place: int) -> None:
+            session.check_wanted(stops)
+            progress(0, desc=f"{ordinal(place)} in line for {name}")
 
         missing = sorted(set(job.models) - set(self.pool.loaded))
         if missing:
             progress(0, desc=f"Loading {' and '.join(missing)}")
         session.jobs += 1
         try:
-            acquire = self.pool.acquire_together(job.models, still_wanted=session.check_open)
+            acquire = self.pool.acquire_together(job.models, waiting=wait)
             with watching(report), acquire as hooked:
-                session.check_open()
+                session.check_wanted(stops)
                 return job.work(hooked)
         except UnsupportedModelError:
             raise
@@ -278,6 +291,16 @@ class AppContext:
             ) from error
         finally:
             session.jobs -= 1
+
+
+def ordinal(place: int) -> str:
+    """A place in a line.
+
+    >>> [ordinal(place) for place in (2, 3, 4, 11, 21, 112)]
+    ['2nd', '3rd', '4th', '11th', '21st', '112th']
+    """
+    teens = place % 100 in (11, 12, 13)
+    return f"{place}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(place % 10, 'th')}"
 
 
 @contextmanager

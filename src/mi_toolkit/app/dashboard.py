@@ -89,7 +89,7 @@ class Dashboard(gr.Blocks):
             )
         hosts = [*settings.hosts, socket.gethostname(), os.environ.get("SPACE_HOST", "")]
         guard = Middleware(Guard, hosts=[*filter(None, hosts)], public=settings.public)
-        scripts = asset("tour.js") + asset("model_box.js")
+        scripts = "".join(map(asset, ("tour.js", "model_box.js", "stale.js")))
         ours: dict[str, Any] = {
             "theme": theme(),
             "head": f"<style>{style()}</style><script>{scripts}</script>",
@@ -158,13 +158,13 @@ def build(settings: Settings | None = None) -> Dashboard:
     with page:
         builder = Builder(context)
         header()
-        analysed, prompt = generator_section(builder)
+        analysed, stop, prompt = generator_section(builder)
         pipeline_section(builder, prompt)
         generation_section(builder)
         investigate_section(builder)
         weights_section(builder)
         glossary_section()
-        builder.wire(analysed)
+        builder.wire(analysed, stop)
 
         def left(request: gr.Request) -> None:
             context.sessions.leave(request.session_hash)

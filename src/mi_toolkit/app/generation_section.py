@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from markupsafe import Markup
 from mi_toolkit.app.code import opening
 from mi_toolkit.app.context import Analysis, Job, Session, analyse
 from mi_toolkit.app.model_box import model_box
-from mi_toolkit.app.panel import Builder, Panel, index_picked
+from mi_toolkit.app.panel import QUIETLY, Builder, Panel, index_picked, note
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import Saveable, drawing
 from mi_toolkit.core.display import html_table
@@ -129,11 +130,12 @@ EXAMPLES = (
     "Monday, Tuesday, Wednesday,",
 )
 
+FAILED = "Not analyzed. What stands below, if anything, is of the prompt before."
 DEFAULT_MODEL = "toy-gpt2"
 
 
-def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
-    """The form. Gives the event that comes with a new analysis, and the prompt."""
+def generator_section(page: Builder) -> tuple[Any, gr.Button, gr.Textbox]:
+    """The form. Gives the event that comes with a new analysis, Stop, and the prompt."""
     settings = page.context.settings
     with gr.Row(elem_id="generator"):
         with gr.Column(scale=2, min_width=300):
@@ -154,11 +156,12 @@ def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
                 label="Prompt",
                 info=f"Up to {settings.most_prompt_tokens} tokens.",
                 lines=3,
-                max_length=settings.most_letters,
                 elem_id="prompt",
             )
             gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")
-    button = gr.Button("Analyze", variant="primary", elem_id="analyze")
+    with gr.Row():
+        button = gr.Button("Analyze", variant="primary", elem_id="analyze", scale=6)
+        stop = gr.Button("Stop", elem_id="stop", min_width=80)
     facts = drawing(elem_id="facts")
 
     def shown(session: Session, found: Analysis) -> Markup:
@@ -171,8 +174,10 @@ def generator_section(page: Builder) -> tuple[Any, gr.Textbox]:
         shown,
         inputs=[model, prompt, beams, new_tokens],
         outputs=facts,
+        trigger_mode="always_last",  # pressed during a run: the next one
     )
-    return analysed, prompt
+    analysed.failure(lambda: note(FAILED), outputs=facts, **QUIETLY)
+    return analysed, stop, prompt
 
 
 def _count(label: str, elem_id: str, most: int, value: int) -> gr.Slider:
@@ -187,13 +192,16 @@ def _analysis(
     asked = settings.model_named(name)
     return Job(
         models=(asked,),
-        work=lambda models: analyse(
-            models[asked],
-            asked,
-            prompt,
-            num_beams=num_beams,
-            max_new_tokens=max_new_tokens,
-            settings=settings,
+        work=lambda models: replace(
+            analyse(
+                models[asked],
+                asked,
+                prompt,
+                num_beams=num_beams,
+                max_new_tokens=max_new_tokens,
+                settings=settings,
+            ),
+            typed=name,
         ),
     )
 
@@ -216,11 +224,15 @@ def facts_html(found: Analysis) -> Markup:
     ]
     chip = Markup("<span>{}<small>{}</small></span>")
     return Markup(
-        '<p role="status" data-run="{run}"><b>{name}</b> analyzed in {seconds:.1f} s.</p>'
+        '<p role="status" data-run="{run}" data-form="{form}"><b>{name}</b> analyzed in '
+        "{seconds:.1f} s.</p>"
         '<div class="chips">{chips}</div><details><summary>All that the model is</summary>{table}'
         "</details>"
     ).format(
         run=time.time_ns(),
+        form=json.dumps(
+            [found.typed, found.prompt, str(found.num_beams), str(found.max_new_tokens)]
+        ),
         name=facts.name,
         seconds=found.seconds,
         chips=Markup("").join(chip.format(value, name) for name, value in told),

@@ -39,6 +39,8 @@
     box.input.value = value;
     box.input.dispatchEvent(new Event("input", { bubbles: true }));
     close(box);
+    // Not selected: a click on selected text would take the selection away again.
+    box.input.setSelectionRange(value.length, value.length);
   }
 
   document.addEventListener("focusin", (event) => {
@@ -87,7 +89,10 @@
       take(box, "");
       box.input.focus();
       open(box);
-    } else if (event.target === box.input && box.input.getAttribute("aria-expanded") !== "true") open(box);
+    } else if (event.target === box.input && box.input.getAttribute("aria-expanded") !== "true") {
+      box.input.select();
+      open(box);
+    }
   });
 
   const waiting = setInterval(() => {

@@ -23,7 +23,7 @@ from mi_toolkit.draw.primitives import visible
 QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 RUNNING: dict[str, Any] = {
     "api_visibility": "private",
-    "concurrency_limit": 8,
+    "concurrency_limit": 32,
     "concurrency_id": "models",
 }
 
@@ -135,6 +135,7 @@ class Builder:
         self.context = context
         self._parts: list[tuple[Callable[..., Any], list[Any], list[Any]]] = []
         self._next: list[Callable[[Any], Any]] = []
+        self._running: list[Any] = []
 
     def on(
         self,
@@ -179,7 +180,9 @@ class Builder:
             self.context.sessions.count(session)
             return become
 
-        return self._listen(event, work, inputs, outputs, {**RUNNING, **options})
+        ran = self._listen(event, work, inputs, outputs, {**RUNNING, **options})
+        self._running.append(ran)
+        return ran
 
     def _listen(
         self,
@@ -222,8 +225,12 @@ class Builder:
         """
         self._parts.append((work, list(inputs), list(outputs)))
 
-    def wire(self, analysed: Any) -> None:
-        """Bring all of these to the event of a new analysis; then what runs by itself."""
+    def wire(self, analysed: Any, stop: gr.Button) -> None:
+        """Bring all of these to the event of a new analysis; then what runs by itself.
+
+        `stop` ends all that runs for its page: what waits is taken out of the line, what is at work
+        ends at its next step.
+        """
 
         def everything(session: Session, *values: Any) -> list[Any]:
             session.analysed()
@@ -241,6 +248,11 @@ class Builder:
         )
         for run in self._next:
             run(shown.success)
+
+        def stopped(session: Session) -> None:
+            session.stops += 1
+
+        self.on(stop.click, stopped, cancels=self._running)
 
     @contextmanager
     def panel(self, panel: Panel[Found]) -> Iterator[Built]:

@@ -161,8 +161,10 @@ class Settings:
         """Check a prompt before it is taken apart: a token has a few letters.
 
         Raises:
-            PromptError: it must be longer than this server takes.
+            PromptError: there is none, or it must be longer than this server takes.
         """
+        if not text.strip():
+            raise PromptError("Your prompt is empty: type a text first.")
         if len(text) > self.most_letters:
             raise PromptError(
                 f"The prompt has {len(text):,} letters; this page takes {self.most_letters:,} at "
@@ -183,7 +185,7 @@ class Settings:
         if n_tokens > self.most_prompt_tokens:
             raise PromptError(
                 f"The prompt has {n_tokens} tokens; this page takes {self.most_prompt_tokens} at "
-                "most. Longer ones: mi_toolkit in a notebook, or `mi-toolkit app --most-tokens`."
+                "most. The library in a notebook takes longer ones."
             )
 
 

@@ -332,7 +332,6 @@ def ablate_panel(page: Builder) -> None:
             label="Another text",
             info="At least as long as the prompt.",
             lines=2,
-            max_length=settings.most_letters,
             visible=False,
             elem_id="ablate-reference",
         )
