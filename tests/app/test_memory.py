@@ -9,6 +9,7 @@ import psutil
 import pytest
 import torch
 
+from mi_toolkit.app import context
 from mi_toolkit.app.context import Analysis, Sessions, analyse
 from mi_toolkit.app.held import held_bytes, return_memory
 from mi_toolkit.app.settings import Settings
@@ -91,6 +92,16 @@ def test_one_visitor_cannot_fill_what_is_for_all() -> None:
         sessions.count(session)
     assert session.analysis is None
     assert sessions.n_bytes == 0
+
+
+def test_pages_that_nobody_closes_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(context, "MOST_SESSIONS", 3)
+    sessions = Sessions()
+    first = sessions.of("0")
+    for name in ("1", "2", "0", "3"):
+        sessions.of(name)
+    assert len(sessions.open) == 3
+    assert sessions.of("0") is first
 
 
 def test_what_a_closed_page_found_is_let_go() -> None:

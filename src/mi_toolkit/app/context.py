@@ -129,6 +129,9 @@ TOO_LARGE = (
     "What was found takes more memory than this server has for one visitor: a shorter prompt."
 )
 
+MOST_SESSIONS = 10_000
+"""Pages that are known at a time; the one that was used longest ago is forgotten."""
+
 SHARE = 4
 """A visitor's part of the memory for all visitors: a quarter."""
 
@@ -202,6 +205,8 @@ class Sessions:
         with self._guard:
             session = self._open.pop(name, None) or Session()
             self._open[name] = session
+            if len(self._open) > MOST_SESSIONS:
+                del self._open[next(iter(self._open))]
             return session
 
     @property
