@@ -95,16 +95,14 @@
     }
   });
 
-  const waiting = setInterval(() => {
-    const found = boxes();
-    if (!found.length || !document.querySelector("#analyze")) return;
-    clearInterval(waiting);
-    for (const { list, input } of found) {
+  // Again and again: what is in a fold is on the page once it is unfolded.
+  setInterval(() => {
+    for (const { list, input } of boxes().filter((each) => !each.input.hasAttribute("role"))) {
       const attributes = {
         role: "combobox", autocomplete: "off", spellcheck: "false", "aria-autocomplete": "list",
         "aria-expanded": "false", "aria-controls": list.querySelector("[role=listbox]").id,
       };
       for (const [name, value] of Object.entries(attributes)) input.setAttribute(name, value);
     }
-  }, 50);
+  }, 100);
 })();
