@@ -55,6 +55,11 @@ def _drawn(written: Written, index: int) -> tuple[str, str]:
     return beam_buttons(made, index), grid_html(alternatives_grid(made, index))
 
 
+def _shown(written: Written) -> tuple[str, str, str]:
+    texts, alternatives = _drawn(written, 0)
+    return texts, tree_part(written.generation), alternatives
+
+
 def tree_part(written: Generation) -> str:
     """The tree, or why there is none."""
     if written.num_beams == 1:
@@ -102,8 +107,8 @@ GENERATION = Panel(
     is_open=True,
     invitation="The model writes…",
     job=_writing,
-    drawings=("beam-texts", "beam-alternatives", "beam-tree"),
-    shown=lambda written: (*_drawn(written, 0), tree_part(written.generation)),
+    drawings=("beam-texts", "beam-tree", "beam-alternatives"),
+    shown=_shown,
     code=generation_code,
     saveable=generation_saveable,
 )
@@ -114,7 +119,7 @@ def generation_section(page: Builder) -> None:
     drawing(Markup("<h2>Generation</h2>"))
     with page.panel(GENERATION) as built:
         pass
-    texts, alternatives, _ = built.drawings
+    texts, _, alternatives = built.drawings
 
     def beam_picked(session: Session, pick: str) -> tuple[str, str]:
         written = page.answer(session, GENERATION)
