@@ -90,7 +90,7 @@ def ablate(visit: Visit) -> str:
 
 def weights(visit: Visit) -> str:
     """The weights that a score ranks highest, the first of them set to zero."""
-    visit.page.click("#weights-score")
+    visit.page.click("#weights-run")
     visit.page.locator("#weights-top [data-pick='0']").click(timeout=240_000)
     visit.page.locator("#weights-effect table").first.wait_for(timeout=60_000)
     return "#weights"

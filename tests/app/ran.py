@@ -22,9 +22,8 @@ def ran(code: str) -> Any:
         return runpy.run_path(str(script))["given"]
 
 
-def check_files(saveable: Saveable | None, folder: Path, *, said: str) -> None:
+def check_files(saveable: Saveable, folder: Path, *, said: str) -> None:
     """Every form loads, and has the same rows; the page says `said`, which is escaped HTML."""
-    assert saveable is not None
     table = saveable.table()
     for ending in ("html", "png", "csv", "json"):
         saveable.save(folder / f"kept.{ending}")

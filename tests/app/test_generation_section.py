@@ -6,7 +6,12 @@ import pandas as pd
 
 from mi_toolkit import generate
 from mi_toolkit.app.context import analyse
-from mi_toolkit.app.generation_section import generation_code, generation_saveable, tree_part
+from mi_toolkit.app.generation_section import (
+    Written,
+    generation_code,
+    generation_saveable,
+    tree_part,
+)
 from mi_toolkit.app.settings import Settings
 from tests.app.ran import check_files, ran
 from tests.models_here import loaded
@@ -18,9 +23,9 @@ def test_the_code_writes_the_same_and_the_files_load(tmp_path: Path) -> None:
     model = loaded("toy-gpt2")
     found = analyse(model, "toy-gpt2", HOSTILE, num_beams=3, max_new_tokens=4, settings=Settings())
     written = generate(model, HOSTILE, num_beams=3, max_new_tokens=4)
-    pd.testing.assert_frame_equal(ran(generation_code(found)), written.to_pandas("alternatives"))
-    check_files(generation_saveable(found, written), tmp_path, said="&lt;/script&gt;")
-    assert generation_saveable(found, None) is None
+    done = Written(analysis=found, generation=written)
+    pd.testing.assert_frame_equal(ran(generation_code(done)), written.to_pandas("alternatives"))
+    check_files(generation_saveable(done), tmp_path, said="&lt;/script&gt;")
 
 
 def test_one_beam_has_no_tree() -> None:

@@ -14,7 +14,7 @@ import pytest
 from mi_toolkit.app.context import Analysis, analyse
 from mi_toolkit.app.investigate import ablate, attribute, compare
 from mi_toolkit.app.investigate.compare import another, second_model
-from mi_toolkit.app.investigate.experiment import is_of, token_choices
+from mi_toolkit.app.panel import of_same_analysis, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
 from mi_toolkit.attribution.methods import METHODS
@@ -261,9 +261,8 @@ def test_a_prompt_that_fills_the_context_is_ablated_without_writing() -> None:
 
 def test_an_answer_is_kept_only_for_the_analysis_it_began_with() -> None:
     done = attributed(REPEATING)
-    assert is_of(done.analysis, done)
-    assert not is_of(replace(done.analysis), done)
-    assert not is_of(None, None)
+    assert of_same_analysis(done.analysis, done) is done
+    assert of_same_analysis(replace(done.analysis), done) is None
 
 
 def test_the_second_model_is_never_the_first_one_by_itself() -> None:

@@ -52,12 +52,12 @@ def test_visitors_who_want_the_same_two_models_never_wait_for_each_other() -> No
 
     shelf, deadline, had = ModelPool(load=slow), time.monotonic() + 20, []
 
-    def still_wanted() -> None:
+    def waiting(name: str, place: int) -> None:
         if time.monotonic() > deadline:
             raise ClientDisconnected("waited in vain")
 
     def borrow(*names: str) -> None:
-        with shelf.acquire_together(names, still_wanted=still_wanted) as models:
+        with shelf.acquire_together(names, waiting=waiting) as models:
             had.append(sorted(models))
 
     pair = ("toy-gpt2", "toy-opt")
@@ -112,31 +112,69 @@ def test_a_model_that_does_not_load_can_be_asked_for_again(tmp_path: Path) -> No
 
 
 def test_who_has_left_waits_no_longer() -> None:
-    shelf, visits = ModelPool(), Sessions()
-    still_there = visits.begin("visitor")
+    pool, sessions = ModelPool(), Sessions()
     told: list[str] = []
 
     def wait() -> None:
         try:
-            with shelf.acquire("toy-gpt2", still_wanted=still_there):
+            with pool.acquire("toy-gpt2", waiting=lambda name, place: session.check_wanted()):
                 told.append("lent")
         except ClientDisconnected:
             told.append("left")
 
-    with shelf.acquire("toy-gpt2"):
+    session = sessions.of("visitor")
+    with pool.acquire("toy-gpt2"):
         waiting = threading.Thread(target=wait)
         waiting.start()
-        visits.leave("visitor")
+        sessions.leave("visitor")
         waiting.join(timeout=5)
     assert told == ["left"]
 
 
-def test_a_session_that_left_and_is_done_is_forgotten() -> None:
-    visits = Sessions()
-    still_there = visits.begin("visitor")
-    visits.leave("visitor")
+def test_a_session_that_left_is_forgotten() -> None:
+    sessions = Sessions()
+    session = sessions.of("visitor")
+    assert sessions.of("visitor") is session
+    sessions.leave("visitor")
     with pytest.raises(ClientDisconnected):
-        still_there()
-    visits.end("visitor")
-    visits.begin("visitor")()
-    assert visits.at_work == 1
+        session.check_wanted()
+    sessions.of("visitor").check_wanted()
+
+
+def test_requests_without_a_session_share_nothing() -> None:
+    sessions = Sessions()
+    assert sessions.of(None) is not sessions.of(None)
+
+
+def test_who_came_first_has_the_model_first_and_each_knows_their_place() -> None:
+    pool, order, places = ModelPool(), [], []
+    in_line = threading.Semaphore(0)
+
+    def borrow(visitor: int) -> None:
+        def waiting(name: str, place: int) -> None:
+            if (visitor, name, place) not in places:
+                places.append((visitor, name, place))
+                in_line.release()
+
+        with pool.acquire("toy-gpt2", waiting=waiting):
+            order.append(visitor)
+
+    with pool.acquire("toy-gpt2"):
+        threads = [threading.Thread(target=borrow, args=[visitor]) for visitor in range(3)]
+        for thread in threads:
+            thread.start()
+            assert in_line.acquire(timeout=10)
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2]
+    assert places[:3] == [(visitor, "toy-gpt2", visitor + 2) for visitor in range(3)]
+
+
+def test_stop_ends_what_began_before_it_and_nothing_else() -> None:
+    session = Sessions().of("visitor")
+    begun = session.stops
+    session.check_wanted(begun)
+    session.stops += 1
+    with pytest.raises(ClientDisconnected, match="Stopped"):
+        session.check_wanted(begun)
+    session.check_wanted(session.stops)

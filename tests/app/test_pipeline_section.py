@@ -12,6 +12,7 @@ from mi_toolkit.app.pipeline_section import (
     SHOWS_MOST,
     first_look,
     head_code,
+    head_of,
     head_saveable,
     map_html,
     offer_for,
@@ -24,6 +25,7 @@ from mi_toolkit.app.pipeline_section import (
     within,
 )
 from mi_toolkit.app.settings import Settings
+from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.head_listing import can_show
 from tests.app.ran import check_files, ran
@@ -60,7 +62,6 @@ def test_the_code_of_the_output_gives_the_predictions_of_that_token() -> None:
     assert set(given["position"]) == {3}
     assert given["rank"].tolist() == [1, 2, 3, 4]
     saveable = output_saveable(found(), 3, 4)
-    assert saveable is not None
     pd.testing.assert_frame_equal(given, saveable.table())
 
 
@@ -74,7 +75,6 @@ def test_the_files_of_every_panel_load_and_let_no_prompt_through(tmp_path: Path)
     for name, saveable in panels.items():
         (tmp_path / name).mkdir()
         check_files(saveable, tmp_path / name, said="toy-gpt2")
-    assert head_saveable(None, "") is None
 
 
 def test_the_first_head_that_is_shown_carries_a_label_where_one_does() -> None:
@@ -100,6 +100,12 @@ def test_the_prompt_that_is_offered_lets_every_behaviour_show_that_one_text_can(
     report = classify_heads(loaded(model), SHOWS_MOST, progress=False)
     for label in report.label_names:
         assert can_show(report, label) == (offer_for(label) is not None), label
+
+
+@pytest.mark.parametrize("name", ["L9H0", "L0H9"])
+def test_a_head_that_the_model_does_not_have_is_refused(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=f"no head {name}: 4 layers of 4"):
+        head_of(found().report, name)
 
 
 def test_a_position_left_over_from_a_longer_prompt_is_the_last() -> None:

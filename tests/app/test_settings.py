@@ -49,6 +49,12 @@ def test_a_prompt_is_measured_before_it_is_cut_into_tokens() -> None:
         Settings(most_prompt_tokens=2).check_text("x" * 41)
 
 
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_prompt_is_told_in_plain_words(text: str) -> None:
+    with pytest.raises(PromptError, match="Your prompt is empty"):
+        Settings().check_text(text)
+
+
 def test_the_models_that_are_here_need_no_network() -> None:
     here = Settings().here()
     assert {"toy-gpt2", "toy-qwen2"} <= set(here)

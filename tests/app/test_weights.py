@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mi_toolkit.app.context import Analysis, AppContext, analyse
+from mi_toolkit.app.context import Analysis, AppContext, Session, analyse, errors_shown
 from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.weights import (
@@ -33,19 +33,21 @@ NAME, PROMPT = "toy-gpt2", "When Mary and John went to the store, John gave a dr
 
 
 @pytest.fixture(scope="module")
-def desk() -> AppContext:
+def context() -> AppContext:
     return AppContext(Settings(), ModelPool())
 
 
 @pytest.fixture(scope="module")
-def found(desk: AppContext) -> Analysis:
-    with desk.shelf.acquire(NAME) as model:
-        return analyse(model, NAME, PROMPT, num_beams=2, max_new_tokens=4, settings=desk.settings)
+def found(context: AppContext) -> Analysis:
+    with context.pool.acquire(NAME) as model:
+        return analyse(
+            model, NAME, PROMPT, num_beams=2, max_new_tokens=4, settings=context.settings
+        )
 
 
 @pytest.fixture(scope="module")
-def zeroed(desk: AppContext, found: Analysis) -> Weights:
-    with desk.shelf.acquire(NAME) as model:
+def zeroed(context: AppContext, found: Analysis) -> Weights:
+    with context.pool.acquire(NAME) as model:
         scored = run_scoring(model, found, "grad_x_weight", 5, "prompt")
         return run_zeroing(model, found, scored, "1")
 
@@ -67,9 +69,9 @@ def test_the_code_gives_the_same_table_and_the_same_effect(zeroed: Weights) -> N
 
 
 def test_the_code_of_bundled_passages_gives_the_same_table(
-    desk: AppContext, found: Analysis
+    context: AppContext, found: Analysis
 ) -> None:
-    with desk.shelf.acquire(NAME) as model:
+    with context.pool.acquire(NAME) as model:
         scored = run_scoring(model, found, "signed_grad_x_weight", 3, "passages")
     names: dict[str, Any] = {}
     exec(weights_code(scored), names)  # noqa: S102 the code that the page shows
@@ -79,7 +81,6 @@ def test_the_code_of_bundled_passages_gives_the_same_table(
 
 def test_the_files_hold_the_table_and_the_effect(zeroed: Weights, tmp_path: Path) -> None:
     saveable = weights_saveable(zeroed)
-    assert saveable is not None
     for ending in ("csv", "json", "html", "png"):
         saveable.save(tmp_path / f"weights.{ending}")
     table = pd.read_csv(tmp_path / "weights.csv")
@@ -91,25 +92,24 @@ def test_the_files_hold_the_table_and_the_effect(zeroed: Weights, tmp_path: Path
     assert zeroed.chosen[0][0] in page
     assert "Changed" in page
     assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
-    assert weights_saveable(None) is None
 
 
-def test_ties_and_greed_leave_the_table_short(desk: AppContext, found: Analysis) -> None:
-    with desk.shelf.acquire(NAME) as model:
+def test_ties_and_greed_leave_the_table_short(context: AppContext, found: Analysis) -> None:
+    with context.pool.acquire(NAME) as model:
         assert len(run_scoring(model, found, "magnitude", 9999, "prompt").view.top) == MOST
 
 
 def test_a_row_that_is_not_there_is_refused(
-    desk: AppContext, found: Analysis, zeroed: Weights
+    context: AppContext, found: Analysis, zeroed: Weights
 ) -> None:
-    with desk.shelf.acquire(NAME) as model, pytest.raises(WeightError, match="no row 5"):
+    with context.pool.acquire(NAME) as model, pytest.raises(WeightError, match="no row 5"):
         run_zeroing(model, found, zeroed, "5")
 
 
 def test_all_of_the_table_are_zeroed_together(
-    desk: AppContext, found: Analysis, zeroed: Weights
+    context: AppContext, found: Analysis, zeroed: Weights
 ) -> None:
-    with desk.shelf.acquire(NAME) as model:
+    with context.pool.acquire(NAME) as model:
         together = run_zeroing(model, found, zeroed, ALL)
     assert together.effect is not None
     assert len(together.effect.weights) == 5
@@ -141,9 +141,9 @@ def test_scores_stay_with_their_model_and_an_effect_with_its_prompt(
 
 
 def test_the_weights_are_the_same_bit_for_bit_where_the_work_fails(
-    desk: AppContext, found: Analysis, zeroed: Weights
+    context: AppContext, found: Analysis, zeroed: Weights
 ) -> None:
-    with desk.shelf.acquire(NAME) as model:
+    with context.pool.acquire(NAME) as model:
         before = weights_digest(model)
     inside: list[str] = []
 
@@ -156,10 +156,9 @@ def test_the_weights_are_the_same_bit_for_bit_where_the_work_fails(
         with acquire.hooks(fwd_hooks=[("blocks.0.hook_resid_post", fails)]):
             return run_zeroing(acquire, found, zeroed, ALL)
 
-    visitor = gr.Request(session_hash="visitor")
-    with pytest.raises(gr.Error, match="it broke &lt;b&gt;here"):
-        desk.run(work, model=NAME, request=visitor, progress=gr.Progress())
+    with pytest.raises(gr.Error, match="it broke &lt;b&gt;here"), errors_shown():
+        context.run(found.job(work), session=Session(), progress=gr.Progress())
     assert before in inside
     assert inside[-1] != before
-    with desk.shelf.acquire(NAME) as model:
+    with context.pool.acquire(NAME) as model:
         assert weights_digest(model) == before

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Locator,
+    Page,
+    Route,
+    expect,
+)
 
 CUT = Path(__file__).parent / "network_cut"
 """A folder for PYTHONPATH whose `sitecustomize` refuses, and notes, all but this machine."""
@@ -106,18 +114,18 @@ class Visit:
         self.page.click("#analyze")
         self.page.wait_for_selector("#facts .mi:not([data-old]) [role=status]", timeout=120_000)
 
-    def choose_model(self, name: str) -> None:
-        """Click the model in the dropdown; type it, and leave by Tab, where it is not listed."""
-        box = self.page.locator("#model input")
+    def choose_model(self, name: str, field: str = "model") -> None:
+        """Type a model's name over the one that stands there, as a keyboard user does."""
+        box = self.model_box(field)
         box.click()
-        self.page.wait_for_selector("[role=option]")
-        listed = self.page.get_by_role("option", name=name, exact=True)
-        if listed.count():
-            listed.click()
-        else:
-            box.fill(name)
-            box.press("Tab")
+        self.page.keyboard.type(name)
+        self.page.keyboard.press("Enter")
         expect(box).to_have_value(name)
+        expect(box).to_have_attribute("aria-expanded", "false")
+
+    def model_box(self, field: str = "model") -> Locator:
+        """The field that a model's name is typed into, once it is one."""
+        return self.page.locator(f"#{field} [role=combobox]")
 
     def choose(self, field: str, text: str) -> None:
         """Click the entry of a dropdown that has the text.

@@ -34,7 +34,7 @@ def test_the_whole_path(open_app: OpenApp, model: str) -> None:
         visit.unfold(panel)
         page.click(f"#{panel}-run:enabled")
         page.locator(f"#{panel}-shown table").first.wait_for(timeout=60_000)
-    page.click("#weights-score")
+    page.click("#weights-run")
     page.locator("#weights-top table").first.wait_for(timeout=120_000)
     visit.clean()
 
@@ -69,7 +69,13 @@ def test_a_model_that_is_not_here_is_told_with_the_way_out(
 
 
 @pytest.mark.parametrize(
-    ("times", "told"), [(20, "this page takes 128 at most"), (60, "the context of toy-gpt2 is 512")]
+    ("times", "told"),
+    [
+        (0, "Your prompt is empty"),
+        (20, "this page takes 128 at most"),
+        (60, "the context of toy-gpt2 is 512"),
+        (400, "letters; this page takes 2,560 at most"),  # nothing is cut silently
+    ],
 )
 def test_a_prompt_that_is_too_long_is_told_how_long_it_is(
     open_app: OpenApp, times: int, told: str
@@ -78,6 +84,23 @@ def test_a_prompt_that_is_too_long_is_told_how_long_it_is(
     visit.page.fill("#prompt textarea", "one two three " * times)
     visit.page.click("#analyze")
     assert told in visit.toast()
+    visit.clean()
+
+
+def test_results_are_marked_while_the_form_says_something_else(open_app: OpenApp) -> None:
+    visit = open_app()
+    visit.analyze("Mary and John")
+    marked = visit.page.locator("body.stale")
+    marked.wait_for(state="detached")
+    visit.page.fill("#prompt textarea", "Mary and Joan")
+    marked.wait_for()
+    visit.page.fill("#prompt textarea", "Mary and John")
+    marked.wait_for(state="detached")
+    visit.choose_model("toy-opt")
+    marked.wait_for()
+    visit.choose_model("nobody/no-such-model")
+    visit.page.click("#analyze")
+    visit.page.locator("#facts", has_text="Not analyzed").wait_for()
     visit.clean()
 
 

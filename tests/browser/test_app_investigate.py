@@ -120,7 +120,7 @@ def test_a_second_model_stands_beside_the_first(open_app: OpenApp) -> None:
     assert "same next token at" in shown
     assert visit.page.locator("#compare-shown .bars").count() == 2
     assert visit.page.locator("#compare-shown .depths th", has_text="induction").count() == 1
-    visit.choose("compare-model", "toy-gpt2")
+    visit.choose_model("toy-gpt2", "compare-model")
     visit.page.click("#compare-run")
     assert "toy-gpt2 is the model above" in visit.toast()
     visit.clean()

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
+from mi_toolkit.app.context import Session
 from mi_toolkit.app.dashboard import Dashboard, build
 from mi_toolkit.app.settings import Settings
 from tests.browser.app_server import visiting
@@ -31,13 +32,19 @@ def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
     return condition()
 
 
+def at_work(dashboard: Dashboard) -> list[Session]:
+    """The visitors for whom something runs."""
+    return [each for each in dashboard.context.sessions.open if each.jobs]
+
+
 def test_what_a_closed_page_asked_for_is_stopped(browser: Browser, dashboard: Dashboard) -> None:
-    visits, shelf = dashboard.desk.visits, dashboard.desk.shelf
-    with shelf.acquire("toy-gpt2"):
+    with dashboard.context.pool.acquire("toy-gpt2"):
         with visiting(browser, dashboard.local_url) as visit:
             visit.page.click("#analyze")
-            assert until(lambda: visits.at_work == 1)
-        assert until(lambda: visits.at_work == 0)  # while the model is still ours
+            assert until(lambda: len(at_work(dashboard)) == 1)
+            [session] = at_work(dashboard)
+        assert until(lambda: session.jobs == 0)  # while the model is still ours
+        assert session.has_left
 
 
 def test_who_waits_for_a_model_gets_it_and_others_go_on(
@@ -47,9 +54,11 @@ def test_who_waits_for_a_model_gets_it_and_others_go_on(
         visiting(browser, dashboard.local_url) as waiting,
         visiting(browser, dashboard.local_url) as other,
     ):
-        with dashboard.desk.shelf.acquire("toy-gpt2"):
+        with dashboard.context.pool.acquire("toy-gpt2"):
             waiting.page.click("#analyze")
-            assert until(lambda: dashboard.desk.visits.at_work == 1)
+            assert until(lambda: len(at_work(dashboard)) == 1)
+            line = waiting.page.get_by_text("2nd in line for toy-gpt2")
+            expect(line.first).to_be_visible(timeout=30_000)
             other.choose_model("toy-opt")
             other.analyze()
             assert "toy-opt" in other.page.inner_text("#facts")
@@ -57,3 +66,25 @@ def test_who_waits_for_a_model_gets_it_and_others_go_on(
         waiting.page.wait_for_selector("#facts [role=status]", timeout=60_000)
         for visit in (waiting, other):
             visit.clean()
+
+
+def test_stop_takes_a_visitor_out_of_the_line(browser: Browser, dashboard: Dashboard) -> None:
+    with visiting(browser, dashboard.local_url) as visit:
+        with dashboard.context.pool.acquire("toy-gpt2"):
+            visit.page.click("#analyze")
+            assert until(lambda: len(at_work(dashboard)) == 1)
+            visit.page.click("#stop")
+            assert until(lambda: not at_work(dashboard), seconds=2)
+        visit.analyze()
+        visit.clean()
+
+
+def test_what_is_asked_for_during_a_run_comes_next(browser: Browser, dashboard: Dashboard) -> None:
+    with visiting(browser, dashboard.local_url) as visit:
+        with dashboard.context.pool.acquire("toy-gpt2"):
+            visit.page.click("#analyze")
+            assert until(lambda: len(at_work(dashboard)) == 1)
+            visit.page.fill("#prompt textarea", "Monday, Tuesday,")
+            visit.page.click("#analyze")
+        visit.page.locator("#tokens .chips", has_text="Tuesday").wait_for(timeout=60_000)
+        visit.clean()

@@ -15,7 +15,7 @@ FACTS = "#weights-top [role=status]"
 def score(visit: Visit, n: int = 10) -> None:
     """Score, and wait for a table of `n` rows."""
     visit.page.fill("#weights-k input[type=number]", str(n))
-    visit.page.click("#weights-score:not([disabled])")
+    visit.page.click("#weights-run:not([disabled])")
     visit.page.locator("#weights-top tr").nth(n).wait_for()
     visit.page.locator("#weights-top tr").nth(n + 1).wait_for(state="detached")
 
@@ -69,7 +69,7 @@ def test_another_model_takes_the_scores_away_and_says_so(open_app: OpenApp) -> N
     visit.analyze()
     score(visit)
     visit.analyze(model="toy-opt")
-    visit.page.locator(FACTS, has_text="score again").wait_for()
+    visit.page.locator(FACTS, has_text="run it again").wait_for()
     assert visit.page.locator("#weights-top table").count() == 0
     visit.clean()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mi_toolkit.app.context import TOP_K, Analysis
 
 
@@ -23,3 +25,18 @@ def traced(found: Analysis) -> str:
         f"{opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
         f"traced = mi.trace_pipeline(model, prompt, report=report, top_k={TOP_K})"
     )
+
+
+def call(function: str, *arguments: str, **options: Any) -> str:
+    """A call as one writes it, an option to a line.
+
+    >>> print(call("mi.attribute", "model", "prompt", target=262))
+    mi.attribute(
+        model,
+        prompt,
+        target=262,
+    )
+    """
+    given = [*arguments, *(f"{name}={value!r}" for name, value in options.items())]
+    lines = "".join(f"    {each},\n" for each in given)
+    return f"{function}(\n{lines})"

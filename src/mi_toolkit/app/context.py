@@ -1,18 +1,26 @@
-"""What the sections of the page share: visitors, their analyses, and the way to a model."""
+"""What the sections of the page share: visitors, what each has found, and the way to a model."""
 
 from __future__ import annotations
 
-import html
 import threading
-from collections.abc import Callable, Collection, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import gradio as gr
+from markupsafe import escape
 
+from mi_toolkit.app.held import held_bytes, return_memory
 from mi_toolkit.app.model_pool import ModelPool, model_bytes
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.core.errors import MIToolkitError, ModelLoadError, UnsupportedModelError
+from mi_toolkit.core.errors import (
+    MIToolkitError,
+    ModelLoadError,
+    PromptError,
+    UnsupportedModelError,
+)
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import watching
 from mi_toolkit.core.tokens import tokenise
@@ -24,6 +32,20 @@ from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.text.trace import trace_pipeline
 
 TOP_K = 10
+
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job(Generic[Result]):
+    """What is to be done with models that nobody else may touch meanwhile."""
+
+    models: tuple[str, ...]
+    """Their names."""
+
+    work: Callable[[Mapping[str, HookedModel]], Result]
+    """Takes them by name."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +76,16 @@ class Analysis:
     pipeline: Pipeline
     """The prompt's way through it."""
 
+    seconds: float
+    """How long the analysis took."""
+
+    typed: str = ""
+    """What the visitor called the model."""
+
+    def job(self, work: Callable[[HookedModel], Result]) -> Job[Result]:
+        """Work on the analyzed model."""
+        return Job(models=(self.model,), work=lambda models: work(models[self.model]))
+
 
 def analyse(
     model: HookedModel,
@@ -69,9 +101,11 @@ def analyse(
     Raises:
         PromptError: no text, more of it than the server takes, or beyond the context.
     """
+    begun = time.perf_counter()
     settings.check_text(prompt)
     settings.check_prompt(int(tokenise(model, prompt).lengths[0]))
     report = classify_heads(model, prompt)
+    pipeline = trace_pipeline(model, prompt, report=report, top_k=TOP_K)
     return Analysis(
         model=name,
         prompt=prompt,
@@ -80,55 +114,136 @@ def analyse(
         facts=describe_model(model),
         n_bytes=model_bytes(model),
         report=report,
-        pipeline=trace_pipeline(model, prompt, report=report, top_k=TOP_K),
+        pipeline=pipeline,
+        seconds=time.perf_counter() - begun,
     )
 
 
 class ClientDisconnected(MIToolkitError):
-    """The page that asked for this was closed."""
+    """The page that asked for this was closed, or its visitor pressed Stop."""
+
+
+FIRST = "Analyze a prompt first, in the form above."
+GIVEN_UP = "What was found here was given up to make room for others: Analyze it again."
+TOO_LARGE = (
+    "What was found takes more memory than this server has for one visitor: a shorter prompt."
+)
+
+MOST_SESSIONS = 10_000
+"""Pages that are known at a time; the one that was used longest ago is forgotten."""
+
+SHARE = 4
+"""A visitor's part of the memory for all visitors: a quarter."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One visitor's page: what it has found. Kept on the server, so that nothing of it travels."""
+
+    analysis: Analysis | None = None
+    """The prompt that stands on the page."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What each panel found out, by its name."""
+
+    jobs: int = 0
+    """How much runs for it."""
+
+    has_left: bool = False
+    """Whether the page was closed."""
+
+    stops: int = 0
+    """How often Stop was pressed."""
+
+    n_bytes: int = 0
+    """Memory that all this holds."""
+
+    was_given_up: bool = False
+    """Whether what it had was given up for space."""
+
+    def analysed(self) -> Analysis:
+        """The analysis.
+
+        Raises:
+            PromptError: there is none.
+        """
+        if self.analysis is None:
+            raise PromptError(GIVEN_UP if self.was_given_up else FIRST)
+        return self.analysis
+
+    def give_up(self) -> None:
+        """Let go of what it found."""
+        self.analysis, self.was_given_up = None, True
+        self.answers.clear()
+        self.n_bytes = 0
+
+    def check_wanted(self, stops: int = 0) -> None:
+        """Nothing, while somebody waits for what began when Stop had been pressed `stops` times.
+
+        Raises:
+            ClientDisconnected: the page was closed, or Stop was pressed again.
+        """
+        if self.has_left:
+            raise ClientDisconnected("The page that asked for this was closed.")
+        if self.stops != stops:
+            raise ClientDisconnected("Stopped.")
 
 
 class Sessions:
-    """Sessions whose page was closed while they were at work."""
+    """The open pages, the one used last at the end, and the memory that they may fill together."""
 
-    def __init__(self) -> None:
-        """Nobody has left yet."""
-        self._at_work: dict[str, int] = {}
-        self._left: set[str] = set()
+    def __init__(self, limit: int = 2**30) -> None:
+        """Nobody has come yet; `limit` bytes for all that they will find."""
+        self.limit = limit
+        self._open: dict[str, Session] = {}
         self._guard = threading.Lock()
 
-    def begin(self, session: str) -> Callable[[], None]:
-        """Note that work begins for a session; what comes back raises once its page is closed."""
+    def of(self, name: str | None) -> Session:
+        """The session of that name; one of its own for a request that has none."""
+        if name is None:
+            return Session()
         with self._guard:
-            self._at_work[session] = self._at_work.get(session, 0) + 1
-
-        def still_there() -> None:
-            if session in self._left:
-                raise ClientDisconnected("The page that asked for this was closed.")
-
-        return still_there
-
-    def end(self, session: str) -> None:
-        """Note that it is done."""
-        with self._guard:
-            self._at_work[session] -= 1
-            if not self._at_work[session]:
-                del self._at_work[session]
-                self._left.discard(session)
-
-    def leave(self, session: str) -> None:
-        """Note that a page was closed: what runs for it ends at its next step."""
-        with self._guard:
-            if session in self._at_work:
-                self._left.add(session)
+            session = self._open.pop(name, None) or Session()
+            self._open[name] = session
+            if len(self._open) > MOST_SESSIONS:
+                del self._open[next(iter(self._open))]
+            return session
 
     @property
-    def at_work(self) -> int:
-        """Sessions that something runs for."""
-        return len(self._at_work)
+    def open(self) -> tuple[Session, ...]:
+        """Those that asked for something."""
+        with self._guard:
+            return tuple(self._open.values())
 
+    @property
+    def n_bytes(self) -> int:
+        """Memory that all they found holds."""
+        return sum(each.n_bytes for each in self.open)
 
-Result = TypeVar("Result")
+    def count(self, session: Session) -> None:
+        """Measure what a session holds; others' goes to make room, the least recently used first.
+
+        Raises:
+            PromptError: it is more than one visitor may hold; then it is given up.
+        """
+        session.n_bytes = held_bytes([session.analysis, session.answers])
+        if session.n_bytes > self.limit // SHARE:
+            session.give_up()
+            raise PromptError(TOO_LARGE)
+        session.was_given_up = False
+        others = [each for each in self.open if each is not session and each.n_bytes]
+        while others and self.n_bytes > self.limit:
+            others.pop(0).give_up()
+        return_memory()
+
+    def leave(self, name: str | None) -> None:
+        """Forget a page that was closed: what runs for it ends at its next step."""
+        with self._guard:
+            session = self._open.pop(name or "", None)
+        if session is not None:
+            session.has_left = True
+            session.give_up()
+            return_memory()
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,69 +253,65 @@ class AppContext:
     settings: Settings
     """What visitors may do."""
 
-    shelf: ModelPool
+    pool: ModelPool
     """The loaded models."""
 
-    visits: Sessions = field(default_factory=Sessions)
-    """Who is at work."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """The open pages."""
 
-    def run(
-        self,
-        work: Callable[[HookedModel], Result],
-        *,
-        model: str,
-        request: gr.Request,
-        progress: gr.Progress,
-    ) -> Result:
-        """What `work` returns, alone with the model, its progress told to the page.
+    def run(self, job: Job[Result], *, session: Session, progress: gr.Progress) -> Result:
+        """What the job gives, its progress shown on the page.
 
         It stops at its next step when the page is closed.
 
         Raises:
-            gr.Error: the library's own message, where it raised one; the page shows it.
+            MIToolkitError: what the job or loading raises.
+            ClientDisconnected: the page was closed.
         """
-        return self.run_together(
-            lambda models: work(models[model]), models=[model], request=request, progress=progress
-        )
+        stops = session.stops
 
-    def run_together(
-        self,
-        work: Callable[[Mapping[str, HookedModel]], Result],
-        *,
-        models: Collection[str],
-        request: gr.Request,
-        progress: gr.Progress,
-    ) -> Result:
-        """As `run`, with several models by name, alone with all of them."""
-        session = str(request.session_hash)
-        still_there = self.visits.begin(session)
-
-        def told(label: str, done: int, total: int | None) -> None:
-            still_there()
+        def report(label: str, done: int, total: int | None) -> None:
+            session.check_wanted(stops)
             progress((done, total), desc=label)
 
-        missing = sorted(set(models) - set(self.shelf.loaded))
+        def wait(name: str, place: int) -> None:
+            session.check_wanted(stops)
+            progress(0, desc=f"{ordinal(place)} in line for {name}")
+
+        missing = sorted(set(job.models) - set(self.pool.loaded))
         if missing:
             progress(0, desc=f"Loading {' and '.join(missing)}")
+        session.jobs += 1
         try:
-            acquire = self.shelf.acquire_together(models, still_wanted=still_there)
-            with watching(told), acquire as hooked:
-                still_there()
-                return work(hooked)
-        except ClientDisconnected as gone:
-            raise shown_error(gone) from None
-        except UnsupportedModelError as error:
-            raise shown_error(error) from error
+            acquire = self.pool.acquire_together(job.models, waiting=wait)
+            with watching(report), acquire as hooked:
+                session.check_wanted(stops)
+                return job.work(hooked)
+        except UnsupportedModelError:
+            raise
         except ModelLoadError as error:
             here = ", ".join(self.settings.here())
-            raise shown_error(error, f"Models that are here: {here}." if here else "") from error
-        except MIToolkitError as error:
-            raise shown_error(error) from error
+            raise ModelLoadError(
+                f"{error} Models that are here: {here}." if here else str(error)
+            ) from error
         finally:
-            self.visits.end(session)
+            session.jobs -= 1
 
 
-def shown_error(error: MIToolkitError, further: str = "") -> gr.Error:
-    """A library's error as the page shows it: escaped, until it is closed."""
-    said = f"{error} {further}".strip()
-    return gr.Error(html.escape(said), duration=None, print_exception=False)
+def ordinal(place: int) -> str:
+    """A place in a line.
+
+    >>> [ordinal(place) for place in (2, 3, 4, 11, 21, 112)]
+    ['2nd', '3rd', '4th', '11th', '21st', '112th']
+    """
+    teens = place % 100 in (11, 12, 13)
+    return f"{place}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(place % 10, 'th')}"
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """The library's own errors as the page shows them: escaped, until they are closed."""
+    try:
+        yield
+    except MIToolkitError as error:
+        raise gr.Error(str(escape(str(error))), duration=None, print_exception=False) from error

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import threading
 from contextlib import suppress
 from typing import Any
 
 import gradio as gr
+from gradio.exceptions import ComponentProcessingError
+from markupsafe import Markup, escape
+from starlette.middleware import Middleware
 
-from mi_toolkit.app.context import AppContext
+from mi_toolkit.app.context import AppContext, Sessions
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
+from mi_toolkit.app.guard import Guard, is_loopback
 from mi_toolkit.app.investigate import investigate_section
 from mi_toolkit.app.model_pool import ModelPool
+from mi_toolkit.app.panel import Builder
 from mi_toolkit.app.pipeline_section import pipeline_section
 from mi_toolkit.app.settings import Settings
+from mi_toolkit.app.sources import VisitorModels
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.app.weights import weights_section
 from mi_toolkit.core.errors import MIToolkitError
+from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.models.registry import BUNDLED
 
 HEADER = """<header class="top">
@@ -34,7 +43,7 @@ HEADER = """<header class="top">
 def header() -> gr.HTML:
     """The first thing on the page. It carries what the terms' buttons open."""
     return drawing(
-        HEADER + definitions(),
+        Markup(HEADER) + definitions(),
         elem_id="header",
         more_js=f'element.querySelector("#dark").addEventListener("click", {DARK});',
     )
@@ -43,27 +52,54 @@ def header() -> gr.HTML:
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""
 
+PAGE_BYTES = 2**20
+"""More than gradio remembers of one page: what was shown, and the choices in it."""
+
+KEPT = 4
+"""The part of the memory for what visitors found: a quarter, and of that a quarter for what gradio
+remembers; the rest is for models."""
+
 MOST_WAITING = 100
 """Requests that may wait for a turn; one more is told to come back."""
+
+
+MISUSED = (
+    "The request lacks something that has to be chosen or typed in, or is none of this page's."
+)
 
 
 class Dashboard(gr.Blocks):
     """The page. `launch()` serves it on this machine alone, in its own look, and calls nobody."""
 
-    desk: AppContext
+    context: AppContext
     """What its sections work with."""
 
     def launch(self, *arguments: Any, **options: Any) -> Any:
-        """As gradio's own, whose options it takes."""
+        """As gradio's own, whose options it takes.
+
+        Raises:
+            MIToolkitError: it would be open to strangers, and was not built for them.
+        """
+        settings = self.context.settings
+        host = options.get("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+        if not settings.public and (options.get("share") or not is_loopback(host)):
+            raise MIToolkitError(
+                f"The page would be open to everybody who reaches {host}: build it with "
+                "Settings(public=True), which says what strangers may do."
+            )
+        hosts = [*settings.hosts, socket.gethostname(), os.environ.get("SPACE_HOST", "")]
+        guard = Middleware(Guard, hosts=[*filter(None, hosts)], public=settings.public)
+        scripts = "".join(map(asset, ("tour.js", "model_box.js", "stale.js")))
         ours: dict[str, Any] = {
             "theme": theme(),
-            "head": f"<style>{style()}</style><script>{asset('tour.js')}</script>",
+            "head": f"<style>{style()}</style><script>{scripts}</script>",
             "footer_links": [],
             "run_history": False,  # else prompts are kept in the browser
             "share": False,
             "ssr_mode": False,
             "enable_monitoring": False,
-            "max_file_size": "1kb",  # nothing is uploaded
+            "state_session_capacity": self.context.sessions.limit // (KEPT - 1) // PAGE_BYTES + 1,
+            "app_kwargs": {"middleware": [guard]},
         }
         # Gradio asks its own server for the page before it goes on, and gives up after three
         # seconds: nothing else may keep Python busy until then.
@@ -74,11 +110,26 @@ class Dashboard(gr.Blocks):
             self.block_thread()
         return served
 
+    async def preprocess_data(self, *arguments: Any, **options: Any) -> Any:
+        """As gradio's own; what no page of ours sends is refused in one sentence.
+
+        Raises:
+            gr.Error: values that are missing, of another kind, or out of range.
+        """
+        try:
+            values = await super().preprocess_data(*arguments, **options)
+        except (gr.Error, ComponentProcessingError, TypeError, ValueError) as error:
+            told = str(error) if isinstance(error, gr.Error) else MISUSED
+            raise gr.Error(str(escape(told)), print_exception=False) from error
+        if any(each is None or each != each for each in values):  # NaN differs from itself
+            raise gr.Error(MISUSED, print_exception=False)
+        return values
+
     def _warm_up(self) -> None:
         """Import what the first visitor would wait for, by loading a small model that is here."""
-        bundled = [name for name in self.desk.settings.offered if name in BUNDLED]
+        bundled = [name for name in self.context.settings.offered if name in BUNDLED]
         for name in bundled[:1]:
-            with suppress(MIToolkitError), self.desk.shelf.acquire(name):
+            with suppress(MIToolkitError), self.context.pool.acquire(name):
                 pass
 
 
@@ -94,23 +145,29 @@ def build(settings: Settings | None = None) -> Dashboard:
         >>> build(Settings(allow_models=("toy-gpt2",))).launch()  # doctest: +SKIP
     """
     settings = settings or Settings()
-    desk = AppContext(settings, ModelPool(settings.memory))
+    models = VisitorModels(settings)
+    memory = available_bytes() // 2 if settings.memory is None else settings.memory
+    pool = ModelPool(memory - memory // KEPT, load=models.load, size=models.size)
+    found = memory // KEPT - memory // KEPT**2
+    context = AppContext(settings, pool, Sessions(found))
     page = Dashboard(
         title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
     )
-    page.desk = desk
+    page.context = context
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
     with page:
+        builder = Builder(context)
         header()
-        analysis, analysed, prompt = generator_section(desk)
-        pipeline_section(analysis, analysed, prompt)
-        generation_section(desk, analysis, analysed)
-        investigate_section(desk, analysis, analysed)
-        weights_section(desk, analysis, analysed)
+        analysed, stop, prompt = generator_section(builder)
+        pipeline_section(builder, prompt)
+        generation_section(builder)
+        investigate_section(builder)
+        weights_section(builder)
         glossary_section()
+        builder.wire(analysed, stop)
 
         def left(request: gr.Request) -> None:
-            desk.visits.leave(str(request.session_hash))
+            context.sessions.leave(request.session_hash)
 
         page.unload(left)
     return page

@@ -2,96 +2,62 @@
 
 from __future__ import annotations
 
-import html
+import json
 import time
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import Analysis, AppContext, analyse, shown_error
-from mi_toolkit.app.glossary import help_text
+from mi_toolkit.app.context import Analysis, Job, Session, analyse
+from mi_toolkit.app.model_box import model_box
+from mi_toolkit.app.panel import QUIETLY, Builder, Panel, index_picked, note
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import Saveable, drawing, picked, tools
-from mi_toolkit.core.display import html_table, human_count
-from mi_toolkit.core.errors import MIToolkitError
+from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.core.display import html_table
 from mi_toolkit.draw.generation import alternatives_grid, beam_buttons, tree_html, view_generation
 from mi_toolkit.draw.markup import grid_html
-from mi_toolkit.models.specs import MODELS
 from mi_toolkit.text.generate import generate
 from mi_toolkit.text.generation import Generation
 
-HELP = (
-    "What the model writes after the prompt, by {beam search}: the best texts first, by their "
-    "mean log-probability. Click one to see the {alternatives} to each of its tokens."
-)
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Written:
+    """What a model wrote after the analyzed prompt."""
+
+    analysis: Analysis
+    """What it began with."""
+
+    generation: Generation
+    """The beams."""
 
 
-def generation_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
-    """Beams as ranked texts and as a tree, and the alternatives of one."""
-    generated, beam = gr.State(None, time_to_live=3600), gr.State(0)
-    drawing("<h2>Generation</h2>")
-    with gr.Accordion("Beams and alternatives", elem_id="generation"):
-        help_text(HELP)
-        beams = drawing(elem_id="beam-texts")
-        tree = drawing(elem_id="beam-tree")
-        alternatives = drawing(elem_id="beam-alternatives")
-        lines = tools("generation", [analysis, generated], generation_saveable)
-
-    def cleared() -> tuple[Any, ...]:
-        return None, 0, "<p>The model writes…</p>", "", "", ""
-
-    def run(
-        found: Analysis,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Any, ...]:
-        written = desk.run(
-            lambda hooked: generate(
-                hooked,
+def _writing(found: Analysis) -> Job[Written]:
+    return found.job(
+        lambda model: Written(
+            analysis=found,
+            generation=generate(
+                model,
                 found.prompt,
                 num_beams=found.num_beams,
                 max_new_tokens=found.max_new_tokens,
             ),
-            model=found.model,
-            request=request,
-            progress=progress,
         )
-        return written, *_drawn(written, 0), tree_part(written), generation_code(found)
-
-    def beam_picked(written: Generation, event: gr.EventData) -> tuple[Any, ...]:
-        index = min(max(int(picked(event)), 0), len(written.sequences) - 1)
-        return index, *_drawn(written, index)
-
-    everything = [generated, beam, beams, tree, alternatives, lines]
-    analysed.success(
-        cleared, outputs=everything, show_progress="hidden", api_visibility="private"
-    ).success(
-        run,
-        inputs=analysis,
-        outputs=[generated, beams, alternatives, tree, lines],
-        show_progress_on=beams,
-        api_visibility="private",
-        concurrency_limit=8,
-        concurrency_id="models",
-    ).failure(
-        lambda: "<p>Nothing was written.</p>",
-        outputs=beams,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    beams.pick(
-        beam_picked,
-        generated,
-        [beam, beams, alternatives],
-        show_progress="hidden",
-        api_visibility="private",
     )
 
 
-def _drawn(written: Generation, index: int) -> tuple[str, str]:
+def _drawn(written: Written, index: int) -> tuple[str, str]:
     """The texts, and the alternatives of the one that is looked at."""
-    return beam_buttons(written, index), grid_html(alternatives_grid(written, index))
+    made = written.generation
+    return beam_buttons(made, index), grid_html(alternatives_grid(made, index))
+
+
+def _shown(written: Written) -> tuple[str, str, str]:
+    texts, alternatives = _drawn(written, 0)
+    return texts, tree_part(written.generation), alternatives
 
 
 def tree_part(written: Generation) -> str:
@@ -101,8 +67,9 @@ def tree_part(written: Generation) -> str:
     return f"<h3>Beams</h3>{tree_html(written)}"
 
 
-def generation_code(found: Analysis) -> str:
+def generation_code(written: Written) -> str:
     """The Python that gives the same texts."""
+    found = written.analysis
     return (
         f"{opening(found.model, found.prompt)}\n"
         f"generation = mi.generate(model, prompt, num_beams={found.num_beams}, "
@@ -111,10 +78,9 @@ def generation_code(found: Analysis) -> str:
     )
 
 
-def generation_saveable(found: Analysis | None, written: Generation | None) -> Saveable | None:
+def generation_saveable(done: Written) -> Saveable:
     """The beams and the alternatives, as files."""
-    if found is None or written is None:
-        return None
+    found, written = done.analysis, done.generation
     return Saveable(
         name="generation",
         view=view_generation(written),
@@ -132,6 +98,36 @@ def generation_saveable(found: Analysis | None, written: Generation | None) -> S
     )
 
 
+GENERATION = Panel(
+    name="generation",
+    title="Beams and alternatives",
+    help="What the model writes after the prompt, by {beam search}: the best texts first, by their "
+    "mean log-probability. Click one to see the {alternatives} to each of its tokens.",
+    button=None,
+    is_open=True,
+    invitation="The model writes…",
+    job=_writing,
+    drawings=("beam-texts", "beam-tree", "beam-alternatives"),
+    shown=_shown,
+    code=generation_code,
+    saveable=generation_saveable,
+)
+
+
+def generation_section(page: Builder) -> None:
+    """Beams as ranked texts and as a tree, and the alternatives of one."""
+    drawing(Markup("<h2>Generation</h2>"))
+    with page.panel(GENERATION) as built:
+        pass
+    texts, _, alternatives = built.drawings
+
+    def beam_picked(session: Session, pick: str) -> tuple[str, str]:
+        written = page.answer(session, GENERATION)
+        return _drawn(written, index_picked(pick, len(written.generation.sequences)))
+
+    page.on(texts, beam_picked, outputs=[texts, alternatives])
+
+
 EXAMPLES = (
     "When Mary and John went to the store, John gave a drink to",
     "The capital of France is",
@@ -139,98 +135,83 @@ EXAMPLES = (
     "Monday, Tuesday, Wednesday,",
 )
 
+FAILED = "Not analyzed. What stands below, if anything, is of the prompt before."
 DEFAULT_MODEL = "toy-gpt2"
 
 
-def generator_section(desk: AppContext) -> tuple[gr.State, Any, gr.Textbox]:
-    """The form. Gives the session's analysis, the event that comes with a new one, the prompt."""
-    settings = desk.settings
-    analysis = gr.State(None, time_to_live=3600)
+def generator_section(page: Builder) -> tuple[Any, gr.Button, gr.Textbox]:
+    """The form. Gives the event that comes with a new analysis, Stop, and the prompt."""
+    settings = page.context.settings
     with gr.Row(elem_id="generator"):
         with gr.Column(scale=2, min_width=300):
-            model = gr.Dropdown(
-                choices=[(_described(name), name) for name in settings.offered],
-                value=DEFAULT_MODEL if DEFAULT_MODEL in settings.offered else settings.offered[0],
-                allow_custom_value=not settings.allow_models,
+            offered = settings.offered
+            model = model_box(
+                settings,
+                DEFAULT_MODEL if DEFAULT_MODEL in offered else offered[0],
                 label="Model",
                 info=_typing(settings),
                 elem_id="model",
             )
             with gr.Row():
-                beams = gr.Slider(
-                    1,
-                    settings.most_beams,
-                    3,
-                    step=1,
-                    label="Beams",
-                    elem_id="beams",
-                    buttons=[],
-                    min_width=140,
-                )
-                new_tokens = gr.Slider(
-                    1,
-                    settings.most_new_tokens,
-                    8,
-                    step=1,
-                    label="New tokens",
-                    elem_id="new-tokens",
-                    buttons=[],
-                    min_width=140,
-                )
+                beams = _count("Beams", "beams", settings.most_beams, 3)
+                new_tokens = _count("New tokens", "new-tokens", settings.most_new_tokens, 8)
         with gr.Column(scale=3, min_width=300):
             prompt = gr.Textbox(
                 EXAMPLES[0],
                 label="Prompt",
                 info=f"Up to {settings.most_prompt_tokens} tokens.",
                 lines=3,
-                max_length=settings.most_letters,
                 elem_id="prompt",
             )
             gr.Examples([[each] for each in EXAMPLES], [prompt], label="Prompts to try")
-    button = gr.Button("Analyze", variant="primary", elem_id="analyze")
+    with gr.Row():
+        button = gr.Button("Analyze", variant="primary", elem_id="analyze", scale=6)
+        stop = gr.Button("Stop", elem_id="stop", min_width=80)
     facts = drawing(elem_id="facts")
 
-    def run(
-        name: str,
-        text: str,
-        num_beams: int,
-        max_new_tokens: int,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
-    ) -> tuple[Analysis, str]:
-        begun = time.perf_counter()
-        try:
-            asked = settings.model_named(name or "")
-        except MIToolkitError as error:
-            raise shown_error(error) from error
-        found = desk.run(
-            lambda hooked: analyse(
-                hooked,
+    def shown(session: Session, found: Analysis) -> Markup:
+        session.analysis = found
+        return facts_html(found)
+
+    analysed = page.run(
+        partial(gr.on, [button.click, prompt.submit]),
+        lambda _, *asked: _analysis(settings, *asked),
+        shown,
+        inputs=[model, prompt, beams, new_tokens],
+        outputs=facts,
+        trigger_mode="always_last",  # pressed during a run: the next one
+    )
+    analysed.failure(lambda: note(FAILED), outputs=facts, **QUIETLY)
+    return analysed, stop, prompt
+
+
+def _count(label: str, elem_id: str, most: int, value: int) -> gr.Slider:
+    return gr.Slider(
+        1, most, value, step=1, precision=0, label=label, elem_id=elem_id, buttons=[], min_width=140
+    )
+
+
+def _analysis(
+    settings: Settings, name: str, prompt: str, num_beams: int, max_new_tokens: int
+) -> Job[Analysis]:
+    asked = settings.model_named(name)
+    return Job(
+        models=(asked,),
+        work=lambda models: replace(
+            analyse(
+                models[asked],
                 asked,
-                text,
-                num_beams=min(num_beams, settings.most_beams),
-                max_new_tokens=min(max_new_tokens, settings.most_new_tokens),
+                prompt,
+                num_beams=num_beams,
+                max_new_tokens=max_new_tokens,
                 settings=settings,
             ),
-            model=asked,
-            request=request,
-            progress=progress,
-        )
-        return found, facts_html(found, time.perf_counter() - begun)
-
-    analysed = gr.on(
-        [button.click, prompt.submit],
-        run,
-        inputs=[model, prompt, beams, new_tokens],
-        outputs=[analysis, facts],
-        api_visibility="private",
-        concurrency_limit=8,
-        concurrency_id="models",
+            typed=name,
+        ),
     )
-    return analysis, analysed, prompt
 
 
-def facts_html(found: Analysis, seconds: float) -> str:
+def facts_html(found: Analysis) -> Markup:
     """What the model is, and how long the analysis took.
 
     It differs from run to run, so that the page shows, and a screen reader says, every one.
@@ -246,31 +227,26 @@ def facts_html(found: Analysis, seconds: float) -> str:
         ("attention", facts.attention_scope),
         ("memory", f"{found.n_bytes / 2**20:,.0f} MiB"),
     ]
-    chips = "".join(
-        f"<span>{html.escape(value)}<small>{html.escape(name)}</small></span>"
-        for name, value in told
-    )
-    table = html_table([], facts.text_table().rows)
-    return (
-        f'<p role="status" data-run="{time.time_ns()}"><b>{html.escape(facts.name)}</b> '
-        f"analyzed in {seconds:.1f} s.</p>"
-        f'<div class="chips">{chips}</div><details><summary>All that the model is</summary>'
-        f"{table}</details>"
-    )
-
-
-def _described(name: str) -> str:
-    spec = MODELS.get(name)
-    if spec is None:
-        return name
-    return (
-        f"{name} · {spec.family}, {human_count(spec.parameters)}, {spec.n_layers} × "
-        f"{spec.n_heads} heads · {spec.key_feature}"
+    chip = Markup("<span>{}<small>{}</small></span>")
+    return Markup(
+        '<p role="status" data-run="{run}" data-form="{form}"><b>{name}</b> analyzed in '
+        "{seconds:.1f} s.</p>"
+        '<div class="chips">{chips}</div><details><summary>All that the model is</summary>{table}'
+        "</details>"
+    ).format(
+        run=time.time_ns(),
+        form=json.dumps(
+            [found.typed, found.prompt, str(found.num_beams), str(found.max_new_tokens)]
+        ),
+        name=facts.name,
+        seconds=found.seconds,
+        chips=Markup("").join(chip.format(value, name) for name, value in told),
+        table=Markup(html_table([], facts.text_table().rows)),
     )
 
 
 def _typing(settings: Settings) -> str:
-    if settings.allow_models:
+    if settings.is_closed:
         return "The models of this server."
     folders = ", or a folder of this server" if settings.allow_local else ""
     return f"Choose one, or type the id of any on the hub{folders}."

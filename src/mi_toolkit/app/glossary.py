@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import gradio as gr
+from markupsafe import Markup, escape
 
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.core.errors import unknown_name
@@ -67,7 +67,7 @@ class Term:
     name: str
     """As the glossary prints it; where it has several names, they stand between commas."""
 
-    definition: str
+    definition: Markup
     """What it means, as HTML, without the links to other pages of the docs."""
 
     @property
@@ -89,7 +89,7 @@ def terms() -> dict[str, Term]:
     return found
 
 
-def explained(term: str, shown: str | None = None) -> str:
+def explained(term: str, shown: str | None = None) -> Markup:
     """A term within HTML: a button that opens what it means.
 
     Args:
@@ -100,32 +100,32 @@ def explained(term: str, shown: str | None = None) -> str:
         UnknownNameError: the glossary does not have it.
 
     Example:
-        >>> explained("lift")
-        '<button type="button" class="term" popovertarget="term-lift">lift</button>'
+        >>> print(explained("lift"))
+        <button type="button" class="term" popovertarget="term-lift">lift</button>
     """
     known = terms()
     if term.casefold() not in known:
         raise unknown_name("term of the glossary", term, known)
-    anchor = known[term.casefold()].anchor
-    return (
-        f'<button type="button" class="term" popovertarget="{anchor}">'
-        f"{html.escape(shown or term)}</button>"
+    return Markup('<button type="button" class="term" popovertarget="{}">{}</button>').format(
+        known[term.casefold()].anchor, shown or term
     )
 
 
-def with_terms(text: str) -> str:
+def with_terms(text: str) -> Markup:
     """Plain text as HTML, each `{term}` in it explained; `{shown|term}` where it is inflected.
 
-    >>> with_terms("{Heads|head} & all")[-30:]
-    'head">Heads</button> &amp; all'
+    >>> print(with_terms("{Heads|head} & all")[-30:])
+    head">Heads</button> &amp; all
     """
-
-    def button(marked: re.Match[str]) -> str:
+    shown, end = Markup(""), 0
+    for marked in _MARKED.finditer(text):
         made = explained(marked[2] or marked[1], marked[1])
-        # A line may break after a button, even before a full stop.
-        return f'<span class="whole">{made}{marked[3]}</span>' if marked[3] else made
-
-    return _MARKED.sub(button, html.escape(text, quote=False))
+        if marked[3]:
+            # A line may break after a button, even before a full stop.
+            made = Markup('<span class="whole">{}{}</span>').format(made, marked[3])
+        shown += escape(text[end : marked.start()]) + made
+        end = marked.end()
+    return shown + escape(text[end:])
 
 
 def help_text(text: str) -> gr.HTML:
@@ -133,28 +133,31 @@ def help_text(text: str) -> gr.HTML:
 
     >>> line = help_text("Every head's {lift}, with its {95% interval|interval}.")
     """
-    return drawing(f'<p class="help">{with_terms(text)}</p>')
+    return drawing(Markup('<p class="help">{}</p>').format(with_terms(text)))
 
 
-def definitions() -> str:
+def _each_term(template: str) -> Markup:
+    every = dict.fromkeys(terms().values())
+    return Markup("").join(
+        Markup(template).format(anchor=term.anchor, name=term.name, definition=term.definition)
+        for term in every
+    )
+
+
+def definitions() -> Markup:
     """What `explained` opens: each term's definition, hidden until then. Once to a page."""
-    return "".join(
-        f'<div popover id="{term.anchor}" class="definition"><b>{html.escape(term.name)}.</b> '
-        f"{term.definition}</div>"
-        for term in dict.fromkeys(terms().values())
+    return _each_term(
+        '<div popover id="{anchor}" class="definition"><b>{name}.</b> {definition}</div>'
     )
 
 
 def glossary_section() -> None:
     """All terms at the foot of the page, folded."""
-    rows = "".join(
-        f"<dt>{html.escape(term.name)}</dt><dd>{term.definition}</dd>"
-        for term in dict.fromkeys(terms().values())
-    )
+    rows = _each_term("<dt>{name}</dt><dd>{definition}</dd>")
     with gr.Accordion("Glossary", open=False, elem_id="glossary"):
-        drawing(f'<dl class="glossary">{rows}</dl>')
+        drawing(Markup('<dl class="glossary">{}</dl>').format(rows))
 
 
-def _as_html(markdown: str) -> str:
+def _as_html(markdown: str) -> Markup:
     plain = _LINK.sub(r"\1", _LINK_ALONE.sub("", " ".join(markdown.split())))
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(plain))
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(plain))))

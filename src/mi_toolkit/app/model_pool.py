@@ -12,27 +12,15 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from mi_toolkit.app.held import return_memory
+from mi_toolkit.app.settings import gigabytes
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import available_bytes
-from mi_toolkit.models.facts import model_size
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.registry import find_known
 
 PATIENCE = 0.1
 """Seconds between two looks at whether somebody who waits has left."""
-
-
-def weights_bytes(name: str) -> int:
-    """Bytes that a model's weights will take in float32, by its config; 0 of small ones at hand.
-
-    Raises:
-        MIToolkitError: as `load_model` does.
-    """
-    known = find_known(name)
-    if known is not None and known.where != "hub":
-        return 0
-    return model_size(name).weights(4)
 
 
 def model_bytes(model: HookedModel) -> int:
@@ -45,16 +33,11 @@ def model_bytes(model: HookedModel) -> int:
     return sum(storages.values())
 
 
-def _gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"
-
-
 @dataclass(eq=False)
 class _Held:
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    line: list[object] = field(default_factory=list)
     model: HookedModel | None = None
     n_bytes: int = 0
-    borrowers: int = 0
     last_used: float = 0.0
 
 
@@ -66,62 +49,82 @@ class ModelPool:
         limit: int | None = None,
         *,
         load: Callable[[str], HookedModel] = load_model,
-        size: Callable[[str], int] = weights_bytes,
+        size: Callable[[str], int] = lambda name: 0,
     ) -> None:
-        """A shelf of `limit` bytes, or half of the memory that is free now."""
+        """A pool of `limit` bytes, or half of the memory that is free now.
+
+        Args:
+            limit: bytes that the weights may fill together.
+            load: loads a model by name.
+            size: bytes that its weights will take, before they are read; 0 where that is unknown.
+        """
         self.limit = available_bytes() // 2 if limit is None else limit
         self._load, self._size = load, size
         self._held: dict[str, _Held] = {}
-        self._guard = threading.Lock()
+        self._moved = threading.Condition()
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """The models in memory, the one used last at the end."""
-        with self._guard:
+        with self._moved:
             held = [(each.last_used, name) for name, each in self._held.items() if each.model]
         return tuple(name for _, name in sorted(held))
 
     @contextmanager
     def acquire(
-        self, name: str, *, still_wanted: Callable[[], None] = lambda: None
+        self, name: str, *, waiting: Callable[[str, int], None] = lambda name, place: None
     ) -> Iterator[HookedModel]:
-        """The model, and nobody else at it meanwhile.
+        """The model, and nobody else at it meanwhile; who came first has it first.
 
         Args:
             name: as `load_model` takes it.
-            still_wanted: asked while another visitor has the model; raises to give up waiting.
+            waiting: told the model and one's place in the line for it, where whoever has it is
+                the first; raises to give up waiting.
 
         Raises:
             MIToolkitError: as `load_model` does.
         """
-        with self._guard:
+        ticket = object()
+        with self._moved:
             held = self._held.setdefault(name, _Held())
-            held.borrowers += 1
+            held.line.append(ticket)
         try:
-            while not held.lock.acquire(timeout=PATIENCE):
-                still_wanted()
-            try:
-                if held.model is None:
-                    expected = self._size(name)
-                    self._make_room(expected)
-                    if expected:
-                        self._check_fits(expected)
-                    held.model = self._load(name)
-                    held.n_bytes = model_bytes(held.model)
-                    self._make_room(0)
-                yield held.model
-            finally:
-                held.last_used = time.monotonic()
-                held.lock.release()
+            self._wait(name, held, ticket, waiting)
+            if held.model is None:
+                expected = self._size(name)
+                self._make_room(expected)
+                if expected:
+                    self._check_fits(expected)
+                held.model = self._load(name)
+                held.n_bytes = model_bytes(held.model)
+                self._make_room(0)
+            yield held.model
         finally:
-            with self._guard:
-                held.borrowers -= 1
-                if not held.borrowers and held.model is None:
+            with self._moved:
+                held.last_used = time.monotonic()
+                held.line.remove(ticket)
+                if not held.line and held.model is None:
                     self._held.pop(name, None)
+                self._moved.notify_all()
+
+    def _wait(
+        self, name: str, held: _Held, ticket: object, waiting: Callable[[str, int], None]
+    ) -> None:
+        while True:
+            with self._moved:
+                place = held.line.index(ticket)
+                if place and not self._moved.wait_for(lambda: held.line[0] is ticket, PATIENCE):
+                    place = held.line.index(ticket)
+                else:
+                    return
+            waiting(name, place + 1)
 
     @contextmanager
     def acquire_together(
-        self, names: Collection[str], *, still_wanted: Callable[[], None] = lambda: None
+        self,
+        names: Collection[str],
+        *,
+        waiting: Callable[[str, int], None] = lambda name, place: None,
     ) -> Iterator[dict[str, HookedModel]]:
         """Several models at once, by name, and nobody else at any of them meanwhile.
 
@@ -133,24 +136,25 @@ class ModelPool:
         """
         with ExitStack() as stack:
             yield {
-                name: stack.enter_context(self.acquire(name, still_wanted=still_wanted))
+                name: stack.enter_context(self.acquire(name, waiting=waiting))
                 for name in sorted(set(names))
             }
 
     def _make_room(self, needed: int) -> None:
         """Give up models that nobody has, the least recently used first, until `needed` fits."""
-        with self._guard:
-            idle = [name for name, each in self._held.items() if each.model and not each.borrowers]
+        with self._moved:
+            idle = [name for name, each in self._held.items() if each.model and not each.line]
             idle.sort(key=lambda name: self._held[name].last_used)
             while idle and self._filled() + needed > self.limit:
                 del self._held[idle.pop(0)]
+                return_memory()
 
     def _check_fits(self, needed: int) -> None:
         filled = self._filled()
         if filled + needed > self.limit:
             raise ModelLoadError(
-                f"The model takes {_gigabytes(needed)}, and this server has "
-                f"{_gigabytes(self.limit)} for models, of which {_gigabytes(filled)} are in use. "
+                f"The model takes {gigabytes(needed)}, and this server has "
+                f"{gigabytes(self.limit)} for models, of which {gigabytes(filled)} are in use. "
                 "Choose a smaller one, or come back later."
             )
 

@@ -7,11 +7,14 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from mi_toolkit.app import code
-from mi_toolkit.app.context import TOP_K, Analysis
+from mi_toolkit.app.context import TOP_K, Analysis, Session
 from mi_toolkit.app.glossary import help_text
-from mi_toolkit.app.tools import Saveable, drawing, picked, tools
+from mi_toolkit.app.panel import Builder, index_picked, of_analysis
+from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.attention import AttentionView
 from mi_toolkit.draw.head_listing import (
@@ -66,7 +69,7 @@ ATTENTION_HELP = (
 )
 
 
-def attention_stage(analysis: gr.State, analysed: Any, prompt: gr.Textbox) -> None:
+def attention_stage(page: Builder, prompt: gr.Textbox) -> None:
     """The map, the labels, and one head at a time."""
     chosen, label = gr.State(""), gr.State("")
     with gr.Accordion("3. Attention: where each head looks", elem_id="attention"):
@@ -76,44 +79,51 @@ def attention_stage(analysis: gr.State, analysed: Any, prompt: gr.Textbox) -> No
                 heads = drawing(elem_id="head-map")
                 labels = drawing(elem_id="head-labels")
                 listing = drawing(elem_id="label-heads")
-                lines = tools("attention", [analysis], report_saveable)
+                lines = page.tools("attention", of_analysis(report_saveable))
             with gr.Column(scale=3, min_width=330):
                 shown = drawing(elem_id="head")
-                head_lines = tools("head", [analysis, chosen], head_saveable)
+                head_lines = page.tools("head", of_analysis(head_saveable), [chosen])
 
-    def first(found: Analysis) -> tuple[Any, ...]:
+    def first(session: Session) -> tuple[Any, ...]:
+        found = session.analysed()
         head = first_look(found.report)
         return "", str(head), *_labelled(found, "", head), *_head(found, head), report_code(found)
 
-    def head_picked(found: Analysis, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        head = Head.of(picked(event))
+    def head_picked(session: Session, pick: str, name: str) -> tuple[Any, ...]:
+        found = session.analysed()
+        head = head_of(found.report, pick)
         return str(head), map_html(found, name, head), *_head(found, head)
 
-    def label_picked(found: Analysis, name: str, head: str, event: gr.EventData) -> tuple[Any, ...]:
-        chosen_now = "" if picked(event) == name else picked(event)
-        return chosen_now, *_labelled(found, chosen_now, Head.of(head))
+    def label_picked(session: Session, pick: str, name: str, head: str) -> tuple[Any, ...]:
+        found, chosen_now = session.analysed(), "" if pick == name else pick
+        return chosen_now, *_labelled(found, chosen_now, head_of(found.report, head))
 
-    def listed_picked(found: Analysis, name: str, event: gr.EventData) -> tuple[Any, ...]:
-        if picked(event) == OFFER:
+    def listed_picked(session: Session, pick: str, name: str) -> tuple[Any, ...]:
+        if pick == OFFER:
             return *(gr.skip(),) * 4, SHOWS_MOST
-        return *head_picked(found, name, event), gr.skip()
+        return *head_picked(session, pick, name), gr.skip()
 
-    quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    at_map, at_head = [chosen, heads], [shown, head_lines]
+    at_head = [shown, head_lines]
     at_label = [label, heads, labels, listing]
-    analysed.success(
-        first,
-        inputs=analysis,
-        outputs=[label, chosen, heads, labels, listing, *at_head, lines],
-        **quietly,
-    )
-    heads.pick(head_picked, [analysis, label], [*at_map, *at_head], **quietly).success(
-        None, js=TO_PATTERN
-    )
-    labels.pick(label_picked, [analysis, label, chosen], at_label, **quietly)
-    listing.pick(listed_picked, [analysis, label], [*at_map, *at_head, prompt], **quietly).success(
+    page.when_analysed(first, outputs=[label, chosen, heads, labels, listing, *at_head, lines])
+    page.on(heads, head_picked, [label], [chosen, heads, *at_head]).success(None, js=TO_PATTERN)
+    page.on(labels, label_picked, [label, chosen], at_label)
+    page.on(listing, listed_picked, [label], [chosen, heads, *at_head, prompt]).success(
         None, js=TO_PROMPT % (OFFER, TO_PATTERN)
     )
+
+
+def head_of(report: HeadReport, name: str) -> Head:
+    """A head of the analyzed model.
+
+    Raises:
+        UnknownNameError: it has no such head.
+    """
+    head = Head.of(name)
+    n_layers, n_heads = report.scope.shape
+    if head.layer >= n_layers or head.head >= n_heads:
+        raise UnknownNameError(f"The model has no head {head}: {n_layers} layers of {n_heads}.")
+    return head
 
 
 def first_look(report: HeadReport) -> Head:
@@ -174,10 +184,8 @@ def head_code(found: Analysis, head: Head) -> str:
     )
 
 
-def report_saveable(found: Analysis | None) -> Saveable | None:
+def report_saveable(found: Analysis) -> Saveable:
     """Every head's figures, as files."""
-    if found is None:
-        return None
     return Saveable(
         name="heads",
         view=view_report(found.report),
@@ -186,11 +194,9 @@ def report_saveable(found: Analysis | None) -> Saveable | None:
     )
 
 
-def head_saveable(found: Analysis | None, chosen: str) -> Saveable | None:
+def head_saveable(found: Analysis, chosen: str) -> Saveable:
     """One head's pattern, as files."""
-    if found is None:
-        return None
-    head = Head.of(chosen)
+    head = head_of(found.report, chosen)
     return Saveable(
         name=str(head),
         view=AttentionView(
@@ -217,40 +223,43 @@ OUTPUT_HELP = (
 )
 
 
-def output_stage(analysis: gr.State, analysed: Any) -> None:
+def output_stage(page: Builder) -> None:
     """The tokens to choose from, and the predictions after one."""
     with gr.Accordion("5. Output: what comes next, by layer", elem_id="output"):
         help_text(OUTPUT_HELP)
         tokens = drawing(elem_id="position-tokens")
         with gr.Row():
-            position = gr.Slider(0, 1, 0, step=1, label="Position", elem_id="position")
-            top_k = gr.Slider(1, TOP_K, SHOWN, step=1, label="Predictions (k)", elem_id="top-k")
+            position = gr.Slider(0, 1, 0, step=1, precision=0, label="Position", elem_id="position")
+            top_k = gr.Slider(
+                1, TOP_K, SHOWN, step=1, precision=0, label="Predictions (k)", elem_id="top-k"
+            )
         shown = drawing(elem_id="predictions")
-        lines = tools("output", [analysis, position, top_k], output_saveable)
+        lines = page.tools("output", of_analysis(output_saveable), [position, top_k])
 
-    def first(found: Analysis, k: int) -> tuple[Any, ...]:
-        last = len(found.pipeline.tokens.texts) - 1
+    def first(session: Session, k: int) -> tuple[Any, ...]:
+        last = len(session.analysed().pipeline.tokens.texts) - 1
         slider = gr.Slider(maximum=max(last, 1), value=last)
-        return slider, position_buttons(found.pipeline, last), *_behind(found, last, k)
+        return slider, *_at(session.analysed(), last, k)
 
-    def slid(found: Analysis | None, at: int, k: int) -> tuple[Any, ...]:
-        if found is None:
-            return gr.skip(), gr.skip(), gr.skip()
-        place = within(found, at)
-        return position_buttons(found.pipeline, place), *_behind(found, place, k)
+    def slid(session: Session, at: int, k: int) -> tuple[Any, ...]:
+        found = session.analysis
+        return (gr.skip(),) * 3 if found is None else _at(found, within(found, at), k)
 
-    def token_picked(found: Analysis, k: int, event: gr.EventData) -> tuple[Any, ...]:
-        place = within(found, int(picked(event)))
-        return place, position_buttons(found.pipeline, place), *_behind(found, place, k)
+    def token_picked(session: Session, pick: str, k: int) -> tuple[Any, ...]:
+        found = session.analysed()
+        place = index_picked(pick, len(found.pipeline.tokens.texts))
+        return place, *_at(found, place, k)
 
-    quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     drawn = [tokens, shown, lines]
-    analysed.success(first, [analysis, top_k], [position, *drawn], **quietly)
-    gr.on(
-        [position.input, top_k.input], slid, [analysis, position, top_k], drawn,
-        trigger_mode="always_last", **quietly,
-    )  # fmt: skip
-    tokens.pick(token_picked, [analysis, top_k], [position, *drawn], **quietly)
+    page.when_analysed(first, [top_k], [position, *drawn])
+    page.on(
+        partial(gr.on, [position.input, top_k.input]),
+        slid,
+        [position, top_k],
+        drawn,
+        trigger_mode="always_last",
+    )
+    page.on(tokens, token_picked, [top_k], [position, *drawn])
 
 
 def within(found: Analysis, at: int) -> int:
@@ -258,9 +267,13 @@ def within(found: Analysis, at: int) -> int:
     return min(max(at, 0), len(found.pipeline.tokens.texts) - 1)
 
 
-def _behind(found: Analysis, position: int, k: int) -> tuple[str, str]:
+def _at(found: Analysis, position: int, k: int) -> tuple[str, str, str]:
     top_k = min(k, TOP_K)
-    return position_html(found.pipeline, position, top_k), output_code(found, position, top_k)
+    return (
+        position_buttons(found.pipeline, position),
+        position_html(found.pipeline, position, top_k),
+        output_code(found, position, top_k),
+    )
 
 
 def output_code(found: Analysis, position: int, top_k: int) -> str:
@@ -271,10 +284,8 @@ def output_code(found: Analysis, position: int, top_k: int) -> str:
     )
 
 
-def output_saveable(found: Analysis | None, at: int, k: int) -> Saveable | None:
+def output_saveable(found: Analysis, at: int, k: int) -> Saveable:
     """The predictions after one token, as files."""
-    if found is None:
-        return None
     position, top_k = within(found, at), min(k, TOP_K)
     return Saveable(
         name=f"output-{position}",
@@ -296,38 +307,31 @@ HELPS = {
 }
 
 
-def pipeline_section(analysis: gr.State, analysed: Any, prompt: gr.Textbox) -> None:
+def pipeline_section(page: Builder, prompt: gr.Textbox) -> None:
     """Tokens, embedding, attention, MLP and output, each foldable."""
-    drawing("<h2>Pipeline</h2>")
-    _stage(analysis, analysed, "tokens", "1. Tokens: the text as ids", tokens_html, is_open=True)
-    _stage(analysis, analysed, "embedding", "2. Embedding: ids as vectors", embedding_html)
-    attention_stage(analysis, analysed, prompt)
-    _stage(analysis, analysed, "mlp", "4. MLP: what each layer adds by itself", mlp_html)
-    output_stage(analysis, analysed)
+    drawing(Markup("<h2>Pipeline</h2>"))
+    _stage(page, "tokens", "1. Tokens: the text as ids", tokens_html, is_open=True)
+    _stage(page, "embedding", "2. Embedding: ids as vectors", embedding_html)
+    attention_stage(page, prompt)
+    _stage(page, "mlp", "4. MLP: what each layer adds by itself", mlp_html)
+    output_stage(page)
 
 
 def _stage(
-    analysis: gr.State,
-    analysed: Any,
-    name: str,
-    title: str,
-    drawn: Callable[[Pipeline], str],
-    *,
-    is_open: bool = False,
+    page: Builder, name: str, title: str, drawn: Callable[[Pipeline], str], *, is_open: bool = False
 ) -> None:
     """A stage that is one drawing of the traced prompt."""
     table = "mlp" if name == "mlp" else "tokens"
     with gr.Accordion(title, open=is_open, elem_id=name):
         help_text(HELPS[name])
         shown = drawing()
-        lines = tools(name, [analysis], partial(stage_saveable, name, table))
-    analysed.success(
-        lambda found: (drawn(found.pipeline), stage_code(found, table)),
-        inputs=analysis,
-        outputs=[shown, lines],
-        show_progress="hidden",
-        api_visibility="private",
-    )
+        lines = page.tools(name, of_analysis(partial(stage_saveable, name, table)))
+
+    def first(session: Session) -> tuple[str, str]:
+        found = session.analysed()
+        return drawn(found.pipeline), stage_code(found, table)
+
+    page.when_analysed(first, outputs=[shown, lines])
 
 
 def stage_code(found: Analysis, table: str) -> str:
@@ -335,10 +339,8 @@ def stage_code(found: Analysis, table: str) -> str:
     return f"{code.traced(found)}\nmi.view(traced)\ntraced.to_pandas({table!r})"
 
 
-def stage_saveable(name: str, table: str, found: Analysis | None) -> Saveable | None:
+def stage_saveable(name: str, table: str, found: Analysis) -> Saveable:
     """A stage's table, and the whole way through the model as a page and a picture."""
-    if found is None:
-        return None
     return Saveable(
         name=name,
         view=view_pipeline(found.pipeline),

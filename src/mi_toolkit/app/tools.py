@@ -1,31 +1,21 @@
-"""Under every panel: the Python that gives the same, and files to keep."""
+"""What sections are made of: results to keep as files, and places for HTML."""
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-
-from mi_toolkit.app.context import shown_error
-from mi_toolkit.core.errors import MIToolkitError
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
 
 FORMATS = ("html", "png", "csv", "json")
-
-CLICK = """() => {
-  const button = document.querySelector('#%s');
-  (button.querySelector('a') || button).click();
-}"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,60 +54,6 @@ class Saveable:
                     ),
                     encoding="utf-8",
                 )
-
-
-def tools(
-    name: str, states: Sequence[gr.components.Component], saveable: Callable[..., Saveable | None]
-) -> gr.Code:
-    """The foot of a panel: its code, which the panel's own listeners fill, and buttons to save.
-
-    Args:
-        name: the panel's, one word: part of element ids.
-        states: whose values `saveable` is given: states, and inputs such as sliders.
-        saveable: the result to keep; None where there is none yet.
-    """
-    with gr.Accordion("As code, and files to keep", open=False, elem_classes="tools"):
-        code = gr.Code(
-            label="The same in Python", language="python", interactive=False, elem_id=f"{name}-code"
-        )
-        with gr.Row():
-            for ending in FORMATS:
-                button = gr.Button(
-                    f"Save {ending.upper()}", size="sm", elem_id=f"{name}-save-{ending}"
-                )
-                link = gr.DownloadButton(
-                    visible="hidden", elem_id=f"{name}-file-{ending}", elem_classes="hidden-link"
-                )
-                button.click(
-                    partial(_written, saveable, ending),
-                    inputs=list(states),
-                    outputs=link,
-                    api_visibility="private",
-                ).success(None, js=CLICK % f"{name}-file-{ending}")
-    return code
-
-
-def _written(saveable: Callable[..., Saveable | None], ending: str, *states: Any) -> str:
-    kept = saveable(*states)
-    if kept is None:
-        raise gr.Error("There is nothing to save yet: run it first.", print_exception=False)
-    path = Path(tempfile.mkdtemp(dir=_folder())) / f"{kept.name}.{ending}"
-    try:
-        kept.save(path)
-    except MIToolkitError as error:
-        raise shown_error(error) from error
-    return str(path)
-
-
-@cache
-def _folder() -> str:
-    """A folder of this process, gone with it."""
-    kept = tempfile.TemporaryDirectory(prefix="mi-toolkit-")
-    _kept.append(kept)
-    return kept.name
-
-
-_kept: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def _plain_row(row: dict[Any, Any]) -> dict[str, Any]:
@@ -162,7 +98,11 @@ focus stays where it was when the HTML comes anew."""
 
 
 def drawing(
-    value: str = "", *, elem_id: str | None = None, visible: bool = True, more_js: str = ""
+    value: str = "",
+    *,
+    elem_id: str | None = None,
+    elem_classes: str | None = None,
+    more_js: str = "",
 ) -> gr.HTML:
     """A place for HTML, in the look of the library's own pages.
 
@@ -176,11 +116,5 @@ def drawing(
         js_on_load=PICKS + more_js,
         apply_default_css=False,
         elem_id=elem_id,
-        visible=visible,
+        elem_classes=elem_classes,
     )
-
-
-def picked(event: gr.EventData) -> str:
-    """What was chosen."""
-    chosen: Any = event.pick
-    return str(chosen)

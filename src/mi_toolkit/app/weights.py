@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from markupsafe import Markup
 
 from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import TOP_K, Analysis, AppContext
-from mi_toolkit.app.glossary import help_text
-from mi_toolkit.app.tools import Saveable, drawing, picked, tools
+from mi_toolkit.app.context import TOP_K, Analysis, Job, Session
+from mi_toolkit.app.panel import Builder, Panel
+from mi_toolkit.app.tools import Saveable
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.random_sets import Triple
@@ -145,11 +146,11 @@ def run_zeroing(model: HookedModel, found: Analysis, scored: Weights, asked: str
     )
 
 
-def refreshed(found: Analysis | None, scored: Weights | None) -> Weights | None:
+def refreshed(found: Analysis, scored: Weights) -> Weights | None:
     """What still holds under a new analysis: scores of its model, an effect on its prompt."""
-    if found is None or scored is None or found is scored.analysis:
-        return scored
     before = scored.analysis
+    if found is before:
+        return scored
     if found.model != before.model:
         return None
     if found.prompt != before.prompt and scored.on == "prompt":
@@ -157,15 +158,21 @@ def refreshed(found: Analysis | None, scored: Weights | None) -> Weights | None:
     return replace(scored, analysis=found, view=scored.view.with_effect(None), chosen=())
 
 
-def scored_html(scored: Weights) -> str:
+def scored_html(scored: Weights) -> Markup:
     """The table, with a button in each row, and the maps."""
-    all_pressed = str(len(scored.chosen) > 1).lower()
-    said = f"{scored.view.size:,} weights scored on {TEXTS[scored.on]} in {scored.seconds:.1f} s."
-    return (
-        f'<p role="status"><b>{html.escape(said)}</b> Zero one to see what the prompt becomes '
-        f"without it.</p>{top_html(scored.view, button='Zero', chosen=scored.chosen)}"
-        f'<div class="picks"><button type="button" data-pick="{ALL}" aria-pressed="{all_pressed}">'
-        f"Zero all {len(scored.view.top)} together</button></div>"
+    return Markup(
+        '<p role="status"><b>{size:,} weights scored on {text} in {seconds:.1f} s.</b> Zero one to '
+        'see what the prompt becomes without it.</p>{table}<div class="picks"><button '
+        'type="button" data-pick="{all}" aria-pressed="{pressed}">Zero all {n} together</button>'
+        "</div>"
+    ).format(
+        size=scored.view.size,
+        text=TEXTS[scored.on],
+        seconds=scored.seconds,
+        table=Markup(top_html(scored.view, button="Zero", chosen=scored.chosen)),
+        all=ALL,
+        pressed=str(len(scored.chosen) > 1).lower(),
+        n=len(scored.view.top),
     )
 
 
@@ -213,10 +220,8 @@ def weights_code(scored: Weights) -> str:
     return "\n".join([*lines, shown])
 
 
-def weights_saveable(scored: Weights | None) -> Saveable | None:
+def weights_saveable(scored: Weights) -> Saveable:
     """The table, the maps and the effect in files."""
-    if scored is None:
-        return None
     found, effect = scored.analysis, scored.effect
     about: dict[str, Any] = {
         "model": found.model,
@@ -239,128 +244,61 @@ def weights_saveable(scored: Weights | None) -> Saveable | None:
     return Saveable(name="weights", view=scored.view, table=lambda: table_of(rows), about=about)
 
 
-FIRST = "Analyze a prompt first, in the form above."
-INVITATION = "Press Score weights."
-STALE = "The model or the prompt is another one now: score again."
-
-Shown = tuple[Weights | None, str, str, str, str]
+def _scoring(found: Analysis, metric: str, k: float, on: str) -> Job[Weights]:
+    return found.job(lambda model: run_scoring(model, found, metric, int(k), on))
 
 
-def weights_section(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
+WEIGHTS = Panel(
+    name="weights",
+    title="Score weights, and zero them",
+    help="Each weight of attention and {MLPs|MLP} gets a {score|score of a weight}. A score "
+    "predicts; zeroing the weight tests it.",
+    button="Score weights",
+    is_open=True,
+    invitation="Press Score weights.",
+    job=_scoring,
+    drawings=("weights-top", "weights-effect", "weights-maps"),
+    shown=lambda scored: (scored_html(scored), effect_html(scored), maps_html(scored)),
+    code=weights_code,
+    saveable=weights_saveable,
+    still=refreshed,
+)
+
+
+def weights_section(page: Builder) -> None:
     """Metric and number, the table, the effect of zeroing one, and the maps."""
-    kept = gr.State(None, time_to_live=3600)
     gr.Markdown("## Critical weights\nWhich single numbers does the model hang on?")
-    with gr.Accordion("Score weights, and zero them", elem_id="weights"):
-        help_text(
-            "Each weight of attention and {MLPs|MLP} gets a {score|score of a weight}. A score "
-            "predicts; zeroing the weight tests it."
+    with page.panel(WEIGHTS) as built, gr.Row(equal_height=True):
+        metric = gr.Dropdown(
+            [(f"{name} · {said}", name) for name, said in METRICS.items()],
+            value="grad_x_weight",
+            label="Score by",
+            min_width=260,
+            scale=2,
+            elem_id="weights-metric",
         )
-        with gr.Row(equal_height=True):
-            metric = gr.Dropdown(
-                [(f"{name} · {said}", name) for name, said in METRICS.items()],
-                value="grad_x_weight",
-                label="Score by",
-                min_width=260,
-                scale=2,
-                elem_id="weights-metric",
-            )
-            on = gr.Dropdown(
-                [(text, name) for name, text in TEXTS.items()],
-                value="prompt",
-                label="Score on",
-                min_width=180,
-                elem_id="weights-on",
-            )
-            k = gr.Slider(
-                1, MOST, 10, step=1, label="How many to list", min_width=180, elem_id="weights-k"
-            )
-        button = gr.Button(
-            "Score weights", variant="primary", interactive=False, elem_id="weights-score"
+        on = gr.Dropdown(
+            [(text, name) for name, text in TEXTS.items()],
+            value="prompt",
+            label="Score on",
+            min_width=180,
+            elem_id="weights-on",
         )
-        table = drawing(_note(FIRST), elem_id="weights-top")
-        changed = drawing(elem_id="weights-effect")
-        maps = drawing(elem_id="weights-maps")
-        code = tools("weights", [kept], weights_saveable)
-
-    def score(
-        found: Analysis | None,
-        by: str,
-        n: float,
-        text: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Shown:
-        began = _analysed(found)
-        return _shown(
-            desk.run(
-                lambda model: run_scoring(model, began, by, int(n), text),
-                model=began.model,
-                request=request,
-                progress=progress,
-            )
+        k = gr.Slider(
+            1,
+            MOST,
+            10,
+            step=1,
+            precision=0,
+            label="How many to list",
+            min_width=180,
+            elem_id="weights-k",
         )
+        built.choices = [metric, k, on]
 
-    def zero(
-        found: Analysis | None,
-        scored: Weights | None,
-        event: gr.EventData,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> Shown:
-        began, asked = _analysed(found), picked(event)
-        scored = refreshed(began, scored)
-        if scored is None:
-            return _shown(None)
-        listed = scored
-        return _shown(
-            desk.run(
-                lambda model: run_zeroing(model, began, listed, asked),
-                model=began.model,
-                request=request,
-                progress=progress,
-            )
-        )
+    def zeroing(session: Session, asked: str) -> Job[Weights]:
+        found, scored = session.analysed(), page.answer(session, WEIGHTS)
+        return found.job(lambda model: run_zeroing(model, found, scored, asked))
 
-    outputs: list[Any] = [kept, table, changed, maps, code]
-    running: dict[str, Any] = {
-        "outputs": outputs,
-        "api_visibility": "private",
-        "concurrency_limit": 8,
-        "concurrency_id": "models",
-    }
-    scoring = button.click(score, inputs=[analysis, metric, k, on], **running)
-    zeroing = table.pick(zero, inputs=[analysis, kept], **running)
-    for event in (analysed, scoring, zeroing):
-        # Also after a run: while it ran, another prompt may have been analyzed.
-        event.success(_kept, inputs=[analysis, kept], outputs=outputs, api_visibility="private")
-    analysed.success(lambda: gr.update(interactive=True), outputs=button, api_visibility="private")
-
-
-def _kept(found: Analysis | None, scored: Weights | None) -> Any:
-    """What a new analysis leaves standing."""
-    if scored is None:
-        return gr.skip() if found is None else (None, _note(INVITATION), "", "", "")
-    still = refreshed(found, scored)
-    return gr.skip() if still is scored else _shown(still)
-
-
-def _shown(scored: Weights | None) -> Shown:
-    if scored is None:
-        return None, _note(STALE), "", "", ""
-    return (
-        scored,
-        scored_html(scored),
-        effect_html(scored),
-        maps_html(scored),
-        weights_code(scored),
-    )
-
-
-def _analysed(found: Analysis | None) -> Analysis:
-    if found is None:
-        raise gr.Error(FIRST, print_exception=False)
-    return found
-
-
-def _note(text: str) -> str:
-    return f'<p class="caption" role="status">{text}</p>'
+    table, *_ = built.drawings
+    page.run(table, zeroing, partial(page.answered, WEIGHTS), outputs=built.outputs)

@@ -22,8 +22,14 @@ def web_page(
     *,
     host: str = "127.0.0.1",
     port: int = 7860,
+    public: Switch = False,
+    allow_hosts: Several[str] = None,
     allow_models: Several[str] = None,
     allow_local: Switch = False,
+    allow_hub: Switch = False,
+    max_model_bytes: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    disk: float | None = None,
+    lend_token: Switch = False,
     memory: float | None = None,
     most_tokens: Count = 128,
     open_browser: Switch = False,
@@ -35,30 +41,45 @@ def web_page(
 
     Args:
         host: Address to listen on. 127.0.0.1 is this machine alone; 0.0.0.0 lets everybody in who
-            can reach it.
+            can reach it, and means --public.
         port: Port to listen on; 0 for any that is free.
+        public: Strangers may come: load only allowed models, or else those that are here.
+        allow_hosts: Names by which visitors reach a public server, such as app.example.org. Its
+            number and the machine's own name are known.
         allow_models: The only models that may be loaded. Without it: the known ones, and any id of
             the hub.
-        allow_local: Let visitors type in folders and files of this machine.
-        memory: GiB that loaded models may fill together. Without it: half of what is free now.
+        allow_local: Let visitors type in folders and files of this machine. Never with --public.
+        allow_hub: With --public: let visitors have any model of the hub downloaded.
+        max_model_bytes: The largest download. With --public 2 GiB, else any.
+        disk: GiB that the hub's cache may fill by downloads. With --public 10, else any.
+        lend_token: With --public: download with your token of the hub, gated models too.
+        memory: GiB that models and results may fill together. Without it: half of what is free now.
         most_tokens: Tokens of the longest prompt.
         open_browser: Open the page in this machine's browser.
     """
-    if memory is not None and memory <= 0:
-        raise UsageError(msg="--memory is a number of GiB above 0.")
+    for name, given in {"--memory": memory, "--disk": disk}.items():
+        if given is not None and given <= 0:
+            raise UsageError(msg=f"{name} is a number of GiB above 0.")
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.pop(name, None)  # the page shows what they count, whatever standard error is
     with doing("Starting the page"), third_parties_kept_off_stdout():
         _require_gradio()
         from mi_toolkit.app.dashboard import build
+        from mi_toolkit.app.guard import is_loopback
         from mi_toolkit.app.settings import Settings
 
         for name in allow_models or []:
             find_source(name)
         settings = Settings(
+            public=public or not is_loopback(host),
+            hosts=tuple(allow_hosts or ()),
             allow_models=tuple(allow_models or ()),
             allow_local=allow_local,
-            memory=None if memory is None else int(memory * 2**30),
+            allow_hub=allow_hub,
+            max_model_bytes=max_model_bytes,
+            disk=_bytes(disk),
+            lend_token=lend_token,
+            memory=_bytes(memory),
             most_prompt_tokens=most_tokens,
         )
         page = build(settings)
@@ -77,6 +98,10 @@ def web_page(
     print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
     with third_parties_kept_off_stdout():
         page.block_thread()
+
+
+def _bytes(gib: float | None) -> int | None:
+    return None if gib is None else int(gib * 2**30)
 
 
 def _require_gradio() -> None:

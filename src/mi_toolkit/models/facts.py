@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from mi_toolkit.core.display import TableRepr, TextTable, human_count
 from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
-from mi_toolkit.models.sources import find_source
+from mi_toolkit.models.sources import Source, find_source
 from mi_toolkit.models.specs import Normalisation, Positional, describe_windows, hidden_parameters
 
 
@@ -188,6 +188,17 @@ def model_size(
         ModelLoadError: its config is missing, unreachable, gated, or no causal language model's.
     """
     source = find_source(name, revision=revision)
+    return source_size(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+def source_size(
+    source: Source, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelSize:
+    """The size of a model at a place that was found already.
+
+    Raises:
+        ModelLoadError: as `model_size` does.
+    """
     config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
     with explained(source), quiet_transformers(source, revision), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

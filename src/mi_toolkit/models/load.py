@@ -136,11 +136,45 @@ def load_model(
             tokenizer=tokenizer,
             check=check,
         )
-    source = find_source(name, revision=revision)
+    return load_source(
+        find_source(name, revision=revision),
+        backend=backend,
+        device=device,
+        device_map=device_map,
+        dtype=torch_dtype,
+        revision=revision,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+        tokenizer=tokenizer,
+        check=check,
+        cache=cache,
+    )
+
+
+@one_job
+def load_source(
+    source: Source,
+    *,
+    backend: str = "auto",
+    device: str | torch.device | None = None,
+    device_map: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    revision: str | None = None,
+    attn_implementation: str = "eager",
+    trust_remote_code: bool = False,
+    tokenizer: Any = None,
+    check: bool = True,
+    cache: bool = True,
+) -> HookedModel:
+    """The model at a place that was found already; all else as `load_model` has it.
+
+    Raises:
+        MIToolkitError: as `load_model` does.
+    """
     if backend == "hooked":
         tl_compat.require_hooked_transformer(source.name)
     if cache:
-        source = converted(source, torch_dtype)
+        source = converted(source, dtype)
     with header_parsed_once(source):
         config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
         tl_compat.require_adapter(source.name, causal_architecture(config), config)
@@ -151,7 +185,7 @@ def load_model(
         weights = load_weights(
             source,
             config,
-            dtype=torch_dtype,
+            dtype=dtype,
             device=_device(device),
             revision=revision,
             attn_implementation=attn_implementation,
@@ -163,7 +197,7 @@ def load_model(
     # A tokenizer that was given says nothing of the file's own; what is spread may lie elsewhere.
     plain = source.gguf_file is not None and source.adapter is None
     if cache and plain and tokenizer is None and device_map is None:
-        keep(source, config=config, tokenizer=own, model=weights, dtype=torch_dtype)
+        keep(source, config=config, tokenizer=own, model=weights, dtype=dtype)
     return _hooked(
         source.name,
         source.location,

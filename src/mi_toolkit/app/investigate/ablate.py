@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import TOP_K, Analysis, AppContext
-from mi_toolkit.app.glossary import help_text
-from mi_toolkit.app.investigate.experiment import (
-    FIRST,
-    analysed_or_told,
-    call,
-    if_fresh,
-    keep_fresh,
-    note,
-    token_choices,
-)
+from mi_toolkit.app.code import call, opening
+from mi_toolkit.app.context import TOP_K, Analysis, Job, Session
+from mi_toolkit.app.panel import Builder, Panel, most_probable, token_dropdown
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import Saveable, drawing, picked, tools
+from mi_toolkit.app.tools import Saveable, drawing
 from mi_toolkit.compare.model_comparison import attending_layers
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
@@ -157,19 +148,28 @@ def with_label(report: HeadReport, chosen: Sequence[str], label: str) -> list[st
     return [str(head) for head in sorted(wanted)]
 
 
-def labels_html(report: HeadReport) -> str:
+_LABEL = Markup(
+    '<button data-pick="{name}" title="{meaning}"><i style="background:{colour}"></i>{name} '
+    "<small>{count}</small></button>"
+)
+
+
+def labels_html(report: HeadReport) -> Markup:
     """A button for each label that a head carries here."""
     carried = {name: len(report.heads(name)) for name in report.label_names}
-    buttons = "".join(
-        f'<button data-pick="{html.escape(name)}" title="{html.escape(report.meaning(name))}">'
-        f'<i style="background:{LABELS.get(name, OTHER_LABEL)}"></i>{html.escape(name)} '
-        f"<small>{count}</small></button>"
+    buttons = Markup("").join(
+        _LABEL.format(
+            name=name,
+            meaning=report.meaning(name),
+            colour=LABELS.get(name, OTHER_LABEL),
+            count=count,
+        )
         for name, count in carried.items()
         if count
     )
     said = "Add all heads of:" if buttons else "No head carries a label on this prompt."
-    none = '<button data-pick="">take all away</button>'
-    return f'<div class="picks"><span>{said}</span>{buttons}{none}</div>'
+    none = Markup('<button data-pick="">take all away</button>')
+    return Markup('<div class="picks"><span>{}</span>{}{}</div>').format(said, buttons, none)
 
 
 def ablated_html(done: Ablated) -> str:
@@ -259,11 +259,45 @@ HELP = (
 INVITATION = "Choose heads, then Run. The same number of random heads runs next to them."
 
 
-def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
+def _job(
+    found: Analysis,
+    settings: Settings,
+    heads: Sequence[str],
+    target: int,
+    how: str,
+    n_random: float,
+    reference: str,
+) -> Job[Ablated]:
+    return found.job(
+        lambda model: run_ablation(
+            model,
+            found,
+            heads,
+            target=target,
+            how=how,
+            n_random=int(n_random),
+            reference=reference,
+            settings=settings,
+        )
+    )
+
+
+def ablate_panel(page: Builder) -> None:
     """Take heads out and see what becomes of the prediction."""
-    answer, last_model = gr.State(None, time_to_live=3600), gr.State("")
-    with gr.Accordion("Ablate heads", elem_id="ablate"):
-        help_text(HELP)
+    settings = page.context.settings
+    panel = Panel(
+        name="ablate",
+        title="Ablate heads",
+        is_open=True,
+        help=HELP,
+        invitation=INVITATION,
+        job=lambda found, *chosen: _job(found, settings, *chosen),
+        drawings=("ablate-shown",),
+        shown=lambda done: (ablated_html(done),),
+        code=ablated_code,
+        saveable=ablated_saveable,
+    )
+    with page.panel(panel) as built:
         heads = gr.Dropdown(
             [],
             value=[],
@@ -274,12 +308,7 @@ def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
         )
         labels = drawing(elem_id="ablate-labels")
         with gr.Row():
-            target = gr.Dropdown(
-                [],
-                label="Token to ask about",
-                info="The most probable ones after the prompt.",
-                elem_id="ablate-target",
-            )
+            target = token_dropdown("Token to ask about", "ablate-target")
             how = gr.Dropdown(
                 [(text, name) for name, text in HOW.items()],
                 value="zero",
@@ -292,87 +321,38 @@ def ablate_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
                 MOST_RANDOM,
                 20,
                 step=1,
+                precision=0,
                 label="Random sets",
                 info="As many heads of the same layers.",
                 elem_id="ablate-random",
             )
         reference = gr.Textbox(
+            "",
             label="Another text",
             info="At least as long as the prompt.",
             lines=2,
-            max_length=desk.settings.most_letters,
             visible=False,
             elem_id="ablate-reference",
         )
-        button = gr.Button("Run", variant="primary", interactive=False, elem_id="ablate-run")
-        shown = drawing(note(FIRST), elem_id="ablate-shown")
-        code = tools("ablate", [answer], if_fresh(ablated_saveable))
-
-    def run(
-        found: Analysis | None,
-        chosen: list[str],
-        token: int,
-        kind: str,
-        sets: float,
-        text: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Ablated, str, str]:
-        began = analysed_or_told(found)
-        done = desk.run(
-            lambda model: run_ablation(
-                model,
-                began,
-                chosen,
-                target=int(token),
-                how=kind,
-                n_random=min(int(sets), MOST_RANDOM),
-                reference=text or "",
-                settings=desk.settings,
-            ),
-            model=began.model,
-            request=request,
-            progress=progress,
-        )
-        return done, ablated_html(done), ablated_code(done)
-
-    ran = button.click(
-        run,
-        inputs=[analysis, heads, target, how, n_random, reference],
-        outputs=[answer, shown, code],
-        api_visibility="private",
-        concurrency_limit=8,
-        concurrency_id="models",
-    )
-    analysed.success(
-        _filled,
-        inputs=[analysis, heads, last_model],
-        outputs=[heads, target, labels, button, last_model],
-        api_visibility="private",
-    )
-    keep_fresh(analysis, analysed, ran, answer, [shown, code], INVITATION)
-    labels.pick(_picked, inputs=[analysis, heads], outputs=heads, api_visibility="private")
-    how.change(
-        lambda kind: gr.update(visible=kind == "resample"),
-        inputs=how,
-        outputs=reference,
-        api_visibility="private",
-    )
+        built.choices = [heads, target, how, n_random, reference]
+    last_model = gr.State("")
+    page.when_analysed(_filled, [heads, last_model], [heads, target, labels, last_model])
+    page.on(labels, _picked, [heads], heads)
+    page.on(how.change, lambda _, kind: gr.update(visible=kind == "resample"), [how], reference)
 
 
-def _filled(found: Analysis, chosen: list[str], last_model: str) -> tuple[Any, ...]:
+def _filled(session: Session, chosen: list[str], last_model: str) -> tuple[Any, ...]:
     """What can be chosen now; the heads stay chosen while the model is the same."""
+    found = session.analysed()
     choices = head_choices(found.report)
     kept = chosen if found.model == last_model else suggested(found.report)
-    targets = token_choices(found.pipeline.output.predictions)
     return (
         gr.update(choices=choices, value=kept),
-        gr.update(choices=targets, value=targets[0][1]),
+        most_probable(found),
         labels_html(found.report),
-        gr.update(interactive=True),
         found.model,
     )
 
 
-def _picked(found: Analysis | None, chosen: list[str], event: gr.EventData) -> list[str]:
-    return with_label(analysed_or_told(found).report, chosen, picked(event))
+def _picked(session: Session, label: str, chosen: list[str]) -> list[str]:
+    return with_label(session.analysed().report, chosen, label)

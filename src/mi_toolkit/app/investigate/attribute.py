@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 
-from mi_toolkit.app.code import opening
-from mi_toolkit.app.context import Analysis, AppContext
-from mi_toolkit.app.glossary import help_text
-from mi_toolkit.app.investigate.experiment import (
-    FIRST,
-    analysed_or_told,
-    call,
-    if_fresh,
-    keep_fresh,
-    note,
-    token_choices,
-)
-from mi_toolkit.app.tools import Saveable, drawing, tools
+from mi_toolkit.app.code import call, opening
+from mi_toolkit.app.context import Analysis, Job, Session
+from mi_toolkit.app.panel import Builder, Panel, most_probable, token_choices, token_dropdown
+from mi_toolkit.app.tools import Saveable
 from mi_toolkit.attribution.attribute import attribute
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.attribution.baselines import BASELINES, OBJECTIVES
@@ -73,13 +64,12 @@ def run_attribution(
     return Attributed(analysis=found, attribution=why, baseline=given)
 
 
-def attributed_html(done: Attributed) -> str:
+def attributed_html(done: Attributed) -> Markup:
     """The prompt with every token coloured by its score, and the figures."""
     why = done.attribution
     title = f"{why.title()}, by {why.method.replace('_', ' ')}"
-    return (
-        f'<p role="status"><b>{html.escape(title)}</b></p><p>{html.escape(caption(why))}</p>'
-        f"{attribution_html(why)}"
+    return Markup('<p role="status"><b>{}</b></p><p>{}</p>{}').format(
+        title, caption(why), Markup(attribution_html(why))
     )
 
 
@@ -121,25 +111,46 @@ def attributed_saveable(done: Attributed) -> Saveable:
     )
 
 
-HELP = "Which tokens of the prompt a predicted token rests on: token {attribution}."
-INVITATION = "Choose a token and a method, then Run."
+NO_OTHER_CHOICE = ("no other: this one by itself", NO_OTHER)
 METHOD = "integrated_gradients"
 
 
-def attribute_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
+def _job(
+    found: Analysis, method: str, target: int, other: int, objective: str, baseline: str
+) -> Job[Attributed]:
+    return found.job(
+        lambda model: run_attribution(
+            model,
+            found,
+            method=method,
+            target=target,
+            other=other,
+            objective=objective,
+            baseline=baseline,
+        )
+    )
+
+
+ATTRIBUTE = Panel(
+    name="attribute",
+    title="Attribute to tokens",
+    help="Which tokens of the prompt a predicted token rests on: token {attribution}.",
+    invitation="Choose a token and a method, then Run.",
+    job=_job,
+    drawings=("attribute-shown",),
+    shown=lambda done: (attributed_html(done),),
+    code=attributed_code,
+    saveable=attributed_saveable,
+)
+
+
+def attribute_panel(page: Builder) -> None:
     """Which tokens of the prompt a prediction rests on."""
-    answer = gr.State(None, time_to_live=3600)
-    with gr.Accordion("Attribute to tokens", open=False, elem_id="attribute"):
-        help_text(HELP)
+    with page.panel(ATTRIBUTE) as built:
         with gr.Row():
-            target = gr.Dropdown(
-                [],
-                label="Why this token",
-                info="The most probable ones after the prompt.",
-                elem_id="attribute-target",
-            )
+            target = token_dropdown("Why this token", "attribute-target")
             other = gr.Dropdown(
-                [("no other: this one by itself", NO_OTHER)],
+                [NO_OTHER_CHOICE],
                 value=NO_OTHER,
                 label="Rather than",
                 info="A second token asks why this and not that.",
@@ -167,57 +178,16 @@ def attribute_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None
                 info="What is explained.",
                 elem_id="attribute-objective",
             )
-        button = gr.Button("Run", variant="primary", interactive=False, elem_id="attribute-run")
-        shown = drawing(note(FIRST), elem_id="attribute-shown")
-        code = tools("attribute", [answer], if_fresh(attributed_saveable))
-
-    def run(
-        found: Analysis | None,
-        how: str,
-        token: int,
-        second: int,
-        what: str,
-        nothing: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[Attributed, str, str]:
-        began = analysed_or_told(found)
-        done = desk.run(
-            lambda model: run_attribution(
-                model,
-                began,
-                method=how,
-                target=int(token),
-                other=int(second),
-                objective=what,
-                baseline=nothing,
-            ),
-            model=began.model,
-            request=request,
-            progress=progress,
-        )
-        return done, attributed_html(done), attributed_code(done)
-
-    ran = button.click(
-        run,
-        inputs=[analysis, method, target, other, objective, baseline],
-        outputs=[answer, shown, code],
-        api_visibility="private",
-        concurrency_limit=8,
-        concurrency_id="models",
-    )
-    analysed.success(
-        _filled, inputs=analysis, outputs=[target, other, button], api_visibility="private"
-    )
-    keep_fresh(analysis, analysed, ran, answer, [shown, code], INVITATION)
-    method.change(
-        lambda name: (
+        built.choices = [method, target, other, objective, baseline]
+    page.when_analysed(_filled, outputs=[target, other])
+    page.on(
+        method.change,
+        lambda _, name: (
             gr.update(info=_said(name)),
             gr.update(interactive=METHODS[name].has_baseline),
         ),
-        inputs=method,
-        outputs=[method, baseline],
-        api_visibility="private",
+        [method],
+        [method, baseline],
     )
 
 
@@ -226,10 +196,7 @@ def _said(method: str) -> str:
     return f"{measures[0].upper()}{measures[1:]}."
 
 
-def _filled(found: Analysis) -> tuple[Any, ...]:
-    choices = token_choices(found.pipeline.output.predictions)
-    return (
-        gr.update(choices=choices, value=choices[0][1]),
-        gr.update(choices=[("no other: this one by itself", NO_OTHER), *choices], value=NO_OTHER),
-        gr.update(interactive=True),
-    )
+def _filled(session: Session) -> tuple[Any, ...]:
+    found = session.analysed()
+    choices = [NO_OTHER_CHOICE, *token_choices(found.pipeline.output.predictions)]
+    return most_probable(found), gr.update(choices=choices, value=NO_OTHER)

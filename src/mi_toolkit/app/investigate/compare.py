@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
-import gradio as gr
+from markupsafe import Markup
 
-from mi_toolkit.app.context import TOP_K, Analysis, AppContext, shown_error
-from mi_toolkit.app.glossary import help_text
-from mi_toolkit.app.investigate.experiment import (
-    FIRST,
-    analysed_or_told,
-    if_fresh,
-    keep_fresh,
-    note,
-)
+from mi_toolkit.app.context import TOP_K, Analysis, Job
+from mi_toolkit.app.model_box import model_box
+from mi_toolkit.app.panel import Builder, Panel
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import Saveable, drawing, tools
+from mi_toolkit.app.tools import Saveable
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.models import compare_models
-from mi_toolkit.core.errors import ComparisonError, MIToolkitError
+from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.tokens import tokenise
@@ -70,14 +62,17 @@ def run_comparison(
     return Compared(analysis=found, comparison=comparison, following=following)
 
 
-def compared_html(done: Compared) -> str:
+def compared_html(done: Compared) -> Markup:
     """Heads, depth and next tokens of both."""
-    names = " and ".join(done.comparison.models)
-    return (
-        f'<p role="status"><b>{html.escape(names)}</b> on the same prompt, each through its own '
-        f"tokenizer.</p><h3>The most probable next tokens</h3>{following_html(done.following)}"
-        f"<p>{html.escape(agreement_text(done.comparison))}</p><h3>Heads by behaviour</h3>"
-        f"{labels_html(done.comparison)}{models_html(done.comparison)}"
+    return Markup(
+        '<p role="status"><b>{}</b> on the same prompt, each through its own tokenizer.</p>'
+        "<h3>The most probable next tokens</h3>{}<p>{}</p><h3>Heads by behaviour</h3>{}{}"
+    ).format(
+        " and ".join(done.comparison.models),
+        Markup(following_html(done.following)),
+        agreement_text(done.comparison),
+        Markup(labels_html(done.comparison)),
+        Markup(models_html(done.comparison)),
     )
 
 
@@ -123,62 +118,45 @@ HELP = (
     "The same prompt through a second model: what each makes of it, which {labels|label} its "
     "{heads|head} carry, and at which {depth}."
 )
-INVITATION = "Choose a second model, then Run."
 SECOND = "toy-qwen2"
 
 
-def compare_panel(desk: AppContext, analysis: gr.State, analysed: Any) -> None:
+def _job(found: Analysis, settings: Settings, typed: str) -> Job[Compared]:
+    other = second_model(settings, found.model, typed)
+    return Job(
+        models=(found.model, other),
+        work=lambda models: run_comparison(models, found, other, settings=settings),
+    )
+
+
+def compare_panel(page: Builder) -> None:
     """The same prompt through another model."""
-    settings = desk.settings
-    answer = gr.State(None, time_to_live=3600)
-    with gr.Accordion("Compare with another model", open=False, elem_id="compare"):
-        help_text(HELP)
-        second = gr.Dropdown(
-            list(settings.offered),
-            value=SECOND if SECOND in settings.offered else settings.offered[-1],
-            allow_custom_value=not settings.allow_models,
+    settings = page.context.settings
+    panel = Panel(
+        name="compare",
+        title="Compare with another model",
+        help=HELP,
+        invitation="Choose a second model, then Run.",
+        job=lambda found, typed: _job(found, settings, typed),
+        drawings=("compare-shown",),
+        shown=lambda done: (compared_html(done),),
+        code=compared_code,
+        saveable=compared_saveable,
+    )
+    with page.panel(panel) as built:
+        second = model_box(
+            settings,
+            SECOND if SECOND in settings.offered else settings.offered[-1],
             label="Second model",
             info="The prompt and the first model are those above.",
             elem_id="compare-model",
         )
-        button = gr.Button("Run", variant="primary", interactive=False, elem_id="compare-run")
-        shown = drawing(note(FIRST), elem_id="compare-shown")
-        code = tools("compare", [answer], if_fresh(compared_saveable))
-
-    def run(
-        found: Analysis | None,
-        typed: str,
-        request: gr.Request,
-        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
-    ) -> tuple[Compared, str, str]:
-        began = analysed_or_told(found)
-        try:
-            other = second_model(settings, began.model, typed or "")
-        except MIToolkitError as error:
-            raise shown_error(error) from error
-        done = desk.run_together(
-            lambda models: run_comparison(models, began, other, settings=settings),
-            models=[began.model, other],
-            request=request,
-            progress=progress,
-        )
-        return done, compared_html(done), compared_code(done)
-
-    ran = button.click(
-        run,
-        inputs=[analysis, second],
-        outputs=[answer, shown, code],
-        api_visibility="private",
-        concurrency_limit=8,
-        concurrency_id="models",
+        built.choices = [second]
+    page.when_analysed(
+        lambda session, typed: another(settings, session.analysed().model, typed),
+        [second],
+        [second],
     )
-    analysed.success(
-        lambda found, typed: (another(settings, found.model, typed), gr.update(interactive=True)),
-        inputs=[analysis, second],
-        outputs=[second, button],
-        api_visibility="private",
-    )
-    keep_fresh(analysis, analysed, ran, answer, [shown, code], INVITATION)
 
 
 def another(settings: Settings, first: str, chosen: str) -> str:

@@ -1,0 +1,148 @@
+"""What a hostile client sends past the page: other names, other origins, nulls, wrong kinds."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from mi_toolkit.app.dashboard import MISUSED, Dashboard, build
+from mi_toolkit.app.settings import Settings
+from mi_toolkit.core.errors import MIToolkitError
+from tests.browser.app_server import serving
+
+# Gradio's server runs in this process here, and uses what pandas and asyncio will give up.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+PROMPT = "one two three one two three one"
+JOIN = "/gradio_api/queue/join"
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[Dashboard]:
+    page = build(Settings(allow_models=("toy-gpt2", "toy-opt")))
+    page.launch(quiet=True, prevent_thread_lock=True)
+    yield page
+    page.close()
+
+
+def asked(
+    page: Dashboard, path: str = "/", body: bytes | None = None, **headers: str
+) -> tuple[int, str]:
+    """The status and the text of an answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=60)
+    given = {"content-type": "application/json", **headers}
+    connection.request("GET" if body is None else "POST", path, body, given)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, text
+
+
+def told(page: Dashboard, session: str, listener: int, data: Any, event: Any = None) -> str | None:
+    """What a listener answers with: its error, or None."""
+    sent = {"fn_index": listener, "data": data, "session_hash": session, "event_data": event}
+    status, text = asked(page, JOIN, json.dumps(sent).encode())
+    assert status == 200, text
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=120)
+    connection.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+    for line in connection.getresponse():
+        message = json.loads(line[5:]) if line.startswith(b"data:") else {}
+        if message.get("msg") == "process_completed":
+            connection.close()
+            if message["success"]:
+                return None
+            error = message["output"]["error"]
+            assert error is not None, (listener, data, event)
+            return str(error)
+    raise AssertionError("no answer")
+
+
+def test_the_page_answers_to_this_machines_names_alone(page: Dashboard) -> None:
+    for own in ("localhost", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST"):
+        assert asked(page, host=own)[0] == 200
+    for other in ("evil.example", "127.0.0.1.evil.example", "192.168.0.7", "localhost.", "[", ""):
+        assert asked(page, host=other) == (403, "This server is not called so.")
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:1"])
+def test_another_page_can_neither_read_nor_send(page: Dashboard, origin: str) -> None:
+    own = {"host": "localhost:7860", "origin": "http://localhost:7860"}
+    assert asked(page, "/config", **own)[0] == 200
+    foreign = {**own, "origin": origin}
+    assert asked(page, "/config", **foreign)[0] == 403
+    assert asked(page, JOIN, b"{}", **foreign)[0] == 403
+
+
+def test_nothing_is_uploaded_or_called_by_another_way(page: Dashboard) -> None:
+    for path in ("upload", "api/predict", "run/predict", "call/x", "process_recording"):
+        assert asked(page, f"/gradio_api/{path}", b"{}")[0] == 403
+    assert asked(page, JOIN, b"{}" + b" " * 2**20)[0] == 413
+
+
+def test_a_page_that_strangers_would_reach_has_to_be_built_for_them(page: Dashboard) -> None:
+    for options in ({"server_name": "0.0.0.0"}, {"share": True}):
+        with pytest.raises(MIToolkitError, match=r"Settings\(public=True\)"):
+            page.launch(prevent_thread_lock=True, **options)
+
+
+def analyzed(page: Dashboard, session: str) -> None:
+    """Have a session analyze the prompt."""
+    by_id = {each._id: each for each in page.blocks.values()}
+    form = {"model": "toy-gpt2", "prompt": PROMPT, "beams": 2, "new-tokens": 2}
+    for number, listener in page.fns.items():
+        names = [getattr(by_id[each._id], "elem_id", None) for each in listener.inputs]
+        if names == list(form):
+            assert told(page, session, number, list(form.values())) is None
+    assert page.context.sessions.of(session).analysis is not None
+
+
+WRONG = [None, "x", -1, 1e9, True, {"a": 1}, [1], ["L9H9"], "L0H0"]
+PICKS = [{"pick": each} for each in (None, "", "99", "-1", "L9H9", "x", 7, {"a": 1}, "²")]
+
+
+@pytest.mark.parametrize("session", ["empty", "analyzed"])
+def test_wrong_values_are_told_in_a_sentence_and_leave_no_traceback(
+    page: Dashboard, session: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if session == "analyzed":
+        analyzed(page, session)
+    heard = set()
+    for number, listener in page.fns.items():
+        if listener.fn is None or any(name == "unload" for _, name in listener.targets):
+            continue
+        given = [[each] * len(listener.inputs) for each in WRONG]
+        is_pick = any(name == "pick" for _, name in listener.targets)
+        events = [*PICKS, {}, None, "x"] if is_pick else [None]
+        for data in [*given, []] if listener.inputs else [[], [None]]:
+            heard.add(told(page, session, number, data, None))
+        for event in events:
+            heard.add(told(page, session, number, [""] * len(listener.inputs), event))
+    assert any(each is not None and each.startswith(MISUSED[:40]) for each in heard)
+    said = "".join(capfd.readouterr())
+    assert "Traceback" not in said
+
+
+def test_a_host_that_others_reach_means_a_public_server(tmp_path: Path) -> None:
+    with serving(tmp_path, "--host", "0.0.0.0", "--allow-hosts", "page.example") as server:
+        port = urlsplit(server.address).port
+
+        def got(host: str) -> tuple[int, str]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/config", headers={"host": host})
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+        assert [got(each)[0] for each in ("page.example", "10.0.0.7", "evil.example")] == [
+            200,
+            200,
+            403,
+        ]
+        config = got("page.example")[1]
+        assert "toy-gpt2" in config
+        assert "pythia-160m" not in config
