@@ -44,6 +44,12 @@ def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
     again = mi.atlas.HeadAtlas.load(atlas.folder)
     assert again.models == tuple(MODELS)
     assert again.provenance("toy-gpt2")["facts"]["family"] == "GPT-2"
+    assert again.provenance("toy-gpt2")["protocol"]["min_lift"] == 0.3
+    assert set(again.provenance("toy-gpt2")["files"]) == {
+        "report.safetensors",
+        "index.html",
+        "labels.png",
+    }
     assert again.profiles("toy-gpt2")[0].label == "previous_token"
     with pytest.raises(UnknownNameError, match="No model of this atlas is called 'toy-opt'"):
         again.report("toy-opt")
@@ -139,7 +145,9 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_never_been_killed(
         mi.atlas.HeadAtlas.load(tmp_path)
     # As if it had been killed within a write, too.
     (tmp_path / "models" / "toy-qwen2").mkdir(exist_ok=True)
-    (tmp_path / "models" / "toy-qwen2" / ".report.safetensors.x1y2").write_bytes(b"half a rep")
+    (tmp_path / "models" / "toy-qwen2" / ".report.safetensors.draft-x1y2.safetensors").write_bytes(
+        b"half a rep"
+    )
     load, names = build.load_model, []
     monkeypatch.setattr(
         build, "load_model", lambda name, **how: (names.append(name), load(name, **how))[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mi_toolkit as mi
+from mi_toolkit.core.io import file_digest
 from tests.models_here import TOYS, loaded
 
 MOST_BYTES = 3 * 10**6
@@ -18,6 +19,9 @@ def test_it_is_small_and_whole(repository: Path) -> None:
     assert atlas.models == (*TOYS, "smollm2-135m-instruct")
     assert len(atlas.report("smollm2-135m-instruct").heads("previous_token")) > 5
     assert set(atlas.to_pandas()["model"]) == set(atlas.models)
+    for name in atlas.models:
+        for file, digest in atlas.provenance(name)["files"].items():
+            assert file_digest(atlas.model_folder(name) / file) == digest, f"{name}: {file}"
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MOST_BYTES
     assert not [path for path in files if path.name.startswith(".")]

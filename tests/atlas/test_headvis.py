@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mi_toolkit as mi
+from mi_toolkit.atlas import build
 from mi_toolkit.atlas.headvis import intervals, max_activation, sparse_attention
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.passes import patterns_of
@@ -122,3 +123,17 @@ def test_tables_and_histogram_have_the_shapes_of_the_contract(data: Path) -> Non
 def test_a_head_that_is_not_there_is_an_error(report: mi.HeadReport, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="'L9H9'"):
         mi.atlas.export_headvis(loaded("toy-gpt2"), report, tmp_path, heads=["L9H9"])
+
+
+@pytest.mark.slow
+def test_a_model_of_an_atlas_whose_export_is_not_whole_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    atlas = mi.head_atlas(["toy-gpt2"], tmp_path, headvis=True)
+    exported = atlas.model_folder("toy-gpt2") / "headvis" / "heads" / "L0H0.json"
+    assert "headvis/heads/L0H0.json" in atlas.provenance("toy-gpt2")["files"]
+    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    mi.head_atlas(["toy-gpt2"], tmp_path, headvis=True)
+    exported.unlink()
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        mi.head_atlas(["toy-gpt2"], tmp_path, headvis=True)

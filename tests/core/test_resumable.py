@@ -52,6 +52,15 @@ def test_a_part_whose_file_is_gone_cut_or_changed_is_to_be_made_again(
     assert not opened(tmp_path).has("a", {"k": (1, 2)})
 
 
+def test_a_part_whose_entry_cannot_be_written_is_not_finished(tmp_path: Path) -> None:
+    folder = opened(tmp_path)
+    (tmp_path / "a.txt").write_text("four")
+    (tmp_path / "manifest.json").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        folder.enter("a", {}, ["a.txt"])
+    assert not folder.has("a", {})
+
+
 def test_a_part_that_was_written_and_not_entered_does_not_count(tmp_path: Path) -> None:
     with_part(tmp_path)
     (tmp_path / "b.txt").write_text("b")
@@ -84,6 +93,8 @@ def test_another_run_is_refused_with_each_difference_and_the_way_out(
         ("{", r"manifest\.json is damaged: .* Choose another folder"),
         ("[]", "is of no example, or of another version"),
         ('{"format": "mi_toolkit example 0"}', "is of no example, or of another version"),
+        ('{"format": "mi_toolkit example 1", "parts": {}}', "fields do not fit: it is damaged"),
+        ('{"format": "mi_toolkit example 1", "parts": []}', "fields do not fit: it is damaged"),
     ],
 )
 def test_a_manifest_of_something_else_is_refused(

@@ -210,9 +210,11 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
             "names": list(self.tensors),
             "single": self.chosen.single,
             "bos_id": self.batch.bos_id,
+            "beginnings": self.batch.beginnings,
             "texts": self.texts,
         }
-        return record, {**self.tensors, **dict(zip(_PROMPTS, own, strict=True))}
+        roles = {f"{_ROLE}{name}": spans for name, spans in self.batch.roles.items()}
+        return record, {**self.tensors, **dict(zip(_PROMPTS, own, strict=True)), **roles}
 
     @classmethod
     def put_together(cls, record: dict[str, Any], tensors: Mapping[str, Tensor]) -> Activations:
@@ -222,7 +224,17 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
             model=record["model"],
             n_layers=record["n_layers"],
             tensors={name: tensors[name] for name in record["names"]},
-            batch=TokenBatch(ids=ids, lengths=lengths, bos_id=record["bos_id"]),
+            batch=TokenBatch(
+                ids=ids,
+                lengths=lengths,
+                bos_id=record["bos_id"],
+                beginnings=tuple(record["beginnings"]),
+                roles={
+                    name.removeprefix(_ROLE): spans
+                    for name, spans in tensors.items()
+                    if name.startswith(_ROLE)
+                },
+            ),
             chosen=ChosenPositions(table=positions, single=record["single"]),
             texts=tuple(tuple(texts) for texts in record["texts"]),
         )
@@ -269,6 +281,7 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
 
 
 _PROMPTS = ("prompts/ids", "prompts/lengths", "prompts/positions")
+_ROLE = "prompts/role/"
 
 
 def to_cache(activations: Activations, model: HookedModel) -> Any:

@@ -1,13 +1,12 @@
 """Build an atlas of heads, and the pages that it is opened with.
 
-1. The protocol and each model's weights make a digest. A model whose files carry it is done.
+1. A model whose files are whole, of this protocol and its weights as they are, is done.
 2. Every other model is loaded, alone in memory: report, page, picture, and last its provenance.
 3. From all reports: the table, the index page, the summary.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import html
 import json
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mi_toolkit.atlas.folder import (
-    ATLAS_FILES,
     FORMAT,
     INDEX,
-    MODEL_FILES,
+    KIND,
+    MEASURED,
     PAGE,
     PICTURE,
     PROVENANCE,
@@ -30,19 +29,18 @@ from mi_toolkit.atlas.folder import (
     SUMMARY,
     TABLE,
     HeadAtlas,
-    digest_of,
     folder_name,
-    is_done,
     protocol_of,
-    remove_leftovers,
+    weights_of,
 )
 from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
-from mi_toolkit.core.io import atomic_write, file_digest
+from mi_toolkit.core.io import atomic_write, remove_drafts
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
+from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tables import joined, write_parquet
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.comparison import view_stimuli
@@ -54,7 +52,6 @@ from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import Source, find_source
 
@@ -260,8 +257,8 @@ def head_atlas(
     """The standard protocol for each of `models`, in one folder with a page to begin at.
 
     An atlas is built model by model, and holds one in memory. Whenever it is interrupted, or
-    killed, the same call goes on where it stopped: a model is done whose files are whole and carry
-    the digest of this protocol, these versions and these weights. Nothing in the folder tells the
+    killed, the same call goes on where it stopped: a model is done whose files are whole and of
+    this protocol, these versions and these weights. Nothing in the folder tells the
     time or the machine, so the same models and versions give the same files.
 
     Args:
@@ -277,6 +274,7 @@ def head_atlas(
 
     Raises:
         ComparisonError: no model, or two whose files would have one place.
+        ReportError: a model's place holds the files of another one.
         MIToolkitError: as `load_model` and `classify_heads` do.
 
     Example:
@@ -288,32 +286,34 @@ def head_atlas(
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
     protocol = protocol_of(min_lift=min_lift, seed=seed, load=options, headvis=headvis)
+    measuring = {"min_lift": min_lift, "seed": seed, "batch_size": batch_size}
     place = Path(out)
     atlas = HeadAtlas(place, tuple(sources))
-    remove_leftovers(place, ATLAS_FILES, drafts_only=True)
+    remove_drafts(place)
     for name, source in track(
         sources.items(), total=len(sources), label="building atlas", unit="model", show=progress
     ):
         folder = atlas.model_folder(name)
-        if is_done(folder, digest_of(protocol, source, options.get("revision"))):
-            remove_leftovers(folder, MODEL_FILES, drafts_only=True)
+        kept = ResumableFolder(folder, {"model": name}, format=FORMAT, kind=KIND, file=PROVENANCE)
+        weights = weights_of(source, options.get("revision"))
+        settings = {"protocol": protocol, "weights": weights}
+        if weights is not None and kept.has(MEASURED, settings):
             continue
-        remove_leftovers(folder, MODEL_FILES, drafts_only=False)
-        facts = _measure(
-            name,
-            folder,
-            options,
-            min_lift=min_lift,
-            seed=seed,
-            batch_size=batch_size,
-            headvis=headvis,
-        )
-        _finish(folder, facts, protocol, digest_of(protocol, source, options.get("revision")))
+        facts = _measure(name, folder, options, measuring, headvis=headvis)
+        files = [REPORT, PAGE, PICTURE]
+        if headvis:
+            exported = folder.glob("headvis/**/*.json")
+            files += [path.relative_to(folder).as_posix() for path in exported]
+        # Weights that were not on this machine are, now.
+        settings["weights"] = weights_of(source, options.get("revision"))
+        kept.enter(MEASURED, settings, sorted(files), facts=facts)
         gc.collect()
     write_parquet(joined(atlas.report(name).to_pandas() for name in atlas.models), place / TABLE)
     write_index(atlas)
     record = {"format": FORMAT, "models": list(atlas.models), "protocol": protocol}
-    _write_json(place / RECORD, record)
+    with atomic_write(place / RECORD) as draft:
+        text = json.dumps(record, indent=1, ensure_ascii=False)
+        draft.write_text(text + "\n", encoding="utf-8")
     return atlas
 
 
@@ -332,42 +332,15 @@ def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
 
 
 def _measure(
-    name: str,
-    folder: Path,
-    options: Mapping[str, Any],
-    *,
-    min_lift: float,
-    seed: int,
-    batch_size: int | None,
-    headvis: bool,
-) -> ModelFacts:
-    """Load one model and write all of its files but the last; the model is let go at the end."""
+    name: str, folder: Path, options: Mapping[str, Any], measuring: Any, *, headvis: bool
+) -> dict[str, Any]:
+    """Load one model and write its files; its facts. The model is let go at the end."""
     model = load_model(name, **options)
-    report = classify_heads(
-        model, min_lift=min_lift, batch_size=batch_size, seed=seed, progress=False
-    )
+    report = classify_heads(model, **measuring, progress=False)
     report.save(folder / REPORT)
     model_page(report).save_html(folder / PAGE)
     save_label_map(report, folder / PICTURE)
     if headvis:
         export_headvis(model, report, folder / "headvis")
-    return describe_model(model)
-
-
-def _finish(folder: Path, facts: ModelFacts, protocol: Any, digest: str | None) -> None:
-    """Write the file that says that a model is done."""
-    kept = {field.name: getattr(facts, field.name) for field in dataclasses.fields(facts)}
-    if kept["rope_scaling"] is not None:
-        kept["rope_scaling"] = dict(kept["rope_scaling"])
-    record = {
-        "digest": digest,
-        "files": {name: file_digest(folder / name) for name in (REPORT, PAGE, PICTURE)},
-        "facts": {**kept, "parameters": facts.parameters},
-        "protocol": protocol,
-    }
-    _write_json(folder / PROVENANCE, record)
-
-
-def _write_json(path: Path, record: Mapping[str, Any]) -> None:
-    with atomic_write(path) as draft:
-        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    facts = describe_model(model)
+    return {**facts.record(), "parameters": facts.parameters}

@@ -27,6 +27,7 @@ from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.io import file_digest
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.resumable import Manifest
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.report import HeadReport
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
 
-FORMAT = "mi_toolkit head atlas 1"
+FORMAT, KIND = "mi_toolkit head atlas 1", "model of a head atlas"
 _NO_FIGURE = ("device", "cache")
 """Arguments of `load_model` that change last digits at most: a digest holds elsewhere too."""
 
@@ -58,17 +59,11 @@ def protocol_of(*, min_lift: float, seed: int, load: Mapping[str, Any], headvis:
     }
 
 
-def digest_of(protocol: Any, source: Source, revision: str | None) -> str | None:
-    """SHA-256 over protocol, name and weights; None for weights that are not on this machine."""
-    weights = _files_digest(source, revision)
-    if weights is None:
-        return None
-    content = json.dumps({"protocol": protocol, "model": source.name, "weights": weights})
-    return hashlib.sha256(content.encode()).hexdigest()
+def weights_of(source: Source, revision: str | None) -> str | None:
+    """The commit of a hub model in the cache, or SHA-256 over the files of a folder.
 
-
-def _files_digest(source: Source, revision: str | None) -> str | None:
-    """The commit of a hub model in the cache, or SHA-256 over the files of a folder."""
+    None for weights that are not on this machine.
+    """
     if source.kind == "hub":
         snapshot = cached_snapshot(source.location, revision)
         return None if snapshot is None else snapshot.name
@@ -87,8 +82,8 @@ REPORT, PAGE, PICTURE, PROVENANCE = (
     "labels.png",
     "provenance.json",
 )
-ATLAS_FILES = (RECORD, TABLE, INDEX, SUMMARY)
-MODEL_FILES = (REPORT, PAGE, PICTURE, PROVENANCE)
+MEASURED = "measured"
+"""The part that a finished model is."""
 
 
 def folder_name(model: str) -> str:
@@ -130,14 +125,17 @@ class HeadAtlas(TableRepr):
         return HeadReport.load(self.model_folder(model) / REPORT)
 
     def provenance(self, model: str) -> Mapping[str, Any]:
-        """One model's facts, the protocol it was measured by, and the digests of its files.
+        """One model's facts, protocol and weights, and the digests of its files.
 
         Raises:
             UnknownNameError: the atlas does not have the model.
+            ReportError: the model is not finished.
         """
-        path = self.model_folder(model) / PROVENANCE
-        kept: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
+        part = Manifest.read(self.model_folder(model) / PROVENANCE, format=FORMAT, kind=KIND).parts[
+            MEASURED
+        ]
+        digests = {name: file.sha256 for name, file in part.files.items()}
+        return {**part.settings, **part.facts, "files": digests}
 
     def profiles(self, model: str) -> tuple[LabelProfile, ...]:
         """Counts, shares and depths of one model's labels and scopes."""
@@ -174,25 +172,3 @@ class HeadAtlas(TableRepr):
 
     def __repr__(self) -> str:  # without opening a file
         return f"HeadAtlas of {', '.join(self.models)} in {self.folder}"
-
-
-def is_done(folder: Path, digest: str | None) -> bool:
-    """Whether a model's files are all there, whole, and of the protocol with this digest."""
-    path = folder / PROVENANCE
-    if digest is None or not path.is_file():
-        return False
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return kept["digest"] == digest and all(
-        (folder / name).is_file() and file_digest(folder / name) == expected
-        for name, expected in kept["files"].items()
-    )
-
-
-def remove_leftovers(folder: Path, names: tuple[str, ...], *, drafts_only: bool) -> None:
-    """Remove what a killed run left of these files: drafts, and the files themselves if asked."""
-    if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        is_draft = any(path.name.startswith(f".{name}.") for name in names)
-        if path.is_file() and (is_draft or (path.name in names and not drafts_only)):
-            path.unlink()

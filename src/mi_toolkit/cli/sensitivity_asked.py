@@ -126,46 +126,35 @@ def budget_of(
     """
     weights = size.weights(BYTES[dtype])
     gradients = size.n_block_weights * SCORE_BYTES
-    notes = []
-    if blocks_at_once is None and free is not None and weights + gradients > (1 - SPARE) * free:
+    room = None if free is None else int((1 - SPARE) * free) - weights
+    if blocks_at_once is None and room is not None and gradients > room:
         block = max(1, gradients // size.n_layers)
-        room = int((1 - SPARE) * free) - weights
         blocks_at_once = min(size.n_layers, max(1, room // block))
-    billions = f"{size.n_parameters / 1e9:.1f}B"
+    sized = f"{size.name} has {size.n_parameters / 1e9:.1f}B parameters"
+    notes = []
     if size.n_parameters >= TOLD_FROM:
-        notes.append(_estimate(size, billions, weights, gradients, blocks_at_once, dtype, free))
+        held, how = gradients, ""
+        if blocks_at_once is not None:
+            held = gradients * blocks_at_once // size.n_layers
+            how = f", {blocks_at_once} of {size.n_layers} blocks at once"
+        text = (
+            f"{sized}: it takes about {(weights + held) / 1e9:.1f} GB (weights "
+            f"{weights / 1e9:.1f} in {dtype}, gradients {held / 1e9:.1f}{how})"
+        )
+        text += "." if free is None else f"; {free / 1e9:.1f} GB are free."
+        if free is not None and weights > free:
+            way_out = " (try --dtype bfloat16)" if dtype == "float32" else ""
+            text += f" That will not fit{way_out}."
+        notes.append(text)
     if perturbing and size.n_parameters >= VERY_LARGE and not forced:
         perturbing = False
         notes.append(
-            f"{size.name} has {billions} parameters: the weights are scored and not tested. "
-            "--force-perturbation tests them all the same."
+            f"{sized}: the weights are scored and not tested. --force-perturbation tests them all "
+            "the same."
         )
     elif perturbing and size.n_parameters >= LARGE and not fast:
-        notes.append(
-            f"{size.name} has {billions} parameters: --fast-perturbation saves most of the time."
-        )
+        notes.append(f"{sized}: --fast-perturbation saves most of the time.")
     return Budget(perturbing=perturbing, blocks_at_once=blocks_at_once, notes=tuple(notes))
-
-
-def _estimate(
-    size: ModelSize,
-    billions: str,
-    weights: int,
-    gradients: int,
-    blocks: int | None,
-    dtype: str,
-    free: int | None,
-) -> str:
-    held = gradients if blocks is None else gradients * blocks // size.n_layers
-    told = "" if free is None else f"; {free / 1e9:.1f} GB are free"
-    how = "" if blocks is None else f", {blocks} of {size.n_layers} blocks at once"
-    text = (
-        f"{size.name} has {billions} parameters: it takes about {(weights + held) / 1e9:.1f} GB "
-        f"(weights {weights / 1e9:.1f} in {dtype}, gradients {held / 1e9:.1f}{how}){told}."
-    )
-    if free is not None and weights > free:
-        text += " That will not fit" + (" (try --dtype bfloat16)." if dtype == "float32" else ".")
-    return text
 
 
 def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:

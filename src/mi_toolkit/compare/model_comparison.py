@@ -239,12 +239,7 @@ class ModelComparison(Result):
         )
 
     def _record(self) -> dict[str, Any]:
-        facts = {
-            name: {
-                field.name: _plain(getattr(fact, field.name)) for field in dataclasses.fields(fact)
-            }
-            for name, fact in self.facts.items()
-        }
+        facts = {name: fact.record() for name, fact in self.facts.items()}
         accuracy = {k: None if v != v else v for k, v in self.accuracy.items()}
         return {
             "models": list(self.models),
@@ -269,10 +264,6 @@ class ModelComparison(Result):
             f"{float(share.min()):.2f} to {float(share.max()):.2f}"
         )
         return TextTable(title=title, header=("", *self.models), rows=rows)
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _facts(kept: dict[str, Any]) -> ModelFacts:

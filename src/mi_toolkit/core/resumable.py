@@ -19,7 +19,7 @@ import os
 import reprlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,15 +162,19 @@ class Manifest:
             raise error(f"{path} is damaged: {failure}. Choose another folder.") from failure
         if not isinstance(record, dict) or record.get("format") != format:
             raise error(f"{path} is of no {kind}, or of another version. Choose another folder.")
-        parts = {
-            name: Part(
-                settings=part["settings"],
-                files={file: WrittenFile(**written) for file, written in part["files"].items()},
-                facts=part["facts"],
-            )
-            for name, part in record["parts"].items()
-        }
-        return Manifest(format=format, about=record["about"], parts=parts)
+        try:
+            parts = {
+                name: Part(
+                    settings=part["settings"],
+                    files={file: WrittenFile(**each) for file, each in part["files"].items()},
+                    facts=part["facts"],
+                )
+                for name, part in record["parts"].items()
+            }
+            return Manifest(format=format, about=record["about"], parts=parts)
+        except (LookupError, TypeError, AttributeError) as failure:
+            told = f"{path} is of a {kind}, but its fields do not fit: it is damaged"
+            raise error(f"{told}. Choose another folder.") from failure
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -228,11 +232,9 @@ class ResumableFolder:
         """Enter a part whose files are written: from now on it is finished."""
         written = {file: WrittenFile.of(self.path / file) for file in files}
         part = Part(settings=plain(settings), files=written, facts=plain(facts))
-        stored = self.manifest
-        self.manifest = Manifest(
-            format=stored.format, about=stored.about, parts={**stored.parts, name: part}
-        )
-        self.write()
+        entered = replace(self.manifest, parts={**self.manifest.parts, name: part})
+        entered.write(self._file)
+        self.manifest = entered
 
     def write(self) -> None:
         """Write the manifest: `enter` does; by itself for a folder without a part."""

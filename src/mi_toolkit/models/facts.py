@@ -88,6 +88,10 @@ class ModelFacts(TableRepr):
         """The facts as people write them."""
         return TextTable(title=self.name, rows=fact_rows(self))
 
+    def record(self) -> dict[str, Any]:
+        """The fields, as plain values."""
+        return {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(self).items()}
+
     @property
     def parameters(self) -> int:
         """Parameters as TransformerLens counts them: see `hidden_parameters`."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import json
 import logging
 import mmap
@@ -33,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.resumable import fingerprint
 from mi_toolkit.models.checkpoints import load_config, load_tokenizer, read_weights
 from mi_toolkit.models.sources import Source
 
@@ -123,8 +123,8 @@ def _version(package: str) -> str | None:
 
 
 def _entry(source: Source, wanted: dict[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / f"{Path(str(source.gguf_file)).stem}-{wanted['dtype']}-{digest[:16]}"
+    stem = Path(str(source.gguf_file)).stem
+    return cache_folder() / f"{stem}-{wanted['dtype']}-{fingerprint(wanted)[:16]}"
 
 
 def _as_folder(source: Source, entry: Path) -> Source:

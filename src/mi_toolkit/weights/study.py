@@ -68,24 +68,22 @@ FAST_TEXTS = 8
 """Texts of a fast perturbation test, of its baseline, too; and of the removals one by one."""
 
 
+@dataclass
 class _Steps:
     """The steps of one run on one model, each a part of its folder."""
 
-    def __init__(
-        self,
-        model: HookedModel,
-        settings: Settings,
-        kept: ResumableFolder,
-        scoring: Sequence[str],
-        held_out: Sequence[str],
-        progress: bool | None,
-    ) -> None:
-        self.model, self.settings, self.kept = model, settings, kept
-        self.scoring, self.held_out, self.progress = list(scoring), list(held_out), progress
+    model: HookedModel
+    settings: Settings
+    kept: ResumableFolder
+    scoring: list[str]
+    held_out: list[str]
+    progress: bool | None
+
+    def __post_init__(self) -> None:
         self.reused: list[str] = []
-        self.scope = _chosen(settings, "layers", "components")
-        self.reading = _chosen(settings, "batch_size", "max_length")
-        self.of_texts = {**self.reading, "eval_limit": settings.eval_limit}
+        self.scope = _chosen(self.settings, "layers", "components")
+        self.reading = _chosen(self.settings, "batch_size", "max_length")
+        self.of_texts = {**self.reading, "eval_limit": self.settings.eval_limit}
 
     def scores(self, metric: str) -> WeightScores:
         """Of one metric, all at once or a few blocks at a time."""
@@ -285,13 +283,21 @@ def run_study(
         ReportError: the folder holds something else, or a run on another model or other texts.
     """
     scoring, held_out = halves(evaluation_passages() if texts is None else list(texts))
+    whole: Any = model
+    identity = model_identity(model)
+    about = {
+        "model": identity.pop("name"),
+        **identity,
+        "n_layers": int(model.cfg.n_layers),
+        "n_parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "texts": {
+            name: {"n": len(half), "sha256": text_digest(half)}
+            for name, half in (("scoring", scoring), ("held_out", held_out))
+        },
+        "versions": installed_versions(),
+    }
     with tempfile.TemporaryDirectory() as scratch:
-        kept = ResumableFolder(
-            scratch if folder is None else folder,
-            about(model, scoring, held_out),
-            format=FORMAT,
-            kind=KIND,
-        )
+        kept = ResumableFolder(folder or scratch, about, format=FORMAT, kind=KIND)
         steps = _Steps(model, settings, kept, scoring, held_out, progress)
         scores = {metric: steps.scores(metric) for metric in settings.metrics}
         top = {
@@ -319,20 +325,3 @@ def run_study(
             stability=steps.stability() if stable else None,
             reused=tuple(steps.reused),
         )
-
-
-def about(model: HookedModel, scoring: Sequence[str], held_out: Sequence[str]) -> dict[str, Any]:
-    """What every part of a run rests on: an allow-list."""
-    whole: Any = model
-    identity = model_identity(model)
-    return {
-        "model": identity.pop("name"),
-        **identity,
-        "n_layers": int(model.cfg.n_layers),
-        "n_parameters": sum(parameter.numel() for parameter in whole.parameters()),
-        "texts": {
-            "scoring": {"n": len(scoring), "sha256": text_digest(scoring)},
-            "held_out": {"n": len(held_out), "sha256": text_digest(held_out)},
-        },
-        "versions": installed_versions(),
-    }
