@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.model import HookedModel, evaluating, z_hook
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import Result
 from mi_toolkit.core.tl_compat import attribution_scores
 from mi_toolkit.core.tokens import Prompt
-from mi_toolkit.interventions.patching import Pairs, Tokens, check_every_layer
+from mi_toolkit.interventions.patching import Pairs, PairsResult, Tokens, check_every_layer
 from mi_toolkit.models.describe import provenance_of
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class AttributionPatching(Result):
+class AttributionPatching(PairsResult):
     """For each part and position, an estimate of what putting its clean activation in would do.
 
     In units of the metric: the estimates of all parts do not add up to its difference, and where
@@ -44,20 +38,8 @@ class AttributionPatching(Result):
     embedding: Float[Tensor, " position"]
     """Of each token's embedding."""
 
-    clean: float
-    """The metric of the clean run."""
-
-    corrupted: float
-    """The metric of the corrupted run."""
-
     positions: tuple[str, ...]
     """The tokens, of both prompts where they differ."""
-
-    metric: str
-    """What the metric reads, in words."""
-
-    provenance: Provenance
-    """Model, prompts and versions."""
 
     def top(self, n: int = 10) -> list[tuple[str, str, float]]:
         """Part, token and estimate of what would change the metric most, up or down."""
@@ -98,12 +80,9 @@ class AttributionPatching(Result):
         """What was done, in one line."""
         return f"Attribution patching of {self.provenance.model}"
 
-    def text_table(self) -> TextTable:
-        """What would change the metric most."""
-        about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
-        rows = [[part, token, f"{value:+.3f}"] for part, token, value in self.top()]
-        header = ["part", "at token", "estimated change"]
-        return TextTable(title=f"{self.title()}: {about}", header=header, rows=rows)
+    def header(self) -> list[str]:
+        """What the columns of `top` are."""
+        return ["part", "at token", "estimated change"]
 
 
 @one_job
@@ -204,7 +183,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class EdgeAttribution(Result):
+class EdgeAttribution(PairsResult):
     """For each path from what one part writes to what another reads, what a clean write would do.
 
     In units of the metric, of first order, at one position each: a path stays at its position.
@@ -224,20 +203,8 @@ class EdgeAttribution(Result):
     at: Int[Tensor, " edge"]
     """Per edge its position."""
 
-    clean: float
-    """The metric of the clean run."""
-
-    corrupted: float
-    """The metric of the corrupted run."""
-
     positions: tuple[str, ...]
     """The tokens, of both prompts where they differ."""
-
-    metric: str
-    """What the metric reads, in words."""
-
-    provenance: Provenance
-    """Model, prompts and versions."""
 
     def top(self, n: int = 10) -> list[tuple[str, str, str, float]]:
         """Writer, reader, token and estimate of what would change the metric most, up or down."""
@@ -271,13 +238,9 @@ class EdgeAttribution(Result):
         """What it is of, in words."""
         return f"Paths between parts of {self.provenance.model}"
 
-    def text_table(self) -> TextTable:
-        """The paths that would change the metric most."""
-        about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
-        rows = [[*names, f"{score:+.3f}"] for *names, score in self.top()]
-        title = f"{self.title()}: {about}"
-        header = ["from", "to", "at token", "estimated change"]
-        return TextTable(title=title, header=header, rows=rows)
+    def header(self) -> list[str]:
+        """What the columns of `top` are."""
+        return ["from", "to", "at token", "estimated change"]
 
 
 @one_job

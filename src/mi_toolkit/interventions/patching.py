@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -154,19 +155,48 @@ def _ids(model: HookedModel, tokens: Tokens, n_pairs: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Patching(Result):
-    """The metric of corrupted runs, each with one clean activation put in."""
-
-    FORMAT: ClassVar[str] = "mi_toolkit patching 1"
-
-    values: Float[Tensor, "layer place"]
-    """The metric with the clean activation of that layer, at that position or in that head."""
+class PairsResult(Result):
+    """What is found between the clean and the corrupted run of pairs of prompts."""
 
     clean: float
     """The metric of the clean run."""
 
     corrupted: float
     """The metric of the corrupted run, with nothing put in."""
+
+    metric: str
+    """What the metric reads, in words."""
+
+    provenance: Provenance
+    """Model, prompts and versions."""
+
+    @abstractmethod
+    def title(self) -> str:
+        """What was done, in one line."""
+
+    @abstractmethod
+    def top(self, n: int = 10) -> Sequence[tuple[Any, ...]]:
+        """What matters most: its names, and its figure last."""
+
+    @abstractmethod
+    def header(self) -> list[str]:
+        """What the columns of `top` are."""
+
+    def text_table(self) -> TextTable:
+        """What matters most, next to the metric of both runs."""
+        about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
+        rows = [[*map(str, names), f"{figure:+.3f}"] for *names, figure in self.top()]
+        return TextTable(title=f"{self.title()}: {about}", header=self.header(), rows=rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Patching(PairsResult):
+    """The metric of corrupted runs, each with one clean activation put in."""
+
+    FORMAT: ClassVar[str] = "mi_toolkit patching 1"
+
+    values: Float[Tensor, "layer place"]
+    """The metric with the clean activation of that layer, at that position or in that head."""
 
     what: str
     """The activation that was put in, such as `resid_pre` or `z`."""
@@ -176,12 +206,6 @@ class Patching(Result):
 
     places: tuple[str, ...]
     """The second axis' names: tokens, of both prompts where they differ, or numbers of heads."""
-
-    metric: str
-    """What the metric reads, in words."""
-
-    provenance: Provenance
-    """Model, prompts and versions."""
 
     @property
     def recovered(self) -> Float[Tensor, "layer place"]:
@@ -216,12 +240,9 @@ class Patching(Result):
         """What was done, in one line."""
         return f"Clean {self.what} put into the corrupted run of {self.provenance.model}"
 
-    def text_table(self) -> TextTable:
-        """What brings most of the difference back."""
-        about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
-        rows = [[str(layer), place, f"{share:+.3f}"] for layer, place, share in self.top()]
-        header = ["layer", self.place.replace("_", " "), "share brought back"]
-        return TextTable(title=f"{self.title()}: {about}", header=header, rows=rows)
+    def header(self) -> list[str]:
+        """What the columns of `top` are."""
+        return ["layer", self.place.replace("_", " "), "share brought back"]
 
 
 BY_POSITION: Mapping[str, str] = MappingProxyType(
