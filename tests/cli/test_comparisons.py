@@ -31,7 +31,8 @@ def test_compare_writes_what_it_says(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert set(re.findall(r"Wrote (.+)", out)) == {
         str(tmp_path / name)
         for name in (
-            "comparison.safetensors", "labels.csv", "agreement.csv", "page.html", "picture.svg",
+            "comparison.safetensors", "labels.csv", "agreement.csv", "page.html", "comparison.png",
+            "picture.svg",
         )
     }  # fmt: skip
     assert "<svg" in picture.read_text(encoding="utf-8")
@@ -78,7 +79,10 @@ def test_stimuli_tells_where_labels_hold_and_draws_it(
     out = capsys.readouterr().out
     assert "toy-gpt2: repeated_random against natural" in out
     assert "toy-gpt2: repeated_random against prompt" in out
-    assert set(re.findall(r"Wrote (.+)", out)) == {str(tmp_path / "stimuli.csv"), str(picture)}
+    files = ("stimuli.safetensors", "stimuli.csv", "stimuli.png", "picture.svg")
+    assert set(re.findall(r"Wrote (.+)", out)) == {str(tmp_path / name) for name in files}
+    kept = mi.compare.StimulusComparison.load(tmp_path / "stimuli.safetensors")
+    assert [pair.behaviour for pair in kept.pairs] == ["induction"] * 3
     assert "rank correlation" in picture.read_text(encoding="utf-8")
     assert run([*asked, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

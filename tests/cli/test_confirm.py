@@ -52,8 +52,9 @@ def test_confirm_writes_a_folder_and_a_page(
         "confirmation.safetensors",
     ]
     assert record["written"] == [
-        *(str(folder / f"confirmation.{kind}") for kind in ("safetensors", "csv", "png")),
+        *(str(folder / f"confirmation.{kind}") for kind in ("safetensors", "csv")),
         str(page),
+        str(folder / "confirmation.png"),
     ]
     found = Confirmation.load(folder / "confirmation.safetensors")
     assert found.trials[0].effect.change == record["trials"][0]["effect"]["change"]

@@ -134,7 +134,7 @@ def test_a_reader_that_stops_reading_sees_no_complaint() -> None:
 def test_a_prompt_gives_a_table_and_files(classified: CompletedProcess[str], output: Path) -> None:
     assert classified.returncode == 0, classified.stderr
     assert classified.stderr == ""
-    names = ["report.safetensors", "heads.csv", "page.html"]
+    names = ["report.safetensors", "heads.csv", "page.html", "report.png"]
     told = [line for line in classified.stdout.splitlines() if line.startswith("Wrote ")]
     assert told == [f"Wrote {output / name}" for name in names]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)

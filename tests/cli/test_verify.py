@@ -29,7 +29,9 @@ def test_models_that_pass_are_tables_and_a_summary(
     assert sorted(path.name for path in folder.iterdir()) == [
         "completions.csv",
         "toy-gpt2.png",
+        "toy-gpt2.safetensors",
         "toy-qwen2.png",
+        "toy-qwen2.safetensors",
         "verification.csv",
     ]
     assert "Verification of toy-gpt2, toy-qwen2" in page.read_text(encoding="utf-8")

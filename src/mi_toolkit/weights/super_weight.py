@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
+from mi_toolkit.core.tables import frame
 from mi_toolkit.weights.evaluation import Quality
 
 if TYPE_CHECKING:
-    pass
+    from mi_toolkit.core.tables import DataFrame
 
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
@@ -149,14 +150,10 @@ class SuperWeights(Result):
 
         What was not measured, as the screening had ruled it out, is missing.
         """
-        names = (
-            "layer row column hf_name hf_row hf_column value spike channel_norm input_spike "
-            "input write screened_rise is_confirmed"
-        ).split()
         for each in self.candidates:
             losses = dict(each.sweep)
             yield {
-                **{name: getattr(each, name) for name in names},
+                **{name: getattr(each, name) for name in _OF_EACH},
                 "parameter": each.matrix,
                 "component": "W_out",
                 "neuron": each.row,
@@ -168,3 +165,21 @@ class SuperWeights(Result):
                 "loss_all_removed": self.none_left.loss,
                 **{f"loss_at_{scale:g}": losses.get(scale, math.nan) for scale in SCALES},
             }
+
+    def to_pandas(self) -> DataFrame:
+        """The rows as a table, which has its columns also where nothing stands out."""
+        rows = list(self.rows())
+        return frame({name: [row[name] for row in rows] for name in COLUMNS})
+
+
+_OF_EACH = (
+    *("layer", "row", "column", "hf_name", "hf_row", "hf_column", "value", "spike"),
+    *("channel_norm", "input_spike", "input", "write", "screened_rise", "is_confirmed"),
+)
+COLUMNS = (
+    *_OF_EACH,
+    *("parameter", "component", "neuron", "loss_before", "loss_after", "perplexity_before"),
+    *("perplexity_after", "loss_restored_alone", "loss_all_removed"),
+    *(f"loss_at_{scale:g}" for scale in SCALES),
+)
+"""The columns of the table, in their order."""
