@@ -18,7 +18,9 @@ from mi_toolkit.app.context import AppContext, Sessions
 from mi_toolkit.app.generation_section import generation_section, generator_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.guard import Guard, is_loopback
-from mi_toolkit.app.investigate import investigate_section
+from mi_toolkit.app.investigate.ablate import ablate_panel
+from mi_toolkit.app.investigate.attribute import attribute_panel
+from mi_toolkit.app.investigate.compare import compare_panel
 from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.panel import Builder
 from mi_toolkit.app.pipeline_section import pipeline_section
@@ -47,6 +49,15 @@ def header() -> gr.HTML:
         elem_id="header",
         more_js=f'element.querySelector("#dark").addEventListener("click", {DARK});',
     )
+
+
+def investigate_section(page: Builder) -> None:
+    """Ablate, attribute, compare. The last one needs a server that offers two models."""
+    gr.Markdown("## Investigate\nExperiments on the prompt above. Each runs when you say so.")
+    ablate_panel(page)
+    attribute_panel(page)
+    if len(page.context.settings.offered) > 1:
+        compare_panel(page)
 
 
 CACHE_SECONDS = 3600

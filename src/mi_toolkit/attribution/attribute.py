@@ -16,7 +16,12 @@ from mi_toolkit.attribution.baselines import (
     objective_of,
     target_ids,
 )
-from mi_toolkit.attribution.methods import METHODS, better_baseline, completeness_error
+from mi_toolkit.attribution.methods import (
+    METHODS,
+    Method,
+    better_baseline,
+    completeness_error,
+)
 from mi_toolkit.attribution.question import Answer, Question, last_logits
 from mi_toolkit.core.errors import AttributionError, PromptError, unknown_name
 from mi_toolkit.core.model import HookedModel, evaluating
@@ -96,12 +101,8 @@ def attribute(
         >>> why.is_complete, len(why.scores) == len(why.tokens)
         (True, True)
     """
-    if method not in METHODS:
-        raise unknown_name("method of attribution", method, METHODS)
     _check_numbers(steps, max_steps, batch_size)
-    chosen = METHODS[method]
-    if baseline is not None and not chosen.has_baseline:
-        raise PromptError(f"{method} has no baseline: leave baseline out.")
+    chosen = _method(method, baseline)
     batch = tokenise_one(
         model, prompt, "attribute", prepend_bos=prepend_bos, attention_mask=attention_mask
     )
@@ -133,12 +134,8 @@ def attribute(
         jumps = answer.jump is not None or not is_finite
         better = better_baseline(question, named) if is_short and jumps else None
     if not is_finite:
-        way_out = "occlusion" if better is None else f"baseline={better!r}"
-        jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+.3f}"
-        raise AttributionError(
-            f"Scores of tokens are NaN or infinite in {model.cfg.model_name}, from the baseline "
-            f"{named!r}{jump}: its gradients are no numbers there. Take {way_out}."
-        )
+        raise _no_numbers(model, named, answer, better)
+    error = completeness_error(answer.scores, value, without) if chosen.has_baseline else math.nan
     found = Attribution(
         method=method,
         objective=objective,
@@ -149,9 +146,7 @@ def attribute(
         value=value,
         baseline=_in_words(model, named) if chosen.has_baseline else None,
         baseline_value=without if chosen.has_baseline else math.nan,
-        completeness_error=completeness_error(answer.scores, value, without)
-        if chosen.has_baseline
-        else math.nan,
+        completeness_error=error,
         tolerance=tolerance,
         steps=answer.steps,
         n_passes=sum(question.rows_run),
@@ -164,6 +159,27 @@ def attribute(
             f"{found.sum_text()} allow_incomplete=True gives the scores all the same."
         )
     return found
+
+
+def _method(name: str, baseline: int | str | None) -> Method:
+    """The method of that name, once it can use the baseline that was given."""
+    if name not in METHODS:
+        raise unknown_name("method of attribution", name, METHODS)
+    if baseline is not None and not METHODS[name].has_baseline:
+        raise PromptError(f"{name} has no baseline: leave baseline out.")
+    return METHODS[name]
+
+
+def _no_numbers(
+    model: HookedModel, baseline: int | str, answer: Answer, better: str | None
+) -> AttributionError:
+    """What to raise where scores are NaN or infinite, with the way out."""
+    way_out = "occlusion" if better is None else f"baseline={better!r}"
+    jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+.3f}"
+    return AttributionError(
+        f"Scores of tokens are NaN or infinite in {model.cfg.model_name}, from the baseline "
+        f"{baseline!r}{jump}: its gradients are no numbers there. Take {way_out}."
+    )
 
 
 def _is_short(question: Question, answer: Answer) -> bool:
