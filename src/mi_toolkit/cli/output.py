@@ -126,7 +126,10 @@ class OutputOptions:
             save: what writes the result's own file; without it `result.save`.
             page: what `--html` draws; without it the result's view.
         """
-        made = tables or {f"{name}.csv": result.to_pandas}
+        made = {  # once, also where both a folder and a file want it
+            file: cache(make)
+            for file, make in (tables or {f"{name}.csv": result.to_pandas}).items()
+        }
         written: list[Path] = []
         with third_parties_kept_off_stdout():
             if self.output is not None:
