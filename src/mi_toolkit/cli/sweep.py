@@ -83,5 +83,5 @@ def sweep(
         },
         lines=lambda: sweep_lines(swept, width=width(elsewhere=FOR_READING), emphasise=bold),
         tables={"heads.csv": swept.to_pandas, "labels.csv": swept.label_table},
-        save=lambda path: swept.save(path.parent),
+        save=lambda path: swept.save_record(path.parent),  # its reports are there
     )
