@@ -12,6 +12,7 @@ from mi_toolkit.compare.lengths import of_length
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tokenizer import standard_beginning
+from mi_toolkit.heads.report import ReportFile
 from tests.models_here import loaded
 
 
@@ -175,3 +176,13 @@ def test_lengths_that_cannot_be_are_errors(
 def test_a_report_that_is_not_there_is_named(sweep: mi.compare.LengthSweep) -> None:
     with pytest.raises(UnknownNameError, match="repeated_random at 99"):
         sweep.report("repeated_random", 99)
+
+
+def test_a_folder_whose_reports_are_of_another_format_is_refused_before_one_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = loaded("toy-gpt2")
+    mi.length_sweep(model, [8], n_sequences=4, folder=tmp_path)
+    monkeypatch.setattr(ReportFile, "FORMAT", "mi_toolkit head report 99")
+    with pytest.raises(ReportError, match=r"report was .*head report 4.* and is .*report 99"):
+        mi.length_sweep(model, [8], n_sequences=4, folder=tmp_path)

@@ -36,7 +36,7 @@ from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
 from mi_toolkit.heads.kinds import Behaviour, BehaviourSpec
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
-from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.report import HeadReport, ReportFile
 from mi_toolkit.heads.stimulus_run import behaviour_identity
 from mi_toolkit.models.describe import describe_model, model_identity
 
@@ -331,7 +331,11 @@ def length_sweep(
     ]
     kept = None
     if folder is not None:
-        about = {"model": model_identity(model), "versions": installed_versions()}
+        about = {
+            "model": model_identity(model),
+            "versions": installed_versions(),
+            "report": ReportFile.FORMAT,
+        }
         kept = ResumableFolder(folder, about, format=FORMAT, kind="length sweep")
     reports: dict[tuple[str, int], HeadReport] = {}
     for step in track(
