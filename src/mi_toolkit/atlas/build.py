@@ -50,6 +50,7 @@ from mi_toolkit.draw.markup import render
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
@@ -223,6 +224,7 @@ def head_atlas(
     out: str | os.PathLike[str],
     *,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     seed: int = 0,
     batch_size: int | None = None,
     load: Mapping[str, Any] | None = None,
@@ -241,6 +243,7 @@ def head_atlas(
             and that are not among these, keep their files and leave the index.
         out: the folder; `HeadAtlas` says what is in it.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         seed: of the random stimulus.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
@@ -260,8 +263,15 @@ def head_atlas(
     """
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
-    protocol = protocol_of(min_lift=min_lift, seed=seed, load=options, headvis=headvis)
-    measuring = {"min_lift": min_lift, "seed": seed, "batch_size": batch_size}
+    protocol = protocol_of(
+        min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
+    )
+    measuring = {
+        "min_lift": min_lift,
+        "weighting": weighting,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
     place = Path(out)
     atlas = HeadAtlas(place, tuple(sources))
     remove_drafts(place)
