@@ -102,7 +102,7 @@ READING = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """What the index tells of one model."""
+    """What the index shows of one model."""
 
     model: str
     facts: Mapping[str, Any]
@@ -195,7 +195,7 @@ def _count(entries: Sequence[Entry]) -> str:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """All labels, without `global` and `undetermined`: with `local` told, the rest is theirs."""
+    """All labels, without `global` and `undetermined`: with `local` shown, the rest is theirs."""
     names = dict.fromkeys(shown.label for entry in entries for shown in profile(entry.report))
     return [name for name in names if name not in ("global", "undetermined")]
 
@@ -235,7 +235,7 @@ def head_atlas(
 
     An atlas is built model by model, and holds one in memory. Whenever it is interrupted, or
     killed, the same call goes on where it stopped: a model is done whose files are whole and of
-    this protocol, these versions and these weights. Nothing in the folder tells the
+    this protocol, these versions and these weights. Nothing in the folder says the
     time or the machine, so the same models and versions give the same files.
 
     Args:

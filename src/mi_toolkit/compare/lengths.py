@@ -164,7 +164,7 @@ class LengthSweep(Result):
                     }
 
     def _figures_at(self, label: str, stimulus: str, head: Head) -> dict[str, float]:
-        """The figure behind a label at each length."""
+        """The figure that a label rests on, at each length."""
         behaviour = self.report(stimulus, self.lengths[0]).behaviour_of(label)
         figures = self.figures(behaviour, stimulus)[:, head.layer, head.head].tolist()
         return {f"at_{n}": figure for n, figure in zip(self.lengths, figures, strict=True)}

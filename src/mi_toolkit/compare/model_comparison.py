@@ -149,7 +149,7 @@ class ModelComparison(Result):
     """Texts that predictions were compared on."""
 
     agreement: Agreement
-    """Of the next token, for every pair of models."""
+    """Agreement on the next token, for every pair of models."""
 
     accuracy: Mapping[str, float]
     """Per model, the share of its token boundaries at which its most probable next token is what

@@ -66,7 +66,7 @@ def compare_models(
     the text agrees only with one that does so too. `chance` is the agreement of the same
     continuations paired at random: short and frequent tokens agree often, and say little by it.
     `lift` is `(agreement - chance) / (1 - chance)`. It misleads where tokenizers differ much:
-    shared boundaries are then mostly ends of words, where the next token is hardest to tell.
+    shared boundaries are then mostly ends of words, where the next token is hardest to predict.
 
     Args:
         models: names or loaded models; or a mapping from what to call each to either.
@@ -162,7 +162,7 @@ def _texts(prompt: Prompt | None) -> list[str] | None:
 
 
 def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:
-    """Names (empty: the model's own) with names or models; wrong names are told before work."""
+    """Names (empty: the model's own) with names or models; wrong names fail before any work."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [("", m) for m in models]
     if len(pairs) < 2:
         raise ComparisonError(f"A comparison takes two models or more, not {len(pairs)}.")

@@ -38,7 +38,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Model, protocol and versions behind a result; nothing about the user or the machine."""
+    """A result's model, protocol and versions; nothing about the user or the machine."""
 
     model: str
     """The model's name, as it was loaded."""
@@ -50,10 +50,10 @@ class Provenance:
     """The class that ran it: TransformerBridge or HookedTransformer."""
 
     dtype: str
-    """Of the weights, such as `float32`."""
+    """Dtype of the weights, such as `float32`."""
 
     seed: int
-    """Of the random stimulus."""
+    """Seed of the random stimulus."""
 
     bos: dict[str, str]
     """Per stimulus, what its sequences begin with: `own`, the tokenizer's BOS, put there;

@@ -1,7 +1,7 @@
 """Copying: what a head that matches a prefix does to the logit of the token it finds there.
 
 An induction head looks at what followed an earlier copy of the present token. Whether it then
-raises that token's logit (copies it) or lowers it (suppresses it) the pattern does not tell; the
+raises that token's logit (copies it) or lowers it (suppresses it) the pattern does not show; the
 head's direct effect on the logit does.
 
 1. For each query with target keys `M(q)`, as `induction` defines them, keep the head's output `z`.

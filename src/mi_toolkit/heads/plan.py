@@ -28,7 +28,7 @@ to five texts, and twice as many pairs as texts of more."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eligibility:
-    """Which queries one behaviour can use under one window, as far as the tokens tell."""
+    """Which queries one behaviour can use under one window, as far as the tokens decide it."""
 
     queries: Bool[Tensor, "row query"]
     """Eligible queries of each sequence, or of each pair of them that is compared."""

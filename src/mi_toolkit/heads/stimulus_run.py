@@ -391,7 +391,7 @@ class Sweep:
 
 
 def behaviour_identity(behaviour: Behaviour) -> list[str]:
-    """What tells a behaviour from another of the same name: its facts, and its functions' names."""
+    """What a behaviour is, next to its name: its facts, and its functions' names."""
     # Not the functions themselves, whose text differs from process to process.
     functions = [
         each.func if isinstance(each, partial) else each

@@ -27,7 +27,7 @@ class ModelFacts(TableRepr):
     """The architecture of one loaded model, read off its config and weights, never assumed."""
 
     name: str
-    """The model's name, as `load_model` was given it, or the official one behind an alias."""
+    """The model's name, as `load_model` was given it, or the official one for an alias."""
     family: str
     """The architecture family, as in `GPT-2`; of an unknown one, the config's `model_type`."""
     architecture: str

@@ -258,7 +258,7 @@ class WeightScores(TableRepr):
     """Per parameter; the higher, the more the weight matters by this metric."""
 
     standard_error: Mapping[str, Float[Tensor, "_ _"]]
-    """Of estimated scores; empty for the others."""
+    """Standard error of each score, where scores are estimates; else empty."""
 
     facts: Mapping[str, float]
     """Figures about the whole, such as `completeness_gap`."""
@@ -337,7 +337,7 @@ class WeightScores(TableRepr):
 
     @property
     def n_probes(self) -> int | None:
-        """Random draws behind each score that is an estimate; None where there are none."""
+        """Random draws to each score that is an estimate; None where there are none."""
         return int(self.facts["n_probes"]) if "n_probes" in self.facts else None
 
     def top(self, k: int, per: str = "model", *, report: HeadReport | None = None) -> DataFrame:
@@ -477,7 +477,7 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def live_of(
     model: HookedModel, places: Sequence[ParameterInfo], path: str
 ) -> dict[str, WeightMatrix]:
-    """The model's own parameters behind scores that were read from `path`.
+    """The model's own parameters that the scores read from `path` are of.
 
     Raises:
         ReportError: the model has other ones.
