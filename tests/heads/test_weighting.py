@@ -244,7 +244,9 @@ def test_every_command_that_makes_a_report_takes_it(
         comparison = mi.compare.StimulusComparison.load(tmp_path / "stimuli.safetensors")
         report = comparison.reports[file]
     elif command[0] == "compare":
-        report = mi.compare.ModelComparison.load(tmp_path).reports[file]
+        comparison = mi.compare.ModelComparison.load(tmp_path)
+        report = comparison.reports[file]
+        assert set(comparison.to_pandas()["weighting"]) == {"queries"}
     else:
         report = HeadReport.load(tmp_path / f"{file}.safetensors")
     if command[0] == "atlas":

@@ -179,6 +179,7 @@ class ModelComparison(Result):
                 "n_layers": self.facts[name].n_layers,
                 "n_heads": self.facts[name].n_heads,
                 "bos": self.bos[name],
+                "weighting": self.reports[name].weighting,
             }
             yield from ({**model, **shown.row()} for shown in self.profiles(name))
 
