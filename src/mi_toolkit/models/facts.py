@@ -159,7 +159,7 @@ class ModelSize:
     """Parameters of a model that need not be in memory."""
 
     name: str
-    """As results call it."""
+    """Name of the model, as results give it."""
 
     n_parameters: int
     """All of them; tied embeddings once."""

@@ -51,7 +51,7 @@ _NOT_COMPARED = {
 """What a config says of where it lies, and of how it was read, not of the model."""
 
 _SHARE_OF_DISK = 0.5
-"""Of the free disk that an entry may take."""
+"""Share of the free disk that an entry may take."""
 
 _reading = threading.RLock()
 

@@ -70,10 +70,10 @@ class SharedHead:
     """Upper end of the same."""
 
     n_reaching: int
-    """Sets that reach the change and hold it."""
+    """Sets that reach the change and contain the head."""
 
     n_sets: int
-    """Sets that hold it."""
+    """Sets that contain the head."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,13 +88,13 @@ class ShapleyValue:
     """The head."""
 
     value: float
-    """Its share, in nats."""
+    """The head's share of the change, in nats."""
 
     standard_error: float
-    """Of the orders that were drawn and of the sequences, together."""
+    """Standard error of the value, from the orders that were drawn and from the sequences."""
 
     order_error: float
-    """Of the orders alone: 0 where they are all."""
+    """Standard error from the orders alone: 0 where all of them were run."""
 
     alone: float
     """Loss change of ablating it alone, in nats."""
@@ -205,7 +205,7 @@ class HypothesisTest:
     """Whether the label survives."""
 
     reason: str
-    """Why, in a few words."""
+    """Why the verdict is this one, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
