@@ -126,7 +126,7 @@ app = App(
     group_parameters=_OPTIONS,
     help_format="plaintext",
     help_formatter=PlainColumns(),
-    # Ctrl-C is told in `main`, with the exit code of every command.
+    # Ctrl-C is reported in `main`, with the exit code of every command.
     suppress_keyboard_interrupt=False,
 )
 
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and give its exit code; errors of the caller are told on standard error."""
+    """Run one command and give its exit code; the caller's errors go to standard error."""
     from cyclopts import CycloptsError
 
     from mi_toolkit.core.errors import MIToolkitError, UnknownNameError

@@ -31,6 +31,9 @@ Several = Annotated[list[Value] | None, Parameter(consume_multiple=True, negativ
 """Several values after one option (`--topk 50 100`), the option repeated, or both."""
 
 
+WeightingName = Literal["prompts", "queries"]
+"""As in `classify_heads`, whose modules take seconds to import."""
+
 ModelName = Annotated[str, Parameter(name=["--model", "-m"])]
 """The option that names a model."""
 

@@ -61,7 +61,7 @@ def trace(
     out.check()
     labelled: mi.HeadReport | None = None
     if report is not None:
-        # Read before the model: a wrong file is told at once.
+        # Read before the model: a wrong file is reported at once.
 
         labelled = mi.HeadReport.load(report)
     hooked = load.load(model)

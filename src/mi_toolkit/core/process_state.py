@@ -195,7 +195,7 @@ def without_inference_tensors(model: nn.Module) -> None:
 
 
 UNKNOWN = 4 * 2**30
-"""What is taken to be free where the system does not tell."""
+"""What is taken to be free where the system does not say."""
 
 
 def available_bytes(device: str | torch.device | None = None) -> int:

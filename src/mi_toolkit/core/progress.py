@@ -1,4 +1,4 @@
-"""Progress: bars on standard error, and whoever else wants to be told how far the work is."""
+"""Progress: bars on standard error, and whoever else wants to know how far the work is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it, `watcher` is told before every item of whatever is tracked.
+    """Within it, `watcher` is called before every item of whatever is tracked.
 
     What it raises ends the work there, cleanly: that is how a page that was closed stops it.
     """

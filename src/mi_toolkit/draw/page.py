@@ -106,7 +106,7 @@ class Page:
 def framed(document: str, *, height: int) -> Markup:
     """A document in a frame of its own: neither its style nor its script meets the notebook's.
 
-    The frame takes the height that the document tells it, and `height` until then, or for good
+    The frame takes the height that the document reports, and `height` until then, or for good
     where the host runs no script.
     """
     # Hosts rewrite what looks like tags; an apostrophe harms nothing between double quotes.

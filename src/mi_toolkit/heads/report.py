@@ -20,7 +20,7 @@ from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.kinds import WEIGHTS, BehaviourSpec
+from mi_toolkit.heads.kinds import WEIGHTINGS, WEIGHTS, BehaviourSpec, Weighting
 from mi_toolkit.heads.labels import (
     NOT_FINITE,
     SCOPE_NAMES,
@@ -51,6 +51,10 @@ ON_THIS_PROMPT = (
 )
 
 
+ABOUT_TEXTS = ("borderline", "intervals", "weighting", "BOS")
+"""Lines of a summary that speak of the texts and not of heads, where they apply."""
+
+
 def interval_over(made: str) -> str | None:
     """What an interval made so speaks of: `texts`, `queries`; None where there is none."""
     return _OVER.get(made)
@@ -74,22 +78,23 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
         )
     if "queries" in report.interval_over.values():
         lines.append(("intervals", ON_THIS_PROMPT))
+    if set(report.tokens) != {WEIGHTS}:
+        lines.append(("weighting", _weighting_text(report)))
+        lines.append(("BOS", _bos_text(report)))
     return lines
 
 
-def bos_note(report: HeadReport) -> str:
-    """What stands at position 0 where it is no BOS; empty where every text begins with one."""
-    without = [
-        name
-        for name, bos in report.provenance.bos.items()
-        if "none" in bos.split(" and ") and name != WEIGHTS
-    ]
-    if not without:
-        return ""
-    return (
-        f"No BOS stands at position 0 of {' and '.join(without)}: first_token and the sink are "
-        "then the first word's."
-    )
+def _weighting_text(report: HeadReport) -> str:
+    pooled = report.weighting == "prompts" and "locality" in report.behaviours
+    return WEIGHTINGS[report.weighting] + "; of locality, every query" * pooled
+
+
+def _bos_text(report: HeadReport) -> str:
+    """What the texts that were read begin with; what is read off the weights has no beginning."""
+    of_texts = {name: bos for name, bos in report.provenance.bos.items() if name != WEIGHTS}
+    said = replace(report.provenance, bos=of_texts).bos_text
+    bare = any("none" in bos.split(" and ") for bos in of_texts.values())
+    return said + ", and first_token is about it" * (bare and "first_token" in report.behaviours)
 
 
 def copying_text(report: HeadReport, label: str, head: Head) -> str:
@@ -231,6 +236,10 @@ class HeadReport(Result):
     scope_names: tuple[str, ...] = SCOPE_NAMES
     """The order of `scope`'s values."""
 
+    weighting: Weighting = "prompts"
+    """What counts alike in a figure of several texts: each text (`prompts`), or each eligible query
+    (`queries`). `locality` is a ratio of sums over all queries either way."""
+
     untrained: UntrainedControl | None = None
     """How high untrained twins of the model score, where that was asked (`against`)."""
 
@@ -241,7 +250,7 @@ class HeadReport(Result):
             control: of `untrained_control`, on the model and the prompt of the report.
 
         Raises:
-            ReportError: it is of another model, or was measured on other texts.
+            ReportError: it is of another model, was measured on other texts, or weighs otherwise.
             UnknownNameError: it does not have a behaviour of the report.
 
         Example:
@@ -253,7 +262,7 @@ class HeadReport(Result):
             >>> dict(report.against(control).summary())["previous_token"]
             '1 head: L0H0 1.00; untrained 0.00, reaches none of them'
         """
-        control.check(self.provenance, self.stimulus)
+        control.check(self.provenance, self.stimulus, self.weighting)
         return replace(self, untrained=control)
 
     def on(self, stimulus: str) -> HeadReport:
@@ -448,8 +457,6 @@ class HeadReport(Result):
             f"HeadReport of {self.provenance.model}: {n_layers} layers × {n_heads} heads, "
             f"measured on {' and '.join(self.tokens)}"
         )
-        if note := bos_note(self):
-            title = f"{title}. {note}"
         return TextTable(title=title, rows=self.summary())
 
 

@@ -14,9 +14,9 @@ part's output carries, not what later heads attend to because of it.
 
 `pattern_preserving`: zero, while every later head keeps attending where it did.
 
-It tells what a part's output carries from what later heads attend to because of it. What attends
-later than a layer's heads or MLP is the attention of the layers after it; the layer's own keeps
-its pattern too, which nothing ablated in it could change.
+It separates what a part's output carries from what later heads attend to because of it. What
+attends later than a layer's heads or MLP is the attention of the layers after it; the layer's own
+keeps its pattern too, which nothing ablated in it could change.
 """
 
 from __future__ import annotations

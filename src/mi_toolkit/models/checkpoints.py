@@ -1,6 +1,6 @@
-"""A Hugging Face causal LM and its tokenizer from a source, every failure told with its way out.
+"""A Hugging Face causal LM and its tokenizer from a source; each failure is said with its way out.
 
-1. The config first: it is small, and tells a model that is no causal LM before its weights come.
+1. The config first: it is small, and shows a model that is no causal LM before its weights come.
 2. The weights, in the dtype asked for, and an error where some are missing: transformers would
    fill them with random numbers and log it.
 3. The tokenizer, or None where there is none: transformers would make an empty one.

@@ -226,7 +226,7 @@ class _Given:
 
 
 _given: weakref.WeakKeyDictionary[Any, _Given] = weakref.WeakKeyDictionary()
-"""By the Hugging Face model, which its handle keeps alive."""
+"""What each loaded model was given, by its Hugging Face model, which the handle keeps alive."""
 
 
 def _load_given(

@@ -120,7 +120,7 @@ class Outcome:
     """How they were changed."""
 
     k: int
-    """How many."""
+    """How many weights were changed."""
 
     group: str
     """`top`, or a control."""
@@ -129,7 +129,7 @@ class Outcome:
     """Number of the random draw; 0 of the other groups."""
 
     quality: Quality
-    """On the held-out texts."""
+    """Loss, accuracy and KL divergence of the changed model on the held-out texts."""
 
     n_not_finite: int
     """Changed weights that became infinite or NaN: bits can do that."""
@@ -151,7 +151,7 @@ class PerturbationTest(Result):
     """Every set that was changed."""
 
     scale: float
-    """Of the kinds that have one."""
+    """Size of the change, for kinds of change that have one."""
 
     provenance: Provenance
     """Model, held-out texts and versions."""

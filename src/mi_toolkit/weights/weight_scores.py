@@ -273,7 +273,7 @@ class WeightScores(Result):
     """Per parameter; the higher, the more the weight matters by this metric."""
 
     standard_error: Mapping[str, Float[Tensor, "_ _"]]
-    """Of estimated scores; empty for the others."""
+    """Standard error of each score, where scores are estimates; else empty."""
 
     facts: Mapping[str, float]
     """Figures about the whole, such as `completeness_gap`."""
@@ -348,7 +348,7 @@ class WeightScores(Result):
 
     @property
     def n_probes(self) -> int | None:
-        """Random draws behind each score that is an estimate; None where there are none."""
+        """Random draws to each score that is an estimate; None where there are none."""
         return int(self.facts["n_probes"]) if "n_probes" in self.facts else None
 
     def top(

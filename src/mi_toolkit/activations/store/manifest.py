@@ -91,7 +91,7 @@ class Manifest:
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """In the order of their rows."""
+        """The finished shards, in the order of their rows."""
         return tuple(
             Shard(rows=part.facts["rows"], tensors=tensors, index=index)
             for part in self.parts.values()
@@ -174,7 +174,7 @@ def _clear_leftovers(kept: ResumableFolder) -> None:
 
 @contextmanager
 def disk_errors(kept: ResumableFolder) -> Iterator[None]:
-    """A disk that takes no more is told with what can be read all the same."""
+    """Within it, a full disk is reported with what is recorded and can still be read."""
     try:
         yield
     except OSError as error:
