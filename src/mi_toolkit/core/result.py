@@ -26,6 +26,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
@@ -191,11 +192,12 @@ class SavedResult:
         return _converter().structure(_put_together(record, tensors), cls)
 
 
-class Result(SavedResult, TableRepr):
+class Result(SavedResult, NamedAxes, TableRepr):
     """What a function of the library finds: it is saved, loaded, shown, and a table.
 
     The types of its fields say how it is saved; `rows` says what its table holds, from which come
-    `to_pandas`, and what is shown where the result has no better words for itself.
+    `to_pandas`, and what is shown where the result has no better words for itself. Its tensors
+    are indexed by the names of their axes, too (`named_axes`).
     """
 
     @abstractmethod
