@@ -18,6 +18,10 @@ class PromptError(MIToolkitError, ValueError):
     """A prompt that cannot be fed: empty, longer than the context, or with impossible ids."""
 
 
+class ModelTypeError(MIToolkitError, TypeError):
+    """What was given in the place of a model is none: a name, a text, a model without hooks."""
+
+
 class ModelLoadError(MIToolkitError):
     """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
 
