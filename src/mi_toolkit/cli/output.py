@@ -44,6 +44,18 @@ def check_file(path: Path | None) -> None:
     check_folder(path.parent)
 
 
+def check_picture(path: Path | None) -> None:
+    """Check that a picture can be written to `path`. None passes.
+
+    Raises:
+        OutputError: as `check_file` does.
+        UnknownNameError: its name ends in no format that pictures are written in.
+    """
+    check_file(path)
+    if path is not None:
+        picture_kind(path)
+
+
 def check_folder(path: Path | None) -> None:
     """Check that files can be written into `path`, made where it does not exist. None passes.
 
@@ -102,10 +114,9 @@ class OutputOptions:
             UnknownNameError: a picture of no format that can be written.
         """
         check_folder(self.output)
-        for path in (self.html, self.png, self.csv):
+        for path in (self.html, self.csv):
             check_file(path)
-        if self.png is not None:
-            picture_kind(self.png)
+        check_picture(self.png)
 
     def deliver(
         self,
