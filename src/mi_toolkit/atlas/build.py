@@ -304,6 +304,7 @@ def head_atlas(
 
 def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
     """Where each model lies, by the name that results will call it; wrong names before any work."""
+    models = [models] if isinstance(models, str) else models
     found = [find_source(name, revision=revision) for name in models]
     folders = [folder_name(source.name) for source in found]
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})

@@ -16,6 +16,7 @@ from mi_toolkit.cli.options import (
     ModelName,
     Several,
     WeightingName,
+    Texts,
     at_least_one,
     between_zero_and_one,
 )
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def compare(
     *models: str,
-    prompt: Several[str] = None,
+    prompt: Texts = None,
     behaviours: Several[str] = None,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
     weighting: WeightingName = "prompts",

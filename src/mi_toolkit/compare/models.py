@@ -93,6 +93,10 @@ def compare_models(
         >>> comparison.models
         ('toy-gpt2', 'toy-opt')
     """
+    if isinstance(models, str):
+        raise ComparisonError(
+            f"Models are compared in a list, two or more: compare_models([{models!r}, …], prompt)."
+        )
     texts = _texts(prompt)
     given = _given(models)
     read: dict[str, _Read] = {}

@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.named_axes import named_like
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
@@ -287,10 +288,21 @@ class HeadReport(Result):
             raise unknown_name("behaviour of this report", behaviour, self.behaviours)
         return self.behaviours.index(behaviour)
 
-    def __getitem__(self, behaviour: str) -> Float[Tensor, "layer head"]:
-        """The figure that a behaviour is judged by: its lift, or a distribution's value."""
-        row = self.index(behaviour)
-        return self.lift[row] if self.facts[behaviour].has_chance else self.score[row]
+    def __getitem__(self, name: Any) -> Tensor:
+        """The figure that a behaviour is judged by: its lift, or a distribution's value.
+
+        Indexed as every tensor of the report is: `report["induction"]` is `[layer head]`,
+        `report["induction", "L5H1"]` one figure, `report["L5H1"]` that head's of every behaviour.
+
+        Raises:
+            UnknownNameError: the report has no such behaviour, layer or head.
+        """
+        has_chance = [self.facts[behaviour].has_chance for behaviour in self.behaviours]
+        figures = torch.where(torch.tensor(has_chance)[:, None, None], self.lift, self.score)
+        return named_like(figures, self.lift)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.behaviours)
 
     def heads(self, label: str) -> list[Head]:
         """The heads with a label, strongest first; also of a scope, `unclassified` or `not finite`.
@@ -323,7 +335,8 @@ class HeadReport(Result):
         Only `allow_nan=True` gives such a report. Where nothing in a prompt could show a behaviour,
         no head was measured, which is another matter: see `not_applicable_reason`.
         """
-        return (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
+        found = (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
+        return named_like(found, self.scope)
 
     @property
     def borderline(self) -> Bool[Tensor, "behaviour layer head"]:
@@ -337,7 +350,7 @@ class HeadReport(Result):
             for row, name in enumerate(self.behaviours)
         }
         found = borderline_heads(figures, self.facts, min_lift=self.min_lift, fdr=self.fdr)
-        return torch.stack(list(found.values()))
+        return named_like(torch.stack(list(found.values())), self.lift)
 
     @property
     def interval_over(self) -> Mapping[str, str | None]:
@@ -386,14 +399,24 @@ class HeadReport(Result):
         return f"not applicable here: needs {facts.trigger}"
 
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
-        """The labels of one head, in the report's order; its scope is not among them."""
-        layer, index = Head.of(head)
-        carried = self.labels[:, layer, index].tolist()
+        """The labels of one head, in the report's order; its scope is not among them.
+
+        Raises:
+            UnknownNameError: the model has no such head.
+        """
+        carried = self.labels[self._head(head)].tolist()
         return [name for name, carries in zip(self.label_names, carried, strict=True) if carries]
 
     def kv_head(self, head: Head | tuple[int, int] | str) -> int:
-        """The key and value head that a query head reads, its own number where none are shared."""
-        return Head.of(head).head // (self.score.shape[-1] // self.n_kv_heads)
+        """The key and value head that a query head reads, its own number where none are shared.
+
+        Raises:
+            UnknownNameError: the model has no such head.
+        """
+        return self._head(head).head // (self.score.shape[-1] // self.n_kv_heads)
+
+    def _head(self, name: Head | tuple[int, int] | str) -> Head:
+        return Head.of(name).check(self.provenance.model, *self.scope.shape)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per stimulus, behaviour and head; `home` marks those that labels rest on."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
@@ -58,7 +59,7 @@ class EmbeddingStage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AttentionStage:
+class AttentionStage(NamedAxes):
     """Where every head looks."""
 
     layers: tuple[int, ...]

@@ -155,9 +155,15 @@ def open_or_create(folder: Path, about: Mapping[str, Any], *, resume: bool) -> R
     if begun:
         check_files(Manifest.of(kept.manifest), folder)
         _clear_leftovers(kept)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is no empty folder, and holds no recording to go on with.")
     else:
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder} is a file: give the name of a folder.")
+        # A run that goes on clears these of what it did not enter.
+        if taken := [name for name in FOLDERS if (folder / name).exists()]:
+            raise StoreError(
+                f"{folder / taken[0]} is there, and of no recording to go on with. Choose another "
+                "folder."
+            )
         with disk_errors(kept):
             kept.write()
     return kept
