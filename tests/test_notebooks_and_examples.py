@@ -102,18 +102,32 @@ def test_a_notebook_runs_offline_and_shows_something(path: Path, shell: Any) -> 
     assert kinds & {"text/html", "image/png"}
 
 
+TRACKED = """
+import time
+from mi_toolkit.core.progress import track
+for _ in track(range(6), total=6, label="Working", unit="step", show=None):
+    time.sleep(0.5)
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path: Path) -> None:
+    import nbformat
     from nbclient import NotebookClient
 
     notebook = ready_to_run(NOTEBOOKS[0])
+    notebook.cells.append(nbformat.v4.new_code_cell(TRACKED))
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert kinds & {"text/html", "image/png"}
     said = [line for output in outputs for line in output.get("text", "").splitlines()]
     assert not [line for line in said if "Warning" in line]
+    # No line of progress stays, in red or otherwise: one output was drawn over, and emptied.
+    assert not [output for output in outputs if output.get("name") == "stderr"]
+    (bar,) = notebook.cells[-1].outputs
+    assert bar.data == {"text/plain": "", "text/html": ""}
 
 
 @pytest.mark.slow

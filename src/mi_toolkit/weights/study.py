@@ -104,7 +104,10 @@ class _Steps:
     def _score(self, name: str, file: str, metric: str, scope: Mapping[str, Any]) -> None:
         settings = {**scope, **self.of_texts}
         if not self._has(name, settings):
-            score_weights(self.model, self.scoring, metric, **settings).save(self.kept.path / file)
+            scores = score_weights(
+                self.model, self.scoring, metric, progress=self.progress, **settings
+            )
+            scores.save(self.kept.path / file)
             self.kept.enter(name, settings, [file])
 
     def top(self, scores: WeightScores, k: int) -> DataFrame:
@@ -174,6 +177,7 @@ class _Steps:
                 k=chosen.topk,
                 seeds=chosen.seeds,
                 blocks_at_once=chosen.blocks_at_once,
+                progress=self.progress,
                 **self.scope,
                 **self.of_texts,
             )
