@@ -198,13 +198,20 @@ def _drawn(work: _Work, show: bool | None) -> Iterator[None]:
 def _sink_for(show: bool | None) -> _Sink | None:
     if show is False or (show is None and _watcher.get() is not None):
         return None
-    if "ipykernel" in sys.modules:
+    if _in_a_kernel():
         return _Cell()
     if sys.stderr.isatty():
         return _Bar()
     if show:
         return _Lines(lambda line: sys.stderr.write(f"{line}\n"))
     return _Lines(logger.info) if logger.isEnabledFor(logging.INFO) else None
+
+
+def _in_a_kernel() -> bool:
+    """Whether this is a notebook's process: it may have imported ipykernel without being one."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
 
 
 class _Bar:
@@ -221,8 +228,9 @@ class _Bar:
             from tqdm import tqdm
 
             whole = 1.0 if work.total else None
-            # With a delay it does not draw before it knows how.
+            # With a delay it does not draw before it knows how; nor would it clear what it drew.
             self._bar = tqdm(total=whole, desc=work.label, leave=False, delay=1.0)
+            self._bar.delay = 0.0
             self._bar.start_t -= work.seconds
         if work.total:
             to_go = "?" if work.to_go is None else self._bar.format_interval(work.to_go)

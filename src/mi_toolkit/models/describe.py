@@ -91,9 +91,9 @@ def _rope_scaling(cfg: Any) -> Mapping[str, Any] | None:
             "high_freq_factor": cfg.NTK_by_parts_high_freq_factor,
             "original_max_position_embeddings": cfg.NTK_original_ctx_len,
         }
-    if cfg.use_yarn_rope:
+    if getattr(cfg, "use_yarn_rope", False):
         return {"rope_type": "yarn", "factor": cfg.yarn_factor}
-    if cfg.rotary_scaling_factor != 1.0:
+    if getattr(cfg, "rotary_scaling_factor", 1.0) != 1.0:
         return {"rope_type": "linear", "factor": cfg.rotary_scaling_factor}
     return None
 
@@ -128,7 +128,8 @@ def describe_model(model: Any) -> ModelFacts:
     attention and MLP. Attention in chunks (Llama 4) is not a window and is shown as global.
     """
     original = getattr(model, "original_model", None)
-    if original is None and hasattr(model, "cfg"):
+    # TransformerLens' own modules, in a HookedTransformer or a bridge (`boot_native`).
+    if hasattr(model, "cfg") and not hasattr(original, "config"):
         return facts_of_hooked_transformer(model)
     hf_model = model if original is None else original
     config = hf_model.config.get_text_config()
