@@ -1,7 +1,7 @@
 """A two-layer, attention-only model of one's own: does it grow induction heads, and by what step?
 
     python examples/attention_only.py
-    python examples/attention_only.py --steps 3000 --heads 8
+    python examples/attention_only.py --steps 1000 --heads 8
 
 The model of "In-context Learning and Induction Heads" (Olsson et al. 2022, arXiv:2209.11895) in
 small: random tokens said twice, of which the second half can be foretold by looking back. Any
@@ -28,7 +28,12 @@ def main(steps: int, heads: int, seed: int) -> None:
     torch.manual_seed(seed)
     sizes = {"n_layers": 2, "d_model": 16 * heads, "d_head": 16, "n_heads": heads, "n_ctx": 64}
     config = TransformerBridgeConfig(
-        **sizes, d_vocab=VOCABULARY, attn_only=True, act_fn="gelu", normalization_type="LN"
+        **sizes,
+        d_vocab=VOCABULARY,
+        attn_only=True,
+        act_fn="gelu",
+        normalization_type="LN",
+        positional_embedding_type="rotary",  # with learned ones it takes far longer
     )
     model = TransformerBridge.boot_native(config)
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
@@ -50,7 +55,7 @@ def main(steps: int, heads: int, seed: int) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=1500, help="of training (%(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="of training (%(default)s)")
     parser.add_argument("--heads", type=int, default=4, help="of a layer (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and text (%(default)s)")
     asked = parser.parse_args()

@@ -28,13 +28,13 @@ _POSITIONAL: Mapping[str, Positional] = {
 
 
 def facts_of_hooked_transformer(model: Any) -> ModelFacts:
-    """The facts of a `HookedTransformer`."""
+    """The facts of a `HookedTransformer`, or of TransformerLens' own modules in a bridge."""
     cfg = model.cfg
     architecture = cfg.original_architecture or type(model).__name__
     parameter = next(model.parameters())
     positional = _POSITIONAL.get(cfg.positional_embedding_type, "none")
     rotary = positional == "rotary"
-    local_base = cfg.rotary_base_local if rotary else None
+    local_base = getattr(cfg, "rotary_base_local", None) if rotary else None
     return ModelFacts(
         name=cfg.model_name,
         family=family_of(
@@ -53,7 +53,7 @@ def facts_of_hooked_transformer(model: Any) -> ModelFacts:
         rope_base=float(cfg.rotary_base) if rotary else None,
         rope_local_base=None if local_base in (None, cfg.rotary_base) else float(local_base),
         rope_scaling=_rope_scaling(cfg),
-        rotary_fraction=cfg.rotary_dim / cfg.d_head if rotary else None,
+        rotary_fraction=(cfg.rotary_dim or cfg.d_head) / cfg.d_head if rotary else None,
         activation=cfg.act_fn or "none",
         gated_mlp=cfg.gated_mlp,
         parallel_attention_mlp=cfg.parallel_attn_mlp,

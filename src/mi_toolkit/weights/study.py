@@ -286,7 +286,7 @@ def run_study(
         WeightError, UnknownNameError: as the steps do.
         ReportError: the folder holds something else, or a run on another model or other texts.
     """
-    scoring, held_out = halves(evaluation_passages() if texts is None else list(texts))
+    scoring, held_out = halves(evaluation_passages(model) if texts is None else list(texts))
     whole: Any = model
     identity = model_identity(model)
     about = {
