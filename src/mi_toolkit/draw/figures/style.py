@@ -219,7 +219,9 @@ PAD = 0.05
 
 def _whole(figure: Figure) -> Bbox:
     """The figure in inches, and what stands out of it: a long title, names next to an axis."""
+    before, figure.dpi = figure.dpi, DOTS_PER_INCH  # letters' widths are rounded to dots
     drawn = figure.get_tightbbox()
+    figure.dpi = before
     low, high = drawn.min - PAD, drawn.max + PAD
     return Bbox.union([Bbox([[0, 0], figure.get_size_inches()]), Bbox([low, high])])
 
