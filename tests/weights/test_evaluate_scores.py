@@ -279,7 +279,25 @@ def test_text_that_the_model_predicts_worse_than_chance_is_warned_of(
     for texts, warned in ((["zqj xkw vbq"], True), (TOY_TEXT[:2], False)):
         caplog.clear()
         perturbation_test(model, scores, texts, k=[1], controls=[], progress=False)
-        assert ("worse than even odds" in caplog.text) == warned
+        assert ("worse than a uniform guess" in caplog.text) == warned
+        assert ("give text that the model predicts well (texts=, or --d" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_bundled_model_is_measured_on_text_that_it_knows_and_has_not_seen(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = loaded(name)
+    scores = score_weights(model, metric="signed_grad_x_weight", eval_limit=8)
+    test = perturbation_test(
+        model, scores, k=[50], controls=["random"], n_random=3, eval_limit=8, progress=False
+    )
+    assert not caplog.text
+    assert test.baseline.loss < 0.5 * math.log(model.cfg.d_vocab)
+    # The highest weights matter: without them the loss rises, and more than without random ones.
+    top, *random = [each.quality.loss - test.baseline.loss for each in test.outcomes]
+    assert top > 0
+    assert top > max(random)
 
 
 def test_a_dose_curve_is_what_perturbing_by_hand_gives() -> None:
@@ -304,10 +322,11 @@ def test_a_dose_curve_is_what_perturbing_by_hand_gives() -> None:
 
 
 def test_scoring_and_held_out_texts_do_not_meet() -> None:
-    scoring, held_out = halves(evaluation_passages())
-    assert (len(scoring), len(held_out)) == (64, 64)
-    assert not set(scoring) & set(held_out)
     model = loaded("toy-gpt2")
+    for passages in (evaluation_passages(), evaluation_passages(model)):
+        scoring, held_out = halves(passages)
+        assert (len(scoring), len(held_out)) == (64, 64)
+        assert not set(scoring) & set(held_out)
     scores = score_weights(model, metric="magnitude")
     test = perturbation_test(model, scores, k=[1], controls=[], eval_limit=2, progress=False)
     assert scores.provenance.prompts["scoring"] != test.provenance.prompts["held_out"]

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -232,6 +233,7 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
+            stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
             return function(*given, **named)
 

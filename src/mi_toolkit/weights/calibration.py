@@ -9,6 +9,7 @@ other objective every text counts once. Padding has no part in any value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,16 +131,22 @@ class Calibration:
     n_steps: int = 16
     """Points on the path of integrated gradients."""
 
+    progress: bool | None = None
+    """A progress bar; None: where somebody looks and it takes long."""
+
     def batches(self, size: int | None = None) -> Iterator[tuple[TokenBatch, Tensor]]:
         """The texts in order, batch by batch, each with its texts' shares of the whole."""
         share = shares(self.objective, self.texts).float().to(self.model.cfg.device)
         step = self.batch_size if size is None else size
         starts = range(0, len(self.texts), step)
-        for start in track(
-            starts, total=len(starts), label="Scoring weights", unit="batch", show=None
-        ):
+        for start in self.track(starts, "batch"):
             stop = min(start + step, len(self.texts))
             yield self.texts.part(start, stop), share[start:stop]
+
+    def track(self, rounds: Sequence[int], unit: str) -> Iterator[int]:
+        """The rounds of a scorer, with a progress bar."""
+        label = f"Scoring {sum(math.prod(m.shape) for m in self.matrices):,} weights"
+        return track(rounds, total=len(rounds), label=label, unit=unit, show=self.progress)
 
     def generator(self, *more: int) -> torch.Generator:
         """A source of random numbers that no one else draws from."""

@@ -310,7 +310,7 @@ def perturbation_test(
     if not doses or not kinds:
         raise WeightError("A perturbation test needs at least one kind and one k.")
     if texts is None:
-        texts = halves(evaluation_passages())[1]
+        texts = halves(evaluation_passages(model))[1]
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
@@ -337,8 +337,10 @@ def perturbation_test(
     )
     if baseline.loss > math.log(model.cfg.d_vocab):
         logger.warning(
-            "%s predicts these texts worse than even odds over its vocabulary (%.2f nats per token "
-            "against %.2f): damage may lower its loss, so take text that it is good at",
+            "%s predicts these texts worse than a uniform guess over its vocabulary (%.2f nats per "
+            "token, against %.2f of the guess). Any damage can lower such a loss, so the effects "
+            "say little: give text that the model predicts well (texts=, or --data-file), such as "
+            "text of the kind that it was trained on.",
             model.cfg.model_name,
             baseline.loss,
             math.log(model.cfg.d_vocab),

@@ -22,6 +22,7 @@ from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.result import load_tensor
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
@@ -52,6 +53,7 @@ def score_weights(
     seed: int = 0,
     n_probes: int = 32,
     n_steps: int = 16,
+    progress: bool | None = None,
 ) -> WeightScores:
     """A score for every weight: how much the model depends on it, by one of several measures.
 
@@ -75,6 +77,7 @@ def score_weights(
         seed: of `random` and of Hutchinson's probes.
         n_probes: random vectors of `hessian_diag` and `obd_hutchinson`.
         n_steps: points on the path of `weight_integrated_gradients`.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         UnknownNameError: no such metric, objective, parameter, layer or component.
@@ -108,6 +111,7 @@ def score_weights(
         seed=seed,
         n_probes=n_probes,
         n_steps=n_steps,
+        progress=progress,
     )
     scored = SCORERS[metric](calibration)
     for name, scores in scored.scores.items():
@@ -158,6 +162,7 @@ def score_blockwise(
     parameters: str | Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> WeightScores:
     """`score_weights` with the gradients of a few blocks in memory at a time, scores on disk.
@@ -174,6 +179,7 @@ def score_blockwise(
         parameters: as in `score_weights`.
         layers: as in `score_weights`.
         components: as in `score_weights`.
+        progress: a progress bar; None: where somebody looks and it takes long.
         options: the others of `score_weights`.
 
     Raises:
@@ -190,8 +196,10 @@ def score_blockwise(
     """
     check_in_parts(metric)
     chosen = select(weight_matrices(model), parameters, layers=layers, components=components)
-    files = []
-    for label, names in groups_of(chosen, blocks_at_once).items():
+    files, groups = [], groups_of(chosen, blocks_at_once)
+    for label, names in track(
+        groups.items(), total=len(groups), label="Scoring weights", unit="group", show=progress
+    ):
         files.append(Path(folder) / f"scores_{metric}_{label}.safetensors")
         score_weights(model, texts, metric, parameters=names, **options).save(files[-1])
     return scores_in(files)

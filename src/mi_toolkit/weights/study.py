@@ -105,7 +105,10 @@ class _Steps:
     def _score(self, name: str, file: str, metric: str, scope: Mapping[str, Any]) -> None:
         settings = {**scope, **self.of_texts}
         if not self._has(name, settings):
-            score_weights(self.model, self.scoring, metric, **settings).save(self.kept.path / file)
+            scores = score_weights(
+                self.model, self.scoring, metric, progress=self.progress, **settings
+            )
+            scores.save(self.kept.path / file)
             self.kept.enter(name, settings, [file])
 
     def top(self, scores: WeightScores, k: int) -> DataFrame:
@@ -176,6 +179,7 @@ class _Steps:
                 k=chosen.topk,
                 seeds=chosen.seeds,
                 blocks_at_once=chosen.blocks_at_once,
+                progress=self.progress,
                 **self.scope,
                 **self.of_texts,
             )
@@ -284,7 +288,7 @@ def run_study(
         WeightError, UnknownNameError: as the steps do.
         ReportError: the folder holds something else, or a run on another model or other texts.
     """
-    scoring, held_out = halves(evaluation_passages() if texts is None else list(texts))
+    scoring, held_out = halves(evaluation_passages(model) if texts is None else list(texts))
     whole: Any = model
     identity = model_identity(model)
     about = {

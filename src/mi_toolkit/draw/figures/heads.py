@@ -117,7 +117,7 @@ def locality_histogram(report: HeadReport, ax: Axes | None = None) -> Axes:
             base = _stack(ax, chosen, edges, base, _colour(name, colour), hatched=has_window)
     ax.axvline(LOCAL_FROM, color=ink(), linewidth=0.8, linestyle=(0, (3, 2)))
     ax.axvline(0, color=line(), linewidth=0.8, zorder=0)
-    ax.set(xlabel="locality (0 even, 1 nearest)", ylabel="heads")
+    ax.set(xlabel="locality (0 uniform, 1 nearest)", ylabel="heads")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     without = int(values.isnan().sum())
     rest = f"; {without} without" if without else ""
