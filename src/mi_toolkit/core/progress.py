@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import timedelta
 from typing import TypeVar
+
+logger = logging.getLogger("mi_toolkit")
 
 Item = TypeVar("Item")
 
@@ -54,6 +59,59 @@ def track(
 
     delay = 2.0 if show is None else 0.0
     yield from tqdm(items, total=total, desc=label, unit=unit, delay=delay, leave=False)
+
+
+def tally(
+    finished: Iterable[Item], *, total: int, label: str, unit: str, show: bool | None
+) -> Iterator[Item]:
+    """The items as they are finished, with how many in a minute, and the time to go.
+
+    As a bar where somebody looks; elsewhere as lines of the log, one a minute and one at the end.
+
+    Args:
+        finished: items, in the order in which they are finished.
+        total: how many there will be.
+        label: what is being done.
+        unit: what one item is.
+        show: a bar; None where somebody looks; False for the log.
+    """
+    watcher = _watcher.get()
+    start = time.monotonic()
+    shown = _watched() if show is None and watcher is None else bool(show)
+    bar = None
+    if shown:
+        from tqdm import tqdm
+
+        form = "{desc} |{bar}| {n_fmt} of {total_fmt}{postfix}"
+        bar = tqdm(total=total, desc=label, bar_format=form, leave=False)
+    told = start
+    try:
+        for done, item in enumerate(finished, 1):
+            if watcher is not None:
+                watcher(label, done - 1, total)
+            yield item
+            now = time.monotonic()
+            words = _pace(done, total, now - start, unit)
+            if bar is not None:
+                bar.set_postfix_str(words, refresh=False)
+                bar.update()
+            elif now - told >= LOG_EVERY or done == total:
+                told = now
+                logger.info("%s: %d of %d%s", label, done, total, f" {unit}s, {words}")
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+LOG_EVERY = 60.0
+"""Seconds between two lines of the log."""
+
+
+def _pace(done: int, total: int, seconds: float, unit: str) -> str:
+    """`12.0 jobs a minute, 1:30 to go`."""
+    per_minute = 60 * done / max(seconds, 1e-3)
+    left = timedelta(seconds=round((total - done) * seconds / done))
+    return f"{per_minute:,.1f} {unit}s a minute, {left} to go"
 
 
 def import_bars() -> None:
