@@ -26,7 +26,8 @@ from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker
 
 try:
     import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+    from ray._private import ray_constants
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 except ImportError as error:
     raise SweepError(
         "Workers need Ray, which is not installed: pip install 'mi-toolkit[ray]'. With "
@@ -37,6 +38,9 @@ logger = logging.getLogger("mi_toolkit")
 
 STARTS = 3
 """Workers in a row that may die before they are ready."""
+
+START_SECONDS = 180
+"""How long a node may take to start; Ray's own half a minute is too short on a busy machine."""
 
 PATIENCE = 60.0
 """Seconds without a worker after which the log says what they wait for."""
@@ -73,19 +77,16 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray will do from its next release on: leave CUDA_VISIBLE_DEVICES to who set it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(START_SECONDS))
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
+            with _on_loopback():
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+    except Exception as error:  # where a node does not start in time, Ray raises just that
+        ray.shutdown()
         where = "here" if address is None else f"at {address!r}"
         raise SweepError(
             f"No Ray cluster {where}: {' '.join(str(error).split())[:300]} Start one with "
@@ -95,6 +96,26 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started inside listens on 127.0.0.1 alone.
+
+    As Ray itself does where a cluster is this machine's: on macOS and Windows. Elsewhere it listens
+    on every interface, to whoever comes.
+    """
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    set_before = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if set_before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = set_before
 
 
 def on_cluster(
