@@ -37,10 +37,7 @@ except ImportError as error:
 logger = logging.getLogger("mi_toolkit")
 
 STARTS = 3
-"""Workers in a row that may die before they are ready."""
-
-START_SECONDS = 180
-"""How long a node may take to start; Ray's own half a minute is too short on a busy machine."""
+"""Tries to start a cluster; and workers in a row that may die before they are ready."""
 
 PATIENCE = 60.0
 """Seconds without a worker after which the log says what they wait for."""
@@ -77,25 +74,32 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray will do from its next release on: leave CUDA_VISIBLE_DEVICES to who set it.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", str(START_SECONDS))
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if address is None:
-            with _on_loopback():
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except Exception as error:  # where a node does not start in time, Ray raises just that
-        ray.shutdown()
-        where = "here" if address is None else f"at {address!r}"
-        raise SweepError(
-            f"No Ray cluster {where}: {' '.join(str(error).split())[:300]} Start one with "
-            "'ray start --head', or leave address= out for one of this machine."
-        ) from error
+    for left in reversed(range(STARTS)):
+        try:
+            _connect(address, cpus)
+            break
+        except Exception as error:  # where a node does not start in time, Ray raises just that
+            ray.shutdown()
+            if address is None and left:
+                continue  # a busy machine takes more than the half minute that Ray waits
+            where = "here" if address is None else f"at {address!r}"
+            raise SweepError(
+                f"No Ray cluster {where}: {' '.join(str(error).split())[:300]} Start one with "
+                "'ray start --head', or leave address= out for one of this machine."
+            ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None, cpus: int | None) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is not None:
+        ray.init(address=address, **quiet)
+        return
+    with _on_loopback():
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 
 @contextmanager
