@@ -15,8 +15,8 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
-    WeightingName,
     Texts,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
