@@ -16,6 +16,7 @@ from mi_toolkit.core.result import Result, SavedResult
 from tests.every_job import CLEAN, CORRUPTED, JOBS, PROMPT, TEXTS, Job, differences, figures_of
 from tests.models_here import loaded
 
+TRAINING = Path(__file__).parents[1] / "data" / "toy-training"
 FURTHER: Mapping[str, Job] = {
     "untrained_control": lambda model, _: mi.untrained_control(model, PROMPT, n=2),
     "compare_stimuli": lambda model, _: mi.compare.compare_stimuli(
@@ -25,6 +26,7 @@ FURTHER: Mapping[str, Job] = {
     "edge_attribution": lambda model, _: mi.interventions.edge_attribution(
         model, CLEAN, CORRUPTED, target=" the"
     ),
+    "dynamics": lambda model, _: mi.dynamics(TRAINING, [0, 1010], behaviours=["induction"]),
     "s_inhibition_effects": lambda model, _: mi.interventions.s_inhibition_effects(
         model, ["L1H0"], ["L2H0"], prompts=mi.core.ioi_prompts(model, n_prompts=4)
     ),
