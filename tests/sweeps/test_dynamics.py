@@ -73,6 +73,22 @@ def test_not_yet_is_told_from_no_longer(
     assert (found.end.at if found.end else None) == end
 
 
+def test_a_checkpoint_without_a_figure_is_passed_over() -> None:
+    values = np.array([0.0, np.nan, 0.0, np.nan, 0.9, 0.9])
+    found = course(values, np.full(6, 0.02), np.nan_to_num(values) > 0.3)
+    assert (found.onset.at, found.onset.low, found.onset.high) == (4, 2, 4)
+
+
+def test_a_label_that_its_figure_alone_does_not_decide_begins_where_heads_carry_it(
+    followed: HeadDynamics,
+) -> None:
+    labels = followed.labels.clone()
+    labels[:, 0], labels[5:, 0, 1, 1] = False, True
+    made = dataclasses.replace(followed, labels=labels, by_lift=(False, *followed.by_lift[1:]))
+    told = made.course(followed.label_names[0])
+    assert (told.onset.low, told.onset.at, told.onset.high) == (4, 5, 5)
+
+
 def test_checkpoints_of_the_hub_and_of_a_folder(tmp_path: Path) -> None:
     of_pythia = checkpoints_of("pythia-160m", "log", None)
     assert (of_pythia[0].step, of_pythia[-1].step) == (0, 143_000)

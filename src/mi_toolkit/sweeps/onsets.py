@@ -85,6 +85,8 @@ def course(
 ) -> Course:
     """What became of a label, from its figure and its presence at each checkpoint.
 
+    Checkpoints whose figure is no number count for what carries the label, not for when it came.
+
     >>> values = np.array([0.0, 0.0, 0.7, 0.8, 0.1, 0.0])
     >>> found = course(values, np.full(6, 0.02), values > 0.3)
     >>> found.state, found.onset.at, found.end.at
@@ -95,11 +97,25 @@ def course(
     if not len(where) or not (labelled[-1] or in_a_row):
         return Course(state="not yet", onset=None, end=None)
     if labelled[-1]:
-        onset = None if labelled.all() else change_point(values, errors)
+        onset = None if labelled.all() else _within(values, errors, 0, len(values))
         return Course(state="formed", onset=onset, end=None)
     first, last = int(where[0]), int(where[-1])
-    onset = change_point(values[: last + 1], errors[: last + 1]) if first else None
-    end = change_point(values[first:], errors[first:], rises=False)
-    if end is not None:
-        end = ChangePoint(at=end.at + first, low=end.low + first, high=end.high + first)
+    onset = _within(values, errors, 0, last + 1) if first else None
+    end = _within(values, errors, first, len(values), rises=False)
     return Course(state="no longer", onset=onset, end=end)
+
+
+def _within(
+    values: Float[Array, " checkpoint"],
+    errors: Float[Array, " checkpoint"],
+    start: int,
+    stop: int,
+    *,
+    rises: bool = True,
+) -> ChangePoint | None:
+    """The change point among some of the checkpoints, of those with a figure."""
+    places = [k for k in range(start, stop) if np.isfinite(values[k])]
+    found = change_point(values[places], errors[places], rises=rises)
+    if found is None:
+        return None
+    return ChangePoint(at=places[found.at], low=places[found.low], high=places[found.high])

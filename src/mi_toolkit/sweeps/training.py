@@ -110,6 +110,10 @@ class HeadDynamics(Result):
     figure: Float[Tensor, "checkpoint label layer head"]
     """What each label is judged by: the lift over chance, or a distribution's own value."""
 
+    by_lift: tuple[bool, ...]
+    """Of each label whether its lift alone decides. The others (a value within bounds, a lift that
+    comes with suppression) began where heads carry them, whatever the figure does."""
+
     ci_low: Float[Tensor, "checkpoint label layer head"]
     """Lower end of its 95% interval."""
 
@@ -150,21 +154,21 @@ class HeadDynamics(Result):
         if head is not None:
             layer, index = Head.of(head)
             place = (slice(None), row, layer, index)
-            return self._course(self.figure[place], self._errors[place], self.labels[place])
+            return self._course(row, self.figure[place], self._errors[place], self.labels[place])
         flat = self.figure[:, row].flatten(1).nan_to_num(-math.inf)
         best = flat.argmax(dim=1, keepdim=True)
         errors = self._errors[:, row].flatten(1).gather(1, best)[:, 0]
         labelled = self.labels[:, row].flatten(1).any(dim=1)
-        return self._course(flat.gather(1, best)[:, 0], errors, labelled)
+        return self._course(row, flat.gather(1, best)[:, 0], errors, labelled)
 
     @cached_property
     def _errors(self) -> Float[Tensor, "checkpoint label layer head"]:
         """Standard errors, as wide as the intervals say."""
         return ((self.ci_high - self.ci_low) / (2 * 1.96)).nan_to_num(0.0)
 
-    def _course(self, figure: Tensor, errors: Tensor, labelled: Tensor) -> Course:
-        if not figure.isfinite().all():
-            return Course(state="not yet", onset=None, end=None)
+    def _course(self, row: int, figure: Tensor, errors: Tensor, labelled: Tensor) -> Course:
+        if not self.by_lift[row]:
+            figure, errors = labelled.float(), torch.zeros(len(labelled))
         return course(figure.double().numpy(), errors.double().numpy(), labelled.numpy())
 
     def heads(self, label: str, state: str = "formed") -> list[Head]:
@@ -391,6 +395,7 @@ def _assembled(
         tokens=tuple(point.tokens for point in points),
         label_names=names,
         figure=torch.stack(figures),
+        by_lift=tuple(name in first.facts and first.facts[name].has_chance for name in names),
         ci_low=stacked("ci_low"),
         ci_high=stacked("ci_high"),
         labels=torch.stack([report.labels for report in reports]),

@@ -297,35 +297,48 @@ def _carriers(dynamics: HeadDynamics, label: str) -> list[Head]:
     return sorted(found, key=lambda head: -int(times[head]))
 
 
-def _over_training(ax: Axes, dynamics: HeadDynamics) -> None:
-    """An axis of steps, as a logarithm with a 0."""
-    ax.set_xscale("symlog", linthresh=max(1, next(s for s in dynamics.steps if s)))
-    ax.set_xlim(dynamics.steps[0], dynamics.steps[-1] * 1.05)
+def _training(dynamics: HeadDynamics) -> tuple[str, list[int]]:
+    """What training is measured in: tokens where they are known, else steps."""
+    seen = [tokens for tokens in dynamics.tokens if tokens is not None]
+    if len(seen) == len(dynamics.steps):
+        return "training tokens", seen
+    return "training step", [*dynamics.steps]
+
+
+def _over_training(ax: Axes, dynamics: HeadDynamics, words: str = "") -> list[int]:
+    """An axis of training, as a logarithm with a 0; the checkpoints on it."""
+    name, places = _training(dynamics)
+    ax.set_xscale("symlog", linthresh=max(1, next(place for place in places if place)))
+    ax.set_xlim(places[0], places[-1] * 1.05)
     ax.tick_params(labelsize=7, length=2)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.set_xlabel("training step", fontsize=7, labelpad=1)
+    ax.set_xlabel(f"{name}{words}", fontsize=7, labelpad=1)
+    return places
 
 
 def _draw_curves(
     ax: Axes, dynamics: HeadDynamics, label: str, heads: Sequence[Head], colour: str
 ) -> None:
-    row = dynamics.index(label)
-    _over_training(ax, dynamics)
+    row, places = dynamics.index(label), _over_training(ax, dynamics)
     n_layers, n_heads = dynamics.figure.shape[2:]
     for head in (Head(l, h) for l in range(n_layers) for h in range(n_heads)):
         if head not in heads[:MOST_LINES]:
             values = dynamics.figure[:, row, head.layer, head.head]
-            ax.plot(dynamics.steps, values, color="#c4c4c4", linewidth=0.7)
+            ax.plot(places, values, color="#c4c4c4", linewidth=0.7)
     for head in heads[:MOST_LINES]:
         place = (slice(None), row, head.layer, head.head)
         ends = dynamics.ci_low[place].numpy(), dynamics.ci_high[place].numpy()
-        ax.fill_between(dynamics.steps, *ends, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(dynamics.steps, dynamics.figure[place], color=colour, linewidth=1.4)
-        end = float(dynamics.figure[place][-1])
-        ax.annotate(f" {head}", (dynamics.steps[-1], end), fontsize=6.5, va="center")
+        ax.fill_between(places, *ends, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(places, dynamics.figure[place], color=colour, linewidth=1.4)
+    last = dynamics.figure[-1, row]
+    free = float("inf")
+    for head in sorted(heads[:MOST_LINES], key=lambda head: -float(last[head].nan_to_num(-9.0))):
+        if last[head].isfinite():
+            free = min(float(last[head]), free - 0.1)
+            ax.annotate(f" {head}", (places[-1] * 1.05, free), fontsize=6.5, va="center")
     onset = dynamics.course(label).onset
     if onset is not None:
-        low, high = dynamics.steps[onset.low], dynamics.steps[onset.high]
+        low, high = places[onset.low], places[onset.high]
         ax.axvspan(low, high, color=line(), alpha=0.6, linewidth=0, zorder=0)
 
 
@@ -340,8 +353,8 @@ def _draw_strip_of_labels(
             ax.plot([x], [y], "s", color=face, markersize=5, markeredgecolor=line())
     ax.set_yticks(range(len(heads)), [str(head) for head in heads], fontsize=6.5)
     ax.set_ylim(max(len(heads), 4) - 0.5, -0.7)
-    every = max(1, len(dynamics.steps) // 8)
-    places = range(0, len(dynamics.steps), every)
+    n = len(dynamics.steps)
+    places = sorted({round(k * (n - 1) / 7) for k in range(8)})
     ax.set_xticks(places, [f"{dynamics.steps[p]:,}" for p in places], fontsize=6.5, rotation=30)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
@@ -351,14 +364,13 @@ def _draw_strip_of_labels(
 def _draw_onsets(
     ax: Axes, dynamics: HeadDynamics, label: str, heads: Sequence[Head], colour: str
 ) -> None:
-    _over_training(ax, dynamics)
+    places = _over_training(ax, dynamics, ": onset")
     for head in heads:
         onset = dynamics.course(label, head).onset
         if onset is not None:
-            low, at, high = (dynamics.steps[k] for k in (onset.low, onset.at, onset.high))
+            low, at, high = (places[k] for k in (onset.low, onset.at, onset.high))
             ax.plot([low, high], [head.layer] * 2, color=colour, linewidth=1.2, alpha=0.5)
             ax.plot([at], [head.layer], "o", color=colour, markersize=4)
     ax.set_ylim(dynamics.figure.shape[2] - 0.5, -0.5)
     ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     ax.set_ylabel("layer", fontsize=7)
-    ax.set_xlabel("onset, with its interval", fontsize=7, labelpad=1)
