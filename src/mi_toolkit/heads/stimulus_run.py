@@ -162,7 +162,9 @@ class StimulusRun:
         pads = not any(map(looks_ahead, self.sights.values()))
         plans: dict[Sight, Plan] = {}
         for sight in dict.fromkeys(self.sights.values()):
-            plans[sight] = plan = make_plan(batch, behaviours, sight, stimulus, pads=pads)
+            plans[sight] = plan = make_plan(
+                batch, behaviours, sight, stimulus, pads=pads, tokenizer=model.tokenizer
+            )
             layers = [layer for layer in self.layers if self.sights[layer] == sight]
             measurement = Measurement(plan, layers, self.n_heads)
             self.measurements |= dict.fromkeys(layers, measurement)
