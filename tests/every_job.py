@@ -57,6 +57,9 @@ JOBS: Mapping[str, Job] = {
         n_sequences=3,
         n_tokens=12,
     ),
+    "head_families": lambda model, _: mi.head_families(
+        model, [*TEXTS, PROMPT], min_size=2, n_draws=2
+    ),
     "confirm_heads": lambda model, _: mi.confirm_heads(
         model, {"induction": ["L2H0"]}, n_sequences=4
     ),

@@ -21,6 +21,7 @@ from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.atlas.build import AtlasView, Entry, Links
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.cards.card import HeadCard
+from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison, compare_stimuli
@@ -189,6 +190,9 @@ def made_card() -> HeadCard:
 RESULTS: dict[type, Callable[[], Any]] = {
     mi.HeadReport: report,
     HeadCard: made_card,
+    HeadFamilies: lambda: mi.head_families(
+        model(), [PROMPT, CORRUPTED, PROMPT], min_size=2, n_draws=1
+    ),
     UntrainedControl: lambda: mi.untrained_control(model(), PROMPT, n=2),
     Confirmation: lambda: mi.confirm_heads(model(), {"induction": ["L2H0"]}, n_sequences=4),
     Pipeline: traced,

@@ -1,4 +1,7 @@
-"""A head's card as a page: each figure next to its chance, the texts that it acts on in colours."""
+"""A head's card as a page: each figure next to its chance, the texts that it acts on in colours.
+
+And the families of a model's heads: a map of all of them, and what each lifts.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,17 @@ from markupsafe import Markup
 
 from mi_toolkit.cards.card import Example, HeadCard, LossChange, RelationFigure
 from mi_toolkit.cards.circuits import TokenTable
+from mi_toolkit.cards.families import DIFFUSE, FAMILY_HEADER, HeadFamilies
+from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.head import Head
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.markup import render, strip_svg
+from mi_toolkit.draw.head_maps import Cell, HeadMap, map_figure
+from mi_toolkit.draw.markup import render, strip_svg, tables_html
 from mi_toolkit.draw.page import ResultView
 from mi_toolkit.draw.primitives import (
+    LABELS,
     LINES,
+    NOTHING,
     SEQUENTIAL,
     ColouredToken,
     DotStrip,
@@ -240,4 +249,71 @@ def _said(table: TokenTable, common: str, itself: str) -> str:
         f"{signed(table.itself)} in the mean, ±{1.96 * table.itself_error:.2f} for shuffled pairs. "
         f"{table.common_share:.0%} of the differences within rows are the same in all: {common} "
         f"({favoured})."
+    )
+
+
+FAMILY_COLOURS = tuple(
+    dict.fromkeys([*LINES[:-1], *(each for name, each in LABELS.items() if name != "first_token")])
+)
+DIFFUSE_COLOUR = LABELS["first_token"]
+
+
+def view_families(found: HeadFamilies) -> ResultView:
+    """The families of a model's heads to look at: in a notebook, as a page, as a picture.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> mi.view(mi.head_families(mi.load_model("toy-gpt2"), min_size=2, n_draws=2))
+        View of Families of the heads of toy-gpt2: ...
+    """
+    lifts = TextTable(
+        title="Mean lift of each relation",
+        header=("relation", *(each.name for each in found.families)),
+        rows=[
+            (relation, *(signed(float(each.profile[place])) for each in found.families))
+            for place, relation in enumerate(found.relations)
+        ],
+    )
+    table = TextTable(title="Families", header=FAMILY_HEADER, rows=found.cells())
+    return ResultView(
+        title=found.title(),
+        caption=(
+            "Heads that move the same kinds of keys, however strongly. Stability is the Jaccard "
+            f"index with the most similar group over {found.n_draws} draws of documents: a family "
+            "under 0.8 is unstable. Gain, where it was tested, is how much more a member's changes "
+            "of loss under ablation go with those of other members than with those of its layer; "
+            "a family whose gain is not above 0 beyond doubt is shown as failed."
+        ),
+        body=lambda: map_figure(family_map(found)) + tables_html(table, lifts),
+        draw=lambda: figures.map_picture(family_map(found)),
+        height=500 + 26 * found.family.shape[0] + 40 * len(found.families),
+    )
+
+
+def family_map(found: HeadFamilies) -> HeadMap:
+    """Every head by its family; heads in none, and of unstable families, stay grey."""
+    colours, names, others = {-1: NOTHING}, {-1: "no family"}, iter(FAMILY_COLOURS * 9)
+    for place, each in enumerate(found.families):
+        names[place] = f"{each.name} ({each.verdict})"
+        if each.name == DIFFUSE:
+            colours[place] = DIFFUSE_COLOUR
+        else:
+            colours[place] = NOTHING if each.verdict == "unstable" else next(others)
+    n_layers, n_heads = found.family.shape
+    return HeadMap(
+        title="families",
+        subtitle="what a head moves",
+        layers=tuple(map(str, range(n_layers))),
+        n_heads=n_heads,
+        cells=tuple(
+            Cell(
+                head=Head(layer, head),
+                colours=(colours[place],),
+                tip=f"{Head(layer, head)}: {names[place]}",
+            )
+            for layer, row in enumerate(found.family.tolist())
+            for head, place in enumerate(row)
+        ),
+        legend={names[place]: colours[place] for place in names if colours[place] != NOTHING}
+        | {"no stable family": NOTHING},
     )

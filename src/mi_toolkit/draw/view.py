@@ -8,13 +8,14 @@ from typing import Any, overload
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.cards.card import HeadCard
+from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
-from mi_toolkit.draw.card import view_card
+from mi_toolkit.draw.card import view_card, view_families
 from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
 from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
@@ -59,6 +60,7 @@ def view(
 def view(
     result: HeadReport
     | HeadCard
+    | HeadFamilies
     | Confirmation
     | Generation
     | Attribution
@@ -122,6 +124,7 @@ def _view_pipeline(traced: Pipeline, position: int | None = None, *, top_k: int 
 
 _view.register(HeadReport)(view_report)
 _view.register(HeadCard)(view_card)
+_view.register(HeadFamilies)(view_families)
 _view.register(UntrainedControl)(view_untrained)
 _view.register(Confirmation)(view_confirmation)
 _view.register(Pipeline)(_view_pipeline)
