@@ -44,7 +44,7 @@ def main() -> None:
     print(f"  profile_heads    {statistics.median(watched):7.2f} s  {ratio:.2f} ×")
     if options.card:
         profiles = mi.cards.profile_heads(model, texts)
-        report = mi.classify_heads(model, texts)
+        report = mi.classify_heads(model)
         taken = seconds(lambda: mi.head_card(model, options.card, profiles=profiles, report=report))
         print(f"  card of {options.card:8} {taken:7.2f} s  {taken / statistics.median(bare):.1f} ×")
 
