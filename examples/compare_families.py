@@ -8,7 +8,7 @@ Runs offline on the bundled models; name any others that `load_model` takes:
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import mi_toolkit as mi
 
@@ -16,18 +16,22 @@ BUNDLED = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 BEHAVIOURS = ["previous_token", "induction", "first_token"]
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], behaviours: list[str]) -> None:
     """Print, per model, how many heads earn each label and the strongest of them."""
     for name in names:
         model = mi.load_model(name)
         facts = mi.describe_model(model)
-        report = mi.classify_heads(model, behaviours=BEHAVIOURS)
+        report = mi.classify_heads(model, behaviours=behaviours)
         print(f"{name}: {facts.positional} positions, {facts.activation}, {facts.normalisation}")
-        for behaviour in BEHAVIOURS:
+        for behaviour in behaviours:
             heads = report.heads(behaviour)
             strongest = f", strongest {heads[0]} {report[behaviour][heads[0]]:.2f}" if heads else ""
             print(f"  {behaviour:15} {len(heads):3} of {report.scope.numel()}{strongest}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or BUNDLED)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="*", help="by name (the bundled ones)")
+    parser.add_argument("--behaviours", nargs="+", default=BEHAVIOURS, help="%(default)s")
+    asked = parser.parse_args()
+    main(asked.models or BUNDLED, asked.behaviours)

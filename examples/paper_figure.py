@@ -1,15 +1,16 @@
 """From a model to a table and a figure for a paper.
 
     python examples/paper_figure.py
-    python examples/paper_figure.py gpt2
+    python examples/paper_figure.py gpt2 --output paper
 
 Writes `heads.csv` (a row per behaviour and head, with chance and interval), `heads.tex` (the
-labelled heads) and `heads.pdf` (two maps and the scopes, as wide as a page's column).
+labelled heads; LaTeX needs `booktabs`) and `heads.pdf` (two maps and the scopes, as wide as a
+page's column).
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -18,19 +19,20 @@ import mi_toolkit as mi
 from mi_toolkit.draw import figures
 
 PANELS = ["previous_token", "induction"]
+COLUMNS = ["label", "name", "score", "lift", "ci_low", "ci_high"]
 
 
-def main(name: str) -> None:
+def main(name: str, output: Path) -> None:
     """Classify, keep every figure, and draw."""
     report = mi.classify_heads(mi.load_model(name))
-    report.save("heads.safetensors")  # HeadReport.load reads it back: no need to run again
+    output.mkdir(parents=True, exist_ok=True)
+    report.save(output / "heads.safetensors")  # HeadReport.load reads it back: no need to run again
     table = report.to_pandas()
-    table.to_csv("heads.csv", index=False)
+    table.to_csv(output / "heads.csv", index=False)
 
     labelled = table[table["labelled"] & table["home"]]
-    columns = ["label", "name", "score", "lift", "ci_low", "ci_high"]
-    latex = labelled[columns].to_latex(index=False, float_format="%.2f", na_rep="--")
-    Path("heads.tex").write_text(latex, encoding="utf-8")
+    latex = labelled[COLUMNS].to_latex(index=False, float_format="%.2f", na_rep="--", escape=True)
+    (output / "heads.tex").write_text(latex, encoding="utf-8")
 
     n_layers, n_heads = report.scope.shape
     with figures.house_style():
@@ -40,9 +42,13 @@ def main(name: str) -> None:
             figures.head_map(report, behaviour, ax=ax)
         figures.scope_map(report, ax=axes[2])
         figure.subplots_adjust(wspace=0.9, top=0.85, bottom=0.22, left=0.06, right=0.9)
-    figures.save_figure(figure, "heads.pdf")
-    print(f"{name}: {len(labelled)} labels in heads.csv and heads.tex; heads.pdf")
+    figures.save_figure(figure, output / "heads.pdf")
+    print(f"{name}: {len(labelled)} labels in heads.csv and heads.tex; heads.pdf, in {output}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "toy-gpt2")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("model", nargs="?", default="toy-gpt2", help="by name (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path(), help="folder (this one)")
+    asked = parser.parse_args()
+    main(asked.model, asked.output)

@@ -11,7 +11,7 @@ Writes `scaling.csv`, a row per model and label, and `scaling.pdf`.
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import mi_toolkit as mi
 from mi_toolkit.draw import figures
@@ -20,9 +20,9 @@ BUNDLED = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 BEHAVIOURS = ["previous_token", "duplicate_token", "induction", "first_token"]
 
 
-def main(names: list[str]) -> None:
+def main(names: list[str], behaviours: list[str]) -> None:
     """Classify the heads of each model, which are held in memory one at a time."""
-    comparison = mi.compare_models(names, behaviours=BEHAVIOURS)
+    comparison = mi.compare_models(names, behaviours=behaviours)
     table = comparison.to_pandas().sort_values(["parameters", "label"])
     table.to_csv("scaling.csv", index=False)
     families = {facts.family for facts in comparison.facts.values()}
@@ -44,4 +44,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or BUNDLED)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="*", help="two or more, by name (the bundled ones)")
+    parser.add_argument("--behaviours", nargs="+", default=BEHAVIOURS, help="%(default)s")
+    asked = parser.parse_args()
+    main(asked.models or BUNDLED, asked.behaviours)

@@ -29,4 +29,10 @@ def __getattr__(name: str) -> Any:
                 raise AttributeError(
                     f"mi_toolkit has no {name}: it is mi_toolkit.{package}.{name}", name=name
                 ) from None
+        if name.startswith(("view_", "plot_", "show_", "draw_")):
+            raise AttributeError(
+                f"mi_toolkit has no {name}: mi.view(result) draws any result, mi.view_attention "
+                "attention patterns",
+                name=name,
+            ) from None
         raise

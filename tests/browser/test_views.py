@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from mi_toolkit.draw.page import Page
 from mi_toolkit.draw.report import view_report
@@ -135,6 +137,29 @@ def test_a_notebook_s_frame_draws_and_takes_the_height_it_needs(
             arg=[number, frame.evaluate(needed)],
         )
     assert quiet(opened)
+
+
+def test_a_frame_out_of_sight_is_in_a_picture_of_the_whole_page(
+    tmp_path: Path, open_html: OpenHTML
+) -> None:
+    far = "<div style='height:3000px'></div>"
+    view = str(made_view(list("abcd"))._repr_html_())
+    path = tmp_path / "notebook.html"
+    path.write_text(f"<!doctype html><meta charset=utf-8><body>{far}{view}", "utf-8")
+    opened = open_html(path)
+    told = "document.querySelector('iframe').style.background.split('%3Cimg').length"
+    opened.page.wait_for_function(f"{told} === 4")  # two buttons and the large pattern
+    picture = imread(BytesIO(opened.screenshot(tmp_path / "whole.png")))[3000:, :, :3]
+    red, _, blue = (picture[..., colour] for colour in range(3))
+    assert ((red < 0.25) & (blue > 0.5)).mean() > 0.005  # attention is blue
+    assert picture.std() > 0.05
+    # Neither a script nor an address of the outside is in it.
+    background = str(opened.page.evaluate("document.querySelector('iframe').style.background"))
+    assert "%3Cscript" not in background
+    assert quiet(opened)
+    # Printed, legends keep their colours.
+    frame = opened.page.frames[1]
+    assert frame.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
 
 
 def test_what_a_page_cannot_draw_it_says(tmp_path: Path, open_html: OpenHTML) -> None:

@@ -19,7 +19,12 @@ def test_attribute_prints_a_line_for_each_token(capsys: pytest.CaptureFixture[st
     assert out.startswith("What ' Mary' rather than ' John' rests on in toy-gpt2, by integrated_")
     assert re.search(r"^' Mary': \d+\.\d\d%, rank \d+$", out, re.M)
     assert len(re.findall(r"^ ?\d+  '", out, re.M)) == 15
-    assert re.search(r"^ 2  ' Mary' +[+-]\d\.\d{3}  ▇", out, re.M)
+    # What counts against the target ends in one column, what counts for it begins in the next.
+    assert re.search(r"^ +token +score +against  for$", out, re.M)
+    bars = re.findall(r"^( ?\d+  '.*?'\s+([+-])\d\.\d{3} +)(▇+)$", out, re.M)
+    middle = {len(start) + (len(bar) + 2 if sign == "-" else 0) for start, sign, bar in bars}
+    assert {sign for _, sign, _ in bars} == {"+", "-"}
+    assert len(middle) == 1
     assert re.search(r"error 0\.\d\d% with\s\d+\ssteps, \d+ passes of\sthe\sprompt\.$", out, re.M)
 
 

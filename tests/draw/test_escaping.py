@@ -32,8 +32,8 @@ from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.draw import (
     ablation,
     attribution,
-    card,
     comparison,
+    confirmation,
     generation,
     head_listing,
     head_maps,
@@ -259,7 +259,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.strips_html": lambda: ablation.strips_html(hostile(ablated())) + HOSTILE,
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
     "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
-    "card.card_html": lambda: card.card_html(hostile(made_card())),
+    "confirmation.card_html": lambda: confirmation.card_html(hostile(made_card())),
     "comparison.following_html": lambda: comparison.following_html({HOSTILE: []}),
     "comparison.labels_html": lambda: comparison.labels_html(hostile(compared())),
     "comparison.models_html": lambda: comparison.models_html(hostile(compared())),

@@ -16,7 +16,8 @@ from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.figures.style import in_house_style
+from mi_toolkit.draw.figures.grids import draw_values
+from mi_toolkit.draw.figures.style import DOTS_PER_INCH, in_house_style, title
 from mi_toolkit.draw.primitives import LABELS, SCOPES
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
@@ -86,6 +87,64 @@ def test_the_dose_curve_draws_every_group_and_each_random_draw() -> None:
     np.testing.assert_allclose(draws, [[0.1, 0.3], [1, 3]])
     with pytest.raises(UnknownNameError, match="No kind of change in this test is called 'flip'"):
         figures.dose_curve(made_test(), "flip")
+
+
+def test_a_dose_curve_of_one_dose_is_a_dot_with_its_controls() -> None:
+    whole = made_test()
+    one = replace(whole, outcomes=tuple(each for each in whole.outcomes if each.k == 10))
+    for test, drawn in ((one, {"None"}), (whole, {"-", "--", ":"})):
+        ax = figures.dose_curve(test)
+        groups = [each for each in ax.lines if each.get_marker() in ("D", "o", "s")]
+        assert len(groups) == 3
+        assert {each.get_linestyle() for each in groups} == drawn
+
+
+def test_a_map_without_any_figure_above_0_has_no_scale_and_says_so() -> None:
+    for values, said in (
+        (torch.zeros(2, 3), "0 everywhere"),
+        (torch.full((2, 3), torch.nan), "nothing measured"),
+        (torch.tensor([[0.0, 0.5, 0.0]]), None),
+    ):
+        figure = Figure()
+        ax = figure.add_axes((0.1, 0.1, 0.5, 0.5))
+        rows = [str(row) for row in range(len(values))]
+        draw_values(ax, values, title="", rows=rows, columns=list("abc"), across="head")
+        words = [text.get_text() for text in ax.texts if " " in text.get_text()]
+        assert bool(ax.child_axes) == (said is None)
+        assert words == ([] if said is None else [said])
+
+
+def test_what_stands_out_of_a_figure_is_in_its_file(tmp_path: Path) -> None:
+    def width_of(name: str) -> float:
+        stability = made_stability()
+        (each,) = stability.agreements
+        names = replace(each, over="metric", metrics=(name, name))
+        ax = figures.stability_figure(replace(stability, agreements=(names,)))
+        figures.save_figure(ax.figure, tmp_path / "figure.png")
+        edge = imread(tmp_path / "figure.png")[:, :2, :3]
+        assert (edge > 0.9).all()  # nothing is cut at the left
+        return imread(tmp_path / "figure.png").shape[1] / ax.figure.get_figwidth()
+
+    assert width_of("magnitude") == pytest.approx(DOTS_PER_INCH, rel=0.01)
+    ax = figures.stability_figure(made_stability())
+    ax.set_yticks([0], ["a name of a metric that is longer than there is room for it"])
+    figures.save_figure(ax.figure, tmp_path / "figure.png")
+    picture = imread(tmp_path / "figure.png")
+    assert picture.shape[1] > DOTS_PER_INCH * ax.figure.get_figwidth() + 20
+    assert (picture[:, :2, :3] > 0.9).all()
+    assert width_of("weight_integrated_gradients") > 0
+
+
+@pytest.mark.parametrize("length", [10, 60, 120, 400])
+def test_a_title_of_any_length_is_within_its_figure(length: int) -> None:
+    figure = Figure(figsize=(6.5, 2))
+    title(figure, ("a word after another " * 30)[:length])
+    (text,) = figure.texts
+    box = text.get_window_extent()
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+    assert box.y0 >= figure.bbox.y1 - 0.5 * figure.dpi
+    assert text.get_text().endswith("\N{HORIZONTAL ELLIPSIS}") == (length == 400)
 
 
 def test_stability_draws_the_mean_and_the_range_of_each_measure() -> None:

@@ -163,6 +163,16 @@ def test_heads_alone_are_ranked_among_those_of_their_layer_and_of_the_model() ->
     assert previous.effect.percentile >= 100 * 14 / 16
 
 
+def test_a_label_of_nearly_all_heads_is_ranked_among_all_of_them() -> None:
+    model = loaded("toy-gpt2")
+    every = [f"L{layer}H{head}" for layer in range(4) for head in range(4)]
+    found = confirm_each_head(model, {"previous_token": every[:-1]}, **briefly(model))
+    assert {len(trial.random_sets) for trial in found.trials} == {15}
+    assert all(trial.heads not in trial.random_sets for trial in found.trials)
+    assert not [trial for trial in found.trials if "1 other set" in trial.reason]
+    assert sum(trial.verdict == "fails" for trial in found.trials) > 8
+
+
 def test_one_call_for_all_labels_gives_each_its_own_predictions() -> None:
     model = loaded("toy-gpt2")
     together = {"induction": ["L2H0"], "previous_token": ["L0H0"]}

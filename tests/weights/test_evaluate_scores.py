@@ -68,7 +68,9 @@ def rows_of(hf_model: Any, texts: list[list[int]]) -> torch.Tensor:
 def test_controls_have_the_same_count_in_every_matrix_and_none_of_the_top() -> None:
     scores = score_weights(loaded("toy-gpt2"), TEXTS)
     top = scores.ranking(60).keys()
-    weights = {name: matrix.value() for name, matrix in scores.live.items()}
+    weights = {
+        name: matrix.value() for name, matrix in scores.matrices_in(loaded("toy-gpt2")).items()
+    }
     shapes = {place.name: place.shape for place in scores.places}
     drawn = random_control(top, shapes, torch.Generator().manual_seed(0))
     matched, lowest = magnitude_matched(top, weights), bottom(top, scores.scores)
@@ -277,7 +279,25 @@ def test_text_that_the_model_predicts_worse_than_chance_is_warned_of(
     for texts, warned in ((["zqj xkw vbq"], True), (TOY_TEXT[:2], False)):
         caplog.clear()
         perturbation_test(model, scores, texts, k=[1], controls=[], progress=False)
-        assert ("worse than even odds" in caplog.text) == warned
+        assert ("worse than a uniform guess" in caplog.text) == warned
+        assert ("give text that the model predicts well (texts=, or --d" in caplog.text) == warned
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_a_bundled_model_is_measured_on_text_that_it_knows_and_has_not_seen(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = loaded(name)
+    scores = score_weights(model, metric="signed_grad_x_weight", eval_limit=8)
+    test = perturbation_test(
+        model, scores, k=[50], controls=["random"], n_random=3, eval_limit=8, progress=False
+    )
+    assert not caplog.text
+    assert test.baseline.loss < 0.5 * math.log(model.cfg.d_vocab)
+    # The highest weights matter: without them the loss rises, and more than without random ones.
+    top, *random = [each.quality.loss - test.baseline.loss for each in test.outcomes]
+    assert top > 0
+    assert top > max(random)
 
 
 def test_a_dose_curve_is_what_perturbing_by_hand_gives() -> None:
@@ -302,10 +322,11 @@ def test_a_dose_curve_is_what_perturbing_by_hand_gives() -> None:
 
 
 def test_scoring_and_held_out_texts_do_not_meet() -> None:
-    scoring, held_out = halves(evaluation_passages())
-    assert (len(scoring), len(held_out)) == (64, 64)
-    assert not set(scoring) & set(held_out)
     model = loaded("toy-gpt2")
+    for passages in (evaluation_passages(), evaluation_passages(model)):
+        scoring, held_out = halves(passages)
+        assert (len(scoring), len(held_out)) == (64, 64)
+        assert not set(scoring) & set(held_out)
     scores = score_weights(model, metric="magnitude")
     test = perturbation_test(model, scores, k=[1], controls=[], eval_limit=2, progress=False)
     assert scores.provenance.prompts["scoring"] != test.provenance.prompts["held_out"]

@@ -60,7 +60,7 @@ def _shown(output: Any, name: str) -> tuple[list[Made], str]:
         return [], f'<div class="output">{_one_line(data["text/html"])}</div>'
     height, document = framed[1], html.unescape(framed[2])
     frame = (
-        f'<iframe src="../{name}.html" sandbox="allow-scripts" loading="lazy" '
+        f'<iframe src="../{name}.html" sandbox="allow-scripts" '
         f'title="mi_toolkit view" style="width:100%;height:{height}px;border:0"></iframe>'
     )
     return [Made(f"notebooks/{name}.html", document)], f'<div class="output">{frame}</div>'

@@ -50,6 +50,7 @@ from mi_toolkit.draw.markup import render
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
@@ -101,7 +102,7 @@ READING = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """What the index tells of one model."""
+    """What the index shows of one model."""
 
     model: str
     facts: Mapping[str, Any]
@@ -194,7 +195,7 @@ def _count(entries: Sequence[Entry]) -> str:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """All labels, without `global` and `undetermined`: with `local` told, the rest is theirs."""
+    """All labels, without `global` and `undetermined`: with `local` shown, the rest is theirs."""
     names = dict.fromkeys(shown.label for entry in entries for shown in profile(entry.report))
     return [name for name in names if name not in ("global", "undetermined")]
 
@@ -223,6 +224,7 @@ def head_atlas(
     out: str | os.PathLike[str],
     *,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     seed: int = 0,
     batch_size: int | None = None,
     load: Mapping[str, Any] | None = None,
@@ -233,7 +235,7 @@ def head_atlas(
 
     An atlas is built model by model, and holds one in memory. Whenever it is interrupted, or
     killed, the same call goes on where it stopped: a model is done whose files are whole and of
-    this protocol, these versions and these weights. Nothing in the folder tells the
+    this protocol, these versions and these weights. Nothing in the folder says the
     time or the machine, so the same models and versions give the same files.
 
     Args:
@@ -241,6 +243,7 @@ def head_atlas(
             and that are not among these, keep their files and leave the index.
         out: the folder; `HeadAtlas` says what is in it.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         seed: of the random stimulus.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
@@ -260,8 +263,15 @@ def head_atlas(
     """
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
-    protocol = protocol_of(min_lift=min_lift, seed=seed, load=options, headvis=headvis)
-    measuring = {"min_lift": min_lift, "seed": seed, "batch_size": batch_size}
+    protocol = protocol_of(
+        min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
+    )
+    measuring = {
+        "min_lift": min_lift,
+        "weighting": weighting,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
     place = Path(out)
     atlas = HeadAtlas(place, tuple(sources))
     remove_drafts(place)
@@ -294,6 +304,7 @@ def head_atlas(
 
 def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
     """Where each model lies, by the name that results will call it; wrong names before any work."""
+    models = [models] if isinstance(models, str) else models
     found = [find_source(name, revision=revision) for name in models]
     folders = [folder_name(source.name) for source in found]
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})

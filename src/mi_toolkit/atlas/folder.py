@@ -30,6 +30,7 @@ from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import Manifest
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
+from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.sources import Source, cached_snapshot
 
@@ -44,12 +45,15 @@ _NO_FIGURE = ("device", "cache")
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
-def protocol_of(*, min_lift: float, seed: int, load: Mapping[str, Any], headvis: bool) -> Any:
+def protocol_of(
+    *, min_lift: float, weighting: Weighting, seed: int, load: Mapping[str, Any], headvis: bool
+) -> Any:
     """What is done to every model, as plain values: it decides all figures, with the weights."""
     return {
         "format": FORMAT,
         "behaviours": {behaviour.name: asdict(behaviour.facts) for behaviour in chosen(None)},
         "min_lift": min_lift,
+        "weighting": weighting,
         "seed": seed,
         "load": {
             name: str(value) for name, value in sorted(load.items()) if name not in _NO_FIGURE

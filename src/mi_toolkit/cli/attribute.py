@@ -110,13 +110,20 @@ def _lines(found: Attribution) -> Iterator[str]:
     for token in found.target:
         yield f"{token.text!r}: {token.probability:.2%}, rank {token.rank:,}"
     largest = float(found.scores.abs().max()) or 1.0
-    rows = [
-        [str(place), repr(text), f"{score:+.3f}", "▇" * round(BAR * abs(score) / largest)]
-        for place, (text, score) in enumerate(zip(found.tokens, found.scores.tolist(), strict=True))
-    ]
+    against = found.scores.min() < 0
+    longest = BAR // 2 if against else BAR
+    rows = []
+    for place, (text, score) in enumerate(zip(found.tokens, found.scores.tolist(), strict=True)):
+        bar = "▇" * round(longest * abs(score) / largest)
+        # On the page by colour, here by side: against the target to the left, for it to the right.
+        sides = [bar if score < 0 else "", bar if score > 0 else ""]
+        rows.append([str(place), repr(text), f"{score:+.3f}", *sides])
+    header = ["", "token", "score", "against", "for"]
+    if not against:
+        header, rows = ["", "token", "score", ""], [[*row[:3], row[4]] for row in rows]
     room = width(elsewhere=FOR_READING)
     yield ""
-    yield from columns([["", "token", "score", ""], *rows], width=room, align="><>")
+    yield from columns([header, *rows], width=room, align="><>>" if against else "><>")
     if found.sum_text():
         yield ""
         yield from wrapped(found.sum_text(), room)

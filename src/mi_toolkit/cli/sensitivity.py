@@ -156,7 +156,7 @@ def sensitivity(
         topk: How many of the highest weights, one number or several. Without it: 100.
         per: What is ranked by itself.
         data_file: Text, one passage to a line; half of them score, the other half test. Without it
-            the bundled passages.
+            bundled passages: English, or, for a bundled model, text of the kind that it knows.
         eval_limit: At most so many texts of each half.
         max_length: Tokens of a text. Without it: 128.
         batch_size: Texts to a pass. It changes memory and time; figures by rounding only.

@@ -12,6 +12,7 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
@@ -34,6 +35,7 @@ def sweep(
     behaviours: Several[str] = None,
     sequences: Annotated[int, Parameter(validator=at_least_one)] = 32,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    weighting: WeightingName = "prompts",
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     out: OutputOptions = DEFAULT_OUTPUT,
@@ -49,6 +51,8 @@ def sweep(
         sequences: Sequences at each length, as far as the text goes.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         seed: Of the random tokens.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         out: What it gives, and a report per length; LengthSweep.load reads the folder. A sweep that
@@ -68,6 +72,7 @@ def sweep(
             behaviours=behaviours,
             n_sequences=sequences,
             min_lift=min_lift,
+            weighting=weighting,
             batch_size=batch_size,
             seed=seed,
             folder=out.output,

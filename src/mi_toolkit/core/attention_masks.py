@@ -95,7 +95,8 @@ def _masks(model: HookedModel) -> dict[int, _MaskRows]:
     original = getattr(model, "original_model", None)
     if original is None:
         return _own_masks(model)
-    config = str(original.config.get_text_config().__dict__)
+    own = getattr(original, "config", None)  # none of TransformerLens' own modules
+    config = str(own.get_text_config().__dict__) if own is not None else str(model.cfg.__dict__)
     before = _read_before.get(model)
     if before is None or before[0] != config:
         before = config, _read(model)

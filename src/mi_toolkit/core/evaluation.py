@@ -1,7 +1,8 @@
-"""Texts to measure a loss on: a bundled set, and how any set is split into two.
+"""Texts to measure a loss on: two bundled sets, and how any set is split into two.
 
 The bundled passages were written for this project: facts, dialogue, lists and code, 32 of each.
-None of them is in the natural stimulus.
+None of them is in the natural stimulus. The bundled models know no such text; theirs are of the
+templates that they were trained on, in documents that they have not seen.
 """
 
 from __future__ import annotations
@@ -22,13 +23,24 @@ from mi_toolkit.core.tokens import Prompt, TokenBatch, check_fits, from_sequence
 MAX_TOKENS = 128
 
 
-@cache
-def evaluation_passages() -> tuple[str, ...]:
-    """The 128 bundled passages, kinds in turn, so that any first few hold some of each.
+def evaluation_passages(model: HookedModel | None = None) -> tuple[str, ...]:
+    """128 bundled passages, kinds in turn, so that any first few hold some of each.
+
+    Of a bundled model (`toy-gpt2`, …) those that it can predict; of any other, and without one,
+    English.
 
     >>> len(evaluation_passages())
     128
     """
+    bundled = resources.files("mi_toolkit") / "models" / "bundled"
+    name = "" if model is None else str(model.cfg.model_name)
+    if name and (bundled / name / "card.json").is_file():
+        return tuple((bundled / "passages.txt").read_text("utf-8").splitlines())
+    return _english()
+
+
+@cache
+def _english() -> tuple[str, ...]:
     lines = resources.files("mi_toolkit.core").joinpath("evaluation.jsonl").read_text("utf-8")
     kinds: dict[str, list[str]] = {}
     for passage in map(json.loads, lines.splitlines()):
@@ -69,7 +81,8 @@ def loss_batch(
 
     Args:
         model: whose tokenizer and context count.
-        texts: texts, ids, or a batch of them; None for the scoring half of the bundled passages.
+        texts: texts, ids, or a batch of them; None for the scoring half of the bundled passages
+            for this model.
         max_length: tokens of a text; None for 128, or the context where that is shorter. Ids are
             cut only if it is given.
         limit: only the first so many texts.
@@ -82,7 +95,7 @@ def loss_batch(
         raise PromptError(f"A limit of {limit} texts leaves none to measure a loss on.")
     room = min(max_length or MAX_TOKENS, int(model.cfg.n_ctx))
     if texts is None:
-        texts = halves(evaluation_passages())[0]
+        texts = halves(evaluation_passages(model))[0]
     if isinstance(texts, TokenBatch):
         rows = [texts.sequence(index).tolist()[:max_length] for index in range(len(texts))][:limit]
         beginnings: Sequence[str] = texts.beginnings[:limit]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from mi_toolkit.core.errors import UnknownNameError
 
 
 @contextmanager
@@ -49,3 +51,26 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+PICTURES = ("png", "svg", "pdf")
+"""The formats that figures are written in, by the endings of names."""
+
+
+def picture_kind(path: str | os.PathLike[str], kinds: Sequence[str] = PICTURES) -> str:
+    """The format that a picture's name asks for: `png`, `svg` or `pdf`.
+
+    >>> picture_kind("heads.SVG")
+    'svg'
+
+    Raises:
+        UnknownNameError: it has another ending, or none.
+    """
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    if ending not in kinds:
+        listed = [f".{kind}" for kind in kinds]
+        raise UnknownNameError(
+            f"{os.fspath(path)!r} names no picture that can be written: let it end in "
+            f"{' or '.join(', '.join(listed).rsplit(', ', 1))} (LaTeX takes .pdf)."
+        )
+    return ending

@@ -9,6 +9,31 @@
   // A frame out of sight is not laid out until it is scrolled to, unless somebody asks.
   for (const milliseconds of [0, 200, 1000, 3000]) setTimeout(tellHeight, milliseconds);
 
+  // What is on the page as one SVG image, without scripts: for where a frame is not painted.
+  const picture = () => {
+    const page = document.documentElement.cloneNode(true);
+    page.querySelectorAll("script").forEach((script) => script.remove());
+    const canvases = document.querySelectorAll("canvas");
+    page.querySelectorAll("canvas").forEach((copy, index) => {
+      const image = document.createElement("img");
+      const { offsetWidth, offsetHeight } = canvases[index];
+      const { display, filter, imageRendering } = getComputedStyle(canvases[index]);
+      image.src = canvases[index].toDataURL();
+      const size = { width: `${offsetWidth}px`, height: `${offsetHeight}px` };
+      Object.assign(image.style, { ...size, display, filter, imageRendering });
+      copy.replaceWith(image);
+    });
+    const { offsetWidth, offsetHeight } = document.documentElement;
+    const size = `width="${offsetWidth}" height="${offsetHeight}"`;
+    const inside = new XMLSerializer().serializeToString(page);
+    const held = `<foreignObject ${size}>${inside}</foreignObject>`;
+    return `<svg xmlns="http://www.w3.org/2000/svg" ${size}>${held}</svg>`;
+  };
+  const tellPicture = () => {
+    if (parent !== window) parent.postMessage({ miToolkitPicture: picture() }, "*");
+  };
+  for (const milliseconds of [300, 2500]) setTimeout(tellPicture, milliseconds);
+
   // A pattern as small as it gets: one pixel for each pair of tokens.
   const FUTURE = [200, 200, 200];
   const pixels = (pattern, full) => {
@@ -100,6 +125,7 @@
     for (const drawing of drawings) {
       drawHeads(drawing, JSON.parse(document.getElementById(`${drawing.id}-properties`).textContent));
     }
+    setTimeout(tellPicture, 300);
   } catch (error) {
     for (const drawing of drawings) {
       drawing.textContent = "This view cannot be drawn here. It needs a browser of 2023 or later.";

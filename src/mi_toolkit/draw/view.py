@@ -15,9 +15,13 @@ from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
-from mi_toolkit.draw.card import view_card, view_families
 from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
-from mi_toolkit.draw.confirmation import view_confirmation, view_verification
+from mi_toolkit.draw.confirmation import (
+    view_card,
+    view_confirmation,
+    view_families,
+    view_verification,
+)
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
@@ -86,7 +90,7 @@ def view(result: Any, *how: Any, **options: Any) -> View:
 
     Returns:
         A view: it shows itself in a notebook; `save_html` writes a page that needs no network,
-        `save_png` and `save_svg`, where it has them, a picture. `Page` puts several on one page.
+        `save_png` and `save_svg` a picture where it has one. `Page` puts several on one page.
 
     Raises:
         UnknownNameError: there is no view of such a thing; the message says what to view instead.

@@ -23,7 +23,7 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.stats import CONFIDENCE
 from mi_toolkit.core.tokens import Prompt, tokenise
 from mi_toolkit.heads.behaviours import chosen
-from mi_toolkit.heads.kinds import WEIGHTS, Behaviour
+from mi_toolkit.heads.kinds import WEIGHTS, Behaviour, Weighting, check_weighting
 from mi_toolkit.heads.labels import (
     DEFAULT_FDR,
     DEFAULT_MIN_LIFT,
@@ -93,6 +93,7 @@ def assembled(run: StimulusRun, min_lift: float, fdr: float | None, seed: int) -
         stimulus=dict.fromkeys(names, run.stimulus),
         min_lift=min_lift,
         fdr=fdr,
+        weighting=run.weighting,
         n_kv_heads=run.facts.n_kv_heads,
         provenance=provenance_of(
             run.model, {run.stimulus: run.batch}, seed=seed, attention={run.stimulus: run.path}
@@ -157,6 +158,7 @@ def classify_heads(
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
     fdr: float | None = DEFAULT_FDR,
+    weighting: Weighting = "prompts",
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     batch_size: int | None = None,
@@ -189,6 +191,10 @@ def classify_heads(
         min_lift: the lift that a mask behaviour's label says is exceeded.
         fdr: the share of false labels, in expectation, among all that the report gives: Benjamini
             and Hochberg over all heads and behaviours. None: each head alone, by its 95% interval.
+        weighting: what counts alike in a figure of texts of unequal length. `prompts`: each text,
+            by the mean over its eligible queries. `queries`: each eligible query, so that a text
+            counts by how many it has. Chance, intervals, labels and copying follow. `locality` is
+            a ratio of sums over all queries either way; on one text there is no difference.
         prepend_bos: put a BOS before each string; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         batch_size: sequences to a forward pass; None: as many as memory has room for, up to where
@@ -202,7 +208,7 @@ def classify_heads(
 
     Raises:
         PromptError: the prompt is empty, too long, or has an id outside the vocabulary.
-        UnknownNameError: no such behaviour.
+        UnknownNameError: no such behaviour, or no such weighting.
         BehaviourError: a behaviour from outside cannot be imported, or its mask is none.
         UnsupportedModelError: no layer has an attention pattern to hook.
         HookError: a pattern's hook did not fire.
@@ -219,6 +225,7 @@ def classify_heads(
     """
     if fdr is not None and not 0 < fdr < 1:
         raise PromptError(f"fdr is a share of false labels, between 0 and 1, or None; not {fdr}.")
+    check_weighting(weighting)
     table = chosen(behaviours)
     patterns = pattern_behaviours(table)
     if batch_size is not None and batch_size < 1:
@@ -237,10 +244,11 @@ def classify_heads(
             )
         stimuli = home_stimuli(model, table, seed=seed)
     runs = {
-        name: StimulusRun(model, batch, patterns, name, batch_size)
+        name: StimulusRun(model, batch, patterns, name, batch_size, weighting)
         for name, batch in stimuli.items()
         if patterns
     }
+    asked: Any = {"min_lift": min_lift, "fdr": fdr, "weighting": weighting, "seed": seed}
     sweep = Sweep(resume, runs, seed)
     batches = sweep.remaining()
     for name, batch in track(
@@ -255,9 +263,8 @@ def classify_heads(
     if OWN_PROMPT in parts:
         return parts[OWN_PROMPT]
     if prompt is not None:
-        own = stimuli[OWN_PROMPT]
-        return empty_report(model, table, OWN_PROMPT, own, min_lift=min_lift, fdr=fdr, seed=seed)
-    circuits = circuit_report(model, table, min_lift=min_lift, fdr=fdr, seed=seed)
+        return empty_report(model, table, OWN_PROMPT, stimuli[OWN_PROMPT], **asked)
+    circuits = circuit_report(model, table, **asked)
     if circuits is not None:
         parts[WEIGHTS] = pad_behaviours(circuits, table)
     return merge_stimuli(parts)

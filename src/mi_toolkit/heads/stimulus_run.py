@@ -39,7 +39,7 @@ from mi_toolkit.heads.block_figures import BlockReader
 from mi_toolkit.heads.chunked_attention import attend, attention_by, blocks_of, unsupported_reason
 from mi_toolkit.heads.copying import CopyingMeasurement, CopyQueriesOfPlan
 from mi_toolkit.heads.direct_effect import reads_one_norm
-from mi_toolkit.heads.kinds import Behaviour, DistributionBehaviour
+from mi_toolkit.heads.kinds import Behaviour, DistributionBehaviour, Weighting
 from mi_toolkit.heads.measure import Measurement
 from mi_toolkit.heads.plan import Plan, make_plan
 from mi_toolkit.heads.scores import PatternRows
@@ -149,9 +149,10 @@ class StimulusRun:
         behaviours: Sequence[AnyBehaviour],
         stimulus: str,
         batch_size: int | None,
+        weighting: Weighting = "prompts",
     ) -> None:
         self.model, self.batch, self.stimulus = model, batch, stimulus
-        self.batch_size = batch_size
+        self.batch_size, self.weighting = batch_size, weighting
         self.behaviours = tuple(behaviours)
         self.layers = attention_layers(model)
         self.facts = describe_model(model)
@@ -163,7 +164,13 @@ class StimulusRun:
         plans: dict[Sight, Plan] = {}
         for sight in dict.fromkeys(self.sights.values()):
             plans[sight] = plan = make_plan(
-                batch, behaviours, sight, stimulus, pads=pads, tokenizer=model.tokenizer
+                batch,
+                behaviours,
+                sight,
+                stimulus,
+                pads=pads,
+                weighting=weighting,
+                tokenizer=model.tokenizer,
             )
             layers = [layer for layer in self.layers if self.sights[layer] == sight]
             measurement = Measurement(plan, layers, self.n_heads)
@@ -240,6 +247,7 @@ class StimulusRun:
             "behaviours": {each.name: behaviour_identity(each) for each in self.behaviours},
             "attention": self.path,
             "batch_size": self.batch_size,
+            "weighting": self.weighting,
         }
 
     @property
@@ -389,7 +397,7 @@ class Sweep:
 
 
 def behaviour_identity(behaviour: Behaviour) -> list[str]:
-    """What tells a behaviour from another of the same name: its facts, and its functions' names."""
+    """What a behaviour is, next to its name: its facts, and its functions' names."""
     # Not the functions themselves, whose text differs from process to process.
     functions = [
         each.func if isinstance(each, partial) else each

@@ -13,6 +13,7 @@ from torch import Tensor
 from mi_toolkit.core.model import HookedModel, evaluating, z_hook
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.tl_compat import attribution_scores
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.interventions.patching import Pairs, PairsResult, Tokens, check_every_layer
@@ -30,13 +31,13 @@ class AttributionPatching(PairsResult):
     FORMAT: ClassVar[str] = "mi_toolkit attribution patching 1"
 
     heads: Float[Tensor, "layer head position"]
-    """Of each head's output before `W_O`."""
+    """Estimate for each head's output before `W_O`."""
 
     mlps: Float[Tensor, "layer position"]
-    """Of each MLP's output."""
+    """Estimate for each MLP's output."""
 
     embedding: Float[Tensor, " position"]
-    """Of each token's embedding."""
+    """Estimate for each token's embedding."""
 
     positions: tuple[str, ...]
     """The tokens, of both prompts where they differ."""
@@ -93,6 +94,7 @@ def attribution_patching(
     *,
     target: Tokens,
     other: Tokens | None = None,
+    progress: bool | None = None,
 ) -> AttributionPatching:
     """Estimate by one gradient what activation patching would find for every part and position.
 
@@ -106,6 +108,7 @@ def attribution_patching(
         corrupted: as in `activation_patching`.
         target: as in `activation_patching`.
         other: as in `activation_patching`.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         PromptError: no pairs, different lengths, not one token, or prompts that do not differ.
@@ -127,7 +130,7 @@ def attribution_patching(
     n_positions = pairs.clean.ids.shape[1]
     heads = torch.zeros(n_layers, n_heads, n_positions)
     mlps, embedding = torch.zeros(n_layers, n_positions), torch.zeros(n_positions)
-    for found in scores_of_pairs(model, pairs, "node"):
+    for found in scores_of_pairs(model, pairs, "node", progress):
         for node, score in found.node_scores.items():
             share = score / len(pairs.clean)
             if node.kind == "embed":
@@ -153,7 +156,10 @@ def attribution_patching(
 
 
 def scores_of_pairs(
-    model: HookedModel, pairs: Pairs, granularity: Literal["node", "edge"]
+    model: HookedModel,
+    pairs: Pairs,
+    granularity: Literal["node", "edge"],
+    progress: bool | None,
 ) -> Iterator[Any]:
     """TransformerLens' result for each pair.
 
@@ -162,7 +168,8 @@ def scores_of_pairs(
     """
     # The weights need no gradient; what is embedded starts the graph.
     start = [("hook_embed", lambda embedded, hook: embedded.detach().requires_grad_())]
-    for index in range(len(pairs.clean)):
+    n = len(pairs.clean)
+    for index in track(range(n), total=n, label="Estimating effects", unit="pair", show=progress):
         pair = pairs.one(index)
         ours, theirs = (b.ids.to(model.cfg.device) for b in (pair.clean, pair.corrupted))
         with evaluating(model), torch.enable_grad(), model.hooks(fwd_hooks=start):
@@ -235,7 +242,7 @@ class EdgeAttribution(PairsResult):
         )
 
     def title(self) -> str:
-        """What it is of, in words."""
+        """What the table shows, in one line."""
         return f"Paths between parts of {self.provenance.model}"
 
     def header(self) -> list[str]:
@@ -251,6 +258,7 @@ def edge_attribution(
     *,
     target: Tokens,
     other: Tokens | None = None,
+    progress: bool | None = None,
 ) -> EdgeAttribution:
     """Estimate which paths between parts carry the difference between prompts.
 
@@ -264,6 +272,7 @@ def edge_attribution(
         corrupted: as in `activation_patching`.
         target: as in `activation_patching`.
         other: as in `activation_patching`.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         PromptError: no pairs, different lengths, not one token, or prompts that do not differ.
@@ -274,7 +283,7 @@ def edge_attribution(
     pairs = Pairs.of(model, clean, corrupted, target, other)
     full, none = pairs.both_metrics(model)
     totals: dict[tuple[Any, Any], float] = {}
-    for found in scores_of_pairs(model, pairs, "edge"):
+    for found in scores_of_pairs(model, pairs, "edge", progress):
         for edge, score in found.edge_scores.items():
             totals[edge] = totals.get(edge, 0.0) + score / len(pairs.clean)
     scores = torch.tensor(list(totals.values()), dtype=torch.float32)

@@ -25,6 +25,7 @@ from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import over_texts
 from mi_toolkit.core.stimuli import ioi_prompts
@@ -95,11 +96,12 @@ def s_inhibition_effects(
     prompts: TokenBatch | None = None,
     how: str = "mean",
     seed: int = 0,
+    progress: bool | None = None,
 ) -> InhibitionEffects:
     """Ablate heads one at a time, and see whether name movers turn to the subject.
 
     The label `s_inhibition` says that a head looks from END to S2. Whether it acts as such heads do
-    in the paper, through the queries of name movers, is what this measures. A head in or behind
+    in the paper, through the queries of name movers, is what this measures. A head in or after
     the name movers' last layer cannot act on them; its effect is NaN.
 
     Args:
@@ -109,6 +111,7 @@ def s_inhibition_effects(
         prompts: with the roles `end`, `io`, `s1` and `s2`; None for `ioi_prompts(model)`.
         how: as in `ablating`; `mean` takes the head's mean over the prompts themselves.
         seed: of the prompts.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         PromptError: no name mover, or prompts without the roles.
@@ -137,7 +140,9 @@ def s_inhibition_effects(
     ablated = tuple(Head.of(head) for head in heads)
     clean = _preferences(model, batch, movers)
     before, lost = [], []
-    for head in ablated:
+    for head in track(
+        ablated, total=len(ablated), label="Ablating heads", unit="head", show=progress
+    ):
         behind = torch.tensor([mover.layer > head.layer for mover in movers])
         after = clean
         if behind.any():

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mi_toolkit.core.model import HookedModel, weights_digest
+from mi_toolkit.core.process_state import require_hooks
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.models.facts import ModelFacts
@@ -28,13 +29,13 @@ _POSITIONAL: Mapping[str, Positional] = {
 
 
 def facts_of_hooked_transformer(model: Any) -> ModelFacts:
-    """The facts of a `HookedTransformer`."""
+    """The facts of a `HookedTransformer`, or of TransformerLens' own modules in a bridge."""
     cfg = model.cfg
     architecture = cfg.original_architecture or type(model).__name__
     parameter = next(model.parameters())
     positional = _POSITIONAL.get(cfg.positional_embedding_type, "none")
     rotary = positional == "rotary"
-    local_base = cfg.rotary_base_local if rotary else None
+    local_base = getattr(cfg, "rotary_base_local", None) if rotary else None
     return ModelFacts(
         name=cfg.model_name,
         family=family_of(
@@ -53,7 +54,7 @@ def facts_of_hooked_transformer(model: Any) -> ModelFacts:
         rope_base=float(cfg.rotary_base) if rotary else None,
         rope_local_base=None if local_base in (None, cfg.rotary_base) else float(local_base),
         rope_scaling=_rope_scaling(cfg),
-        rotary_fraction=cfg.rotary_dim / cfg.d_head if rotary else None,
+        rotary_fraction=(cfg.rotary_dim or cfg.d_head) / cfg.d_head if rotary else None,
         activation=cfg.act_fn or "none",
         gated_mlp=cfg.gated_mlp,
         parallel_attention_mlp=cfg.parallel_attn_mlp,
@@ -91,9 +92,9 @@ def _rope_scaling(cfg: Any) -> Mapping[str, Any] | None:
             "high_freq_factor": cfg.NTK_by_parts_high_freq_factor,
             "original_max_position_embeddings": cfg.NTK_original_ctx_len,
         }
-    if cfg.use_yarn_rope:
+    if getattr(cfg, "use_yarn_rope", False):
         return {"rope_type": "yarn", "factor": cfg.yarn_factor}
-    if cfg.rotary_scaling_factor != 1.0:
+    if getattr(cfg, "rotary_scaling_factor", 1.0) != 1.0:
         return {"rope_type": "linear", "factor": cfg.rotary_scaling_factor}
     return None
 
@@ -126,9 +127,15 @@ def describe_model(model: Any) -> ModelFacts:
 
     What the config leaves to the code is known for the common families only: ALiBi, parallel
     attention and MLP. Attention in chunks (Llama 4) is not a window and is shown as global.
+
+    Raises:
+        ModelTypeError: a name, or anything else that is no model.
     """
+    if not isinstance(model, nn.Module):
+        require_hooks(model, "describe_model")
     original = getattr(model, "original_model", None)
-    if original is None and hasattr(model, "cfg"):
+    # TransformerLens' own modules, in a HookedTransformer or a bridge (`boot_native`).
+    if hasattr(model, "cfg") and not hasattr(original, "config"):
         return facts_of_hooked_transformer(model)
     hf_model = model if original is None else original
     config = hf_model.config.get_text_config()

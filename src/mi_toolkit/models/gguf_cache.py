@@ -20,7 +20,7 @@ import shutil
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.resumable import fingerprint
 from mi_toolkit.models.checkpoints import load_config, load_tokenizer, read_weights
 from mi_toolkit.models.sources import Source
@@ -51,7 +52,7 @@ _NOT_COMPARED = {
 """What a config says of where it lies, and of how it was read, not of the model."""
 
 _SHARE_OF_DISK = 0.5
-"""Of the free disk that an entry may take."""
+"""Share of the free disk that an entry may take."""
 
 _reading = threading.RLock()
 
@@ -216,7 +217,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file: what tells accidental damage, at the speed of reading."""
+    """Size and CRC-32 of a file: what shows accidental damage, at the speed of reading."""
     size = path.stat().st_size
     if size == 0:
         return {"bytes": 0, "crc32": 0}
@@ -239,7 +240,7 @@ def _is_sound(entry: Path, wanted: dict[str, Any]) -> bool:
 
 @contextmanager
 def header_parsed_once(source: Source) -> Iterator[None]:
-    """Inside, the header of a GGUF file is parsed once, and the table of its names made once.
+    """Inside, the header of a GGUF file is parsed once, and our bar shows its conversion.
 
     transformers parses it for the config, for the tokenizer and for the weights, each time token by
     token, and makes the table of names for every module of the model.
@@ -249,15 +250,26 @@ def header_parsed_once(source: Source) -> Iterator[None]:
         return
     try:
         import gguf
+        from transformers import modeling_gguf_pytorch_utils as conversion
     except ImportError:  # an extra; transformers says that it is missing
         yield
         return
+    replaced: list[tuple[Any, str, Any]] = [
+        (gguf, "GGUFReader", functools.cache(gguf.GGUFReader)),
+        (gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)),
+        (conversion, "tqdm", _converting),
+    ]
     with _reading:
-        before = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
-        for name, function in before.items():
-            setattr(gguf, name, functools.cache(function))
+        before = [getattr(module, name) for module, name, _ in replaced]
+        for module, name, function in replaced:
+            setattr(module, name, function)
         try:
             yield
         finally:
-            for name, function in before.items():
-                setattr(gguf, name, function)
+            for (module, name, _), function in zip(replaced, before, strict=True):
+                setattr(module, name, function)
+
+
+def _converting(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+    label, total = "Converting a GGUF file", len(tensors)
+    return track(tensors, total=total, label=label, unit="tensor", show=None)

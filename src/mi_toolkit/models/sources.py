@@ -63,6 +63,12 @@ def find_source(name: str | os.PathLike[str], *, revision: str | None = None) ->
         if not path.is_file():
             raise ModelLoadError(f"There is no GGUF file {given!r} here (in {Path.cwd()}).")
         return _source_of_gguf(given, path)
+    if path.is_file():
+        inside = path.suffix.casefold() in (".safetensors", ".bin", ".json")
+        raise ModelLoadError(
+            f"{given!r} is a file, and no model: give "
+            + ("the folder that it is in." if inside else "a folder, a .gguf file, or a name.")
+        )
     if isinstance(name, os.PathLike) or given.startswith((".", "~", os.sep)):
         raise ModelLoadError(f"There is no folder {given!r} here (in {Path.cwd()}).")
     if _HUB_ID.fullmatch(given):

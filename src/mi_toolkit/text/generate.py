@@ -32,6 +32,7 @@ from mi_toolkit.core.errors import GenerationError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.core.passes import check_finite_pass, continuing
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import working
 from mi_toolkit.core.tl_compat import cache_is_sound, key_value_cache
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
@@ -63,7 +64,12 @@ class Decoding:
 
 
 def decode(
-    model: HookedModel, ids: Int[Tensor, "1 position"], how: Decoding, *, n_choices: int
+    model: HookedModel,
+    ids: Int[Tensor, "1 position"],
+    how: Decoding,
+    *,
+    n_choices: int,
+    progress: bool | None = None,
 ) -> tuple[Int[Tensor, "sequence token"], list[float] | None, list[Step]]:
     """New tokens of each sequence, the best first; their scores in beam search; and the steps.
 
@@ -84,8 +90,17 @@ def decode(
         unhooked_parts_plain(model),
         _without_defaults(generating),
         continuing() as at_position,
+        working(
+            total=how.max_new_tokens, label="Generating", unit="token", show=progress
+        ) as written,
     ):
-        recorder = _recorder(model, ids.shape[1], kept, at_position if how.use_cache else None)
+
+        def at_step(position: int) -> None:
+            if how.use_cache:
+                at_position(position)
+            written()
+
+        recorder = _recorder(model, ids.shape[1], kept, at_step)
         found = generating.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -146,7 +161,7 @@ def _without_defaults(generating: Any) -> Iterator[None]:
         generating.generation_config = own
 
 
-def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_position: Any) -> Any:
+def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_step: Any) -> Any:
     class Recorder(LogitsProcessor):
         """Looks at each step's scores and leaves them as they are."""
 
@@ -165,8 +180,7 @@ def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_position: An
                     top_log_probs=top.values.cpu(),
                 )
             )
-            if at_position is not None:
-                at_position(input_ids.shape[1])
+            at_step(input_ids.shape[1])
             return scores
 
     return Recorder()
@@ -186,6 +200,7 @@ def generate(
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     use_cache: bool = True,
+    progress: bool | None = None,
 ) -> Generation:
     """What the model goes on with after a prompt, by greedy or beam search.
 
@@ -214,6 +229,7 @@ def generate(
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         use_cache: keep keys and values of earlier positions from step to step. It changes time,
             and figures by rounding only.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         PromptError: not one prompt, an empty one, one beyond the context, or impossible ids.
@@ -240,7 +256,7 @@ def generate(
     )
     _check(model, batch, how, top_k)
     hooks = _hooked(model)
-    found, scores, steps = decode(model, batch.ids, how, n_choices=top_k)
+    found, scores, steps = decode(model, batch.ids, how, n_choices=top_k, progress=progress)
     tree = beam_tree(steps, num_beams=num_beams, eos_ids=how.eos_ids)
     sequences = tuple(
         _sequence(model, _until_end(ids, how.eos_ids), score, tree, steps, how, top_k)

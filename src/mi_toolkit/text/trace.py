@@ -23,6 +23,7 @@ from mi_toolkit.core.model import (
 from mi_toolkit.core.passes import logits_and_activations
 from mi_toolkit.core.predictions import kl_divergence, token_ranks, top_predictions
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import working
 from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.tl_compat import lens_logits
 from mi_toolkit.core.tokenizer import token_texts
@@ -150,6 +151,7 @@ def trace_pipeline(
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     allow_nan: bool = False,
+    progress: bool | None = None,
 ) -> Pipeline:
     """A prompt's way through a model: tokens, embedding, attention, MLP, output.
 
@@ -169,6 +171,7 @@ def trace_pipeline(
         prepend_bos: put a BOS before a text. None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         allow_nan: show the way all the same where what the model computes is NaN or infinite.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         PromptError: not one prompt, an empty one, one beyond the context, impossible ids, one
@@ -191,13 +194,15 @@ def trace_pipeline(
     counts = {"top_k": top_k, "n_nearest": n_nearest, "n_neurons": n_neurons}
     _check(model, batch, counts)
     layers, with_mlp = attention_layers(model), mlp_layers(model)
-    seen, logits = _run(model, batch, layers, with_mlp)
+    with working(total=2, label="Tracing a prompt", unit="pass", show=progress) as passed:
+        seen, logits = _run(model, batch, layers, with_mlp)
+        passed()
+        labelled = classify_heads(model, batch) if report is None else report
     shapes: dict[str, dict[str, tuple[int, ...]]] = {"tokens": {"ids": tuple(batch.ids[0].shape)}}
     for name, activation in seen.items():
         shapes.setdefault(_stage(name), {})[name] = tuple(activation.shape)
     shapes["output"] = {"logits": tuple(logits.shape), **shapes.get("output", {})}
     has_bos = bool(batch.has_bos[0])
-    labelled = classify_heads(model, batch, progress=False) if report is None else report
     output = output_stage(model, batch.ids[0], logits, _residuals(model, seen, lens=lens), top_k)
     embedding = _embedding(model, batch, seen, n_nearest)
     ids = [batch.ids, embedding.nearest_ids, output.top_ids]

@@ -9,6 +9,7 @@ other objective every text counts once. Padding has no part in any value.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ OBJECTIVES = {"loss": loss}
 
 
 def objective_named(objective: str | Objective) -> Objective:
-    """The function behind a name; a function is taken as it is.
+    """The function of that name; a function is taken as it is.
 
     Raises:
         UnknownNameError: nothing is called so.
@@ -130,16 +131,22 @@ class Calibration:
     n_steps: int = 16
     """Points on the path of integrated gradients."""
 
+    progress: bool | None = None
+    """A progress bar; None: where somebody looks and it takes long."""
+
     def batches(self, size: int | None = None) -> Iterator[tuple[TokenBatch, Tensor]]:
         """The texts in order, batch by batch, each with its texts' shares of the whole."""
         share = shares(self.objective, self.texts).float().to(self.model.cfg.device)
         step = self.batch_size if size is None else size
         starts = range(0, len(self.texts), step)
-        for start in track(
-            starts, total=len(starts), label="Scoring weights", unit="batch", show=None
-        ):
+        for start in self.track(starts, "batch"):
             stop = min(start + step, len(self.texts))
             yield self.texts.part(start, stop), share[start:stop]
+
+    def track(self, rounds: Sequence[int], unit: str) -> Iterator[int]:
+        """The rounds of a scorer, with a progress bar."""
+        label = f"Scoring {sum(math.prod(m.shape) for m in self.matrices):,} weights"
+        return track(rounds, total=len(rounds), label=label, unit=unit, show=self.progress)
 
     def generator(self, *more: int) -> torch.Generator:
         """A source of random numbers that no one else draws from."""
@@ -157,7 +164,7 @@ class Scored:
     """Per canonical name, `[in, out]`: the higher, the more the weight matters."""
 
     standard_error: ByMatrix = field(default_factory=dict)
-    """The same shapes, where the score is an estimate."""
+    """Standard error of each score, in the same shapes, where scores are estimates."""
 
     first_half: ByMatrix = field(default_factory=dict)
     """The same shapes: what the first half of the random draws alone would give, rounded down."""

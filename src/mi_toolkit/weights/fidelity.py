@@ -161,7 +161,7 @@ def score_fidelity(
     if n < 10:
         raise WeightError(f"A rank correlation of {n} weights says nothing: take 10 or more.")
     if texts is None:
-        texts = halves(evaluation_passages())[1]
+        texts = halves(evaluation_passages(model))[1]
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )

@@ -22,6 +22,7 @@ from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.result import load_tensor
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
@@ -30,7 +31,7 @@ from mi_toolkit.weights.calibration import Calibration, Objective, objective_nam
 from mi_toolkit.weights.coordinates import ParameterInfo
 from mi_toolkit.weights.parameters import select, weight_matrices
 from mi_toolkit.weights.scorers import SCORERS
-from mi_toolkit.weights.weight_scores import WeightScores, live_of
+from mi_toolkit.weights.weight_scores import WeightScores
 
 BATCH_SIZE = 8
 
@@ -52,6 +53,7 @@ def score_weights(
     seed: int = 0,
     n_probes: int = 32,
     n_steps: int = 16,
+    progress: bool | None = None,
 ) -> WeightScores:
     """A score for every weight: how much the model depends on it, by one of several measures.
 
@@ -75,6 +77,7 @@ def score_weights(
         seed: of `random` and of Hutchinson's probes.
         n_probes: random vectors of `hessian_diag` and `obd_hutchinson`.
         n_steps: points on the path of `weight_integrated_gradients`.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         UnknownNameError: no such metric, objective, parameter, layer or component.
@@ -108,6 +111,7 @@ def score_weights(
         seed=seed,
         n_probes=n_probes,
         n_steps=n_steps,
+        progress=progress,
     )
     scored = SCORERS[metric](calibration)
     for name, scores in scored.scores.items():
@@ -122,7 +126,6 @@ def score_weights(
         first_half={name: half.cpu() for name, half in scored.first_half.items()},
         facts=dict(scored.facts),
         routed=routed_tokens(model, experts, (part for part, _ in calibration.batches())),
-        live={matrix.name: matrix for matrix in matrices},
         provenance=provenance_of(model, {"scoring": batch}, seed=seed),
     )
 
@@ -139,7 +142,7 @@ class ScoresOnDisk(Mapping[str, Tensor]):
         self.files = dict(files)
 
     def __getitem__(self, name: str) -> Tensor:
-        return load_tensor(self.files[name], f"score/{name}")
+        return load_tensor(self.files[name], f"scores/{name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -159,6 +162,7 @@ def score_blockwise(
     parameters: str | Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> WeightScores:
     """`score_weights` with the gradients of a few blocks in memory at a time, scores on disk.
@@ -175,6 +179,7 @@ def score_blockwise(
         parameters: as in `score_weights`.
         layers: as in `score_weights`.
         components: as in `score_weights`.
+        progress: a progress bar; None: where somebody looks and it takes long.
         options: the others of `score_weights`.
 
     Raises:
@@ -191,11 +196,13 @@ def score_blockwise(
     """
     check_in_parts(metric)
     chosen = select(weight_matrices(model), parameters, layers=layers, components=components)
-    files = []
-    for label, names in groups_of(chosen, blocks_at_once).items():
+    files, groups = [], groups_of(chosen, blocks_at_once)
+    for label, names in track(
+        groups.items(), total=len(groups), label="Scoring weights", unit="group", show=progress
+    ):
         files.append(Path(folder) / f"scores_{metric}_{label}.safetensors")
         score_weights(model, texts, metric, parameters=names, **options).save(files[-1])
-    return scores_in(files, model)
+    return scores_in(files)
 
 
 def check_in_parts(metric: str) -> None:
@@ -224,11 +231,11 @@ def groups_of(places: Sequence[ParameterInfo], blocks_at_once: int) -> dict[str,
     return groups
 
 
-def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
+def scores_in(files: Sequence[Path]) -> WeightScores:
     """The scores of several files as one, left on disk.
 
     Raises:
-        ReportError: a file is missing, damaged, or of another model.
+        ReportError: a file is missing, or damaged.
     """
     where: dict[str, Path] = {}
     places: list[ParameterInfo] = []
@@ -245,6 +252,5 @@ def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
         standard_error={},
         facts={},
         routed=routed,
-        live=live_of(model, places, str(files[0].parent)),
         provenance=part.provenance,
     )

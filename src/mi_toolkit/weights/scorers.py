@@ -31,6 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel, evaluating
+from mi_toolkit.core.progress import part_done
 from mi_toolkit.weights.activation_scorers import (
     act_mag,
     magnitude,
@@ -127,9 +128,14 @@ def fold_texts(
                 values(calibration.model, calibration.objective, text).sum().backward()
 
 
+_FORWARD = 1 / 3
+"""About what a forward pass takes of a forward and backward one."""
+
+
 @contextmanager
 def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
     """Inside, a backward pass folds each matrix' gradient once all of its places have theirs."""
+    folded = 0
     waiting = {matrix.name: len(matrix.live) for matrix in matrices}
     partial: ByMatrix = {}
     # A stack of experts is one parameter and many matrices.
@@ -139,6 +145,7 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
             users.setdefault(id(live.parameter), []).append((matrix, live))
 
     def taken(parameter: Tensor) -> None:
+        nonlocal folded
         gradient: Any = parameter.grad  # a tensor: that is when torch calls it
         parameter.grad = None
         for matrix, live in users[id(parameter)]:
@@ -149,6 +156,8 @@ def _folding(matrices: Sequence[WeightMatrix], fold: Fold) -> Iterator[None]:
                 partial[matrix.name] = whole
             else:
                 fold(matrix, whole)
+                folded += 1
+                part_done(_FORWARD + (1 - _FORWARD) * folded / len(matrices))
 
     with ExitStack() as hooks:
         for using in users.values():
@@ -237,7 +246,7 @@ def weight_integrated_gradients(calibration: Calibration) -> Scored:
     with _scaled(views) as scale:
         scale(0.0)
         start = mean_value(calibration)
-        for step in range(calibration.n_steps):
+        for step in calibration.track(range(calibration.n_steps), "step"):
             scale((step + 0.5) / calibration.n_steps)
             for name, gradient in mean_gradient(calibration).items():
                 if name in total:
@@ -366,7 +375,7 @@ def hessian_diag(calibration: Calibration) -> Scored:
     first_half: ByMatrix = {}
     n = calibration.n_probes
     with differentiable(calibration.model, matrices), sdpa_kernel(SDPBackend.MATH):
-        for probe in range(n):
+        for probe in calibration.track(range(n), "probe"):
             signs = [_signs(calibration, matrix, probe, i) for i, matrix in enumerate(matrices)]
             for matrix, estimate in zip(matrices, _probe(calibration, signs), strict=True):
                 # Welford: the variance without keeping the estimates.

@@ -18,6 +18,7 @@ from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.result import Result
@@ -109,13 +110,13 @@ class Agreement:
     """How many of the top are compared."""
 
     n_pairs: int
-    """Pairs of rankings behind the value: 1 for `metric`."""
+    """Pairs of rankings that the value is the mean of: 1 for `metric`."""
 
     jaccard: Estimate
     """Shared weights over all weights of two tops, 0 to 1, with its interval."""
 
     rank_biased_overlap: Estimate
-    """The same with the first places counting most."""
+    """Overlap of two rankings, 0 to 1, in which the first places count most."""
 
     spearman: Estimate
     """Rank correlation of the scores of all weights (a sample of large models)."""
@@ -191,6 +192,7 @@ def ranking_stability(
     eval_limit: int | None = None,
     attention_mask: Any = None,
     blocks_at_once: int | None = None,
+    progress: bool | None = None,
 ) -> RankingStability:
     """Score on resampled texts, and by several metrics, and compare the rankings in pairs.
 
@@ -213,6 +215,7 @@ def ranking_stability(
         eval_limit: as in `score_weights`.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         blocks_at_once: as in `score_blockwise`; None for all blocks in memory.
+        progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         UnknownNameError: no such metric, parameter, layer or component.
@@ -244,16 +247,22 @@ def ranking_stability(
     def summarised(scores: WeightScores) -> _Summary:
         return _Summary(top=scores.ranking(max(k)).keys(), sample=_sample(scores))
 
-    resampled = {
-        metric: [summary(metric, _resampled(batch, seed)) for seed in seeds]
-        for metric in metrics
-        if len(seeds) > 1
-    }
+    asked: list[tuple[str, int | None]]
+    asked = [(metric, seed) for metric in metrics for seed in seeds if len(seeds) > 1]
+    asked += [(metric, None) for metric in metrics if len(metrics) > 1]
+    resampled: dict[str, list[_Summary]] = {}
+    whole: dict[str, _Summary] = {}
+    for metric, seed in track(
+        asked, total=len(asked), label="Ranking weights", unit="scoring", show=progress
+    ):
+        if seed is None:
+            whole[metric] = summary(metric, batch)
+        else:
+            resampled.setdefault(metric, []).append(summary(metric, _resampled(batch, seed)))
     agreements = [
         _over_data(metric, sets, count) for metric, sets in resampled.items() for count in sorted(k)
     ]
-    if len(metrics) > 1:
-        whole = {metric: summary(metric, batch) for metric in metrics}
+    if whole:
         agreements += [
             _over_metrics(pair, whole, resampled, count)
             for pair in combinations(metrics, 2)

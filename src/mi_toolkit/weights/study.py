@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class _Steps:
         if blocks_at_once is None:
             file = f"scores_{metric}.safetensors"
             self._score(f"scores of {metric}", file, metric, self.scope)
-            return WeightScores.load(self.kept.path / file, self.model)
+            return WeightScores.load(self.kept.path / file)
         check_in_parts(metric)
         files = []
         places = select(weight_matrices(self.model), **self.scope)
@@ -99,18 +100,22 @@ class _Steps:
             file = f"scores_{metric}_{label}.safetensors"
             self._score(f"scores of {metric}, {label}", file, metric, {"parameters": parameters})
             files.append(self.kept.path / file)
-        return scores_in(files, self.model)
+        return scores_in(files)
 
     def _score(self, name: str, file: str, metric: str, scope: Mapping[str, Any]) -> None:
         settings = {**scope, **self.of_texts}
         if not self._has(name, settings):
-            score_weights(self.model, self.scoring, metric, **settings).save(self.kept.path / file)
+            scores = score_weights(
+                self.model, self.scoring, metric, progress=self.progress, **settings
+            )
+            scores.save(self.kept.path / file)
             self.kept.enter(name, settings, [file])
 
     def top(self, scores: WeightScores, k: int) -> DataFrame:
         """The `k` highest of one metric."""
         per, file = self.settings.per, f"top_weights_{scores.metric}_{k}"
-        (table,) = self._tables(file, {"per": per}, [file], lambda: (scores.top(k, per),))
+        make = partial(scores.top, k, per, model=self.model)
+        (table,) = self._tables(file, {"per": per}, [file], lambda: (make(),))
         return table
 
     def perturbation(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, ...]:
@@ -174,6 +179,7 @@ class _Steps:
                 k=chosen.topk,
                 seeds=chosen.seeds,
                 blocks_at_once=chosen.blocks_at_once,
+                progress=self.progress,
                 **self.scope,
                 **self.of_texts,
             )
@@ -282,7 +288,7 @@ def run_study(
         WeightError, UnknownNameError: as the steps do.
         ReportError: the folder holds something else, or a run on another model or other texts.
     """
-    scoring, held_out = halves(evaluation_passages() if texts is None else list(texts))
+    scoring, held_out = halves(evaluation_passages(model) if texts is None else list(texts))
     whole: Any = model
     identity = model_identity(model)
     about = {

@@ -206,11 +206,11 @@ def find_super_weights(
     """
     looked_at = loss_batch(
         model,
-        halves(evaluation_passages())[0][:4] if search is None else search,
+        halves(evaluation_passages(model))[0][:4] if search is None else search,
         max_length=max_length,
     )
     if texts is None:
-        texts = halves(evaluation_passages())[1]
+        texts = halves(evaluation_passages(model))[1]
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
@@ -255,7 +255,7 @@ class _Ablation:
         self.model, self.matrices = model, weight_matrices(model)
         self.batch_size, self.progress = batch_size, progress
         self.n_passes = 0.0
-        """Of the search text, whose positions `unit` is."""
+        """Passes so far, in passes over the search text, which has `unit` positions."""
         self._unit = unit
 
     def without(self, places: Sequence[Triple]) -> Change:

@@ -333,7 +333,11 @@ def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:
         more = f"and {len(held) - NAMED_HEADS} more" if len(held) > NAMED_HEADS else None
         ax.legend(
             fontsize=6,
-            frameon=False,
+            frameon=True,  # where it has to lie over lines, it is read all the same
+            framealpha=0.85,
+            edgecolor="none",
+            facecolor=background(),
+            borderpad=0.2,
             loc="best",
             handlelength=1.2,
             labelspacing=0.2,

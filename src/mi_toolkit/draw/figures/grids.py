@@ -122,11 +122,15 @@ def draw_values(
     ax.set_yticks([row + 0.5 for row in range(n_rows)], rows)
     ax.tick_params(length=0, labelsize=7)
     ax.spines[:].set_visible(False)
-    bar = ax.figure.colorbar(
-        mesh, cax=ax.inset_axes((1.0 + 0.3 / n_columns, 0, 0.3 / n_columns, 1))
-    )
-    bar.ax.tick_params(labelsize=7, length=2)
-    bar.outline.set_visible(False)
+    beside = 1.0 + 0.3 / n_columns
+    if known.any():
+        bar = ax.figure.colorbar(mesh, cax=ax.inset_axes((beside, 0, 0.3 / n_columns, 1)))
+        bar.ax.tick_params(labelsize=7, length=2)
+        bar.outline.set_visible(False)
+    else:  # a scale from 0 to 1 would say that something could have been seen
+        said = "0 everywhere" if len(known) else "nothing measured"
+        where: dict[str, Any] = {"transform": ax.transAxes, "rotation": 270, "va": "center"}
+        ax.text(beside, 0.5, said, fontsize=7, color=muted_text(), **where)
     is_whole = bool((known == known.round()).all())
     for row, column in _written(values):
         value = float(values[row, column])

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from mi_toolkit.cards.card import HeadCard
-from mi_toolkit.draw.card import loss_strip, relation_strip
+from mi_toolkit.draw.confirmation import loss_strip, relation_strip
 from mi_toolkit.draw.figures.style import (
     axes_at,
     colour_map,
@@ -122,7 +122,7 @@ def locality_histogram(report: HeadReport, ax: Axes | None = None) -> Axes:
             base = _stack(ax, chosen, edges, base, _colour(name, colour), hatched=has_window)
     ax.axvline(LOCAL_FROM, color=ink(), linewidth=0.8, linestyle=(0, (3, 2)))
     ax.axvline(0, color=line(), linewidth=0.8, zorder=0)
-    ax.set(xlabel="locality (0 even, 1 nearest)", ylabel="heads")
+    ax.set(xlabel="locality (0 uniform, 1 nearest)", ylabel="heads")
     ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     without = int(values.isnan().sum())
     rest = f"; {without} without" if without else ""
@@ -247,7 +247,7 @@ def _drawn(ax: Axes, pattern: Float[Tensor, "query key"]) -> Any:
     future = ~np.tri(len(pattern), dtype=bool)
     ax.spines[:].set_visible(True)
     shown = np.ma.array(pattern.numpy(), mask=future)
-    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="none")
 
 
 def _bar(figure: Figure, picture: Any, y: float, height: float) -> None:

@@ -12,6 +12,7 @@ laid out in inches: matplotlib's own layout engine takes seconds over a large mo
 from __future__ import annotations
 
 import os
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,9 +28,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import fontManager
+from matplotlib.transforms import Bbox
 
 from mi_toolkit.core.errors import unknown_name
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import atomic_write, picture_kind
 from mi_toolkit.draw.primitives import LINES, DotStrip
 
 P = ParamSpec("P")
@@ -115,7 +117,6 @@ def _style(paper: str) -> Any:  # matplotlib spells out every key, release by re
 
 DOTS_PER_INCH = 160
 
-VECTORS = {".svg": "svg", ".pdf": "pdf"}
 UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 LEFT, RIGHT, TOP, BOTTOM = 0.65, 0.25, 0.4, 0.55
@@ -170,8 +171,23 @@ def write(figure: Figure, x: float, y: float, text: str, **look: Any) -> None:
 
 
 def title(figure: Figure, text: str) -> None:
-    """The picture's title, in its upper left corner, half an inch high."""
-    write(figure, 0.12, 0.3, text, fontsize=13, weight="bold")
+    """The picture's title, in its upper left corner, half an inch high: smaller where it is long.
+
+    Where even small letters do not fit, it takes two lines, and leaves out what is beyond them.
+    """
+    room = figure.get_figwidth() - 2 * 0.12
+    size = max(SMALLEST, min(13.0, room / (SIGN * max(len(text), 1))))
+    lines = textwrap.wrap(
+        text, int(room / (SIGN * size)), max_lines=2, placeholder=" \N{HORIZONTAL ELLIPSIS}"
+    )
+    write(figure, 0.12, 0.24, "\n".join(lines), fontsize=size, weight="bold", va="center")
+
+
+SMALLEST = 8.0
+"""Points, of a title that has to be small."""
+
+SIGN = 0.0081
+"""Inches that a sign of a title takes across, at one point."""
 
 
 def heading(figure: Figure, x: float, y: float, text: str) -> None:
@@ -196,14 +212,30 @@ def as_svg(figure: Figure) -> str:
         return path.read_text(encoding="utf-8")
 
 
+PAD = 0.05
+"""Inches around what stands out of a figure."""
+
+
+def _whole(figure: Figure) -> Bbox:
+    """The figure in inches, and what stands out of it: a long title, names next to an axis."""
+    before, figure.dpi = figure.dpi, DOTS_PER_INCH  # letters' widths are rounded to dots
+    drawn = figure.get_tightbbox()
+    figure.dpi = before
+    low, high = drawn.min - PAD, drawn.max + PAD
+    return Bbox.union([Bbox([[0, 0], figure.get_size_inches()]), Bbox([low, high])])
+
+
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure, whole or not at all: PNG, or SVG or PDF by the name's ending.
+    """Write a figure, whole or not at all, as PNG, SVG or PDF, by the name's ending.
 
     The paper is the figure's own: light, or dark where it was drawn in `house_style("dark")`.
     Equal figures give equal files: neither holds a date or a random id.
+
+    Raises:
+        UnknownNameError: another ending, or none.
     """
+    kind = picture_kind(path)
     installed = {font.name for font in fontManager.ttflist}
-    kind = VECTORS.get(Path(path).suffix.casefold(), "png")
     with (
         atomic_write(path) as draft,
         mpl.rc_context(
@@ -221,6 +253,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
             draft,
             format=kind,
             dpi=DOTS_PER_INCH,
+            bbox_inches=_whole(figure),
             facecolor=figure.get_facecolor(),
             metadata=UNDATED.get(kind),
         )

@@ -74,7 +74,8 @@ def dose_figure(rows: Sequence[Row], metric: str, kind: str, ax: Axes | None = N
     for group, (name, colour, mark) in GROUPS.items():
         drawn = {place: rises[k, group][0] for place, k in enumerate(doses) if (k, group) in rises}
         if drawn:
-            ax.plot(list(drawn), list(drawn.values()), mark, color=colour, label=name)
+            look = mark if len(doses) > 1 else mark[0]  # one dose is a dot: no line to draw
+            ax.plot(list(drawn), list(drawn.values()), look, color=colour, label=name)
     ax.set_xticks(range(len(doses)), [f"{dose:,}" for dose in doses])
     ax.set(xlabel="weights changed", ylabel="rise in loss (nats per token)")
     ax.set_title(f"{metric}, {kind}", parse_math=False)
@@ -110,8 +111,15 @@ def stability_figure(stability: RankingStability, ax: Axes | None = None) -> Axe
         ax: axes to draw in; None for a figure of its own, which is `ax.figure`.
     """
     rows = stability.agreements
+    names = [
+        f"{each.metrics[0]}, other texts\ntop {each.k:,}"
+        if each.over == "data"
+        else f"{each.metrics[0]} / {each.metrics[1]}\ntop {each.k:,}"
+        for each in rows
+    ]
     if ax is None:
-        ax = new_axes(2.6, 0.42 * len(rows), left=2.3, right=1.6)
+        left = max(2.3, 0.3 + 0.062 * max(len(name.partition("\n")[0]) for name in names))
+        ax = new_axes(2.6, 0.42 * len(rows), left=left, right=1.6)
     for row, each in enumerate(rows):
         for index, (measure, mark) in enumerate(MEASURES.items()):
             mean, low, high = getattr(each, measure)
@@ -119,12 +127,6 @@ def stability_figure(stability: RankingStability, ax: Axes | None = None) -> Axe
             ax.plot([low, high], [y, y], color=LINES[index], linewidth=1.2)
             name = measure.replace("_", " ") if row == 0 else None
             ax.plot([mean], [y], mark, color=LINES[index], label=name)
-    names = [
-        f"{each.metrics[0]}, other texts\ntop {each.k:,}"
-        if each.over == "data"
-        else f"{each.metrics[0]} / {each.metrics[1]}\ntop {each.k:,}"
-        for each in rows
-    ]
     ax.set_yticks(range(len(rows)), names, parse_math=False, fontsize=7.5)
     ax.set(ylim=(len(rows) - 0.5, -0.5), xlim=(min(0.0, *ax.get_xlim()), 1.03))
     ax.set_xlabel("agreement of two rankings")

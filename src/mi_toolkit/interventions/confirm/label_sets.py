@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Sequence
 
@@ -72,7 +73,7 @@ def confirm_heads(
     too few sets to rule out chance: in a layer of four heads a single head has three others. Else
     it **fails**.
 
-    Each trial's `explanation` says what is behind the verdict: the effect of each layer's part next
+    Each trial's `explanation` says what explains the verdict: the effect of each layer's part next
     to other heads of that layer, and the heads that the sets which do as much have in common. With
     `shapley=True` it also has each head's share of the change, and `backups`: heads without the
     label whose own effect grows when the set is ablated.
@@ -211,7 +212,9 @@ def confirm_each_head(
 
     As `confirm_heads`, one head at a time. It is ranked among the model's heads without the label,
     in all layers: one layer has too few heads for a percentile, so in its own layer it has a rank
-    (`rank_in_layer`). Early heads weigh more than late ones whatever they do; read both.
+    (`rank_in_layer`). Early heads weigh more than late ones whatever they do; read both. Where so
+    many heads carry the label that the others are too few for a p of `alpha`, it is ranked among
+    all other heads of the model, those with the label included.
 
     A head may fail where its set survives: heads of one label stand in for each other.
 
@@ -255,7 +258,8 @@ def confirm_each_head(
     claims, untested = claims_of(
         model, report, labels=labels, stimulus=stimulus, n_sequences=n_sequences, seed=seed
     )
-    others = {claim.label: _others(setting, claim, n_random) for claim in claims}
+    enough = math.ceil(1 / alpha) - 1
+    others = {claim.label: _others(setting, claim, n_random, enough) for claim in claims}
     beside = {
         claim.label: every_head(model, sorted({head.layer for head in claim.heads}))
         for claim in claims
@@ -271,7 +275,7 @@ def confirm_each_head(
             table.trial(
                 claim,
                 (head,),
-                [(other,) for other in others[claim.label]],
+                [(other,) for other in others[claim.label] if other != head],
                 are_all=n_random is None,
                 rank_in_layer=_rank(setting, table, claim, head),
             ),
@@ -296,10 +300,14 @@ def confirm_each_head(
     )
 
 
-def _others(setting: AblationConfig, claim: Hypothesis, n_random: int | None) -> list[Head]:
-    """Heads without the label: all of them, or a sample."""
+def _others(
+    setting: AblationConfig, claim: Hypothesis, n_random: int | None, enough: int
+) -> list[Head]:
+    """Heads without the label: all of them, or a sample; of every head where these are too few."""
     every = every_head(setting.model, attention_layers(setting.model))
     unlabelled = [head for head in every if head not in claim.heads]
+    if len(unlabelled) < enough:
+        unlabelled = every
     order = torch.randperm(len(unlabelled), generator=setting.generator())
     return sorted(unlabelled[index] for index in order[:n_random].tolist())
 
