@@ -91,13 +91,21 @@ def test_planted_kinds_are_found_and_come_back() -> None:
 def test_an_untrained_twin_has_no_family_but_the_diffuse_one() -> None:
     for name in ("toy-gpt2", "toy-qwen2"):
         twin = untrained_twin(loaded(name), seed=0)
-        found = mi.head_families(twin, list(passages()[:12]), min_size=2, n_draws=5)
+        profiles = profile_heads(twin, passages()[:12], max_length=96, overlong="truncate")
+        found = mi.head_families(twin, profiles=profiles, min_size=2, n_draws=5)
         assert {each.name for each in found.families if each.verdict == "stable"} <= {DIFFUSE}
 
 
 def test_families_of_a_trained_toy_put_the_known_heads_apart() -> None:
     model = loaded("toy-gpt2")
-    found = mi.head_families(model, list(passages()[:12]), min_size=2, n_draws=5)
+    profiles = profile_heads(model, passages()[:12], max_length=96, overlong="truncate")
+    options = {"profiles": profiles, "min_size": 2, "n_draws": 5}
+    found = mi.head_families(model, **options, test=True, n_sequences=3)
+    untested = mi.head_families(model, **options)
+    assert torch.equal(found.family, untested.family)
+    assert {each.verdict for each in untested.families} <= {"stable", "unstable"}
+    for each in found.families:
+        assert each.gain_low <= each.gain <= each.gain_high or each.gain != each.gain
     assert found.families[0].name == DIFFUSE
     assert int(found.family[2, 0]) != 0
     assert int((found.family == 0).sum()) == len(found.families[0].members)
