@@ -14,6 +14,8 @@ BACKEND = (
     "activations/test_statistics.py",
     "attribution/test_attribute.py",
     "attribution/test_methods.py",
+    "cards/test_card.py",
+    "cards/test_profile.py",
     "cli/test_process.py",
     "families",
     "text",

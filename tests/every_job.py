@@ -49,6 +49,19 @@ JOBS: Mapping[str, Job] = {
         model, PROMPT, behaviours=["previous_token", "induction", WHOLE_ROWS]
     ),
     "copying_scores": lambda model, _: mi.heads.copying_scores(model),
+    "profile_heads": lambda model, _: mi.cards.profile_heads(model, TEXTS),
+    "head_card": lambda model, _: mi.head_card(
+        model,
+        "L2H0",
+        TEXTS,
+        report=mi.classify_heads(model, PROMPT),
+        how=("zero", "resample"),
+        n_sequences=3,
+        n_tokens=12,
+    ),
+    "head_families": lambda model, _: mi.head_families(
+        model, [*TEXTS, PROMPT], min_size=2, n_draws=2
+    ),
     "confirm_heads": lambda model, _: mi.confirm_heads(
         model, {"induction": ["L2H0"]}, n_sequences=4
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -45,9 +47,10 @@ def figures(
     batch: TokenBatch,
     heads: list[Tensor],
     window: int | None = None,
+    tokenizer: Any = None,
 ) -> HeadFigures:
     """Each head's figures: one pattern per head for every sequence of the batch."""
-    plan = make_plan(batch, [behaviour], window, "made")
+    plan = make_plan(batch, [behaviour], window, "made", tokenizer=tokenizer)
     measurement, patterns = Measurement(plan, [0], len(heads)), torch.stack(heads, dim=1)
     reader = BlockReader(plan, range(len(batch)), len(batch), tuple(patterns.shape[:3]))
     for block in blocks_of(patterns):

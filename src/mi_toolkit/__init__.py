@@ -1,9 +1,9 @@
 """Mechanistic interpretability of language models: load, classify heads, see.
 
 What a notebook begins with is here; all else is found by package: `heads`, `weights`,
-`interventions`, `activations`, `attribution`, `text`, `compare`, `draw`, `models`, `core`. Names
-are imported when they are first used, so that `import mi_toolkit` costs nothing: the stub next to
-this file says where each lives.
+`interventions`, `activations`, `attribution`, `text`, `compare`, `cards`, `draw`, `models`, `core`.
+Names are imported when they are first used, so that `import mi_toolkit` costs nothing: the stub
+next to this file says where each lives.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import lazy_loader
 
 _PACKAGES = (
     *("heads", "weights", "interventions", "activations", "attribution", "text", "compare"),
-    *("draw", "models", "verification", "sweeps", "atlas", "core"),
+    *("draw", "models", "verification", "cards", "sweeps", "atlas", "core"),
 )
 
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

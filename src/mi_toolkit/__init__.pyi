@@ -2,6 +2,7 @@ from . import activations as activations
 from . import app as app
 from . import atlas as atlas
 from . import attribution as attribution
+from . import cards as cards
 from . import compare as compare
 from . import core as core
 from . import draw as draw
@@ -18,6 +19,8 @@ from .activations.store.reader import open_activations as open_activations
 from .activations.store.writer import record_to_disk as record_to_disk
 from .atlas.build import head_atlas as head_atlas
 from .attribution.attribute import attribute as attribute
+from .cards.card import head_card as head_card
+from .cards.families import head_families as head_families
 from .compare.lengths import length_sweep as length_sweep
 from .compare.models import compare_models as compare_models
 from .core.head import Head as Head

@@ -21,6 +21,8 @@ from mi_toolkit import draw
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.atlas.build import AtlasView, Entry, Links
 from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.cards.card import HeadCard
+from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison, compare_stimuli
@@ -32,6 +34,7 @@ from mi_toolkit.draw import (
     ablation,
     attribution,
     comparison,
+    confirmation,
     generation,
     head_listing,
     head_maps,
@@ -186,8 +189,19 @@ def model() -> HookedModel:
     return loaded("toy-gpt2")
 
 
+@cache
+def made_card() -> HeadCard:
+    return mi.head_card(
+        model(), "L2H0", [PROMPT], report=report(), how=["zero"], n_sequences=2, n_tokens=8
+    )
+
+
 RESULTS: dict[type, Callable[[], Any]] = {
     mi.HeadReport: report,
+    HeadCard: made_card,
+    HeadFamilies: lambda: mi.head_families(
+        model(), [PROMPT, CORRUPTED, PROMPT], min_size=2, n_draws=1
+    ),
     UntrainedControl: lambda: mi.untrained_control(model(), PROMPT, n=2),
     Confirmation: lambda: mi.confirm_heads(model(), {"induction": ["L2H0"]}, n_sequences=4),
     Pipeline: traced,
@@ -255,6 +269,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.strips_html": lambda: ablation.strips_html(hostile(ablated())) + HOSTILE,
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
     "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
+    "confirmation.card_html": lambda: confirmation.card_html(hostile(made_card())),
     "comparison.following_html": lambda: comparison.following_html({HOSTILE: []}),
     "comparison.labels_html": lambda: comparison.labels_html(hostile(compared())),
     "comparison.models_html": lambda: comparison.models_html(hostile(compared())),

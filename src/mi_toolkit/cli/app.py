@@ -30,7 +30,7 @@ from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.attribute import attribute
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare, stimuli
-from mi_toolkit.cli.confirm import confirm
+from mi_toolkit.cli.confirm import confirm, head
 from mi_toolkit.cli.generate import generate
 from mi_toolkit.cli.models import describe, models
 from mi_toolkit.cli.output import columns, wrapped
@@ -153,6 +153,7 @@ _sensitivity.command(compare_sensitivity, name="compare")
 for _command in (
     classify,
     confirm,
+    head,
     attribute,
     ablate,
     view,

@@ -69,7 +69,8 @@ def classify(
         behaviours: Only these, one or several: previous_token, current_token, first_token,
             duplicate_token, induction, locality, positional, diffuse. Further ones run when they
             are named, each on prompts of its own: name_mover, s_inhibition (IOI prompts),
-            retrieval (a needle in a haystack), successor (the weights), offset_3 (or any other
+            retrieval (a needle in a haystack), successor (the weights), delimiter, subword,
+            same_word, sentence_start, bracket, quote (natural text), offset_3 (or any other
             distance), and those of installed packages.
         min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded.
         fdr: Share of false labels, in expectation, among all that are given (Benjamini and

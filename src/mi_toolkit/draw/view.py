@@ -7,6 +7,8 @@ from typing import Any, overload
 
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.cards.card import HeadCard
+from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
@@ -20,7 +22,12 @@ from mi_toolkit.draw.comparison import (
     view_stimuli,
     view_sweep,
 )
-from mi_toolkit.draw.confirmation import view_confirmation, view_verification
+from mi_toolkit.draw.confirmation import (
+    view_card,
+    view_confirmation,
+    view_families,
+    view_verification,
+)
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
@@ -63,6 +70,8 @@ def view(
 @overload
 def view(
     result: HeadReport
+    | HeadCard
+    | HeadFamilies
     | Confirmation
     | Generation
     | Attribution
@@ -126,6 +135,8 @@ def _view_pipeline(traced: Pipeline, position: int | None = None, *, top_k: int 
 
 
 _view.register(HeadReport)(view_report)
+_view.register(HeadCard)(view_card)
+_view.register(HeadFamilies)(view_families)
 _view.register(UntrainedControl)(view_untrained)
 _view.register(Confirmation)(view_confirmation)
 _view.register(Pipeline)(_view_pipeline)

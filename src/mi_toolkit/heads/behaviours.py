@@ -14,6 +14,7 @@ from mi_toolkit.heads.kinds import Behaviour, CircuitBehaviour, Mask, Terms, Tok
 from mi_toolkit.heads.kinds import DistributionBehaviour as DistributionBehaviour
 from mi_toolkit.heads.kinds import MaskBehaviour as MaskBehaviour
 from mi_toolkit.heads.registry import BehaviourTable
+from mi_toolkit.heads.relations import RELATIONS, of_text
 
 _CYCLIC = {
     "days": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
@@ -174,6 +175,19 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
     ),
 )
 
+
+def _of_text(name: str, *, trigger: str) -> MaskBehaviour:
+    """A relation of text as a behaviour."""
+    return _by_lists(
+        name=name,
+        meaning=RELATIONS[name].meaning,
+        trigger=trigger,
+        listed=partial(of_text, relation=name),
+        reads_text=True,
+        home="natural",
+    )
+
+
 _FURTHER: tuple[Behaviour, ...] = (
     MaskBehaviour(
         name="name_mover",
@@ -210,6 +224,12 @@ _FURTHER: tuple[Behaviour, ...] = (
         "numbers or letters as single tokens",
         maps=successor_maps,
     ),
+    _of_text("delimiter", trigger="a text with a stop, a comma or two lines"),
+    _of_text("subword", trigger="a text with a word of several tokens"),
+    _of_text("same_word", trigger="a text in which a word comes twice"),
+    _of_text("sentence_start", trigger="a text of two sentences or more"),
+    _of_text("bracket", trigger="a text with something in brackets"),
+    _of_text("quote", trigger='a text with something in double quotes, as in He said "Go."'),
 )
 
 STANDARD = tuple(behaviour.name for behaviour in _STANDARD)
@@ -252,6 +272,7 @@ def mask_behaviour(
     top_only: bool = False,
     suppressing: str | None = None,
     needs_copying: bool = False,
+    reads_text: bool = False,
 ) -> Callable[[Mask], MaskBehaviour]:
     """Register a behaviour of your own by the keys that a head looks at.
 
@@ -274,6 +295,8 @@ def mask_behaviour(
         suppressing: the label, in place of this one, of heads whose direct effect lowers the
             logits of the tokens at the targets; None where that is not asked.
         needs_copying: with `suppressing`: whether the label asks that the head raises them.
+        reads_text: whether the function takes the text of each token too, as the keyword argument
+            `texts`; without a tokenizer it is not applicable.
 
     Raises:
         BehaviourError: the name is taken or no identifier. A mask of a wrong shape or type, or
@@ -307,6 +330,7 @@ def mask_behaviour(
                 top_only=top_only,
                 suppressing=suppressing,
                 needs_copying=needs_copying,
+                reads_text=reads_text,
             )
         )
 

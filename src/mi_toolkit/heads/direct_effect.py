@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -234,6 +234,17 @@ def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model
     Raises:
         UnsupportedModelError: values are no linear map of what attention reads.
     """
+    return projection_weights(model, layer, "v")
+
+
+def projection_weights(
+    model: HookedModel, layer: int, which: Literal["q", "k", "v"]
+) -> Float[Tensor, "head d_model d_head"]:
+    """A layer's `W_Q`, `W_K` or `W_V`, as `value_weights` gives the last of them.
+
+    Raises:
+        UnsupportedModelError: they are no linear map of what attention reads.
+    """
     cfg = model.cfg
     if not values_are_linear(model, layer):
         raise UnsupportedModelError(
@@ -241,9 +252,10 @@ def value_weights(model: HookedModel, layer: int) -> Float[Tensor, "head d_model
             "attention reads (multi-head latent attention has a norm inside), so its "
             "output-value circuits are not known."
         )
-    found: Tensor | None = effective_matrix(model, f"blocks.{layer}.attn.v", int(cfg.d_model))
+    found: Tensor | None = effective_matrix(model, f"blocks.{layer}.attn.{which}", int(cfg.d_model))
     if found is None:
-        weights: Tensor = model.blocks[layer].attn.W_V.detach().float()  # type: ignore[attr-defined]
+        held: Any = model.blocks[layer].attn  # type: ignore[attr-defined]
+        weights: Tensor = getattr(held, f"W_{which.upper()}").detach().float()
     else:
         weights = found.float().view(len(found), -1, int(cfg.d_head)).transpose(0, 1)
     group = int(cfg.n_heads) // len(weights)

@@ -156,6 +156,10 @@ class MaskBehaviour(Behaviour):
     roles: tuple[str, ...] = ()
     """The roles whose positions `targets` asks for; a sequence without them has no target."""
 
+    reads_text: bool = False
+    """Whether `targets` asks for the text of each token too, as the keyword argument `texts`; where
+    there is no tokenizer, a sequence has no target."""
+
     sparse: SparseMask | None = None
     """The same keys as lists, which long sequences need; None where only `targets` knows them."""
 
@@ -186,32 +190,41 @@ class MaskBehaviour(Behaviour):
         )
 
     def keys(
-        self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]
+        self,
+        ids: Int[Tensor, " position"],
+        has_bos: bool,
+        roles: Mapping[str, range],
+        texts: Sequence[str] | None = None,
     ) -> KeyLists:
         """The target keys of one sequence, as lists.
 
         Raises:
             BehaviourError: `targets` gave no square of booleans, or a key in a query's future.
         """
-        if self.sparse is not None:
-            return self.sparse(ids, has_bos)
-        if not self._has_roles(roles):
+        if not self._can_tell(roles, texts):
             none = torch.zeros(len(ids), dtype=torch.long)
             return KeyLists(pool=none[:0], first=none, count=none)
-        return marked_keys(self.marked(ids, has_bos, roles))
+        if self.sparse is not None:
+            return self.sparse(ids, has_bos, **self._text(texts))
+        return marked_keys(self.marked(ids, has_bos, roles, texts))
 
     def marked(
-        self, ids: Int[Tensor, " position"], has_bos: bool, roles: Mapping[str, range]
+        self,
+        ids: Int[Tensor, " position"],
+        has_bos: bool,
+        roles: Mapping[str, range],
+        texts: Sequence[str] | None = None,
     ) -> Bool[Tensor, "query key"]:
-        """The target keys of one sequence, checked; none where a role is missing.
+        """The target keys of one sequence, checked; none where a role or the text is missing.
 
         Raises:
             BehaviourError: `targets` gave no square of booleans, or a key in a query's future.
         """
         n = len(ids)
-        if not self._has_roles(roles):
+        if not self._can_tell(roles, texts):
             return torch.zeros(n, n, dtype=torch.bool)
-        mask = self.targets(ids, has_bos, **{role: roles[role] for role in self.roles})
+        spans = {role: roles[role] for role in self.roles}
+        mask = self.targets(ids, has_bos, **spans, **self._text(texts))
         if not isinstance(mask, Tensor):
             raise BehaviourError(
                 f"The mask of {self.name!r} must be a tensor of booleans, [query key], but its "
@@ -233,8 +246,12 @@ class MaskBehaviour(Behaviour):
             )
         return mask
 
-    def _has_roles(self, roles: Mapping[str, range]) -> bool:
-        return all(roles.get(role) for role in self.roles)
+    def _can_tell(self, roles: Mapping[str, range], texts: Sequence[str] | None) -> bool:
+        has_text = texts is not None or not self.reads_text
+        return has_text and all(roles.get(role) for role in self.roles)
+
+    def _text(self, texts: Sequence[str] | None) -> dict[str, Sequence[str]]:
+        return {"texts": texts} if self.reads_text and texts is not None else {}
 
 
 @dataclass(frozen=True, kw_only=True)

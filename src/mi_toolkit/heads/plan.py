@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.core.sight import Sight, visible_keys
 from mi_toolkit.core.stats import MIN_TEXTS
+from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import AnyBehaviour
 from mi_toolkit.heads.kinds import DistributionBehaviour, MaskBehaviour, Weighting
@@ -75,6 +77,9 @@ class Plan:
     compared: tuple[tuple[int, int], ...] = ()
     """The pairs of sequences that are compared."""
 
+    tokenizer: Any = None
+    """What gives tokens their text, for behaviours that read it; None without one."""
+
     _held: dict[int, Targets] = field(default_factory=dict)
 
     @property
@@ -87,8 +92,19 @@ class Plan:
         if sequence not in self._held:
             if sum(each.length for each in self._held.values()) >= KEPT_TOKENS:
                 self._held.clear()
-            self._held[sequence] = _targets(self.batch, sequence, self.masks, self.window)
+            self._held[sequence] = self._targets(sequence)
         return self._held[sequence]
+
+    def _targets(self, sequence: int) -> Targets:
+        ids, roles = self.batch.sequence(sequence), self.batch.roles_of(sequence)
+        has_bos = bool(self.batch.has_bos[sequence])
+        reads = self.tokenizer is not None and any(mask.reads_text for mask in self.masks)
+        texts = token_texts(self.tokenizer, ids.tolist()) if reads else None
+        return Targets(
+            lists=[behaviour.keys(ids, has_bos, roles, texts) for behaviour in self.masks],
+            length=len(ids),
+            window=self.window,
+        )
 
     def pairs(
         self, behaviour: int, sequence: int
@@ -107,6 +123,7 @@ def make_plan(
     stimulus: str,
     *,
     pads: bool = True,
+    tokenizer: Any = None,
     weighting: Weighting = "prompts",
 ) -> Plan:
     """Find target keys, eligible queries and chance for layers of one sight.
@@ -118,12 +135,19 @@ def make_plan(
         stimulus: the name of the sequences.
         pads: whether sequences of unequal length may run together; not where padding would be
             seen.
+        tokenizer: the model's, for behaviours that read text; None without one.
         weighting: what counts alike in a figure, each sequence or each query.
     """
     masks = tuple(b for b in behaviours if isinstance(b, MaskBehaviour))
     queries = torch.zeros(len(masks), *batch.ids.shape, dtype=torch.bool)
     null = torch.zeros(queries.shape)
-    plan = Plan(batch=batch, window=window, behaviours=tuple(behaviours), eligibility=())
+    plan = Plan(
+        batch=batch,
+        window=window,
+        behaviours=tuple(behaviours),
+        eligibility=(),
+        tokenizer=tokenizer,
+    )
     for index in range(len(batch) if masks else 0):
         n = int(batch.lengths[index])
         n_keys = plan.targets(index).n_keys
@@ -144,19 +168,8 @@ def make_plan(
         behaviours=tuple(behaviours),
         eligibility=tuple(eligibility),
         compared=compared,
+        tokenizer=tokenizer,
         _held=plan._held,
-    )
-
-
-def _targets(
-    batch: TokenBatch, sequence: int, masks: Sequence[MaskBehaviour], window: Sight
-) -> Targets:
-    ids, roles = batch.sequence(sequence), batch.roles_of(sequence)
-    has_bos = bool(batch.has_bos[sequence])
-    return Targets(
-        lists=[behaviour.keys(ids, has_bos, roles) for behaviour in masks],
-        length=len(ids),
-        window=window,
     )
 
 

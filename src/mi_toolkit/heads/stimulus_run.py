@@ -164,7 +164,13 @@ class StimulusRun:
         plans: dict[Sight, Plan] = {}
         for sight in dict.fromkeys(self.sights.values()):
             plans[sight] = plan = make_plan(
-                batch, behaviours, sight, stimulus, pads=pads, weighting=weighting
+                batch,
+                behaviours,
+                sight,
+                stimulus,
+                pads=pads,
+                weighting=weighting,
+                tokenizer=model.tokenizer,
             )
             layers = [layer for layer in self.layers if self.sights[layer] == sight]
             measurement = Measurement(plan, layers, self.n_heads)

@@ -44,8 +44,9 @@ class KeyLists:
     shift: int = 0
 
 
-SparseMask = Callable[[Int[Tensor, " position"], bool], KeyLists]
-"""`(ids, has_bos)`: the same keys as a mask of these ids marks, as lists."""
+SparseMask = Callable[..., KeyLists]
+"""`(ids, has_bos)`: the same keys as a mask of these ids marks, as lists. What reads text gets the
+text of each token as one more keyword argument, `texts`."""
 
 
 def at_offset(ids: Int[Tensor, " position"], has_bos: bool, *, distance: int) -> KeyLists:
@@ -97,10 +98,10 @@ def marked_keys(mask: Bool[Tensor, "query key"]) -> KeyLists:
 
 
 def mask_of(
-    listed: SparseMask, ids: Int[Tensor, " position"], has_bos: bool
+    listed: SparseMask, ids: Int[Tensor, " position"], has_bos: bool, **text: Sequence[str]
 ) -> Bool[Tensor, "query key"]:
     """The square of booleans that marks the keys of some lists."""
-    cells = _expanded(listed(ids, has_bos), 0, 0, len(ids))
+    cells = _expanded(listed(ids, has_bos, **text), 0, 0, len(ids))
     mask = torch.zeros(len(ids), len(ids), dtype=torch.bool)
     mask[cells.query, cells.key] = True
     return mask

@@ -11,6 +11,7 @@ from .confirmation import confirmation_figure as confirmation_figure
 from .confirmation import untrained_figure as untrained_figure
 from .confirmation import verification_figure as verification_figure
 from .grids import weight_maps as weight_maps
+from .heads import card_figure as card_figure
 from .heads import dynamics_figure as dynamics_figure
 from .heads import labels_by_depth as labels_by_depth
 from .heads import locality_histogram as locality_histogram
@@ -19,6 +20,7 @@ from .heads import pattern_map as pattern_map
 from .maps import head_map as head_map
 from .maps import label_map as label_map
 from .maps import label_picture as label_picture
+from .maps import map_picture as map_picture
 from .maps import report_grid as report_grid
 from .maps import scope_map as scope_map
 from .patching import attribution_maps as attribution_maps

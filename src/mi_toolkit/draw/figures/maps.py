@@ -57,7 +57,12 @@ def label_map(report: HeadReport, ax: Axes | None = None) -> Axes:
 @in_house_style
 def label_picture(report: HeadReport) -> Figure:
     """The map of labels as a picture of its own."""
-    shown = head_maps.label_map(report)
+    return map_picture(head_maps.label_map(report))
+
+
+@in_house_style
+def map_picture(shown: HeadMap) -> Figure:
+    """One map of heads as a picture of its own."""
     figure = Figure(figsize=_panel_size(shown))
     _drawn(shown, _panel(figure, shown, 0.0, 0.0))
     return figure

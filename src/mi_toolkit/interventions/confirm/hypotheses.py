@@ -155,7 +155,7 @@ def _counted(
     seen = [windows[head.layer] for head in heads]
     # The widest window sees the most.
     window = None if None in seen else max(width for width in seen if width is not None)
-    plan = make_plan(batch, [behaviour], window, stimulus)
+    plan = make_plan(batch, [behaviour], window, stimulus, tokenizer=model.tokenizer)
     queries = plan.eligibility[0].queries
     if plan.compared:  # a row is a pair of texts: what is eligible there counts in both
         of_pair, queries = queries, torch.zeros(batch.ids.shape, dtype=torch.bool)

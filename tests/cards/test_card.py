@@ -1,0 +1,303 @@
+"""Cards: each formula against an independent computation on a small model."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+import mi_toolkit as mi
+from mi_toolkit.cards.card import (
+    HeadCard,
+    examples_of,
+    frequent_ids,
+    loss_changes,
+    nearest_heads,
+    token_kinds,
+)
+from mi_toolkit.cards.circuits import (
+    circuit_tables,
+    composition_scores,
+    head_vectors,
+    interactions,
+    links_of,
+    random_corners,
+    table_of_tokens,
+    turned,
+    word_maps,
+)
+from mi_toolkit.cards.profile import HeadProfiles, profile_heads
+from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError
+from mi_toolkit.core.evaluation import evaluation_passages, loss_batch
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.tokenizer import token_texts
+from mi_toolkit.heads.direct_effect import projection_weights
+from mi_toolkit.heads.protocol import effective_embedding
+from mi_toolkit.heads.relations import KINDS
+from tests.models_here import loaded, untouched
+
+TEXTS = [
+    'Ann sold the house (a big one). Then Ann said: "The house, the garden, the house."',
+    "One two three one two three.\nFour, five, one two three",
+    "The houses are sold, and the house is sold. The garden is not, and so on and on.",
+]
+
+
+@cache
+def profiles(name: str = "toy-gpt2") -> HeadProfiles:
+    return profile_heads(loaded(name), TEXTS)
+
+
+@cache
+def card() -> HeadCard:
+    model = loaded("toy-gpt2")
+    report = mi.classify_heads(model, behaviours=["induction", "locality"])
+    return mi.head_card(
+        model, "L2H0", profiles=profiles(), report=report, n_sequences=4, n_tokens=40,
+    )  # fmt: skip
+
+
+def gpt2_by_hand(ids: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """QK and OV tables of toy-gpt2 from Hugging Face's modules, one pair at a time."""
+    hf = untouched("toy-gpt2").transformer
+    block, first = hf.h[head.layer], hf.h[0]
+    unembedding = untouched("toy-gpt2").lm_head.weight.detach()
+    with torch.no_grad():
+        embedding = first.mlp(first.ln_2(hf.wte(ids)))
+        q, k, v = block.attn.c_attn(block.ln_1(embedding)).split(embedding.shape[1], dim=-1)
+        width = q.shape[1] // block.attn.num_heads
+        own = slice(head.head * width, (head.head + 1) * width)
+        matched = torch.zeros(len(ids), len(ids))
+        for a in range(len(ids)):
+            for b in range(len(ids)):
+                matched[a, b] = q[a, own] @ k[b, own] / width**0.5
+        written = v[:, own] @ block.attn.c_proj.weight[own]
+        folded = unembedding * hf.ln_f.weight
+        folded = folded - folded.mean(dim=1, keepdim=True)
+        logits = written @ (folded - folded.mean(dim=0)).T
+    return matched, logits[:, ids]
+
+
+def test_tables_are_those_of_brute_force_over_the_vocabulary() -> None:
+    ids = torch.tensor([5, 17, 30, 44, 61, 80])
+    tables = circuit_tables(loaded("toy-gpt2"), Head(2, 0), ids, offset=1, seed=0)
+    matched, logits = gpt2_by_hand(ids, Head(2, 0))
+    torch.testing.assert_close(tables["reads"][0], matched, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(tables["writes"][0], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("offset", [0, 3])
+def test_rotation_and_shared_keys_are_those_of_the_model(offset: int) -> None:
+    model, head, ids = loaded("toy-qwen2"), Head(2, 1), torch.tensor([5, 17, 30])
+    hf = untouched("toy-qwen2").model
+    layer = hf.layers[head.layer]
+    with torch.no_grad():
+        first = hf.layers[0]
+        embedding = first.mlp(first.post_attention_layernorm(hf.embed_tokens(ids)))
+        read = layer.input_layernorm(embedding)
+        width = layer.self_attn.head_dim
+        q = layer.self_attn.q_proj(read).unflatten(-1, (-1, width))[:, head.head]
+        k = layer.self_attn.k_proj(read).unflatten(-1, (-1, width))
+        k = k[:, head.head * k.shape[1] // int(model.cfg.n_heads)]
+        cos, sin = hf.rotary_emb(read[None], torch.arange(offset + 1)[None])
+
+        def rotated(vectors: Tensor, place: int) -> Tensor:
+            half = width // 2
+            turned = torch.cat([-vectors[:, half:], vectors[:, :half]], dim=-1)
+            return vectors * cos[0, place] + turned * sin[0, place]
+
+        scores = rotated(q, offset) @ rotated(k, 0).T / width**0.5
+    found = head_vectors(model, head, effective_embedding(model, ids), offset=offset)
+    torch.testing.assert_close(found.query @ found.key.T, scores, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_left_of_a_table_has_no_row_or_column_means_and_unit_size() -> None:
+    table = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)) + torch.arange(7)
+    beyond, common = interactions(table)
+    torch.testing.assert_close(beyond.mean(dim=0), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(beyond.mean(dim=1), torch.zeros(5), atol=1e-5, rtol=0)
+    assert float(beyond.square().mean()) == pytest.approx(1, abs=1e-5)
+    assert common.argmax() == 6
+
+
+def test_a_table_finds_the_pairs_that_were_planted_and_shuffled_ones_do_not_reach_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tables = torch.randn(3, 30, 30, generator=generator)
+    tables[0, 4, 9] += 30
+    tables[0, 9, 4] -= 30
+    found = table_of_tokens(tables, [str(token) for token in range(30)])
+    assert (found.highest[0].source, found.highest[0].target) == ("4", "9")
+    assert (found.lowest[0].source, found.lowest[0].target) == ("9", "4")
+    assert found.highest[0].value > 2 * found.shuffled_highest > found.highest[1].value
+    assert abs(found.itself) < 3 * found.itself_error
+
+
+def test_the_error_of_a_token_with_itself_is_that_of_shuffled_pairs() -> None:
+    beyond, _ = interactions(torch.randn(24, 24, generator=torch.Generator().manual_seed(1)))
+    found = table_of_tokens(beyond[None].repeat(2, 1, 1), ["x"] * 24)
+    generator = torch.Generator().manual_seed(2)
+    means = torch.stack(
+        [beyond[torch.arange(24), torch.randperm(24, generator=generator)].mean()
+         for _ in range(4000)]
+    )  # fmt: skip
+    assert float(means.std()) == pytest.approx(found.itself_error, rel=0.05)
+
+
+def test_composition_is_that_of_whole_matrices() -> None:
+    model, head = loaded("toy-gpt2"), Head(2, 0)
+    hf = untouched("toy-gpt2").transformer
+    n_heads = int(model.cfg.n_heads)
+    links = {(str(link.writer), link.way): link for link in links_of(model, head, seed=0)
+             if link.reader == head}  # fmt: skip
+
+    def parts(layer: int, index: int) -> tuple[Tensor, ...]:
+        attn = hf.h[layer].attn
+        q, k, v = attn.c_attn.weight.detach().split(attn.split_size, dim=1)
+        own = slice(index * attn.head_dim, (index + 1) * attn.head_dim)
+        out = attn.c_proj.weight.detach()[own]
+        gain = hf.h[layer].ln_1.weight.detach()[:, None]
+        q, k, v = (gain * each[:, own] for each in (q, k, v))
+        q, k, v = (each - each.mean(dim=0) for each in (q, k, v))
+        return q, k, v, out
+
+    q, k, v, out = parts(*head)
+    for layer in (0, 1):
+        for index in range(n_heads):
+            _, _, earlier_v, earlier_out = parts(layer, index)
+            writes = earlier_v @ earlier_out
+            for way, reads in {"query": q @ k.T, "key": k @ q.T, "value": v @ out}.items():
+                score = (writes @ reads).norm() / (writes.norm() * reads.norm())
+                found = links[str(Head(layer, index)), way]
+                assert found.score == pytest.approx(float(score), rel=1e-3), (found.writer, way)
+
+
+def test_an_induction_head_reads_its_keys_from_the_previous_token_head() -> None:
+    best = links_of(loaded("toy-gpt2"), Head(2, 0), seed=0)[0]
+    assert (best.writer, best.reader, best.way) == (Head(0, 0), Head(2, 0), "key")
+    assert best.z > 5
+
+
+def test_weights_turned_at_random_lie_within_their_null() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(1, 4, 32, generator=generator) * torch.tensor([8.0, 2.0, 1.0, 0.1])[:, None]
+    b = torch.randn(1, 32, 4, generator=generator) * torch.tensor([5.0, 1.0, 1.0, 0.5])
+    corners = random_corners(32, 4, 4, generator)
+    null, sd = turned(a, b, corners)
+    frames = torch.linalg.qr(torch.randn(2000, 32, 32, generator=generator)).Q
+    scores = composition_scores(a @ frames, b.expand(2000, -1, -1))
+    assert float(null) == pytest.approx(float(scores.mean()), rel=0.03)
+    assert float(sd) == pytest.approx(float(scores.std()), rel=0.15)
+
+
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_projections_are_those_of_hugging_face(which: str) -> None:
+    attention = untouched("toy-qwen2").model.layers[1].self_attn
+    weight = getattr(attention, f"{which}_proj").weight.detach()
+    found = projection_weights(loaded("toy-qwen2"), 1, which)  # type: ignore[arg-type]
+    shared = weight.unflatten(0, (-1, attention.head_dim)).transpose(1, 2)
+    group = len(found) // len(shared)
+    torch.testing.assert_close(found, shared.repeat_interleave(group, dim=0))
+
+
+def test_losses_by_kind_are_those_of_hugging_face() -> None:
+    model = loaded("toy-gpt2")
+    batch = loss_batch(model, list(evaluation_passages()[:4]), max_length=40)
+    found = {each.kind: each for each in loss_changes(
+        model, Head(2, 0), batch, how="zero", n_random=2, seed=0, progress=False
+    )}  # fmt: skip
+    kinds, hf = token_kinds(model, batch), untouched("toy-gpt2")
+    clean: dict[str, list[float]] = {name: [] for name in kinds}
+    changed: dict[str, list[float]] = {name: [] for name in kinds}
+    width = hf.transformer.h[2].attn.head_dim
+    for index in range(len(batch)):
+        ids = batch.sequence(index)
+        losses = []
+        for ablated in (False, True):
+            if ablated:
+                with torch.no_grad():
+                    hf.transformer.h[2].attn.c_proj.weight[:width] = 0
+            with torch.no_grad():
+                logits = hf(ids[None]).logits[0]
+            losses.append(cross_entropy(logits[1:-1], ids[2:], reduction="none"))
+        hf = untouched("toy-gpt2")
+        for name, marked in kinds.items():
+            chosen = marked[index, 2 : len(ids)]
+            if chosen.any():
+                clean[name].append(float(losses[0][chosen].mean()))
+                changed[name].append(float((losses[1] - losses[0])[chosen].mean()))
+    for name, each in found.items():
+        assert each.clean_loss == pytest.approx(sum(clean[name]) / len(clean[name]), abs=1e-4)
+        assert each.effect.change == pytest.approx(
+            sum(changed[name]) / len(changed[name]), abs=1e-4
+        ), name
+
+
+def test_each_token_is_of_one_kind_and_either_new_or_not() -> None:
+    model = loaded("toy-gpt2")
+    kinds = token_kinds(model, loss_batch(model, TEXTS))
+    of_kind = torch.stack([kinds[name] for name in KINDS]).long().sum(dim=0)
+    mentions = kinds["first mention"].long() + kinds["later mention"].long()
+    assert torch.equal(of_kind, kinds["all"].long())
+    assert torch.equal(mentions, kinds["all"].long())
+
+
+def test_examples_show_the_place_its_text_and_what_each_key_adds() -> None:
+    model = loaded("toy-gpt2")
+    found = list(examples_of(model, profiles(), Head(2, 0)))
+    assert [each.tenth for each in found[-10:]] == list(range(10, 0, -1))
+    assert len([each for each in found if each.tenth is None]) == len(TEXTS)
+    for each in found:
+        assert float(each.moved[1:].sum()) == pytest.approx(each.activity, rel=1e-3, abs=1e-4)
+        assert len(each.moved) == each.position + 1
+        assert "".join(each.texts[1:6]) in TEXTS[each.document]
+    tenths = [each.activity for each in found[-10:]]
+    assert tenths == sorted(tenths, reverse=True)
+
+
+def test_the_nearest_head_is_the_one_that_does_the_same() -> None:
+    mine = profiles()
+    assert nearest_heads(mine, Head(2, 0), {"again": mine})[0].head == Head(2, 0)
+    assert nearest_heads(mine, Head(2, 0), {"again": mine})[0].distance == 0
+    assert all(near.head != Head(2, 0) for near in nearest_heads(mine, Head(2, 0), {}))
+
+
+def test_the_most_frequent_tokens_come_first_and_no_special_does() -> None:
+    model = loaded("toy-gpt2")
+    ids = frequent_ids(model, profiles().counts, 10)
+    counts = profiles().counts[ids].tolist()
+    assert counts == sorted(counts, reverse=True)
+    assert 0 not in counts
+    assert model.tokenizer.bos_token not in token_texts(model.tokenizer, ids.tolist())
+
+
+def test_maps_of_words_hold_pairs_of_single_tokens() -> None:
+    for each in word_maps(loaded("toy-gpt2").tokenizer):
+        assert {target for _, target in each.pairs} <= set(each.candidates)
+        assert len(each.pairs) >= 4
+
+
+def test_a_card_says_what_the_head_does() -> None:
+    found = card()
+    assert "induction" in found.labels
+    assert found.relations[0].relation == "after_copy"
+    assert found.offset == 8  # the bin of 32 back and more, cut
+    assert {loss.how for loss in found.losses} == {"zero", "mean", "resample"}
+    assert all(len(loss.effect.random) == 3 for loss in found.losses)  # all of its layer
+    assert "after_copy" in str(found.to_pandas()["of"].tolist())
+    assert "what followed earlier copies" in repr(found)
+
+
+def test_what_is_not_of_the_model_is_refused() -> None:
+    model = loaded("toy-gpt2")
+    with pytest.raises(UnknownNameError, match="has no head L9H0"):
+        mi.head_card(model, "L9H0", profiles=profiles())
+    with pytest.raises(PromptError, match="1 or more"):
+        mi.head_card(model, "L2H0", profiles=profiles(), n_random=0)
+    with pytest.raises(UnknownNameError, match="kind of ablation"):
+        mi.head_card(model, "L2H0", profiles=profiles(), how=["zeros"])
+    report = mi.classify_heads(loaded("toy-qwen2"), TEXTS[:1])
+    with pytest.raises(ReportError, match="toy-gpt2; one given is of toy-qwen2"):
+        mi.head_card(model, "L2H0", profiles=profiles(), report=report)

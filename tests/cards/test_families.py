@@ -1,0 +1,158 @@
+"""Families: planted ones are found, chance gives none, and one that fails is shown as failed."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+import mi_toolkit as mi
+from mi_toolkit.cards.families import (
+    DIFFUSE,
+    Family,
+    family_gain,
+    family_name,
+    grouped,
+    profile_vectors,
+    stabilities,
+)
+from mi_toolkit.cards.profile import GROUPS, HeadProfiles, profile_heads
+from mi_toolkit.core.errors import MIToolkitError, PromptError, ReportError
+from mi_toolkit.core.head import Head
+from mi_toolkit.core.stimuli import passages
+from mi_toolkit.heads.relations import RELATIONS, read_text
+from mi_toolkit.heads.targets import mask_of
+from mi_toolkit.heads.untrained import untrained_twin
+from tests.ideal_patterns import pattern_of_mask, random_pattern
+from tests.models_here import loaded
+
+KINDS = ["distance_1", "self", "after_copy", "delimiter", "sentence_start", "subword"]
+EACH = 6
+
+
+def words(text: str) -> list[str]:
+    """A text cut into words, signs, and pieces of long words."""
+    parts = re.findall(r"\n| ?\w{1,5}|\w{1,5}| ?[^\w\s]", text)
+    return ["<bos>", *parts[:119]]
+
+
+def planted() -> tuple[HeadProfiles, list[Head], Tensor]:
+    """Profiles of heads that do one thing each, with some noise, and of heads of noise alone."""
+    vocabulary: dict[str, int] = {}
+    texts = [words(text) for text in passages()[:24]]
+    kinds = [kind for kind in KINDS for _ in range(EACH)] + ["noise"] * EACH
+    sums = torch.zeros(3, GROUPS, 1, len(kinds), len(RELATIONS))
+    for document, read in enumerate(texts):
+        ids = torch.tensor([vocabulary.setdefault(word, len(vocabulary)) for word in read])
+        reading = read_text(ids, True, read)
+        masks = torch.stack(
+            [mask_of(lambda *_, r=relation, t=reading: r.keys(t), ids, True)
+             for relation in RELATIONS.values()]
+        )  # fmt: skip
+        seen = torch.arange(len(ids)).float().clamp_min(1)
+        even = masks.sum(dim=-1) / seen
+        for head, kind in enumerate(kinds):
+            noise = random_pattern(len(ids), seed=1000 * document + head)
+            share = 1.0
+            if kind != "noise":
+                share = 0.1 + 0.3 * (head % EACH) / EACH
+                ideal = pattern_of_mask(masks[list(RELATIONS).index(kind)])
+            pattern = noise if kind == "noise" else share * noise + (1 - share) * ideal
+            off = pattern.clone()
+            off[:, 0] = 0
+            rows = off.sum(dim=-1)
+            sums[0, document % GROUPS, 0, head] += (off * masks).sum(dim=(-2, -1))
+            sums[1, document % GROUPS, 0, head] += (rows * masks.any(dim=-1)).sum(dim=-1)
+            sums[2, document % GROUPS, 0, head] += (rows * even).sum(dim=-1)
+    made = profile_heads(loaded("toy-gpt2"), list(passages()[:3]))
+    on, among, chance = (each[None].expand(2, *each.shape) for each in sums)
+    profiles = replace(
+        made, on=on, among=among, chance=chance, sink=on[..., 0], total=among[..., 0],
+        n_queries=torch.ones(GROUPS, dtype=torch.long),
+    )  # fmt: skip
+    truth = torch.tensor([[*KINDS, "noise"].index(kind) for kind in kinds])
+    return profiles, [Head(0, head) for head in range(len(kinds))], truth
+
+
+def test_planted_kinds_are_found_and_come_back() -> None:
+    profiles, heads, truth = planted()
+    groups = grouped(profile_vectors(profiles, heads), 3)
+    assert adjusted_rand_score(truth.numpy(), groups.numpy()) >= 0.9
+    assert set(groups[truth == len(KINDS)].tolist()) == {0}  # noise is diffuse
+    stability = stabilities(profiles, heads, groups, 3, n_draws=10, seed=0)
+    assert min(stability.values()) >= 0.8
+
+
+def test_an_untrained_twin_has_no_family_but_the_diffuse_one() -> None:
+    for name in ("toy-gpt2", "toy-qwen2"):
+        twin = untrained_twin(loaded(name), seed=0)
+        profiles = profile_heads(twin, passages()[:12], max_length=96, overlong="truncate")
+        found = mi.head_families(twin, profiles=profiles, min_size=2, n_draws=5)
+        assert {each.name for each in found.families if each.verdict == "stable"} <= {DIFFUSE}
+
+
+def test_families_of_a_trained_toy_put_the_known_heads_apart() -> None:
+    model = loaded("toy-gpt2")
+    profiles = profile_heads(model, passages()[:12], max_length=96, overlong="truncate")
+    options = {"profiles": profiles, "min_size": 2, "n_draws": 5}
+    found = mi.head_families(model, **options, test=True, n_sequences=3)
+    untested = mi.head_families(model, **options)
+    assert torch.equal(found.family, untested.family)
+    assert {each.verdict for each in untested.families} <= {"stable", "unstable"}
+    for each in found.families:
+        assert each.gain_low <= each.gain <= each.gain_high or each.gain != each.gain
+    assert found.families[0].name == DIFFUSE
+    assert int(found.family[2, 0]) != 0
+    assert int((found.family == 0).sum()) == len(found.families[0].members)
+    assert (
+        found.unexplained([Head(*place) for place in (found.family != 0).nonzero().tolist()]) == 0
+    )
+    assert "diffuse" in repr(found)
+
+
+def changes(shared: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Three heads of a family in three layers of four, that share a part of what they do."""
+    generator = torch.Generator().manual_seed(0)
+    found = torch.randn(12, 400, generator=generator)
+    member = torch.arange(12) % 4 == 0
+    found[member] += shared * torch.randn(400, generator=generator)
+    return found, torch.arange(400) // 50, member, torch.arange(12) // 4
+
+
+def test_a_family_whose_members_do_alike_holds_and_one_that_does_not_fails() -> None:
+    family = Family(
+        name="x", exemplar=Head(0, 0), members=(Head(0, 0),), distances=(0.0,),
+        profile=torch.zeros(1), stability=0.9, gain=float("nan"), gain_low=0.0, gain_high=0.0,
+    )  # fmt: skip
+    for shared, verdict in ((2.0, "holds"), (0.0, "failed")):
+        gain, low, high = family_gain(*changes(shared))
+        assert low <= gain <= high
+        assert replace(family, gain=gain, gain_low=low, gain_high=high).verdict == verdict
+    assert family.verdict == "stable"
+    assert replace(family, stability=0.5).verdict == "unstable"
+
+
+def test_a_family_is_named_by_what_sets_it_apart() -> None:
+    names = tuple(RELATIONS)
+    mean, everybody = torch.zeros(len(names)), torch.full((len(names),), 0.05)
+    mean[names.index("delimiter")], mean[names.index("self")] = 0.8, 0.15
+    assert family_name(names, mean, everybody) == RELATIONS["delimiter"].meaning
+    assert family_name(names, torch.zeros(len(names)), everybody) == "mixed"
+
+
+def test_what_cannot_be_grouped_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded("toy-gpt2")
+    with pytest.raises(PromptError, match="3 documents or more"):
+        mi.head_families(model, ["one two three four"])
+    with pytest.raises(PromptError, match="min_size is 2"):
+        mi.head_families(model, min_size=1)
+    with pytest.raises(ReportError, match="of toy-gpt2, not of toy-qwen2"):
+        mi.head_families(loaded("toy-qwen2"), profiles=profile_heads(model, list(passages()[:3])))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MIToolkitError, match=r"mi-toolkit\[families\]"):
+        mi.head_families(model)

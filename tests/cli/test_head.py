@@ -1,0 +1,43 @@
+"""`mi-toolkit head`: its lines, its files, and what the next head takes over."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mi_toolkit.cards.card import HeadCard
+from mi_toolkit.cards.profile import HeadProfiles
+from mi_toolkit.cli.app import run
+from mi_toolkit.core.stimuli import passages
+
+FEW = ["--n-sequences", "3", "--n-tokens", "20", "--how", "zero"]
+
+
+def test_head_prints_a_card_writes_a_folder_and_keeps_the_profiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts, kept, folder = tmp_path / "texts.jsonl", tmp_path / "toy.profiles", tmp_path / "out"
+    texts.write_text("\n".join(json.dumps(text[:300]) for text in passages()[:6]), "utf-8")
+    asked = ["--data-file", str(texts), "--profiles", str(kept), *FEW]
+    assert run(["head", "L2H0", *asked, "--output", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("L2H0 of toy-gpt2: induction\n")
+    assert "what followed earlier copies" in out
+    assert "works with" in out
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "card.csv",
+        "card.png",
+        "card.safetensors",
+    ]
+    card = HeadCard.load(folder / "card.safetensors")
+    assert card.n_documents == HeadProfiles.load(kept).n_documents == 6
+    texts.unlink()
+    assert run(["head", "0.0", *asked, "--json", "--html", str(tmp_path / "card.html")]) == 0
+    assert json.loads(capsys.readouterr().out)["n_documents"] == 6
+
+
+def test_head_tells_a_head_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["head", "L9H0", *FEW]) == 2
+    assert "has no head L9H0" in capsys.readouterr().err
