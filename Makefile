@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # TransformerLens takes, in each of the processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick quick-tests environments check format lint types contracts docs site tests tests-tl3 fix clean
+.PHONY: demo test quick quick-tests environments check format lint types contracts docs site tests tests-tl3 fire fix clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -69,6 +69,12 @@ tests-tl3: .venv-tl3/.installed
 # Everything but `-m hub`, on the newest. Last, so that what it skipped is read at the end.
 tests: .venv/.installed-dev
 	.venv/bin/python $(PYTEST)
+
+# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged. Not part of
+# `make test`, which has the quick ones of them. TransformerLens' own class is on the older set alone.
+fire: .venv/.installed-dev .venv-tl3/.installed
+	.venv/bin/python $(PYTEST) -m fire tests
+	.venv-tl3/bin/python $(PYTEST) --jaxtyping-packages= -m fire -k transformer_lens_own_class tests/fire
 
 fix: .venv/.installed-dev
 	.venv/bin/ruff check --fix .

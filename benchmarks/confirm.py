@@ -172,11 +172,11 @@ BACKUPS = ["head", "growth (nats)", "alone (nats)", "after the set (nats)"]
 
 
 def explanation(trial: HypothesisTest) -> str:
-    """What is behind the verdict on one label."""
+    """What explains the verdict on one label."""
     found = trial.explanation
     if found is None:
         return ""
-    parts = [f"### {trial.label}: what is behind it\n"]
+    parts = [f"### {trial.label}: what explains it\n"]
     if found.layers:
         parts += ["Its heads layer by layer, next to as many other heads of the layer.\n"]
         parts += [table(LAYERS, [layer_row(part) for part in found.layers]), ""]

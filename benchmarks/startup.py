@@ -7,7 +7,8 @@ Every run is a process of its own (user and system time, all threads), or, where
 is none of it, the part of one that it prints itself. Runs take turns, so that what else the machine
 does slows all of them; a ratio is taken within a round, and the median over the rounds counts. The
 allowance is in seconds of a quiet machine, on which `IMPORTS` takes `QUIET`: on another one, or a
-busy one, it grows as `IMPORTS` does, so that the last column stays the same.
+busy one, it grows as `IMPORTS` does, so that the last column stays the same. Each process has one
+thread (`--threads`): several that wait for a core spin, which counts as processor time.
 
 To add a row: a section is a function that gives runs, and stands in `SECTIONS`.
 """
@@ -15,6 +16,7 @@ To add a row: a section is a function that gives runs, and stands in `SECTIONS`.
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
 import subprocess
@@ -40,7 +42,7 @@ COMMAND = [sys.executable, "-m", "mi_toolkit"]
 ITSELF = [sys.executable, __file__, "--part"]
 COMMANDS = [
     *("classify", "confirm", "attribute", "ablate", "view", "generate", "trace", "compare"),
-    *("sweep", "stimuli", "atlas", "record", "activations info", "sensitivity"),
+    *("sweep", "sweep-run", "stimuli", "atlas", "record", "activations info", "sensitivity"),
     *("sensitivity compare", "super-weights", "models", "describe", "verify", "app"),
 ]
 
@@ -62,13 +64,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part:
         print(f"= seconds: {PARTS[options.part]():.3f}")
         return
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
-    print(f"{versions}\n", flush=True)
+    print(f"{versions}, threads: {options.threads}\n", flush=True)
     runs = {IMPORTS: Run(name=IMPORTS, command=[*PYTHON, IMPORTS])}
     for section in options.sections:
         runs |= {run.name: run for run in SECTIONS[section]()}

@@ -84,6 +84,32 @@ JOBS: Mapping[str, Job] = {
 """By name; the folder is for what writes files."""
 
 
+FURTHER: Mapping[str, Job] = {
+    "untrained_control": lambda model, _: mi.untrained_control(model, PROMPT, n=2),
+    "compare_stimuli": lambda model, _: mi.compare.compare_stimuli(
+        {"one": mi.classify_heads(model, TEXTS), "other": mi.classify_heads(model, PROMPT)}
+    ),
+    "length_sweep": lambda model, _: mi.compare.length_sweep(model, [8, 16], n_sequences=4),
+    "edge_attribution": lambda model, _: mi.interventions.edge_attribution(
+        model, CLEAN, CORRUPTED, target=" the"
+    ),
+    "s_inhibition_effects": lambda model, _: mi.interventions.s_inhibition_effects(
+        model, ["L1H0"], ["L2H0"], prompts=mi.core.ioi_prompts(model, n_prompts=4)
+    ),
+    "verify_model": lambda model, _: mi.verify_model("toy-gpt2", model=model, max_new_tokens=1),
+    "perturbation_test": lambda model, _: mi.weights.perturbation_test(
+        model, mi.score_weights(model, TEXTS, "magnitude"), TEXTS, k=[10], controls=[]
+    ),
+    "score_fidelity": lambda model, _: mi.weights.score_fidelity(
+        model, mi.score_weights(model, TEXTS, "grad_x_weight"), TEXTS, n=12
+    ),
+    "ranking_stability": lambda model, _: mi.weights.ranking_stability(
+        model, TEXTS * 2, metrics=["magnitude", "grad_x_weight"], k=[10], seeds=[0, 1]
+    ),
+}
+"""Jobs that are made of those above, or take longer."""
+
+
 def figures_of(found: Any) -> Any:
     """All that a result holds of numbers and words, in plain containers; no model."""
     if isinstance(found, nn.Module):
@@ -97,25 +123,38 @@ def figures_of(found: Any) -> Any:
     return found if isinstance(found, Tensor | float | int | str | bool) else None
 
 
-def differences(one: Any, other: Any, at: str = "") -> list[str]:
-    """Where two results' figures differ in value or dtype; NaN equals NaN."""
+def differences(one: Any, other: Any, at: str = "", *, relative: float = 0.0) -> list[str]:
+    """Where two results' figures differ in value or dtype; NaN equals NaN.
+
+    Tensors may lie apart by `relative` of their largest value, single figures by it of theirs.
+    """
     if isinstance(one, dict):
         assert one.keys() == other.keys(), at
-        return [d for key in one for d in differences(one[key], other[key], f"{at}.{key}")]
-    if isinstance(one, list):
+        pairs = [(f"{at}.{key}", one[key], other[key]) for key in one]
+    elif isinstance(one, list):
         assert len(one) == len(other), at
-        return [
-            d
-            for i, pair in enumerate(zip(one, other, strict=True))
-            for d in differences(*pair, f"{at}[{i}]")
-        ]
-    if isinstance(one, Tensor):
-        same = (
-            one.dtype == other.dtype
-            and torch.equal(one.nan_to_num(12345.0), other.nan_to_num(12345.0))
-            if one.is_floating_point()
-            else torch.equal(one, other)
-        )
+        pairs = [(f"{at}[{i}]", *pair) for i, pair in enumerate(zip(one, other, strict=True))]
     else:
-        same = one == other or (one != one and other != other)
-    return [] if same else [f"{at}: {one} and {other}"]
+        same = (_same_tensor if isinstance(one, Tensor) else _same_value)(one, other, relative)
+        return [] if same else [f"{at}: {one} and {other}"]
+    return [
+        d
+        for where, mine, theirs in pairs
+        for d in differences(mine, theirs, where, relative=relative)
+    ]
+
+
+def _same_tensor(one: Tensor, other: Tensor, relative: float) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    here, there = (each.double().nan_to_num(12345.0) for each in (one, other))
+    largest = one[one.isfinite()].abs().max() if one.isfinite().any() else 0.0
+    return bool(((here - there).abs() <= relative * largest).all())
+
+
+def _same_value(one: Any, other: Any, relative: float) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or one != one != other or abs(one - other) <= relative * abs(one)
+    return bool(one == other)

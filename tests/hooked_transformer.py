@@ -30,13 +30,13 @@ FAMILIES = [
 
 
 def small_hooked(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, n_layers: int = 2
 ) -> tuple[HookedModel, Path]:
     """A HookedTransformer of one family, and the folder with its checkpoint."""
     if HookedTransformer is None:
         pytest.skip(REASON)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    config = shrunk(hub_config(name))
+    config = shrunk(hub_config(name), n_layers)
     # Hugging Face keeps gradients from the row of the padding id, which TransformerLens has not.
     config |= {"pad_token_id": 319} if "pad_token_id" in config else {}
     folder = lay_out(tmp_path, name, config, tiny_tokenizer())

@@ -33,24 +33,37 @@ def target_keys(name: str, tokens: list[int], q: int, bos: bool, window: int | N
     return [k for k in wanted if k in visible_keys(q, window)]
 
 
-def mask_behaviour(
+def attended_by_query(
     name: str, patterns: list[Pattern], tokens: list[list[int]], bos_id: int, window: int | None
-) -> tuple[float, float]:
-    """Score and null of one head, from its pattern on each sequence."""
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Per sequence, of each eligible query: the attention on its targets, and chance."""
     scores, nulls = [], []
     for pattern, ids in zip(patterns, tokens, strict=True):
         attended, chance = [], []
         for q in range(len(ids)):
             targets = target_keys(name, ids, q, ids[0] == bos_id, window)
             if targets:
-                attended.append(sum(pattern[q, k] for k in targets))
+                attended.append(float(sum(pattern[q, k] for k in targets)))
                 chance.append(len(targets) / len(visible_keys(q, window)))
-        if attended:
-            scores.append(float(np.mean(attended)))
-            nulls.append(float(np.mean(chance)))
-    if not scores:
-        return math.nan, math.nan
-    return float(np.mean(scores)), float(np.mean(nulls))
+        scores.append(attended)
+        nulls.append(chance)
+    return scores, nulls
+
+
+def mask_behaviour(
+    name: str, patterns: list[Pattern], tokens: list[list[int]], bos_id: int, window: int | None
+) -> tuple[float, float]:
+    """Score and null of one head, from its pattern on each sequence."""
+    scores, nulls = attended_by_query(name, patterns, tokens, bos_id, window)
+    return averaged(scores), averaged(nulls)
+
+
+def averaged(values: list[list[float]], *, pooled: bool = False) -> float:
+    """The mean over sequences of their means, or over all queries together; NaN without any."""
+    held = [own for own in values if own]
+    if not held:
+        return math.nan
+    return float(np.mean(np.concatenate(held) if pooled else [np.mean(own) for own in held]))
 
 
 def off_sink(row: Pattern) -> Pattern | None:
@@ -76,7 +89,7 @@ def locality(patterns: list[Pattern]) -> tuple[float, float]:
     return (1 - seen / even if eligible else math.nan), eligible / rows
 
 
-def positional(patterns: list[Pattern]) -> float:
+def positional(patterns: list[Pattern], *, pooled: bool = False) -> float:
     """Mean over all pairs: up to five texts, all different."""
     pairs = []
     for here, there in combinations(patterns, 2):
@@ -86,12 +99,11 @@ def positional(patterns: list[Pattern]) -> float:
             if a is not None and b is not None:
                 n = q + 1
                 variations.append(0.5 * float(np.abs(a[:n] - b[:n]).sum()))
-        if variations:
-            pairs.append(1 - float(np.mean(variations)))
-    return float(np.mean(pairs)) if pairs else math.nan
+        pairs.append([1 - variation for variation in variations])
+    return averaged(pairs, pooled=pooled)
 
 
-def diffuse(patterns: list[Pattern], window: int | None) -> float:
+def diffuse(patterns: list[Pattern], window: int | None, *, pooled: bool = False) -> float:
     means = []
     for pattern in patterns:
         values = []
@@ -100,6 +112,5 @@ def diffuse(patterns: list[Pattern], window: int | None) -> float:
             values.append(
                 float(-(row * np.log(row)).sum()) / math.log(len(visible_keys(q, window)))
             )
-        if values:
-            means.append(float(np.mean(values)))
-    return float(np.mean(means)) if means else math.nan
+        means.append(values)
+    return averaged(means, pooled=pooled)

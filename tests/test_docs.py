@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
+import mi_toolkit as mi
 from check_links import broken_links, is_well_formed, malformed_links
 from draw_app import PAPERS, SHOTS
 from mi_toolkit.models.specs import MODELS
@@ -148,6 +150,20 @@ def test_every_page_is_in_the_navigation_and_every_figure_comes_from_code() -> N
         "pictures/readme.png",
         *of_the_page,
     }
+
+
+def test_what_the_readme_lists_here_is_not_left_to_transformer_lens() -> None:
+    page = (DOCS / "coming_from.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ", 1) for line in page.splitlines() if line.startswith("| ")]
+    here = {found for row in rows for found in re.findall(r"`([a-z_.]+)[(`]", row[-1])}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("activation_patching", "interventions.attribution_patching"):
+        assert f"mi.{name}" in readme
+        assert name in here
+        assert callable(attrgetter(name)(mi))
+    assert {"direct_logit_attribution", "trace_pipeline"} <= here
+    left = [did for did, instead in rows if instead.startswith("TransformerLens' own")]
+    assert not [did for did in left if re.search("activation|attribution|logit", did)]
 
 
 def test_every_command_line_of_the_readme_is_understood() -> None:

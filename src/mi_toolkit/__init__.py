@@ -14,7 +14,7 @@ import lazy_loader
 
 _PACKAGES = (
     *("heads", "weights", "interventions", "activations", "attribution", "text", "compare"),
-    *("draw", "models", "verification", "atlas", "core"),
+    *("draw", "models", "verification", "sweeps", "atlas", "core"),
 )
 
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -29,4 +29,10 @@ def __getattr__(name: str) -> Any:
                 raise AttributeError(
                     f"mi_toolkit has no {name}: it is mi_toolkit.{package}.{name}", name=name
                 ) from None
+        if name.startswith(("view_", "plot_", "show_", "draw_")):
+            raise AttributeError(
+                f"mi_toolkit has no {name}: mi.view(result) draws any result, mi.view_attention "
+                "attention patterns",
+                name=name,
+            ) from None
         raise

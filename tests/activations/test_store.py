@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 import mi_toolkit as mi
 from mi_toolkit.activations.store import writer
+from mi_toolkit.activations.store.manifest import FOLDERS
 from mi_toolkit.core.errors import (
     ActivationsError,
     HookError,
@@ -421,11 +422,22 @@ def test_a_run_that_was_killed_before_its_first_manifest_is_begun_again(tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
+def test_other_files_of_a_folder_stay_what_they_are(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x")
-    with pytest.raises(StoreError, match="is no empty folder"):
+    for _ in range(2):  # the second goes on with what is there
+        assert mi.record_to_disk(loaded("toy-gpt2"), TEXTS, "z", tmp_path).complete
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_that_a_recording_would_clear_is_not_written_into(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").write_text("x")
+    with pytest.raises(StoreError, match=f"{name} is there, and of no recording to go on with"):
         mi.record_to_disk(loaded("toy-gpt2"), TEXTS, "z", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert (tmp_path / name / "mine").read_text() == "x"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ TOY = ["--model", "toy-gpt2"]
         (["view", "x", *TOY, "--layer", "99", "--html", "x.html"], "no attention in layer 99"),
         (["view", "x", *TOY, "--heads", "L0H99", "--html", "x.html"], "no head 99"),
         (["view", "x", *TOY, "--heads", "nose", "--html", "x.html"], "'nose' names no head"),
+        (["view", "x", "--layer", "0", "--png", "x.jpg"], r"let it end in \.png, \.svg or \.pdf"),
+        (["classify", "x", "--png", "x"], r"let it end in \.png, \.svg or \.pdf"),
+        (["classify", "- I like cats"], "goes after --, behind all options: -- '- I like cats'"),
+        (["generate", "-5 degrees and"], "goes after --, behind all options: -- '-5 degrees and'"),
+        (["attribute", "x", "--target", "- y"], "goes after an equals sign: '--target=- y'"),
+        (["sweep", "--lengths", "16,many"], "--lengths.* unable to convert .*many.* into int"),
     ],
 )
 def test_wrong_usage_exits_with_2_and_one_line(
@@ -62,11 +68,24 @@ def test_wrong_usage_exits_with_2_and_one_line(
         (["classify", "x", "--model", "nobody/nothing"], "HF_HUB_OFFLINE"),
         (["classify", "x", "--model", "./nothing-here"], "There is no folder './nothing-here'"),
         (["describe", "nothing.gguf"], "There is no GGUF file 'nothing.gguf'"),
+        (["classify", "--model", "../texts.txt"], "'../texts.txt' is a file, and no model: give a"),
+        (["classify", "--model", "here/texts.txt"], "'here/texts.txt' is a file, and no model"),
+        (["classify", "--model", "texts.txt"], "'texts.txt' is a file, and no model: give a"),
+        (["describe", "here/model.safetensors"], "no model: give the folder that it is in."),
     ],
 )
 def test_work_that_fails_exits_with_1_and_one_line(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for place in ("texts.txt", "here/texts.txt", "here/here/texts.txt"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_text("A text.")
+    (tmp_path / "here/here/model.safetensors").write_text("{}")
+    monkeypatch.chdir(tmp_path / "here")
     assert run(arguments) == 1
     out, error = capsys.readouterr()
     assert out == ""
@@ -229,3 +248,41 @@ def test_a_file_of_prompts_is_swept_and_gone_on_with(
     assert len(measured) == 4 + 3, "six batches, three of them done before"
     resumed = json.loads(capsys.readouterr().out)
     assert resumed == whole
+
+
+def test_a_text_with_a_dash_and_a_value_with_one_are_read_where_the_help_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = ["--json", "--", "- I like cats, I like dogs and"]
+    assert run(["attribute", "--target=-", "--method", "gradient_norm", *text]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert "".join(told["tokens"][1:]) == text[-1]
+    assert run(["--help"]) == 0
+    told_by_all = " ".join(capsys.readouterr().out.split())
+    assert "begins with a dash goes after --, behind all options" in told_by_all
+    for command in ("classify", "record", "sensitivity"):
+        assert run([command, "--help"]) == 0
+        assert "folders that are there: mi-toolkit --help" in " ".join(
+            capsys.readouterr().out.split()
+        )
+
+
+def test_values_stand_apart_by_commas_as_by_spaces(capsys: pytest.CaptureFixture[str]) -> None:
+    told = []
+    for values in (["L0H0,L2H1", "L1H3"], ["L0H0", "L2H1", "L1H3"], ["L0H0, L2H1,L1H3"]):
+        assert run(["ablate", "I like cats and I", "--json", "--components", *values]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    assert told[0] == told[1] == told[2]
+    assert len(told[0]["components"]) == 3
+
+
+def test_files_of_a_folder_that_is_there_stay_and_those_of_the_same_names_are_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    (tmp_path / "heads.csv").write_text("old")
+    command = ["classify", "I like cats and I like", "--behaviours", "induction", "--output"]
+    assert run([*command, str(tmp_path), "--html", str(tmp_path / "a" / "b" / "page.html")]) == 0
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+    assert "induction" in (tmp_path / "heads.csv").read_text()
+    assert (tmp_path / "a" / "b" / "page.html").is_file()

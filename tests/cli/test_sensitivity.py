@@ -67,8 +67,9 @@ def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine
     assert str(folder.parent) not in (folder / "manifest.json").read_text()
     top = pd.read_parquet(folder / "top_weights_grad_x_weight_20.parquet")
     scoring, _ = halves(Path(TEXT).read_text().splitlines())
-    scores = score_weights(loaded("toy-gpt2"), scoring, eval_limit=3, max_length=24)
-    pd.testing.assert_frame_equal(top, scores.top(20), check_dtype=False)
+    model = loaded("toy-gpt2")
+    scores = score_weights(model, scoring, eval_limit=3, max_length=24)
+    pd.testing.assert_frame_equal(top, scores.top(20, model=model), check_dtype=False)
     perturbation = pd.read_csv(folder / "perturbation.csv")
     assert set(perturbation["kind"]) == {"none", "zero", "sign_flip"}
     assert set(perturbation["group"]) == {"baseline", "top", "random"}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
 import torch
+from markupsafe import Markup
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mi_toolkit as mi
 from mi_toolkit.activations.batcher import Batcher, feeding
+from mi_toolkit.cli.report_text import report_lines
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.stimuli import natural, repeated_random
@@ -164,13 +169,44 @@ def test_chat_messages_go_through_the_tokenizers_own_template() -> None:
         tokenise(loaded("toy-gpt2"), CHAT)
 
 
-def test_a_report_says_what_stands_at_position_0_where_it_is_no_bos() -> None:
-    note = "No BOS stands at position 0 of prompt: first_token and the sink are then the first word"
-    model = loaded("toy-gpt2")
-    without = mi.classify_heads(model, TEXT, prepend_bos=False)
-    assert note in mi.view(without).section().caption
-    assert note in str(without)
-    assert note not in mi.view(mi.classify_heads(model, TEXT)).section().caption
+@pytest.mark.parametrize(
+    ("name", "prompt", "asked", "sentence"),
+    [
+        (
+            "toy-gpt2",
+            TEXT,
+            {},
+            r"begin with the tokenizer's own beginning-of-sequence token \(BOS\)",
+        ),
+        ("toy-gpt2", TEXT, {"prepend_bos": False}, r"begin with their own first token, .* it\b"),
+        (
+            "toy-gpt2",
+            [TEXT, f"<|endoftext|>{TEXT}"],
+            {},
+            "own .*, or brought .*, and no second one",
+        ),
+    ],
+)
+def test_every_form_of_a_report_says_in_a_sentence_what_texts_begin_with(
+    name: str, prompt: Any, asked: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    report = mi.classify_heads(loaded(name), prompt, **asked)
+    report.save(tmp_path / "report.safetensors")
+    for each in (report, mi.HeadReport.load(tmp_path / "report.safetensors")):
+        for shown in (str(each), Markup(mi.view(each).section().body).striptags()):
+            assert re.search(f"all texts .*{sentence}", shown)
+        assert re.search(sentence, " ".join(report_lines(each, width=10**6, emphasise=str)))
+
+
+def test_stimuli_that_begin_differently_are_told_apart() -> None:
+    made = mi.classify_heads(loaded("toy-gpt2"), TEXT).provenance
+    both = replace(made, bos={"natural": "own", "prompt": "none"})
+    assert re.match(
+        r"texts of natural begin with .*; texts of prompt begin with their own", both.bos_text
+    )
+    separated = replace(made, bos={"natural": "stand-in"}).bos_text
+    assert re.match("all texts begin with the document separator in place of .*BOS", separated)
+    assert replace(made, bos={}).bos_text == ""
 
 
 def test_models_are_compared_each_by_its_own_convention() -> None:

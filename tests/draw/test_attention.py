@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mi_toolkit.core.errors import PromptError, UnknownNameError
+from mi_toolkit.core.errors import ActivationsError, PromptError, UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, pattern_hook
 from mi_toolkit.core.tokens import tokenise
@@ -111,3 +111,58 @@ def test_a_picture_and_a_page_are_written(model: HookedModel, tmp_path: Path) ->
     view.save_html(tmp_path / "heads.html")
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
     assert "Attention in toy-gpt2" in (tmp_path / "heads.html").read_text("utf-8")
+
+
+TOKENS = ["one", " two", " three"]
+STEPS = torch.tensor([[1.0, 0, 0], [0.25, 0.75, 0], [0.2, 0.3, 0.5]])
+
+
+def test_patterns_computed_elsewhere_are_drawn_as_they_are(
+    model: HookedModel, tmp_path: Path
+) -> None:
+    hooked: Any = model
+    _, cache = hooked.run_with_cache(PROMPT)
+    patterns, tokens = cache[pattern_hook(2)], hooked.to_str_tokens(PROMPT)
+    of_model = view_attention(model, PROMPT, layer=2, heads=[3, 1])
+    for given in (patterns, patterns[0], patterns[0].numpy()):
+        view = view_attention(given, tokens, layer=2, heads=[3, 1])
+        assert view.heads == of_model.heads
+        torch.testing.assert_close(view.patterns, of_model.patterns)
+    view.save_svg(tmp_path / "heads.svg")
+    assert "L2H3" in (tmp_path / "heads.svg").read_text("utf-8")
+    view.save_html(tmp_path / "heads.html")
+    assert "given patterns: L2H3, L2H1" in (tmp_path / "heads.html").read_text("utf-8")
+
+
+def test_patterns_without_a_layer_have_the_names_that_they_are_given() -> None:
+    two = torch.stack([STEPS, torch.eye(3)])
+    assert view_attention(STEPS, TOKENS).heads == ("H0",)
+    assert view_attention(two, TOKENS).heads == ("H0", "H1")
+    view = view_attention(two, TOKENS, heads=["L5H1", "mean of all"])
+    assert view.heads == ("L5H1", "mean of all")
+    assert torch.equal(view.patterns, two)
+    by_layer = view_attention(torch.stack([two, two.flip(0)]), TOKENS, layer=[4, 7], heads="L7H0")
+    assert by_layer.heads == (Head(7, 0),)
+    assert torch.equal(by_layer.patterns[0], torch.eye(3))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "tokens", "how", "message"),
+    [
+        (STEPS, "one two three", {}, "tokens as a list of strings"),
+        (STEPS, [1, 2, 3], {}, "tokens as a list of strings"),
+        (STEPS, None, {}, "tokens as a list of strings"),
+        (STEPS, TOKENS[:2], {}, "of 3 tokens, and 2 were given"),
+        (STEPS[:2], TOKENS, {}, "as many keys as queries; these have shape [2, 3]"),
+        (STEPS.mT, TOKENS, {}, "looks at a later token"),
+        (STEPS.log(), TOKENS, {}, "after the softmax is between 0 and 1"),
+        (STEPS * torch.nan, TOKENS, {}, "after the softmax is between 0 and 1"),
+        (STEPS.expand(2, 4, 3, 3), TOKENS, {}, "The first of four axes has 2 entries"),
+        (STEPS.expand(4, 3, 3), TOKENS, {"heads": ["a"]}, "which are 4, not 1"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(
+    patterns: Tensor, tokens: Any, how: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ActivationsError, match=re.escape(message)):
+        view_attention(patterns, tokens, **how)

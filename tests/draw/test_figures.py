@@ -91,6 +91,15 @@ def test_a_token_is_written_as_it_is_whatever_it_holds(token: str, tmp_path: Pat
     made_view([token, "b"]).save_png(tmp_path / "heads.png")
 
 
+def test_a_pattern_stays_sharp_in_vector_graphics(tmp_path: Path) -> None:
+    made_view(["a", "b", "c"]).save_png(tmp_path / "heads.svg")
+    text = (tmp_path / "heads.svg").read_text(encoding="utf-8")
+    # One pixel to a cell, which viewers enlarge without blur; all else is text and paths.
+    assert 'width="3" height="3"' in text
+    assert "image-rendering:pixelated" in text
+    assert "<text" in text
+
+
 def test_nobody_s_matplotlib_is_changed() -> None:
     code = (
         "import sys, matplotlib as mpl; before = dict(mpl.rcParams);"

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.draw.figures import save_figure
 from mi_toolkit.draw.page import Page
 from mi_toolkit.draw.report import view_report
 from tests.draw.made import made_report, made_view
@@ -90,3 +92,18 @@ def test_the_heading_is_the_title_or_the_only_view_s() -> None:
 
 def test_equal_views_give_equal_pages() -> None:
     assert made_view(["a", "b"])._repr_html_() == made_view(["a", "b"])._repr_html_()
+
+
+def test_a_picture_is_of_the_format_that_its_name_ends_in_or_is_refused(tmp_path: Path) -> None:
+    view = made_view(["a", "b"])
+    begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for ending, begin in begins.items():
+        path = tmp_path / f"heads.{ending}"
+        view.save_png(path)
+        assert path.read_bytes().startswith(begin)
+    for name in ("heads.eps", "heads.jpg", "heads.foo", "heads"):
+        with pytest.raises(UnknownNameError, match=r"let it end in \.png, \.svg or \.pdf"):
+            save_figure(view.figure(), tmp_path / name)
+    with pytest.raises(UnknownNameError, match=r"let it end in \.svg "):
+        view.save_svg(tmp_path / "heads.png")
+    assert {path.name for path in tmp_path.iterdir()} == {f"heads.{each}" for each in begins}

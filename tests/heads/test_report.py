@@ -49,7 +49,7 @@ def test_query_heads_know_the_key_value_head_they_share(standard: HeadReport) ->
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda r: r["inductio"], "No behaviour of this report .* Did you mean 'induction'"),
+        (lambda r: r["inductio"], "No behaviour, layer or head .* Did you mean 'induction'"),
         (lambda r: r.heads("locl"), "No label of this report .* Did you mean 'local'"),
         (lambda r: r.on("naturl"), "No stimulus of this report .* Did you mean 'natural'"),
     ],

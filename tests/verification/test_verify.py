@@ -211,7 +211,7 @@ def test_hooked_transformer_passes_on_structure(
     assert set(found.failed) <= {"coherence_loss", "coherence_repetition"}
     for check in ("weights", "logits", "cache_shape", "cache_steps", "attention_patterns"):
         assert verdicts(found)[check] == "passed"
-    assert "cannot be told positions" in found.outcomes["positions_shifted"].sentence
+    assert "cannot be given positions" in found.outcomes["positions_shifted"].sentence
 
 
 def test_precision_has_limits_of_its_own() -> None:

@@ -68,7 +68,9 @@ def rows_of(hf_model: Any, texts: list[list[int]]) -> torch.Tensor:
 def test_controls_have_the_same_count_in_every_matrix_and_none_of_the_top() -> None:
     scores = score_weights(loaded("toy-gpt2"), TEXTS)
     top = scores.ranking(60).keys()
-    weights = {name: matrix.value() for name, matrix in scores.live.items()}
+    weights = {
+        name: matrix.value() for name, matrix in scores.matrices_in(loaded("toy-gpt2")).items()
+    }
     shapes = {place.name: place.shape for place in scores.places}
     drawn = random_control(top, shapes, torch.Generator().manual_seed(0))
     matched, lowest = magnitude_matched(top, weights), bottom(top, scores.scores)

@@ -7,7 +7,7 @@
    crosses them: `blocks.*.hook_resid_post`, `blocks.[0-3].mlp.*`, `**.hook_scale`.
 3. Anything else is a whole hook name.
 
-Nothing here sees a model: it is told the hooks that there are.
+Nothing here sees a model: it is given the hooks that there are.
 """
 
 from __future__ import annotations

@@ -55,11 +55,11 @@ class Moments:
     """The largest value; minus infinity without a token."""
 
     positive: Int[Tensor, "*unit"]
-    """On how many tokens the unit is above 0."""
+    """Number of tokens on which the unit is above 0."""
 
     @property
     def variance(self) -> Float[Tensor, "*unit"]:
-        """Mean squared deviation: of the tokens that were seen, not of a population behind them."""
+        """Mean squared deviation: of the tokens that were seen, not of the text they are from."""
         return self.deviations / self.count if self.count else self.mean
 
     @property
@@ -263,7 +263,7 @@ class ActivationStatistics(Result):
     """How the texts were fed and what was kept: what two statistics must share to be merged."""
 
     units: Mapping[str, UnitStatistics]
-    """By hook name."""
+    """Statistics of the units of each hook, by the hook's name."""
 
     texts: Mapping[int, str]
     """The text of each token that stands in a top example."""

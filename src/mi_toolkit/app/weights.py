@@ -102,7 +102,7 @@ def run_scoring(model: HookedModel, found: Analysis, metric: str, k: int, on: st
             max_length=PASSAGE_TOKENS,
             batch_size=BATCH,
         )
-    view = view_weights(scores, min(k, MOST, scores.size), report=found.report)
+    view = view_weights(scores, min(k, MOST, scores.size), report=found.report, model=model)
     return Weights(
         analysis=found, on=on, k=len(view.top), seconds=time.perf_counter() - begun, view=view
     )
@@ -199,9 +199,9 @@ def weights_code(scored: Weights) -> str:
         opening(found.model, found.prompt),
         f"scores = mi.score_weights(model, {texts}metric={view.metric!r}{limits})",
         "report = mi.classify_heads(model, prompt)",
-        f"top = scores.top({scored.k}, report=report).head({scored.k})",
+        f"top = scores.top({scored.k}, report=report, model=model).head({scored.k})",
     ]
-    shown = f"mi.view(scores, {scored.k}, report=report)"
+    shown = f"mi.view(scores, {scored.k}, report=report, model=model)"
     effect = scored.effect
     if effect is not None:
         lines += [
@@ -216,7 +216,7 @@ def weights_code(scored: Weights) -> str:
             f"    num_beams={found.num_beams},",
             ")",
         ]
-        shown = f"mi.view(scores, {scored.k}, report=report, effect=effect)"
+        shown = f"mi.view(scores, {scored.k}, report=report, model=model, effect=effect)"
     return "\n".join([*lines, shown])
 
 

@@ -30,15 +30,13 @@ from mi_toolkit.atlas.folder import (
     SUMMARY,
     TABLE,
     HeadAtlas,
-    folder_name,
     protocol_of,
-    weights_of,
 )
 from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
-from mi_toolkit.core.io import atomic_write, remove_drafts
+from mi_toolkit.core.io import atomic_write, folder_name, remove_drafts
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.resumable import ResumableFolder
@@ -50,11 +48,12 @@ from mi_toolkit.draw.markup import render
 from mi_toolkit.draw.page import Page, Section
 from mi_toolkit.draw.report import view_report
 from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.sources import Source, find_source
+from mi_toolkit.models.sources import Source, find_source, weights_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ READING = (
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """What the index tells of one model."""
+    """What the index shows of one model."""
 
     model: str
     facts: Mapping[str, Any]
@@ -194,7 +193,7 @@ def _count(entries: Sequence[Entry]) -> str:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """All labels, without `global` and `undetermined`: with `local` told, the rest is theirs."""
+    """All labels, without `global` and `undetermined`: with `local` shown, the rest is theirs."""
     names = dict.fromkeys(shown.label for entry in entries for shown in profile(entry.report))
     return [name for name in names if name not in ("global", "undetermined")]
 
@@ -223,6 +222,7 @@ def head_atlas(
     out: str | os.PathLike[str],
     *,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     seed: int = 0,
     batch_size: int | None = None,
     load: Mapping[str, Any] | None = None,
@@ -233,7 +233,7 @@ def head_atlas(
 
     An atlas is built model by model, and holds one in memory. Whenever it is interrupted, or
     killed, the same call goes on where it stopped: a model is done whose files are whole and of
-    this protocol, these versions and these weights. Nothing in the folder tells the
+    this protocol, these versions and these weights. Nothing in the folder says the
     time or the machine, so the same models and versions give the same files.
 
     Args:
@@ -241,6 +241,7 @@ def head_atlas(
             and that are not among these, keep their files and leave the index.
         out: the folder; `HeadAtlas` says what is in it.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         seed: of the random stimulus.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
@@ -260,8 +261,15 @@ def head_atlas(
     """
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
-    protocol = protocol_of(min_lift=min_lift, seed=seed, load=options, headvis=headvis)
-    measuring = {"min_lift": min_lift, "seed": seed, "batch_size": batch_size}
+    protocol = protocol_of(
+        min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
+    )
+    measuring = {
+        "min_lift": min_lift,
+        "weighting": weighting,
+        "seed": seed,
+        "batch_size": batch_size,
+    }
     place = Path(out)
     atlas = HeadAtlas(place, tuple(sources))
     remove_drafts(place)
@@ -294,6 +302,7 @@ def head_atlas(
 
 def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
     """Where each model lies, by the name that results will call it; wrong names before any work."""
+    models = [models] if isinstance(models, str) else models
     found = [find_source(name, revision=revision) for name in models]
     folders = [folder_name(source.name) for source in found]
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})

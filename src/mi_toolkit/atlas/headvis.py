@@ -52,7 +52,7 @@ def export_headvis(
     *,
     heads: Iterable[Head | tuple[int, int] | str] | None = None,
 ) -> None:
-    """Write a report, and the attention behind it on natural text, as HeadVis reads it.
+    """Write a report, and the heads' attention on natural text, as HeadVis reads it.
 
     Args:
         model: the model that the report is of.

@@ -298,7 +298,7 @@ class Method:
     """One way to give tokens scores."""
 
     run: Callable[[Question], Answer]
-    """From a question to a score for each token."""
+    """The function: takes a question, gives a score for each token."""
 
     measures: str
     """What a score is, in a few words."""

@@ -28,7 +28,7 @@ class Question:
     """The prompt."""
 
     objective: Objective
-    """From logits at the last position to F."""
+    """Gives F, from the logits at the last position."""
 
     embeddings: Float[Tensor, "position d_embed"]
     """The prompt's token embeddings, as the model looks them up."""
@@ -40,13 +40,13 @@ class Question:
     """Points of an integral; None to add some where it is not complete."""
 
     max_steps: int
-    """Where adding ends."""
+    """Points of an integral at most."""
 
     tolerance: float
     """The completeness error that is good enough."""
 
     batch_size: int
-    """Rows to a pass."""
+    """Rows of embeddings to a forward pass."""
 
     progress: bool | None
     """A progress bar; None: where somebody looks."""
@@ -148,7 +148,7 @@ class Answer:
     """A score for each token."""
 
     scores: Float[Tensor, " position"]
-    """In float64."""
+    """One score per token, in float64."""
 
     steps: int | None = None
     """Points of the integral, if there was one."""

@@ -89,7 +89,7 @@ def ablate(
     out.check()
     asked = token_named(target)
     if components:
-        # A typo is told before the model is loaded.
+        # A typo is reported before the model is loaded.
 
         for name in components:
             mi.interventions.Component.of(name)

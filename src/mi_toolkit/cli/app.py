@@ -16,11 +16,13 @@ A caller's mistake is one line on standard error. A mistake of ours keeps its tr
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cyclopts import App, Group
+from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownOptionError
 from rich.text import Text
 
 from mi_toolkit.cli.ablate import ablate
@@ -35,7 +37,7 @@ from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.cli.record import info, record
 from mi_toolkit.cli.sensitivity import compare as compare_sensitivity
 from mi_toolkit.cli.sensitivity import sensitivity, super_weights
-from mi_toolkit.cli.sweep import sweep
+from mi_toolkit.cli.sweep import sweep, sweep_run
 from mi_toolkit.cli.trace import trace, view
 from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.web_page import web_page
@@ -118,15 +120,25 @@ app = App(
     name="mi-toolkit",
     help=(
         "Load a language model, classify its attention heads, and see what they look at.\n\n"
+        "A text is one argument, in quotes. One that begins with a dash goes after --, behind all "
+        'options: mi-toolkit classify --seed 1 -- "- a list"; as the value of an option, after '
+        "an equals sign: --target=-. Several values of an option stand apart by spaces or "
+        "commas.\n\n"
+        "Folders that are not there are made. In those that are, files of the same names are "
+        "replaced, and others stay; a run that was interrupted goes on in its folder, and the "
+        "folder of another run is refused.\n\n"
         "Results go to standard output, all else to standard error. Exit code 0: it worked, 1: the "
         "work failed, 2: wrong usage."
     ),
     version=_version,
     group_arguments=_ARGUMENTS,
     group_parameters=_OPTIONS,
+    help_epilogue=(
+        "Texts that begin with a dash, several values, folders that are there: mi-toolkit --help."
+    ),
     help_format="plaintext",
     help_formatter=PlainColumns(),
-    # Ctrl-C is told in `main`, with the exit code of every command.
+    # Ctrl-C is reported in `main`, with the exit code of every command.
     suppress_keyboard_interrupt=False,
 )
 
@@ -148,6 +160,7 @@ for _command in (
     trace,
     compare,
     sweep,
+    sweep_run,
     stimuli,
     atlas,
     record,
@@ -200,9 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and give its exit code; errors of the caller are told on standard error."""
-    from cyclopts import CycloptsError
-
+    """Run one command and give its exit code; the caller's errors go to standard error."""
     from mi_toolkit.core.errors import MIToolkitError, UnknownNameError
 
     try:
@@ -210,7 +221,7 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         error.verbose = False
         command = " ".join(["mi-toolkit", *command_named_in(arguments)])
-        _complain(f"{error} Try '{command} --help'.")
+        _complain(f"{error}{_dash_rule(error, arguments)} Try '{command} --help'.")
         return USAGE
     except UnknownNameError as error:
         _complain(error)
@@ -219,6 +230,24 @@ def run(arguments: Sequence[str]) -> int:
         _complain(error)
         return FAILURE
     return 0
+
+
+_OPTION = re.compile(r"-[A-Za-z]|--[A-Za-z][\w-]*(=.*)?", flags=re.DOTALL)
+
+
+def _dash_rule(error: CycloptsError, arguments: Sequence[str]) -> str:
+    """How to give a text that begins with a dash, where an error is about one."""
+    dashed = [each for each in arguments if each.startswith("-") and not _OPTION.fullmatch(each)]
+    if not dashed or dashed[0] == "--":
+        return ""
+    text = dashed[0]
+    if isinstance(error, UnknownOptionError):
+        return f" A text that begins with a dash goes after --, behind all options: -- {text!r}."
+    after = dict(pairwise(arguments))
+    if isinstance(error, MissingArgumentError) and after.get(error.keyword or "") in dashed:
+        text = f"{error.keyword}={after[error.keyword or '']}"
+        return f" A value that begins with a dash goes after an equals sign: {text!r}."
+    return ""
 
 
 def _complain(problem: object) -> None:

@@ -13,6 +13,7 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     LoadOptions,
     Switch,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
@@ -24,6 +25,7 @@ def atlas(
     *models: str,
     output: Path,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    weighting: WeightingName = "prompts",
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     headvis: Switch = False,
@@ -40,6 +42,8 @@ def atlas(
         output: The folder.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         headvis: Also write each model's heads for HeadVis, into models/NAME/headvis.
@@ -57,6 +61,7 @@ def atlas(
             models,
             output,
             min_lift=min_lift,
+            weighting=weighting,
             seed=seed,
             batch_size=batch_size,
             headvis=headvis,

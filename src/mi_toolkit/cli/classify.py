@@ -17,6 +17,7 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
@@ -46,6 +47,7 @@ def classify(
     behaviours: Several[str] = None,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
     fdr: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.05,
+    weighting: WeightingName = "prompts",
     bos: bool | None = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
@@ -72,6 +74,8 @@ def classify(
         min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded.
         fdr: Share of false labels, in expectation, among all that are given (Benjamini and
             Hochberg over all heads and behaviours). 1: each head alone, by its 95% interval.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the
             model's tokenizer has one.
         seed: Of the random stimulus.
@@ -107,6 +111,7 @@ def classify(
             behaviours=behaviours,
             min_lift=min_lift,
             fdr=fdr if fdr < 1 else None,
+            weighting=weighting,
             prepend_bos=bos,
             batch_size=batch_size,
             seed=seed,
@@ -120,6 +125,7 @@ def classify(
                     n=untrained,
                     behaviours=behaviours,
                     min_lift=min_lift,
+                    weighting=weighting,
                     prepend_bos=bos,
                     batch_size=batch_size,
                     seed=seed,

@@ -15,6 +15,8 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    Texts,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
 
 def compare(
     *models: str,
-    prompt: Several[str] = None,
+    prompt: Texts = None,
     behaviours: Several[str] = None,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    weighting: WeightingName = "prompts",
     bos: bool | None = None,
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
@@ -48,6 +51,8 @@ def compare(
         behaviours: Only these, one or several, such as previous_token or induction.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         bos: Put a beginning-of-sequence token before each text. Without the option: wherever a
             model's tokenizer has one. It is the same for all models.
         seed: Of the random stimulus.
@@ -73,6 +78,7 @@ def compare(
             texts or None,
             behaviours=behaviours,
             min_lift=min_lift,
+            weighting=weighting,
             prepend_bos=bos,
             batch_size=batch_size,
             seed=seed,
@@ -108,6 +114,7 @@ def stimuli(
     model: ModelName = DEFAULT_MODEL,
     behaviours: Several[str] = None,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    weighting: WeightingName = "prompts",
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     out: OutputOptions = DEFAULT_OUTPUT,
@@ -121,6 +128,8 @@ def stimuli(
         behaviours: Only these, one or several, such as induction or duplicate_token.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         seed: Of the random tokens.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         out: What it gives; StimulusComparison.load reads stimuli.safetensors.
@@ -138,6 +147,7 @@ def stimuli(
                 prompt,
                 behaviours=behaviours,
                 min_lift=min_lift,
+                weighting=weighting,
                 batch_size=batch_size,
                 seed=seed,
             )

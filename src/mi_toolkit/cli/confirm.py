@@ -95,7 +95,7 @@ def confirm(
         raise UsageError(msg=f"--n-random is {MIN_RANDOM} or more, except with --per-head.")
     out.check()
     if report is not None:
-        # Read before the model: a wrong file is told at once.
+        # Read before the model: a wrong file is reported at once.
 
         labelled: Labelled | None = mi.HeadReport.load(report)
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token, convert
 
 import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
@@ -26,10 +27,31 @@ Switch = Annotated[bool, Parameter(negative=())]
 """An option that is on when it is named; it has no `--no-` form."""
 
 
-Value = TypeVar("Value")
-Several = Annotated[list[Value] | None, Parameter(consume_multiple=True, negative=())]
-"""Several values after one option (`--topk 50 100`), the option repeated, or both."""
+def between_commas(kind: Any, tokens: Sequence[Token]) -> Any:
+    """Values of an option, each in an argument of its own, or several with commas between."""
+    parts = [
+        token.evolve(value=part.strip())
+        for token in tokens
+        for part in token.value.split(",")
+        if part.strip()
+    ]
+    return convert(kind, parts)
 
+
+Value = TypeVar("Value")
+Several = Annotated[
+    list[Value] | None,
+    Parameter(consume_multiple=True, negative=(), converter=between_commas),
+]
+"""Several values after one option (`--topk 50 100` or `--topk 50,100`), the option repeated, or
+both."""
+
+Texts = Annotated[list[str] | None, Parameter(consume_multiple=True, negative=())]
+"""The same of texts, which may have commas in them."""
+
+
+WeightingName = Literal["prompts", "queries"]
+"""As in `classify_heads`, whose modules take seconds to import."""
 
 ModelName = Annotated[str, Parameter(name=["--model", "-m"])]
 """The option that names a model."""

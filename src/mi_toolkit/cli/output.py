@@ -20,7 +20,7 @@ import mi_toolkit as mi
 from mi_toolkit.cli.options import Switch
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import atomic_write, picture_kind
 
 if TYPE_CHECKING:
     from mi_toolkit.core.result import Result
@@ -42,6 +42,18 @@ def check_file(path: Path | None) -> None:
     if path.is_dir():
         raise OutputError(f"{path} is a folder: give the name of a file in it.")
     check_folder(path.parent)
+
+
+def check_picture(path: Path | None) -> None:
+    """Check that a picture can be written to `path`. None passes.
+
+    Raises:
+        OutputError: as `check_file` does.
+        UnknownNameError: its name ends in no format that pictures are written in.
+    """
+    check_file(path)
+    if path is not None:
+        picture_kind(path)
 
 
 def check_folder(path: Path | None) -> None:
@@ -86,7 +98,7 @@ class OutputOptions:
     """File for a page of its own."""
 
     png: Path | None = None
-    """File for the picture alone; SVG where the name ends in .svg."""
+    """File for the picture alone: PNG, SVG or PDF, by its ending."""
 
     csv: Path | None = None
     """File for the table."""
@@ -99,10 +111,12 @@ class OutputOptions:
 
         Raises:
             OutputError: a file where a folder should be, or the other way round, or no right to.
+            UnknownNameError: a picture of no format that can be written.
         """
         check_folder(self.output)
-        for path in (self.html, self.png, self.csv):
+        for path in (self.html, self.csv):
             check_file(path)
+        check_picture(self.png)
 
     def deliver(
         self,

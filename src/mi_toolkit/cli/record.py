@@ -16,6 +16,7 @@ from mi_toolkit.cli.options import (
     ModelName,
     Switch,
     at_least_one,
+    between_commas,
 )
 from mi_toolkit.cli.output import as_json, check_folder, columns, fields_of
 from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
@@ -94,7 +95,9 @@ def record(
     *,
     model: ModelName = DEFAULT_MODEL,
     data_file: Path,
-    names: Annotated[list[str], Parameter(consume_multiple=True, negative=())],
+    names: Annotated[
+        list[str], Parameter(consume_multiple=True, negative=(), converter=between_commas)
+    ],
     output: Path,
     positions: str | None = None,
     keep: Literal["float32", "float16", "bfloat16"] = "float32",

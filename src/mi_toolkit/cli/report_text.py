@@ -12,7 +12,7 @@ from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import WEIGHTS
 from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
-from mi_toolkit.heads.report import HeadReport, bos_note
+from mi_toolkit.heads.report import ABOUT_TEXTS, HeadReport
 from mi_toolkit.heads.summary import TOO_FEW
 from mi_toolkit.models.specs import describe_windows
 
@@ -155,14 +155,12 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
     names, left_out = packed([str(head) for head in bare], width=room, most_lines=MOST_LINES)
     # They come in no order of strength: a few of many would say nothing.
     rows.append([UNCLASSIFIED, f"{count}: {names}" if bare and not left_out else count])
-    lines, further = dict(report.summary()), (NOT_FINITE, "borderline", "intervals")
+    lines, further = dict(report.summary()), (NOT_FINITE, *ABOUT_TEXTS)
     rows.extend([name, lines[name]] for name in further if name in lines)
     return [[f"{name:{widest}}", text] for name, text in rows]
 
 
 def _notes(report: HeadReport) -> Iterator[str]:
-    if note := bos_note(report):
-        yield note
     bars = (
         [f"lift {report.min_lift:g}"]
         if any(_group(report, name)[0] for name in report.label_names)
@@ -229,6 +227,7 @@ def report_record(report: HeadReport) -> dict[str, Any]:
         "windows": list(report.windows),
         "min_lift": report.min_lift,
         "fdr": report.fdr,
+        "weighting": report.weighting,
         "labels": {**labels, UNCLASSIFIED: [str(head) for head in report.heads(UNCLASSIFIED)]},
         "scope": [[report.scope_names[index] for index in row] for row in report.scope.tolist()],
         "coverage": report.coverage.tolist(),

@@ -158,7 +158,7 @@ def budget_of(
 
 
 def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:
-    """What the size of a model allows, told on standard error; from its config alone.
+    """What the size of a model allows, reported on standard error; from its config alone.
 
     Raises:
         MIToolkitError: as `load_model` does where there is no such model.

@@ -1,8 +1,10 @@
-"""`mi-toolkit sweep`: the same heads at several lengths."""
+"""`mi-toolkit sweep`, the same heads at several lengths, and `sweep-run`, many jobs of a study."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,19 +14,25 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    Switch,
+    WeightingName,
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions
+from mi_toolkit.cli.output import (
+    DEFAULT_OUTPUT,
+    OutputOptions,
+    as_json,
+    check_folder,
+    columns,
+)
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
     third_parties_kept_off_stdout,
     width,
 )
-
-if TYPE_CHECKING:
-    pass
+from mi_toolkit.core.errors import SweepError
 
 
 def sweep(
@@ -34,6 +42,7 @@ def sweep(
     behaviours: Several[str] = None,
     sequences: Annotated[int, Parameter(validator=at_least_one)] = 32,
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    weighting: WeightingName = "prompts",
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     out: OutputOptions = DEFAULT_OUTPUT,
@@ -49,6 +58,8 @@ def sweep(
         sequences: Sequences at each length, as far as the text goes.
         min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
             the 95% interval has to reach it.
+        weighting: What counts alike where texts are of unequal length: prompts, each text; or
+            queries, each of their tokens that can show a behaviour.
         seed: Of the random tokens.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         out: What it gives, and a report per length; LengthSweep.load reads the folder. A sweep that
@@ -68,6 +79,7 @@ def sweep(
             behaviours=behaviours,
             n_sequences=sequences,
             min_lift=min_lift,
+            weighting=weighting,
             batch_size=batch_size,
             seed=seed,
             folder=out.output,
@@ -85,3 +97,71 @@ def sweep(
         tables={"heads.csv": swept.to_pandas, "labels.csv": swept.label_table},
         save=lambda path: swept.save_record(path.parent),  # its reports are there
     )
+
+
+def sweep_run(
+    study: Path,
+    /,
+    *,
+    output: Path,
+    workers: int | Literal["auto"] | None = None,
+    address: str | None = None,
+    threads: Annotated[int, Parameter(validator=at_least_one)] = 1,
+    texts_per_part: Annotated[int, Parameter(validator=at_least_one)] = 512,
+    retries: int = 3,
+    mixed_versions: Switch = False,
+    device: str | None = None,
+    trust_remote_code: Switch = False,
+    json: Switch = False,
+) -> None:
+    """Do many jobs on many models, as a file in TOML names them, into one folder.
+
+    Each table [[jobs]] of the file has models, a task (classify, confirm, record, statistics,
+    score_weights, ablation_sweep, verify) and, if wanted, revisions, dtypes and arguments. Run
+    again after an interruption, it goes on where it was; jobs that failed are tried again. With one
+    that failed the exit code is 1.
+
+    Args:
+        study: The file.
+        output: The folder; mi_toolkit.open_sweep reads it.
+        workers: How many processes (needs the extra ray), or auto for as many as there are cores
+            or GPUs. Without it, this process does all. The files are the same, bit for bit.
+        address: A Ray cluster, such as auto or ray://head:10001. Without it, this machine.
+        threads: Threads of each worker. They decide last bits.
+        texts_per_part: Texts after which a job is split into parts.
+        retries: How often work is done again whose worker died.
+        mixed_versions: Take workers with other versions of torch, transformers and the like.
+        device: Where to run: cpu, cuda. Without it, CUDA if there is one.
+        trust_remote_code: Let Python code that comes with a model run.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+    """
+    check_folder(output)
+    logging.getLogger("mi_toolkit").setLevel(logging.INFO)
+    from mi_toolkit.sweeps.jobs import read_study
+    from mi_toolkit.sweeps.run import sweep as run_sweep
+
+    load = {"device": device, "trust_remote_code": trust_remote_code}
+    with third_parties_kept_off_stdout():
+        found = run_sweep(
+            read_study(study),
+            output,
+            workers=workers,
+            address=address,
+            threads=threads,
+            texts_per_part=texts_per_part,
+            retries=retries,
+            mixed_versions=mixed_versions,
+            load={name: value for name, value in load.items() if value},
+        )
+    jobs = list(found.rows())
+    if json:
+        print(as_json({"jobs": jobs, "written": [str(output)]}))
+    else:
+        rows = [
+            ["job", "state"],
+            *([row["job"], f"{row['state']} {row['reason']}"] for row in jobs),
+        ]
+        head, *lines = columns(rows, width=width(elsewhere=FOR_READING))
+        print(bold(head), *lines, "", f"Wrote {output}", sep="\n")
+    if found.failed:
+        raise SweepError(f"{len(found.failed)} of {len(jobs)} jobs failed.")

@@ -20,7 +20,14 @@ from mi_toolkit.cli.options import (
     Several,
     at_least_one,
 )
-from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file, columns, draw_view
+from mi_toolkit.cli.output import (
+    DEFAULT_OUTPUT,
+    OutputOptions,
+    check_file,
+    check_picture,
+    columns,
+    draw_view,
+)
 from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def trace(
     out.check()
     labelled: mi.HeadReport | None = None
     if report is not None:
-        # Read before the model: a wrong file is told at once.
+        # Read before the model: a wrong file is reported at once.
 
         labelled = mi.HeadReport.load(report)
     hooked = load.load(model)
@@ -171,7 +178,7 @@ def view(
         bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
             model's tokenizer has one.
         html: File for a page that needs no network, to hover over and click.
-        png: File for a picture.
+        png: File for a picture: PNG, SVG or PDF, by its ending.
         load: How the model is loaded.
     """
     if html is None and png is None:
@@ -179,7 +186,7 @@ def view(
     if not layer and not heads:
         raise UsageError(msg="Say what to draw: --layer N, or --heads such as L0H1.")
     check_file(html)
-    check_file(png)
+    check_picture(png)
     hooked = load.load(model)
 
     with doing("Drawing"), third_parties_kept_off_stdout():

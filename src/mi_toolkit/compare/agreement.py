@@ -120,7 +120,7 @@ def continuations(
         batch: the tokens of the texts, as far as they are read, with or without a BOS in front.
 
     Raises:
-        PromptError: the tokenizer does not tell which characters a token stands for.
+        PromptError: the tokenizer does not say which characters a token stands for.
     """
     text_of = _decoder(model.tokenizer)
     found = []
@@ -163,7 +163,7 @@ def _spans(model: HookedModel, text: str, ids: Tensor) -> tuple[list[tuple[int, 
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise PromptError(
-            f"The tokenizer of {model.cfg.model_name} does not tell which characters a token "
+            f"The tokenizer of {model.cfg.model_name} does not say which characters a token "
             "stands for, so its predictions cannot be aligned with another model's. A fast "
             "tokenizer (tokenizer.json) does."
         )

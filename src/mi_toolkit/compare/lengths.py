@@ -34,7 +34,7 @@ from mi_toolkit.core.tokens import TokenBatch, behind
 from mi_toolkit.core.vocabulary import require_tokenizer
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
-from mi_toolkit.heads.kinds import Behaviour, BehaviourSpec
+from mi_toolkit.heads.kinds import Behaviour, BehaviourSpec, Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport, ReportFile
 from mi_toolkit.heads.stimulus_run import behaviour_identity
@@ -164,7 +164,7 @@ class LengthSweep(Result):
                     }
 
     def _figures_at(self, label: str, stimulus: str, head: Head) -> dict[str, float]:
-        """The figure behind a label at each length."""
+        """The figure that a label rests on, at each length."""
         behaviour = self.report(stimulus, self.lengths[0]).behaviour_of(label)
         figures = self.figures(behaviour, stimulus)[:, head.layer, head.head].tolist()
         return {f"at_{n}": figure for n, figure in zip(self.lengths, figures, strict=True)}
@@ -277,6 +277,7 @@ def length_sweep(
     behaviours: Sequence[str | Behaviour] | str | None = None,
     n_sequences: int = SEQUENCES,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     batch_size: int | None = None,
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
@@ -301,6 +302,8 @@ def length_sweep(
             tokens or plain text.
         n_sequences: sequences of each stimulus at each length, as far as the text goes.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        weighting: what counts alike in a figure, each sequence or each query (see
+            `classify_heads`): of one length, they differ in how many queries see a copy.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         seed: of the random tokens.
         folder: where each finished report is written. One that is there already, of the same
@@ -346,6 +349,7 @@ def length_sweep(
         settings = {
             "behaviours": {b.name: behaviour_identity(b) for b in step.behaviours},
             "min_lift": min_lift,
+            "weighting": weighting,
             "seed": seed,
             "tokens": batch.digest,
         }
@@ -357,6 +361,7 @@ def length_sweep(
                 batch,
                 behaviours=step.behaviours,
                 min_lift=min_lift,
+                weighting=weighting,
                 batch_size=batch_size,
                 seed=seed,
                 progress=False,

@@ -149,7 +149,7 @@ class ModelComparison(Result):
     """Texts that predictions were compared on."""
 
     agreement: Agreement
-    """Of the next token, for every pair of models."""
+    """Agreement on the next token, for every pair of models."""
 
     accuracy: Mapping[str, float]
     """Per model, the share of its token boundaries at which its most probable next token is what
@@ -179,6 +179,7 @@ class ModelComparison(Result):
                 "n_layers": self.facts[name].n_layers,
                 "n_heads": self.facts[name].n_heads,
                 "bos": self.bos[name],
+                "weighting": self.reports[name].weighting,
             }
             yield from ({**model, **shown.row()} for shown in self.profiles(name))
 

@@ -29,7 +29,7 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.stimuli import natural, passages
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.heads.classify import classify_heads
-from mi_toolkit.heads.kinds import Behaviour
+from mi_toolkit.heads.kinds import Behaviour, Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
@@ -48,6 +48,7 @@ def compare_models(
     *,
     behaviours: Sequence[str | Behaviour] | str | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -65,7 +66,7 @@ def compare_models(
     the text agrees only with one that does so too. `chance` is the agreement of the same
     continuations paired at random: short and frequent tokens agree often, and say little by it.
     `lift` is `(agreement - chance) / (1 - chance)`. It misleads where tokenizers differ much:
-    shared boundaries are then mostly ends of words, where the next token is hardest to tell.
+    shared boundaries are then mostly ends of words, where the next token is hardest to predict.
 
     Args:
         models: names or loaded models; or a mapping from what to call each to either.
@@ -73,6 +74,7 @@ def compare_models(
             on its natural passages, as many tokens of each as every model reads.
         behaviours: as `classify_heads` takes them; None for the standard ones.
         min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         prepend_bos: put a BOS before each text; None: each model by its own convention. True or
             False is for all of them.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
@@ -91,6 +93,10 @@ def compare_models(
         >>> comparison.models
         ('toy-gpt2', 'toy-opt')
     """
+    if isinstance(models, str):
+        raise ComparisonError(
+            f"Models are compared in a list, two or more: compare_models([{models!r}, …], prompt)."
+        )
     texts = _texts(prompt)
     given = _given(models)
     read: dict[str, _Read] = {}
@@ -110,6 +116,7 @@ def compare_models(
             texts,
             behaviours=behaviours,
             min_lift=min_lift,
+            weighting=weighting,
             prepend_bos=prepend_bos,
             batch_size=batch_size,
             seed=seed,
@@ -159,7 +166,7 @@ def _texts(prompt: Prompt | None) -> list[str] | None:
 
 
 def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:
-    """Names (empty: the model's own) with names or models; wrong names are told before work."""
+    """Names (empty: the model's own) with names or models; wrong names fail before any work."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [("", m) for m in models]
     if len(pairs) < 2:
         raise ComparisonError(f"A comparison takes two models or more, not {len(pairs)}.")

@@ -56,7 +56,7 @@ class StimulusComparison(Result):
     FORMAT: ClassVar[str] = "mi_toolkit stimulus comparison 1"
 
     reports: Mapping[str, HeadReport]
-    """By stimulus."""
+    """One report per stimulus, by its name."""
 
     pairs: tuple[StimulusPair, ...]
     """One per behaviour and pair of stimuli that could both show it."""

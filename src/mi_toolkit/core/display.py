@@ -39,7 +39,7 @@ class TextTable:
         return "\n".join([self.title, *(f"  {line.rstrip()}" for line in lines)])
 
     def html(self) -> Markup:
-        """The same for a notebook, escaped."""
+        """The table as HTML for a notebook, its text escaped."""
         table = html_table(self.header, self.rows)
         return Markup('<p>{}</p><div style="overflow-x:auto">{}</div>').format(self.title, table)
 

@@ -18,6 +18,10 @@ class PromptError(MIToolkitError, ValueError):
     """A prompt that cannot be fed: empty, longer than the context, or with impossible ids."""
 
 
+class ModelTypeError(MIToolkitError, TypeError):
+    """What was given in the place of a model is none: a name, a text, a model without hooks."""
+
+
 class ModelLoadError(MIToolkitError):
     """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
 
@@ -58,12 +62,16 @@ class ComparisonError(MIToolkitError, ValueError):
     """Models, lengths or stimuli that cannot be set side by side."""
 
 
+class SweepError(MIToolkitError):
+    """A sweep that cannot be run or read as asked: its jobs, its folder, its workers."""
+
+
 class VerificationError(MIToolkitError):
     """A model that failed a check."""
 
 
 def unknown_name(
-    kind: str, name: str, known: Iterable[str], *, shown: Iterable[str] | None = None
+    kind: str, name: object, known: Iterable[str], *, shown: Iterable[str] | None = None
 ) -> UnknownNameError:
     """The error for `name`, naming what was given, the nearest known names, and all of them.
 
@@ -76,7 +84,8 @@ def unknown_name(
     """
     names = list(known)
     folded = {candidate.casefold(): candidate for candidate in names}
-    nearest = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3)]
+    asked = str(name).casefold()  # a number is a caller's mistake like any other name
+    nearest = [folded[match] for match in difflib.get_close_matches(asked, folded, n=3)]
     guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
     listed = ", ".join(names if shown is None else shown)
     return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")

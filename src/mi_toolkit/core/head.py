@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mi_toolkit.core.errors import UnknownNameError
@@ -11,17 +12,33 @@ _NAME = re.compile(r"\s*[La]?(\d+)\s*[.,]?\s*[Hh]?(\d+)\s*", flags=re.IGNORECASE
 _SEPARATED = re.compile(r"\d\s*[.,Hh]")
 
 
-class Head(NamedTuple):
+class _Place(NamedTuple):
+    layer: int
+    head: int
+
+
+class Head(_Place):
     """One attention head, counted from zero; a query head where keys and values are shared.
 
-    >>> Head(5, 1)
-    L5H1
+    >>> Head(5, 1), Head("L5H1")
+    (L5H1, L5H1)
     >>> Head.of("a5.h1") == Head.of("5.1") == Head.of((5, 1)) == Head(5, 1)
     True
     """
 
-    layer: int
-    head: int
+    __slots__ = ()
+
+    def __new__(cls, layer: int | str, head: int | None = None) -> Head:  # noqa: PYI034 (see `Saved`)
+        """A head by its two numbers, or by its name.
+
+        Raises:
+            UnknownNameError: no such way of naming a head.
+        """
+        if isinstance(layer, str) and head is None:
+            return cls.of(layer)
+        if head is None or isinstance(layer, str):
+            raise _no_head(layer if head is None else (layer, head))
+        return super().__new__(cls, layer, head)
 
     def __repr__(self) -> str:
         return f"L{self.layer}H{self.head}"
@@ -36,12 +53,33 @@ class Head(NamedTuple):
         Raises:
             UnknownNameError: no such way of naming a head.
         """
-        if isinstance(name, tuple):
-            return cls(*name)
-        match = _NAME.fullmatch(name)
-        if match is None or not _SEPARATED.search(name):
+        if isinstance(name, str):
+            match = _NAME.fullmatch(name)
+            if match is None or not _SEPARATED.search(name):
+                raise _no_head(name)
+            return cls(int(match[1]), int(match[2]))
+        given: object = name
+        pair = tuple(given) if isinstance(given, Iterable) else ()
+        if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
+            raise _no_head(name)
+        return cls(*pair)
+
+    def check(self, owner: str, n_layers: int, n_heads: int) -> Head:
+        """The head itself, where `owner` has it.
+
+        Raises:
+            UnknownNameError: it has fewer layers, or fewer heads in each.
+        """
+        if not (0 <= self.layer < n_layers and 0 <= self.head < n_heads):
             raise UnknownNameError(
-                f"{name!r} names no head. Write 'L5H1', '5.1', 'a5.h1' or (5, 1): layer 5, head 1, "
-                "both counted from zero."
+                f"{owner} has no head {self}: its layers are 0 to {n_layers - 1} and its heads "
+                f"0 to {n_heads - 1}."
             )
-        return cls(int(match[1]), int(match[2]))
+        return self
+
+
+def _no_head(name: object) -> UnknownNameError:
+    return UnknownNameError(
+        f"{name!r} names no head. Write 'L5H1', '5.1', 'a5.h1' or (5, 1): layer 5, head 1, "
+        "both counted from zero."
+    )

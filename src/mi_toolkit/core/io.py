@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from mi_toolkit.core.errors import UnknownNameError
 
 
 @contextmanager
@@ -45,7 +48,40 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def folder_name(model: str) -> str:
+    """A model's name as the name of a folder.
+
+    >>> folder_name("EleutherAI/pythia-160m"), folder_name("./my models/a b")
+    ('EleutherAI--pythia-160m', 'my-models--a-b')
+    """
+    name = re.sub(r"[/\\]+", "--", model)
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+PICTURES = ("png", "svg", "pdf")
+"""The formats that figures are written in, by the endings of names."""
+
+
+def picture_kind(path: str | os.PathLike[str], kinds: Sequence[str] = PICTURES) -> str:
+    """The format that a picture's name asks for: `png`, `svg` or `pdf`.
+
+    >>> picture_kind("heads.SVG")
+    'svg'
+
+    Raises:
+        UnknownNameError: it has another ending, or none.
+    """
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    if ending not in kinds:
+        listed = [f".{kind}" for kind in kinds]
+        raise UnknownNameError(
+            f"{os.fspath(path)!r} names no picture that can be written: let it end in "
+            f"{' or '.join(', '.join(listed).rsplit(', ', 1))} (LaTeX takes .pdf)."
+        )
+    return ending

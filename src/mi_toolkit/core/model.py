@@ -201,7 +201,7 @@ def method_replaced(module: nn.Module, method: str, function: Callable[..., Any]
 
 
 def weights_digest(model: HookedModel) -> str:
-    """SHA-256 that tells one set of weights from another, down to a single bit of a single weight.
+    """SHA-256 that differs between sets of weights, down to a single bit of a single weight.
 
     Of each parameter: its shape, the exact sum of its bits as integers (no order of summation
     changes it, however many threads run), and a sample of its values, which tells the order. It

@@ -35,7 +35,7 @@ class Prediction:
     """The token's id."""
 
     text: str
-    """Its text, leading space included."""
+    """The token's text, leading space included."""
 
     logit: float
     """The model's raw figure for it."""
@@ -48,7 +48,7 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """In [0, 1]."""
+        """Probability of the token, in [0, 1]."""
         return math.exp(self.log_prob)
 
     def __str__(self) -> str:

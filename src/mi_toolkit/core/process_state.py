@@ -12,10 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from functools import wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -23,6 +25,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from mi_toolkit.core.errors import ModelTypeError
 from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
@@ -140,6 +143,60 @@ def alone_with(model: Any) -> Iterator[None]:
         turn.give_back()
 
 
+def check_arguments(
+    asking: str,
+    parameters: Mapping[str, Parameter],
+    given: Sequence[object],
+    named: Mapping[str, object],
+) -> None:
+    """Check arguments as Python does, and say what they are called.
+
+    Raises:
+        TypeError: a keyword that is none, with the nearest, or more arguments without one than
+            there are, with the names of the others.
+    """
+    for name in named:
+        if name not in parameters:
+            near = get_close_matches(name, parameters, n=1, cutoff=0.5)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(
+                f"{asking}() has no argument {name!r}.{guess} It takes: {', '.join(parameters)}."
+            )
+    by_name = [name for name, each in parameters.items() if each.kind is Parameter.KEYWORD_ONLY]
+    in_order = [name for name in parameters if name not in by_name]
+    if len(given) > len(in_order):
+        raise TypeError(
+            f"{asking}() takes {', '.join(in_order)} in this order, and all else by name: "
+            f"{', '.join(f'{name}=' for name in by_name)}."
+        )
+
+
+def require_hooks(model: object, asking: str) -> None:
+    """Check that what was given as a model is one, and say what to do with what is not.
+
+    Args:
+        model: what was given.
+        asking: the function that takes a model, as an error names it.
+
+    Raises:
+        ModelTypeError: a model's name, a text, a model without hooks, or anything else.
+    """
+    if hasattr(model, "hooks"):
+        return
+    kind = type(model).__name__
+    if isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        if len(str(name).split()) == 1:
+            way = f"not its name: model = mi.load_model({name!r}), then {asking}(model, …)"
+        else:
+            way = f"and then the text: {asking}(mi.load_model('toy-gpt2'), text)"
+    elif isinstance(model, nn.Module):
+        way = f"and a {kind} has no hooks: {asking}(mi.load_model(hf_model), …) wraps it"
+    else:
+        way = f"not {'a ' * (model is not None)}{kind}: {asking}(mi.load_model('toy-gpt2'), …)"
+    raise ModelTypeError(f"{asking} takes a model first, {way}.")
+
+
 _allows_nan: ContextVar[bool] = ContextVar("_allows_nan", default=False)
 
 
@@ -163,10 +220,15 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
 
     Its argument `allow_nan`, where it has one, holds for every pass that it runs.
     """
+    parameters = signature(function).parameters
+    takes_model = next(iter(function.__annotations__.items()), None) == ("model", "HookedModel")
 
     @wraps(function)
     def run(*given: Given.args, **named: Given.kwargs) -> Found:
         model = named.get("model", given[0] if given else None)
+        check_arguments(function.__name__, parameters, given, named)
+        if takes_model and (given or "model" in named):
+            require_hooks(model, function.__name__)
         with ExitStack() as stack:
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
@@ -198,7 +260,7 @@ def without_inference_tensors(model: nn.Module) -> None:
 
 
 UNKNOWN = 4 * 2**30
-"""What is taken to be free where the system does not tell."""
+"""What is taken to be free where the system does not say."""
 
 
 def available_bytes(device: str | torch.device | None = None) -> int:

@@ -24,6 +24,8 @@ from markupsafe import Markup
 
 logger = logging.getLogger("mi_toolkit")
 
+logger = logging.getLogger("mi_toolkit")
+
 Item = TypeVar("Item")
 
 Watcher = Callable[[str, int, int | None], None]
@@ -37,7 +39,7 @@ PATIENCE = 2.0
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it, `watcher` is told before every item of whatever is tracked.
+    """Within it, `watcher` is called before every item of whatever is tracked.
 
     What it raises ends the work there, cleanly: that is how a page that was closed stops it.
     """
@@ -85,6 +87,8 @@ class _Work:
         """In words, with the time to go once some of it is done."""
         of = "" if self.total is None else f" of {self.total}"
         words = f"{self.label}: {self.done}{of} ({self.unit}), {clock(self.seconds)} so far"
+        if self.done:
+            words += f", {60 * self.done / (self.moved - self.began):,.3g} a minute"
         return words if self.to_go is None else f"{words}, about {clock(self.to_go)} to go"
 
 

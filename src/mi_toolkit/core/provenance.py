@@ -8,6 +8,22 @@ from importlib import metadata
 
 _PACKAGES = ("mi-toolkit", "torch", "transformers", "transformer-lens")
 
+_BEGINNINGS = {
+    "own": "begin with the tokenizer's own beginning-of-sequence token (BOS), put in front of them",
+    "stand-in": (
+        "begin with the document separator in place of a beginning-of-sequence token (BOS), which "
+        "the tokenizer does not have"
+    ),
+    "in the text": (
+        "brought their beginning-of-sequence token (BOS) along, and no second one was put in front"
+    ),
+    "none": (
+        "begin with their own first token, with no beginning-of-sequence token (BOS) in front: "
+        "that token is at position 0, the sink"
+    ),
+}
+"""What texts of each kind of `Provenance.bos` do, in words for a person who meets the term here."""
+
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that decide a figure."""
@@ -22,7 +38,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Model, protocol and versions behind a result; nothing about the user or the machine."""
+    """A result's model, protocol and versions; nothing about the user or the machine."""
 
     model: str
     """The model's name, as it was loaded."""
@@ -34,10 +50,10 @@ class Provenance:
     """The class that ran it: TransformerBridge or HookedTransformer."""
 
     dtype: str
-    """Of the weights, such as `float32`."""
+    """Dtype of the weights, such as `float32`."""
 
     seed: int
-    """Of the random stimulus."""
+    """Seed of the random stimulus."""
 
     bos: dict[str, str]
     """Per stimulus, what its sequences begin with: `own`, the tokenizer's BOS, put there;
@@ -61,3 +77,16 @@ class Provenance:
 
     versions: dict[str, str] = field(default_factory=installed_versions)
     """Installed versions of mi-toolkit, torch, transformers and transformer-lens."""
+
+    @property
+    def bos_text(self) -> str:
+        """What the texts begin with, in words; empty where there was no text."""
+        read = {name: bos for name, bos in self.bos.items() if bos}
+        if len(set(read.values())) == 1:
+            return f"all texts {_beginning(next(iter(read.values())))}"
+        return "; ".join(f"texts of {name} {_beginning(bos)}" for name, bos in read.items())
+
+
+def _beginning(bos: str) -> str:
+    """What texts do that begin so; where they differ, all that some of them do."""
+    return ", or ".join(_BEGINNINGS[kind] for kind in bos.split(" and "))

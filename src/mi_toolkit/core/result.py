@@ -26,6 +26,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
@@ -191,12 +192,30 @@ class SavedResult:
         return _converter().structure(_put_together(record, tensors), cls)
 
 
-class Result(SavedResult, TableRepr):
+INSTEAD = {
+    **dict.fromkeys(("df", "to_df", "to_dataframe"), "to_pandas()"),
+    "to_csv": "to_pandas().to_csv(path)",
+    "to_dict": "rows(), a dictionary each",
+    "to_json": "rows(), a dictionary each, and save(path)",
+    **dict.fromkeys(("plot", "show", "figure"), "mi.view(result) shows it"),
+    **dict.fromkeys(
+        ("save_html", "to_html", "save_png", "save_svg"), "mi.view(result) has save_html, save_png"
+    ),
+}
+"""Of results: what people look for, and what there is."""
+
+
+class Result(SavedResult, NamedAxes, TableRepr):
     """What a function of the library finds: it is saved, loaded, shown, and a table.
 
     The types of its fields say how it is saved; `rows` says what its table holds, from which come
-    `to_pandas`, and what is shown where the result has no better words for itself.
+    `to_pandas`, and what is shown where the result has no better words for itself. Its tensors
+    are indexed by the names of their axes, too (`named_axes`).
     """
+
+    def __getattr__(self, name: str) -> Any:
+        instead = f", but {INSTEAD[name]}" if name in INSTEAD else ""
+        raise AttributeError(f"{type(self).__name__} has no {name}{instead}.", name=name, obj=self)
 
     @abstractmethod
     def rows(self) -> Iterable[Mapping[str, Any]]:

@@ -91,10 +91,10 @@ class WrittenFile:
     """A file as it was written."""
 
     bytes: int
-    """Its size."""
+    """Size of the file."""
 
     sha256: str
-    """Of its bytes, in hexadecimal."""
+    """SHA-256 of the file's bytes, in hexadecimal."""
 
     @staticmethod
     def of(path: Path) -> WrittenFile:
@@ -107,13 +107,13 @@ class Part:
     """A finished part of the work in a folder."""
 
     settings: Mapping[str, Any]
-    """What it was made with, beyond what all parts rest on."""
+    """Arguments that the part was made with, next to those that all parts share."""
 
     files: Mapping[str, WrittenFile]
-    """By path within the folder."""
+    """The files that the part wrote, by path within the folder."""
 
     facts: Mapping[str, Any]
-    """What else is to be known of it."""
+    """Further plain values kept with the part."""
 
     def damage(self, folder: Path, *, by_content: bool) -> Iterator[str]:
         """What is wrong with its files: missing, of another size or, if asked, other bytes."""

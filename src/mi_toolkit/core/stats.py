@@ -63,10 +63,10 @@ class Estimate:
     """The figures themselves."""
 
     centre: Float[Tensor, "*head"]
-    """Their place on the scale."""
+    """The figures on that scale."""
 
     standard_error: Float[Tensor, "*head"]
-    """On the scale."""
+    """Standard error of `centre`."""
 
     freedom: Float[Tensor, "*head"]
     """Degrees of freedom of Student's t."""

@@ -10,17 +10,17 @@ from torch import Tensor
 LOGITS: Mapping[str, float] = MappingProxyType(
     {"float64": 2e-5, "float32": 2e-5, "float16": 1e-2, "bfloat16": 5e-2}
 )
-"""Of logits, as a share of the largest logit by size (of 1, where it is smaller)."""
+"""Largest difference of logits, as a share of the largest by size (of 1, where that is smaller)."""
 
 ATTENTION: Mapping[str, float] = MappingProxyType(
     {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 )
-"""Of a single attention weight."""
+"""Largest difference of a single attention weight."""
 
 ROW_SUMS: Mapping[str, float] = MappingProxyType(
     {"float32": 1e-5, "float16": 5e-3, "bfloat16": 2e-2}
 )
-"""Of the sum of a row of attention."""
+"""Largest difference from 1 of the sum of a row of attention."""
 
 
 HALF_PRECISION: Mapping[str, tuple[float, float]] = MappingProxyType(

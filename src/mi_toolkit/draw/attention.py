@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.activations.activations import Activations
-from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError
+from mi_toolkit.core.errors import ActivationsError, HookError, PromptError, UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.core.passes import patterns_of
-from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.process_state import one_job, require_hooks
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, tokenise_one
 from mi_toolkit.draw import figures
@@ -130,8 +131,9 @@ class AttentionView(SavedView):
     tokens: tuple[str, ...]
     """The text of each position, leading spaces and BOS included."""
 
-    heads: tuple[Head, ...]
-    """The order of the first axis."""
+    heads: tuple[Head | str, ...]
+    """The order of the first axis; of patterns that were given without a layer, what they are
+    called."""
 
     patterns: Float[Tensor, "head query key"]
     """Attention of each query to each key: rows sum to 1. On the CPU."""
@@ -161,8 +163,8 @@ class AttentionView(SavedView):
         return figures.pattern_grid(self.patterns, labels, [str(head) for head in self.heads])
 
     def _which(self) -> str:
-        layers = sorted({head.layer for head in self.heads})
-        if len(self.heads) <= 4:
+        layers = sorted({head.layer for head in self.heads if isinstance(head, Head)})
+        if len(self.heads) <= 4 or not layers:
             return ", ".join(map(str, self.heads))
         places = f"layer{'s' if len(layers) > 1 else ''} {', '.join(map(str, layers))}"
         return f"{len(self.heads)} heads of {places}"
@@ -173,7 +175,7 @@ class AttentionView(SavedView):
 
 @one_job
 def view_attention(
-    model: HookedModel | Activations,
+    model: HookedModel | Activations | Tensor,
     prompt: Prompt | int | None = None,
     *,
     layer: int | Sequence[int] | None = None,
@@ -183,29 +185,42 @@ def view_attention(
 ) -> AttentionView:
     """Where heads look on one prompt: patterns of one layer, several, or heads by name.
 
+    Patterns that were computed elsewhere are drawn as they are: `view_attention(patterns, tokens)`.
+
     Args:
         model: a HookedTransformer or a TransformerBridge, which is left as it was; or recorded
-            activations with patterns, `record(model, prompts, "pattern")`.
+            activations with patterns, `record(model, prompts, "pattern")`; or patterns themselves,
+            `[query key]`, `[head query key]`, or with a batch of one in front.
         prompt: one string, or the token ids of one sequence; of recorded activations, the number
-            of a prompt, which may be left out where there is one.
-        layer: one layer or several, from zero. May be left out where `heads` are named.
+            of a prompt, which may be left out where there is one; of patterns, the tokens as
+            strings.
+        layer: one layer or several, from zero. May be left out where `heads` are named. Of
+            patterns: the layer that they are of, or, of `[layer head query key]`, the layers.
         heads: `["L5H1", (6, 9)]`, `report.heads("induction")`, or numbers within each of the
-            layers; None for all of the layers' heads.
+            layers; None for all of the layers' heads. Of patterns without a layer: what each head
+            is called.
         prepend_bos: put a BOS before a string; None: as the model was trained to read it.
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
 
     Raises:
         PromptError: several prompts, or one that cannot be fed.
         UnknownNameError: the model has no such layer or head.
+        ActivationsError: patterns that are none, or not of these tokens.
+        ModelTypeError: the name of a model, or anything else that is none.
 
     Example:
         >>> import mi_toolkit as mi
         >>> model = mi.load_model("toy-gpt2")
         >>> mi.view_attention(model, "When Mary and John went to the store", layer=0, heads=[0, 2])
         AttentionView of toy-gpt2: L0H0, L0H2, on 9 tokens
+        >>> mi.view_attention(torch.eye(3)[None], ["one", " two", " three"])
+        AttentionView of given patterns: H0, on 3 tokens
     """
     if isinstance(model, Activations):
         return _recorded(model, prompt, layer, heads)
+    if isinstance(model, Tensor | np.ndarray):
+        return _given(torch.as_tensor(model), prompt, layer, heads)
+    require_hooks(model, "view_attention")
     if prompt is None or isinstance(prompt, int):
         raise PromptError("Say what the model is to read: a string, or token ids.")
     grid = HeadGrid(
@@ -230,6 +245,85 @@ def view_attention(
         chosen,
         [kept[head.layer][0, head.head] for head in chosen],
     )
+
+
+GIVEN = "given patterns"
+"""What a view calls the model of patterns that were computed elsewhere."""
+
+
+def _given(
+    patterns: Tensor,
+    tokens: Any,
+    layer: int | Sequence[int] | None,
+    heads: Sequence[HeadName] | HeadName | None,
+) -> AttentionView:
+    """The view of patterns that somebody else computed.
+
+    Raises:
+        ActivationsError: they are no attention patterns, or not of these tokens.
+    """
+    layers = None if layer is None else [layer] if isinstance(layer, int) else list(layer)
+    stack = _stack_of(patterns.detach().cpu().float(), layers)
+    _, n_heads, size, _ = stack.shape
+    if isinstance(tokens, str | Tensor) or not all(isinstance(each, str) for each in tokens or [0]):
+        raise ActivationsError(
+            "Patterns come with their tokens as a list of strings, one for each position: "
+            "view_attention(patterns, model.to_str_tokens(prompt))."
+        )
+    if len(tokens) != size:
+        raise ActivationsError(f"The patterns are of {size} tokens, and {len(tokens)} were given.")
+    _check_patterns(stack)
+    if layers is None:
+        called: list[Any] = [f"H{number}" for number in range(n_heads)]
+        if heads is not None:
+            called = _names(heads)
+        if len(called) != n_heads:
+            raise ActivationsError(
+                f"heads= names the heads of patterns, which are {n_heads}, not {len(called)}: cut "
+                "the patterns, or say layer=, and heads= chooses among that layer's."
+            )
+        names = tuple(head if isinstance(head, str) else Head.of(head) for head in called)
+        return AttentionView(model=GIVEN, tokens=tuple(tokens), heads=names, patterns=stack[0])
+    grid = HeadGrid(owner=GIVEN, layers=layers, n_layers=max(layers) + 1, n_heads=n_heads)
+    chosen = chosen_heads(grid, layers, heads)
+    shown = [stack[layers.index(head.layer), head.head] for head in chosen]
+    return _view(GIVEN, tuple(tokens), chosen, shown)
+
+
+def _stack_of(
+    patterns: Tensor, layers: Sequence[int] | None
+) -> Float[Tensor, "layer head query key"]:
+    """Patterns with an axis for the layer and one for the head."""
+    n_layers, given = 1 if layers is None else len(layers), list(patterns.shape)
+    if patterns.ndim in (2, 3):
+        patterns = patterns[(None,) * (4 - patterns.ndim)]
+    if patterns.ndim == 5 and len(patterns) == 1:
+        patterns = patterns[0]
+    if patterns.ndim != 4 or patterns.shape[2] != patterns.shape[3] or 0 in patterns.shape:
+        raise ActivationsError(
+            "Attention patterns are [query key] or [head query key], as many keys as queries; "
+            f"these have shape {given}."
+        )
+    if len(patterns) != n_layers:
+        raise ActivationsError(
+            f"The first of four axes has {len(patterns)} entries: of a batch, give one text's "
+            "(patterns[0]); of several layers, name them all (layer=[0, 1, …])."
+        )
+    return patterns
+
+
+def _check_patterns(patterns: Tensor) -> None:
+    """Check that they are attention after the softmax, and that nobody sees the future."""
+    if not ((patterns >= 0) & (patterns <= 1.001)).all():
+        raise ActivationsError(
+            "Attention after the softmax is between 0 and 1, and these patterns are not: scores "
+            "before it (hook_attn_scores) are no pattern."
+        )
+    if (patterns.triu(1) > 1e-6).any():
+        raise ActivationsError(
+            "In these patterns some query looks at a later token, which a causal model cannot: is "
+            "the axis of queries the last but one?"
+        )
 
 
 def _recorded(

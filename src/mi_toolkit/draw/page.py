@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import PICTURES, atomic_write, picture_kind
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import asset, render
 
@@ -106,7 +106,7 @@ class Page:
 def framed(document: str, *, height: int) -> Markup:
     """A document in a frame of its own: neither its style nor its script meets the notebook's.
 
-    The frame takes the height that the document tells it, and `height` until then, or for good
+    The frame takes the height that the document reports, and `height` until then, or for good
     where the host runs no script.
     """
     # Hosts rewrite what looks like tags; an apostrophe harms nothing between double quotes.
@@ -151,7 +151,23 @@ class SavedView(ABC):
         Page([self]).save_html(path)
 
     def save_png(self, path: str | os.PathLike[str]) -> None:
-        """Write one picture: a PNG, or SVG where the name ends in `.svg`."""
+        """Write one picture: a PNG, or SVG or PDF where the name ends in `.svg` or `.pdf`.
+
+        Raises:
+            UnknownNameError: any other ending.
+        """
+        self._save_picture(path, PICTURES)
+
+    def save_svg(self, path: str | os.PathLike[str]) -> None:
+        """Write one picture as SVG.
+
+        Raises:
+            UnknownNameError: the name ends in anything but `.svg`.
+        """
+        self._save_picture(path, ["svg"])
+
+    def _save_picture(self, path: str | os.PathLike[str], kinds: Sequence[str]) -> None:
+        picture_kind(path, kinds)
         figures.save_figure(self.figure(), path)
 
     def _repr_html_(self) -> str:

@@ -108,10 +108,12 @@ def signed(figure: float) -> str:
     return f"{round(figure, 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def made_text(made: Provenance, run: str = "", *, further: str = "") -> str:
-    """What a figure was made with: the model, in which run of it, and the versions."""
+def made_text(made: Provenance, run: str = "", *, further: str = "", says_bos: bool = True) -> str:
+    """What a figure was made with: the model, in which run of it, on what texts, the versions."""
     versions = ", ".join(f"{name} {version}" for name, version in made.versions.items())
     said = f"{made.model} in {made.dtype} as {made.backend}{run}. {further}".rstrip()
+    if says_bos and made.bos_text:
+        said = f"{said} {made.bos_text[0].upper()}{made.bos_text[1:]}."
     return f"{said} {versions}."
 
 

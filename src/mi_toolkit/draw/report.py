@@ -11,7 +11,7 @@ from mi_toolkit.draw.page import ResultView
 from mi_toolkit.draw.primitives import made_text
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
-from mi_toolkit.heads.report import HeadReport, bos_note
+from mi_toolkit.heads.report import ABOUT_TEXTS, HeadReport
 from mi_toolkit.heads.summary import NOT_APPLICABLE, TOO_FEW
 
 HEADS_SHOWN = 8
@@ -34,10 +34,10 @@ def view_report(report: HeadReport) -> ResultView:
     n_layers, n_heads = report.scope.shape
     maps = maps_of(report)
     lines = dict(report.summary())
-    closing = ("scope", UNCLASSIFIED, NOT_FINITE, "borderline", "intervals")
+    closing = ("scope", UNCLASSIFIED, NOT_FINITE, *ABOUT_TEXTS)
     return ResultView(
         title=f"Heads of {report.provenance.model}: {n_layers} layers × {n_heads} heads",
-        caption=" ".join(filter(None, [_reading(report), bos_note(report)])),
+        caption=_reading(report),
         body=lambda: render(
             "report",
             labels=[_label(report, name, lines[name]) for name in report.listed],
@@ -90,6 +90,7 @@ def _facts(report: HeadReport) -> str:
         made,
         f", revision {made.revision}" if made.revision else "",
         further=f"Measured on {' and '.join(stimuli)}, seed {made.seed}.{intervals}",
+        says_bos=False,  # a line of the table does
     )
 
 
@@ -140,7 +141,7 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         View of 2 untrained twins of toy-gpt2
     """
     if report is not None:
-        control.check(report.provenance, report.stimulus)
+        control.check(report.provenance, report.stimulus, report.weighting)
 
     return ResultView(
         title=f"{control.n} untrained twins of {control.provenance.model}",

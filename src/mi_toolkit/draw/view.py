@@ -81,7 +81,7 @@ def view(result: Any, *how: Any, **options: Any) -> View:
 
     Returns:
         A view: it shows itself in a notebook; `save_html` writes a page that needs no network,
-        `save_png` and `save_svg`, where it has them, a picture. `Page` puts several on one page.
+        `save_png` and `save_svg` a picture where it has one. `Page` puts several on one page.
 
     Raises:
         UnknownNameError: there is no view of such a thing; the message says what to view instead.

@@ -17,6 +17,7 @@ from mi_toolkit.draw.primitives import LINES, visible
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from mi_toolkit.core.model import HookedModel
     from mi_toolkit.core.random_sets import Triple
     from mi_toolkit.heads.report import HeadReport
     from mi_toolkit.weights.prompt_effect import PerturbationEffect
@@ -92,6 +93,7 @@ def view_weights(
     k: int = 20,
     *,
     report: HeadReport | None = None,
+    model: HookedModel | None = None,
     effect: PerturbationEffect | None = None,
 ) -> WeightsView:
     """Scores of weights to look at: in a notebook, as a page, as a picture.
@@ -100,6 +102,7 @@ def view_weights(
         scores: of `score_weights`.
         k: how many of the highest to list; ties at the end are cut.
         report: of the same model, whose labels stand next to the heads.
+        model: that was scored, to show the weights' values.
         effect: of `perturbation_effect`, shown below the list.
 
     Example:
@@ -109,7 +112,7 @@ def view_weights(
         WeightsView of Critical weights of toy-gpt2 by grad_x_weight
     """
     has_heads = any(place.unit in ("head", "kv_head") for place in scores.places)
-    top = scores.top(k, report=report)
+    top = scores.top(k, report=report, model=model)
     return WeightsView(
         model=scores.provenance.model,
         metric=scores.metric,
@@ -131,8 +134,10 @@ def top_html(view: WeightsView, *, button: str = "", chosen: Sequence[Triple] = 
             empty.
         chosen: the weights whose rows are marked.
     """
+    has_values = any("weight" in row for row in view.top)
+    header = [name for name in HEADER if name != "value" or has_values]
     rows = [(_name(row), _cells(row), _place(row) in chosen) for row in view.top]
-    return render("top_weights", header=HEADER, rows=rows, button=button)
+    return render("top_weights", header=header, has_values=has_values, rows=rows, button=button)
 
 
 def _name(row: Row) -> str:
@@ -143,7 +148,8 @@ def _name(row: Row) -> str:
 def _cells(row: Row) -> tuple[str, str, str, str]:
     """Rank, part, value and score."""
     error = f" ± {row['standard_error']:.2g}" if "standard_error" in row else ""
-    return f"{row['rank']:,}", _part(row), _figure(row["weight"]), _figure(row["score"]) + error
+    value = _figure(row["weight"]) if "weight" in row else ""
+    return f"{row['rank']:,}", _part(row), value, _figure(row["score"]) + error
 
 
 def _place(row: Row) -> Triple:

@@ -277,7 +277,7 @@ def mask_behaviour(
 
     Raises:
         BehaviourError: the name is taken or no identifier. A mask of a wrong shape or type, or
-            one with a target in a query's future, is told when it is measured.
+            one with a target in a query's future, is reported when it is measured.
 
     Example:
         >>> import torch, mi_toolkit as mi
@@ -347,7 +347,7 @@ def distribution_behaviour(
         excluded_stimuli: stimuli on which the value would mislead, and is not given.
 
     Raises:
-        BehaviourError: the name is taken or no identifier. Terms of a wrong shape are told when
+        BehaviourError: the name is taken or no identifier. Terms of a wrong shape are reported when
             they are measured.
     """
 

@@ -146,7 +146,7 @@ def _entropy(
 ) -> Float[Tensor, "sequence head query"]:
     """Of each row, in nats; `scores` are used up."""
     offset = scores.shape[-1] - scores.shape[-2]
-    # Any key tells `log Σ exp s`, its score less the log of its share, if that holds its digits.
+    # Any key gives `log Σ exp s`, its score less the log of its share, if that holds its digits.
     share, score = patterns.diagonal(offset, -2, -1), scores.diagonal(offset, -2, -1)
     if not share.min() > LEAST_SHARE:
         share, score = patterns.amax(dim=-1), scores.amax(dim=-1)

@@ -15,6 +15,7 @@ from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
+from mi_toolkit.heads.kinds import Weighting
 
 HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")
 
@@ -54,6 +55,9 @@ class UntrainedControl(Result):
     """The model whose twins they are, the protocol and versions. Twin i was initialised with
     `seed + i`."""
 
+    weighting: Weighting = "prompts"
+    """What counts alike in a figure of several texts, as in the report."""
+
     @property
     def n(self) -> int:
         """How many twins."""
@@ -82,15 +86,18 @@ class UntrainedControl(Result):
         unknown = figures.isnan() | twins.isnan().any()
         return share.masked_fill(unknown, math.nan)
 
-    def check(self, provenance: Provenance, stimulus: Mapping[str, str]) -> None:
+    def check(
+        self, provenance: Provenance, stimulus: Mapping[str, str], weighting: Weighting
+    ) -> None:
         """Check that a report was measured as the twins were.
 
         Args:
             provenance: the report's.
             stimulus: what each of its behaviours was measured on.
+            weighting: what counts alike in its figures.
 
         Raises:
-            ReportError: it is of another model, or was measured on other texts.
+            ReportError: it is of another model, was measured on other texts, or weighs otherwise.
             UnknownNameError: it has a behaviour that the twins were not measured on.
         """
         here, there = self.provenance, provenance
@@ -98,6 +105,11 @@ class UntrainedControl(Result):
             raise ReportError(
                 f"The twins are those of {here.model}, the report is of {there.model}: call "
                 "untrained_control on the model of the report."
+            )
+        if self.weighting != weighting:
+            raise ReportError(
+                f"The report weighs {weighting} alike and the twins' {self.weighting}: call "
+                f"untrained_control with weighting={weighting!r}."
             )
         for behaviour, measured_on in stimulus.items():
             self[behaviour]

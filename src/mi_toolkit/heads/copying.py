@@ -1,13 +1,14 @@
 """Copying: what a head that matches a prefix does to the logit of the token it finds there.
 
 An induction head looks at what followed an earlier copy of the present token. Whether it then
-raises that token's logit (copies it) or lowers it (suppresses it) the pattern does not tell; the
+raises that token's logit (copies it) or lowers it (suppresses it) the pattern does not show; the
 head's direct effect on the logit does.
 
 1. For each query with target keys `M(q)`, as `induction` defines them, keep the head's output `z`.
 2. Its effect there is that of `z W_O` on the logit of `t[k]`, mean over `k` in `M(q)`, in standard
    deviations over the vocabulary (see `direct_effect`).
-3. Average within a sequence, then over sequences; the interval is a jackknife.
+3. Average within a sequence, then over sequences, or over all queries (the report's weighting);
+   the interval is a jackknife.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mi_toolkit.heads.direct_effect import (
     output_weights,
     vocabulary_spread,
 )
+from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.plan import Plan
 
 HELD_TARGETS = 2**18
@@ -88,6 +90,11 @@ class CopyQueriesOfPlan:
         """How many queries of each sequence have something to copy."""
         return self.plan.eligibility[self.behaviour].queries.sum(dim=-1)
 
+    @property
+    def weighting(self) -> Weighting:
+        """What counts alike in the mean effect."""
+        return self.plan.eligibility[self.behaviour].weighting
+
     def __getitem__(self, index: int) -> CopyQueries:
         if index not in self._held:
             if sum(len(each.ids) for each in self._held.values()) >= HELD_TARGETS:
@@ -135,7 +142,9 @@ class CopyingMeasurement:
         self.model, self.windows, self._queries = model, windows, queries
         self._kept: dict[tuple[int, int], Tensor] = {}
         self._bytes = 0
-        self._rows = {window: EffectRows.of(own.counts) for window, own in queries.items()}
+        self._rows = {
+            window: EffectRows.of(own.counts, own.weighting) for window, own in queries.items()
+        }
         n_heads = int(model.cfg.n_heads)
         self._effects = {
             layer: torch.full((self._rows[window].total, n_heads), torch.nan)
@@ -166,14 +175,19 @@ class CopyingMeasurement:
         return named | {f"effect.{layer}": effects for layer, effects in self._effects.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` once were."""
+        """Go on from what `tensors` once were; in a new measurement, the same as `join`."""
+        self.join(tensors)
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what another measurement found of other sequences of the stimulus."""
         for name, tensor in tensors.items():
             kind, *places = name.split(".")
             if kind == "kept":
                 layer, sequence = map(int, places)
                 self._kept[layer, sequence] = tensor
             else:
-                self._effects[int(places[0])].copy_(tensor)
+                own = self._effects[int(places[0])]
+                own.copy_(torch.where(own.isnan(), tensor, own))
         self._bytes = sum(z.nbytes for z in self._kept.values())
 
     def reduce(self) -> None:
@@ -260,7 +274,8 @@ class EffectRows:
     """Per sequence: its first row."""
 
     weight: Float[Tensor, " row"]
-    """One for each sequence that takes part, in equal parts on its rows."""
+    """How much each row counts: 1 in all for a sequence where prompts weigh alike, else as much as
+    it has queries, in equal parts on its rows."""
 
     lengths: tuple[int, ...]
     """Of each sequence: its rows."""
@@ -269,15 +284,16 @@ class EffectRows:
     n_sequences: int
 
     @classmethod
-    def of(cls, count: Int[Tensor, " sequence"]) -> EffectRows:
+    def of(cls, count: Int[Tensor, " sequence"], weighting: Weighting) -> EffectRows:
         """The rows of sequences with so many queries."""
         n_sequences = int((count > 0).sum())
         by_sequence = n_sequences >= MIN_TEXTS
         rows = count.clamp_max(1) if by_sequence else count
+        of_sequence = count if weighting == "queries" else torch.ones_like(count)
         return cls(
             by_sequence=by_sequence,
             first=(rows.cumsum(dim=0) - rows).tolist(),
-            weight=(1 / rows).repeat_interleave(rows),
+            weight=(of_sequence / rows).repeat_interleave(rows),
             lengths=tuple(rows.tolist()),
             n_queries=int(count.sum()),
             n_sequences=n_sequences,

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.errors import BehaviourError
+from mi_toolkit.core.errors import BehaviourError, unknown_name
 from mi_toolkit.core.stats import MIN_QUERIES, over_texts
 from mi_toolkit.heads import scores
 from mi_toolkit.heads.scores import top_share
@@ -43,6 +43,25 @@ RowNeed = Literal["mass", "distance", "entropy", "variation"]
 variation to another sequence's row."""
 
 Kind = Literal["mask", "distribution", "circuit"]
+
+Weighting = Literal["prompts", "queries"]
+"""What counts alike in a mean over several texts: each of them, or each of their queries."""
+
+WEIGHTINGS: Mapping[str, str] = {
+    "prompts": "prompts: every text counts alike, a short one as much as a long one",
+    "queries": "queries: every query counts alike, so a long text counts more than a short one",
+}
+"""What each weighting means, as every report says it."""
+
+
+def check_weighting(weighting: str) -> None:
+    """Check that there is such a weighting.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if weighting not in WEIGHTINGS:
+        raise unknown_name("weighting", weighting, WEIGHTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +248,8 @@ class DistributionBehaviour(Behaviour):
     """The first query that can count."""
 
     pools_queries: bool = False
-    """Whether the value is a ratio of sums over all queries, or a mean over sequences of means."""
+    """Whether the value is a ratio of sums over all queries whatever the report's weighting; else,
+    where prompts weigh alike, it is the mean over sequences of means."""
 
     compares_sequences: bool = False
     """Whether it compares sequences in pairs; the value is the mean over pairs."""

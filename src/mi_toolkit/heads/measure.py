@@ -53,11 +53,11 @@ class _Chosen(NamedTuple):
     rows: Int[Tensor, " kept"]
     """Their rows in the sums."""
 
-    weight: Float[Tensor, "kept 1 query"]
+    eligible: Float[Tensor, "kept 1 query"]
     """1 for an eligible query."""
 
-    share: Float[Tensor, "kept 1 query"]
-    """The same in equal parts of each sequence or pair."""
+    weight: Float[Tensor, "kept 1 query"]
+    """How much each eligible query counts (see `Eligibility.weight`)."""
 
     n_queries: int
 
@@ -100,6 +100,14 @@ class Measurement:
         """Go on from what `tensors` once held."""
         for name, held in self.tensors.items():
             held.copy_(tensors[name])
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what another measurement summed of other sequences of the stimulus.
+
+        What this one has of them is 0: the figures are those of one measurement of all, exactly.
+        """
+        for name, held in self.tensors.items():
+            held += tensors[name]
 
     def add(self, layer: int, reader: BlockReader) -> None:
         """Take the rows of one layer for the reader's sequences."""
@@ -166,36 +174,37 @@ class Measurement:
     def _take(self, index: int, rows: Sequence[int], n: int) -> _Chosen | None:
         """What one behaviour takes of rows: of sequences, or of pairs where it compares."""
         places = torch.tensor(rows, dtype=torch.long)
-        queries = self.plan.eligibility[index].queries[places, :n]
+        eligibility = self.plan.eligibility[index]
+        queries = eligibility.queries[places, :n]
         if not queries.any():
             return None
         takes_part = queries.any(dim=-1)
-        weight = queries[takes_part][:, None].to(torch.float32)
+        kept = queries[takes_part]
         return _Chosen(
             takes_part=takes_part,
             rows=self._row[index][places[takes_part]],
-            weight=weight,
-            share=weight / weight.sum(dim=-1, keepdim=True),
+            eligible=kept[:, None].to(torch.float32),
+            weight=eligibility.weight(kept)[:, None],
             n_queries=int(queries.sum()),
         )
 
     def _keep_mask(self, index: int, layer: int, chosen: _Chosen, attended: Tensor) -> None:
         self._n_queries[index, self.place[layer]] += chosen.n_queries
-        self._hold(index, layer, chosen, [attended[chosen.takes_part] * chosen.share])
+        self._hold(index, layer, chosen, [attended[chosen.takes_part] * chosen.weight])
 
     def _keep_distribution(
         self, index: int, layer: int, chosen: _Chosen, terms: QueryTerms, pools_queries: bool
     ) -> None:
-        numerator, denominator = (term[chosen.takes_part] * chosen.weight for term in terms)
+        numerator, denominator = (term[chosen.takes_part] * chosen.eligible for term in terms)
         self._n_queries[index, self.place[layer]] += (denominator > 0).sum(dim=(0, -1))
-        if not pools_queries:
+        if not pools_queries and self.plan.eligibility[index].weighting == "prompts":
             count = denominator.sum(dim=-1, keepdim=True).clamp_min(1)
             numerator, denominator = numerator / count, denominator / count
         self._hold(index, layer, chosen, [numerator, denominator])
 
     def _hold(self, index: int, layer: int, chosen: _Chosen, terms: Sequence[Tensor]) -> None:
         place = self.place[layer]
-        # A mask gives no denominator: its queries' shares, the same in every head.
+        # A mask gives no denominator: its queries' weights, the same in every head.
         for held, term in zip(self._sums[index], terms, strict=False):
             if self.plan.eligibility[index].by_sequence:
                 held[chosen.rows, place] = term.sum(dim=-1)
@@ -206,14 +215,15 @@ class Measurement:
         """What the units add to the figure of the behaviour with that place in the plan."""
         eligibility = self.plan.eligibility[index]
         takes_part = eligibility.queries.any(dim=-1)
-        queries, share = eligibility.queries[takes_part], eligibility.share[takes_part]
+        queries = eligibility.queries[takes_part]
+        weight = eligibility.weight(queries)
         numerator, denominator = self._sums[index]
         behaviour = self.plan.behaviours[index]
         varies = isinstance(behaviour, DistributionBehaviour)
         compares = isinstance(behaviour, DistributionBehaviour) and behaviour.compares_sequences
         lengths = None
         if eligibility.by_sequence:
-            denominator = denominator if varies else share.sum(dim=-1)[:, None, None]
+            denominator = denominator if varies else weight.sum(dim=-1)[:, None, None]
             if compares:
                 numerator, denominator = (
                     self._of_each_text(sums, takes_part) for sums in (numerator, denominator)
@@ -225,7 +235,7 @@ class Measurement:
             denominator = (
                 rearrange(denominator, by_query)[queries]
                 if varies
-                else share[queries][:, None, None]
+                else weight[queries][:, None, None]
             )
         return UnitSums(
             numerator=numerator,

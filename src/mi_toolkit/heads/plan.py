@@ -14,7 +14,7 @@ from mi_toolkit.core.sight import Sight, visible_keys
 from mi_toolkit.core.stats import MIN_TEXTS
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.behaviours import AnyBehaviour
-from mi_toolkit.heads.kinds import DistributionBehaviour, MaskBehaviour
+from mi_toolkit.heads.kinds import DistributionBehaviour, MaskBehaviour, Weighting
 from mi_toolkit.heads.targets import Targets
 
 KEPT_TOKENS = 2**13
@@ -28,7 +28,7 @@ to five texts, and twice as many pairs as texts of more."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Eligibility:
-    """Which queries one behaviour can use under one window, as far as the tokens tell."""
+    """Which queries one behaviour can use under one window, as far as the tokens decide it."""
 
     queries: Bool[Tensor, "row query"]
     """Eligible queries of each sequence, or of each pair of them that is compared."""
@@ -38,6 +38,9 @@ class Eligibility:
 
     null: Float[Tensor, " unit"] | None = None
     """What each unit, a sequence or a query, adds to chance; None for a distribution behaviour."""
+
+    weighting: Weighting = "prompts"
+    """What counts alike in the behaviour's figure."""
 
     @property
     def n_queries(self) -> int:
@@ -49,10 +52,14 @@ class Eligibility:
         """Whether there are enough sequences for an interval over them."""
         return self.n_sequences >= MIN_TEXTS
 
-    @property
-    def share(self) -> Float[Tensor, "row query"]:
-        """Of each row's eligible queries each one's part, 0 elsewhere."""
-        return self.queries / self.queries.sum(dim=-1, keepdim=True).clamp_min(1)
+    def weight(self, rows: Bool[Tensor, "some query"]) -> Float[Tensor, "some query"]:
+        """How much each eligible query of some rows counts, 0 elsewhere.
+
+        Where prompts weigh alike, those of a row share a weight of 1; else each has it.
+        """
+        if self.weighting == "queries":
+            return rows.float()
+        return rows / rows.sum(dim=-1, keepdim=True).clamp_min(1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,6 +107,7 @@ def make_plan(
     stimulus: str,
     *,
     pads: bool = True,
+    weighting: Weighting = "prompts",
 ) -> Plan:
     """Find target keys, eligible queries and chance for layers of one sight.
 
@@ -110,6 +118,7 @@ def make_plan(
         stimulus: the name of the sequences.
         pads: whether sequences of unequal length may run together; not where padding would be
             seen.
+        weighting: what counts alike in a figure, each sequence or each query.
     """
     masks = tuple(b for b in behaviours if isinstance(b, MaskBehaviour))
     queries = torch.zeros(len(masks), *batch.ids.shape, dtype=torch.bool)
@@ -124,9 +133,9 @@ def make_plan(
     compared = compared_pairs(batch, pads=pads) if compares else ()
     masked = zip(queries, null, strict=True)
     eligibility = [
-        _mask_eligibility(*next(masked))
+        _mask_eligibility(*next(masked), weighting)
         if isinstance(behaviour, MaskBehaviour)
-        else _distribution_eligibility(batch, behaviour, stimulus, compared)
+        else _distribution_eligibility(batch, behaviour, stimulus, compared, weighting)
         for behaviour in behaviours
     ]
     return Plan(
@@ -151,10 +160,10 @@ def _targets(
     )
 
 
-def _mask_eligibility(queries: Tensor, null: Tensor) -> Eligibility:
+def _mask_eligibility(queries: Tensor, null: Tensor, weighting: Weighting) -> Eligibility:
     takes_part = queries.any(dim=-1)
-    found = Eligibility(queries=queries, n_sequences=int(takes_part.sum()))
-    chance = null * found.share
+    found = Eligibility(queries=queries, n_sequences=int(takes_part.sum()), weighting=weighting)
+    chance = null * found.weight(queries)
     units = chance.sum(dim=-1)[takes_part] if found.by_sequence else chance[queries]
     return replace(found, null=units)
 
@@ -164,6 +173,7 @@ def _distribution_eligibility(
     behaviour: DistributionBehaviour,
     stimulus: str,
     compared: Sequence[tuple[int, int]],
+    weighting: Weighting,
 ) -> Eligibility:
     sequences, lengths = torch.arange(len(batch)), batch.lengths
     if behaviour.compares_sequences:
@@ -173,7 +183,7 @@ def _distribution_eligibility(
     queries = (position >= behaviour.first_query) & (position < lengths[:, None])
     queries &= stimulus not in behaviour.excluded_stimuli
     takes_part = sequences[queries.any(dim=-1)].unique()
-    return Eligibility(queries=queries, n_sequences=len(takes_part))
+    return Eligibility(queries=queries, n_sequences=len(takes_part), weighting=weighting)
 
 
 def compares_on(behaviour: AnyBehaviour, stimulus: str) -> bool:

@@ -46,6 +46,7 @@ from mi_toolkit.heads.kinds import (
     CircuitFigures,
     PairHits,
     TokenMap,
+    Weighting,
     circuit_figures,
     pair_hits,
 )
@@ -165,6 +166,7 @@ def circuit_report(
     *,
     min_lift: float,
     fdr: float | None,
+    weighting: Weighting,
     seed: int,
 ) -> HeadReport | None:
     """The figures of the circuit behaviours, measured on the weights; None without any."""
@@ -191,6 +193,7 @@ def circuit_report(
             from_sequences([[id_] for id_ in sources] or [[0]], bos_token_id(model.tokenizer)),
             min_lift=min_lift,
             fdr=fdr,
+            weighting=weighting,
             seed=seed,
         ),
         score=score,
@@ -225,6 +228,7 @@ def empty_report(
     *,
     min_lift: float,
     fdr: float | None,
+    weighting: Weighting,
     seed: int,
 ) -> HeadReport:
     """A report in which nothing was applicable."""
@@ -249,6 +253,7 @@ def empty_report(
         stimulus=dict.fromkeys(names, stimulus),
         min_lift=min_lift,
         fdr=fdr,
+        weighting=weighting,
         n_kv_heads=described.n_kv_heads,
         provenance=provenance_of(model, {stimulus: batch}, seed=seed),
         tokens={stimulus: batch},

@@ -183,7 +183,7 @@ def _same_definition(one: Behaviour, other: Behaviour) -> bool:
 
 
 def _source(behaviour: Behaviour) -> tuple[str, str] | None:
-    """Where the function behind a behaviour was written; None for one that has no name."""
+    """Where a behaviour's function was written; None for one that has no name."""
     function = next((v for v in vars(behaviour).values() if callable(v)), None)
     name = getattr(function, "__qualname__", "<lambda>")
     if "<" in name:

@@ -16,11 +16,12 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.named_axes import named_like
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.kinds import WEIGHTS, BehaviourSpec
+from mi_toolkit.heads.kinds import WEIGHTINGS, WEIGHTS, BehaviourSpec, Weighting
 from mi_toolkit.heads.labels import (
     NOT_FINITE,
     SCOPE_NAMES,
@@ -51,6 +52,10 @@ ON_THIS_PROMPT = (
 )
 
 
+ABOUT_TEXTS = ("borderline", "intervals", "weighting", "BOS")
+"""Lines of a summary that speak of the texts and not of heads, where they apply."""
+
+
 def interval_over(made: str) -> str | None:
     """What an interval made so speaks of: `texts`, `queries`; None where there is none."""
     return _OVER.get(made)
@@ -74,22 +79,23 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
         )
     if "queries" in report.interval_over.values():
         lines.append(("intervals", ON_THIS_PROMPT))
+    if set(report.tokens) != {WEIGHTS}:
+        lines.append(("weighting", _weighting_text(report)))
+        lines.append(("BOS", _bos_text(report)))
     return lines
 
 
-def bos_note(report: HeadReport) -> str:
-    """What stands at position 0 where it is no BOS; empty where every text begins with one."""
-    without = [
-        name
-        for name, bos in report.provenance.bos.items()
-        if "none" in bos.split(" and ") and name != WEIGHTS
-    ]
-    if not without:
-        return ""
-    return (
-        f"No BOS stands at position 0 of {' and '.join(without)}: first_token and the sink are "
-        "then the first word's."
-    )
+def _weighting_text(report: HeadReport) -> str:
+    pooled = report.weighting == "prompts" and "locality" in report.behaviours
+    return WEIGHTINGS[report.weighting] + "; of locality, every query" * pooled
+
+
+def _bos_text(report: HeadReport) -> str:
+    """What the texts that were read begin with; what is read off the weights has no beginning."""
+    of_texts = {name: bos for name, bos in report.provenance.bos.items() if name != WEIGHTS}
+    said = replace(report.provenance, bos=of_texts).bos_text
+    bare = any("none" in bos.split(" and ") for bos in of_texts.values())
+    return said + ", and first_token is about it" * (bare and "first_token" in report.behaviours)
 
 
 def copying_text(report: HeadReport, label: str, head: Head) -> str:
@@ -231,6 +237,10 @@ class HeadReport(Result):
     scope_names: tuple[str, ...] = SCOPE_NAMES
     """The order of `scope`'s values."""
 
+    weighting: Weighting = "prompts"
+    """What counts alike in a figure of several texts: each text (`prompts`), or each eligible query
+    (`queries`). `locality` is a ratio of sums over all queries either way."""
+
     untrained: UntrainedControl | None = None
     """How high untrained twins of the model score, where that was asked (`against`)."""
 
@@ -241,7 +251,7 @@ class HeadReport(Result):
             control: of `untrained_control`, on the model and the prompt of the report.
 
         Raises:
-            ReportError: it is of another model, or was measured on other texts.
+            ReportError: it is of another model, was measured on other texts, or weighs otherwise.
             UnknownNameError: it does not have a behaviour of the report.
 
         Example:
@@ -253,7 +263,7 @@ class HeadReport(Result):
             >>> dict(report.against(control).summary())["previous_token"]
             '1 head: L0H0 1.00; untrained 0.00, reaches none of them'
         """
-        control.check(self.provenance, self.stimulus)
+        control.check(self.provenance, self.stimulus, self.weighting)
         return replace(self, untrained=control)
 
     def on(self, stimulus: str) -> HeadReport:
@@ -278,10 +288,21 @@ class HeadReport(Result):
             raise unknown_name("behaviour of this report", behaviour, self.behaviours)
         return self.behaviours.index(behaviour)
 
-    def __getitem__(self, behaviour: str) -> Float[Tensor, "layer head"]:
-        """The figure that a behaviour is judged by: its lift, or a distribution's value."""
-        row = self.index(behaviour)
-        return self.lift[row] if self.facts[behaviour].has_chance else self.score[row]
+    def __getitem__(self, name: Any) -> Tensor:
+        """The figure that a behaviour is judged by: its lift, or a distribution's value.
+
+        Indexed as every tensor of the report is: `report["induction"]` is `[layer head]`,
+        `report["induction", "L5H1"]` one figure, `report["L5H1"]` that head's of every behaviour.
+
+        Raises:
+            UnknownNameError: the report has no such behaviour, layer or head.
+        """
+        has_chance = [self.facts[behaviour].has_chance for behaviour in self.behaviours]
+        figures = torch.where(torch.tensor(has_chance)[:, None, None], self.lift, self.score)
+        return named_like(figures, self.lift)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.behaviours)
 
     def heads(self, label: str) -> list[Head]:
         """The heads with a label, strongest first; also of a scope, `unclassified` or `not finite`.
@@ -314,7 +335,8 @@ class HeadReport(Result):
         Only `allow_nan=True` gives such a report. Where nothing in a prompt could show a behaviour,
         no head was measured, which is another matter: see `not_applicable_reason`.
         """
-        return (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
+        found = (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
+        return named_like(found, self.scope)
 
     @property
     def borderline(self) -> Bool[Tensor, "behaviour layer head"]:
@@ -328,7 +350,7 @@ class HeadReport(Result):
             for row, name in enumerate(self.behaviours)
         }
         found = borderline_heads(figures, self.facts, min_lift=self.min_lift, fdr=self.fdr)
-        return torch.stack(list(found.values()))
+        return named_like(torch.stack(list(found.values())), self.lift)
 
     @property
     def interval_over(self) -> Mapping[str, str | None]:
@@ -377,14 +399,24 @@ class HeadReport(Result):
         return f"not applicable here: needs {facts.trigger}"
 
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
-        """The labels of one head, in the report's order; its scope is not among them."""
-        layer, index = Head.of(head)
-        carried = self.labels[:, layer, index].tolist()
+        """The labels of one head, in the report's order; its scope is not among them.
+
+        Raises:
+            UnknownNameError: the model has no such head.
+        """
+        carried = self.labels[self._head(head)].tolist()
         return [name for name, carries in zip(self.label_names, carried, strict=True) if carries]
 
     def kv_head(self, head: Head | tuple[int, int] | str) -> int:
-        """The key and value head that a query head reads, its own number where none are shared."""
-        return Head.of(head).head // (self.score.shape[-1] // self.n_kv_heads)
+        """The key and value head that a query head reads, its own number where none are shared.
+
+        Raises:
+            UnknownNameError: the model has no such head.
+        """
+        return self._head(head).head // (self.score.shape[-1] // self.n_kv_heads)
+
+    def _head(self, name: Head | tuple[int, int] | str) -> Head:
+        return Head.of(name).check(self.provenance.model, *self.scope.shape)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per stimulus, behaviour and head; `home` marks those that labels rest on."""
@@ -448,8 +480,6 @@ class HeadReport(Result):
             f"HeadReport of {self.provenance.model}: {n_layers} layers × {n_heads} heads, "
             f"measured on {' and '.join(self.tokens)}"
         )
-        if note := bos_note(self):
-            title = f"{title}. {note}"
         return TextTable(title=title, rows=self.summary())
 
 

@@ -60,6 +60,7 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
         frame["applicable"] = part.applicable[behaviour]
         frame["interval"] = part.interval[behaviour]
         frame["interval_over"] = part.interval_over[behaviour]
+        frame["weighting"] = part.weighting
         for field in ("copying", "copying_low", "copying_high"):
             frame[field] = getattr(part, field)[row].flatten().numpy()
         frame["label"] = _labels(part, behaviour)

@@ -41,7 +41,7 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.control import UntrainedControl
-from mi_toolkit.heads.kinds import Behaviour
+from mi_toolkit.heads.kinds import Behaviour, Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.checkpoints import load_config
@@ -57,6 +57,7 @@ def untrained_control(
     n: int = 20,
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
+    weighting: Weighting = "prompts",
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -77,6 +78,7 @@ def untrained_control(
         n: how many twins.
         behaviours: as in `classify_heads`.
         min_lift: as in `classify_heads`.
+        weighting: as in `classify_heads`.
         prepend_bos: as in `classify_heads`.
         batch_size: as in `classify_heads`.
         seed: of the stimuli, as in `classify_heads`; twin i is initialised with `seed + i`.
@@ -104,6 +106,7 @@ def untrained_control(
             prompt,
             behaviours=behaviours,
             min_lift=min_lift,
+            weighting=weighting,
             prepend_bos=prepend_bos,
             batch_size=batch_size,
             seed=seed,
@@ -127,6 +130,7 @@ def untrained_control(
         stimulus=dict(report.stimulus),
         min_lift=min_lift,
         initialisation=initialisation,
+        weighting=weighting,
         provenance=report.provenance,
     )
 

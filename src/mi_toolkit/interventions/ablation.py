@@ -14,9 +14,9 @@ part's output carries, not what later heads attend to because of it.
 
 `pattern_preserving`: zero, while every later head keeps attending where it did.
 
-It tells what a part's output carries from what later heads attend to because of it. What attends
-later than a layer's heads or MLP is the attention of the layers after it; the layer's own keeps
-its pattern too, which nothing ablated in it could change.
+It separates what a part's output carries from what later heads attend to because of it. What
+attends later than a layer's heads or MLP is the attention of the layers after it; the layer's own
+keeps its pattern too, which nothing ablated in it could change.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from torch import Tensor
 from mi_toolkit.core.errors import HookError, PromptError, unknown_name
 from mi_toolkit.core.model import HookedModel, HookFunction, attention_layers, by_head, z_hook
 from mi_toolkit.core.passes import patterns_of, positions_before, visit_activations
-from mi_toolkit.core.process_state import alone_with, known_state
+from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
 from mi_toolkit.core.stimuli import natural
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.interventions.components import (
@@ -316,6 +316,7 @@ def ablating(
         >>> torch.equal(clean, ablated), torch.equal(clean, model(ids))
         (False, True)
     """
+    require_hooks(model, "ablating")
     with alone_with(model):
         with known_state():
             check_kind(how)

@@ -59,7 +59,7 @@ class Component:
     """
 
     layer: int
-    """Its layer."""
+    """Layer of the component, from zero."""
 
     part: Part
     """What of the layer it is."""
@@ -175,7 +175,7 @@ def _check_hooked(
 Hooks = list[tuple[str, HookFunction]]
 
 Apply = Callable[[Sequence["Target"]], Hooks]
-"""From targets to the hooks that replace them."""
+"""A kind of ablation: gives, for targets, the hooks that replace their activations."""
 
 _SHOWN = 8
 

@@ -91,13 +91,13 @@ class ResidualWrites:
     """What enters the first block."""
 
     blocks: tuple[BlockWrites, ...]
-    """First to last."""
+    """What each block writes, first block to last."""
 
     final: Float[Tensor, " d_model"]
     """The stream after the last block: the embedding and all writes, to rounding."""
 
     logits: Float[Tensor, " vocabulary"]
-    """The model's own."""
+    """The logits that the model itself gives."""
 
 
 def residual_writes(model: HookedModel, ids: Int[Tensor, " position"]) -> ResidualWrites:
@@ -422,7 +422,7 @@ def _uncapped(model: HookedModel, logits: Tensor) -> Tensor:
 
 
 _BELOW_1 = 1 - 1e-7
-"""As near to its cap as a float32 logit comes."""
+"""The largest share of its cap that a capped float32 logit has."""
 
 
 def _floor(dtype: torch.dtype, logits: Tensor) -> float:

@@ -233,10 +233,10 @@ class FreeText:
     """Ids without ablation."""
 
     after: tuple[int, ...]
-    """Ids under it."""
+    """Ids under ablation."""
 
     texts: tuple[str, str]
-    """The two as text."""
+    """Both continuations as text."""
 
     @property
     def same(self) -> int:
@@ -259,7 +259,7 @@ class AblationEffect(PromptEffect, Result):
     """The kind of ablation."""
 
     reference: str
-    """What it took its values from, in words."""
+    """What the values put in place come from, in words."""
 
     ids: Int[Tensor, " position"]
     """The prompt, as it ran."""
@@ -274,7 +274,7 @@ class AblationEffect(PromptEffect, Result):
     """Cross-entropy of each of the prompt's tokens but the first, with nothing ablated."""
 
     losses_after: Float[Tensor, " position-1"]
-    """The same under ablation."""
+    """Cross-entropy of the same tokens under ablation."""
 
     controls: tuple[tuple[Component, ...], ...]
     """Random sets of the same size, from the same layers; whole parts from other layers."""

@@ -31,13 +31,13 @@ class AttributionPatching(PairsResult):
     FORMAT: ClassVar[str] = "mi_toolkit attribution patching 1"
 
     heads: Float[Tensor, "layer head position"]
-    """Of each head's output before `W_O`."""
+    """Estimate for each head's output before `W_O`."""
 
     mlps: Float[Tensor, "layer position"]
-    """Of each MLP's output."""
+    """Estimate for each MLP's output."""
 
     embedding: Float[Tensor, " position"]
-    """Of each token's embedding."""
+    """Estimate for each token's embedding."""
 
     positions: tuple[str, ...]
     """The tokens, of both prompts where they differ."""
@@ -242,7 +242,7 @@ class EdgeAttribution(PairsResult):
         )
 
     def title(self) -> str:
-        """What it is of, in words."""
+        """What the table shows, in one line."""
         return f"Paths between parts of {self.provenance.model}"
 
     def header(self) -> list[str]:

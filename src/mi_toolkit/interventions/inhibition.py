@@ -101,7 +101,7 @@ def s_inhibition_effects(
     """Ablate heads one at a time, and see whether name movers turn to the subject.
 
     The label `s_inhibition` says that a head looks from END to S2. Whether it acts as such heads do
-    in the paper, through the queries of name movers, is what this measures. A head in or behind
+    in the paper, through the queries of name movers, is what this measures. A head in or after
     the name movers' last layer cannot act on them; its effect is NaN.
 
     Args:

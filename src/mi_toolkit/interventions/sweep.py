@@ -73,7 +73,7 @@ class AblationSweep(Result):
     """The kind of ablation."""
 
     reference: str
-    """What it took its values from, in words."""
+    """What the values put in place come from, in words."""
 
     provenance: Provenance
     """Model, prompt and versions."""

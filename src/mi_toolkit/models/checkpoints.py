@@ -1,6 +1,6 @@
-"""A Hugging Face causal LM and its tokenizer from a source, every failure told with its way out.
+"""A Hugging Face causal LM and its tokenizer from a source; each failure is said with its way out.
 
-1. The config first: it is small, and tells a model that is no causal LM before its weights come.
+1. The config first: it is small, and shows a model that is no causal LM before its weights come.
 2. The weights, in the dtype asked for, and an error where some are missing: transformers would
    fill them with random numbers and log it.
 3. The tokenizer, or None where there is none: transformers would make an empty one.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError
+from mi_toolkit.core.io import file_digest
 from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 
@@ -60,8 +61,34 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
 
 
 def _message(source: Source, part: str, error: Exception) -> str:
+    if of_hub := _message_of_hub(source, tuple(_chain(error))):
+        return of_hub
+    name, first_line = source.name, _first_line(error)
+    if source.gguf_file:
+        return _gguf_message(source, error)
+    if "trust_remote_code" in str(error):
+        return (
+            f"{name} runs Python code of its own repo. Read it, and if you trust it pass "
+            "trust_remote_code=True."
+        )
+    if source.kind == "hub" and "not appear to have a file named" in first_line:
+        return (
+            f"{name} has no weights that can be read here ({first_line[:-1]}): they may be in "
+            "another format. Of a GGUF file pass the file."
+        )
+    if source.kind == "hub" and "`model_type`" in first_line:
+        return (
+            f"{name} has no config.json that says of which kind it is: it may be an adapter, a "
+            "GGUF file (pass the file), or no model for transformers."
+        )
+    if isinstance(error, FileNotFoundError):
+        return f"A weight file of {name} is missing: {error.filename or first_line}."
+    return f"The {part} of {name} ({source.location}) cannot be loaded: {first_line}"
+
+
+def _message_of_hub(source: Source, causes: Sequence[BaseException]) -> str | None:
+    """What the hub refused, or what became of the way to it; None where neither did anything."""
     name = source.name
-    causes = tuple(_chain(error))
     if _any(causes, GatedRepoError):
         return (
             f"{name} is gated: accept its licence on https://huggingface.co/{source.location}, "
@@ -69,11 +96,18 @@ def _message(source: Source, part: str, error: Exception) -> str:
             "run `hf auth login`)."
         )
     if _any(causes, RevisionNotFoundError):
-        return f"{name} has no such revision on the hub: {_first_line(error)}"
+        return f"{name} has no such revision on the hub: {_first_line(causes[0])}"
     if _any(causes, RepositoryNotFoundError):
         return (
             f"The hub has no model {source.location!r} that you may see.{_nearest(name)} Check the "
             "spelling; a private one needs your HF_TOKEN."
+        )
+    if status := _status(causes):
+        return f"The hub answered {status} for {source.location}: {_meaning(status, causes)}."
+    if why := _broken_off(causes):
+        return (
+            f"The download of {name} broke off: {why} Nothing of it is used; try again, and it "
+            "goes on where it can."
         )
     if _any(causes, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError):
         offline = (
@@ -86,16 +120,50 @@ def _message(source: Source, part: str, error: Exception) -> str:
             f"{_nearest(name)} Connect once to download it, copy its folder into the cache and set "
             "HF_HUB_OFFLINE=1, or use a bundled model such as 'toy-gpt2'."
         )
-    if source.gguf_file:
-        return _gguf_message(source, error)
-    if "trust_remote_code" in str(error):
+    return None
+
+
+_CLIENT = ("httpx", "httpcore")
+"""The packages of the hub's client, whose errors are those of a connection."""
+
+_REFUSALS = {
+    401: "it wants a token, or does not know yours: make one on "
+    "https://huggingface.co/settings/tokens and set HF_TOKEN (or run `hf auth login`)",
+    403: "you, or your token, may not read it: see its page, and what your token may do on "
+    "https://huggingface.co/settings/tokens",
+    404: "it has no such file",
+    429: "too many requests; wait {wait} and try again, with a token (HF_TOKEN), which may ask "
+    "more often",
+}
+"""What the hub's refusals mean, and the way out."""
+
+
+def _status(causes: Iterable[BaseException]) -> int | None:
+    """The status with which the hub refused, if it answered at all."""
+    answers = (getattr(getattr(cause, "response", None), "status_code", None) for cause in causes)
+    return next((int(status) for status in answers if status is not None and status >= 400), None)
+
+
+def _meaning(status: int, causes: Iterable[BaseException]) -> str:
+    if status >= 500:
         return (
-            f"{name} runs Python code of its own repo. Read it, and if you trust it pass "
-            "trust_remote_code=True."
+            "the fault is its own; try again in a few minutes (https://status.huggingface.co says "
+            "how it is)"
         )
-    if isinstance(error, FileNotFoundError):
-        return f"A weight file of {name} is missing: {error.filename or _first_line(error)}."
-    return f"The {part} of {name} ({source.location}) cannot be loaded: {_first_line(error)}"
+    headers = (getattr(getattr(cause, "response", None), "headers", {}) for cause in causes)
+    wait = next((each["Retry-After"] for each in headers if "Retry-After" in each), None)
+    meaning = _REFUSALS.get(status, "it cannot be downloaded now; try again")
+    return meaning.format(wait="a few minutes" if wait is None else f"{wait} s")
+
+
+def _broken_off(causes: Sequence[BaseException]) -> str | None:
+    """What happened on the wire, where a download began and did not end."""
+    if _any(causes, LocalEntryNotFoundError):
+        return None
+    of_client = [cause for cause in causes if type(cause).__module__.startswith(_CLIENT)]
+    sizes = [cause for cause in causes if str(cause).startswith("Consistency check failed")]
+    found = [*of_client[-1:], *sizes[:1]]
+    return _first_line(found[0]) if found else None
 
 
 def _gguf_message(source: Source, error: Exception) -> str:
@@ -123,11 +191,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _any(causes: tuple[BaseException, ...], *kinds: type[BaseException]) -> bool:
+def _any(causes: Sequence[BaseException], *kinds: type[BaseException]) -> bool:
     return any(isinstance(cause, kinds) for cause in causes)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(".") + "."
 
@@ -285,7 +353,11 @@ def read_weights(
     Raises:
         ModelLoadError: a weight file is missing or damaged.
     """
-    with explained(source), quiet_transformers(source, revision):
+    with (
+        _whole_downloads(source, revision),
+        explained(source),
+        quiet_transformers(source, revision),
+    ):
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source.location,
@@ -424,6 +496,44 @@ def _check_complete(source: Source, loading: Loading) -> None:
 
 def _and_more(others: int) -> str:
     return f" (and {others} more)" if others else ""
+
+
+@contextmanager
+def _whole_downloads(source: Source, revision: str | None) -> Iterator[None]:
+    """Check the weights that were downloaded inside the block; damaged ones are deleted.
+
+    The hub's client compares sizes. Of large files the hub says the SHA-256, and the cache names
+    the file by it: one that is another would give wrong figures without a word, now and later.
+
+    Raises:
+        ModelLoadError: a file is not what the hub has.
+    """
+    before = _named_by_digest(source, revision)
+    try:
+        yield
+    finally:
+        new = _named_by_digest(source, revision).items() - before.items()
+        for link, blob in new:
+            if file_digest(blob) != blob.name:
+                link.unlink()
+                blob.unlink()
+                raise ModelLoadError(
+                    f"{link.name} of {source.name} was damaged on its way from the hub (its "
+                    "SHA-256 is not the one that the hub has), and was deleted: try again."
+                )
+
+
+def _named_by_digest(source: Source, revision: str | None) -> dict[Path, Path]:
+    """Files of a model in the hub's cache whose names there are SHA-256s, where it lies there."""
+    snapshot = cached_snapshot(source.location, revision) if source.kind == "hub" else None
+    if snapshot is None:
+        return {}
+    links = [file for file in snapshot.iterdir() if file.is_symlink() and file.exists()]
+    return {link: blob for link in links if len((blob := link.resolve()).name) == _SHA256}
+
+
+_SHA256 = 64
+"""Letters of a SHA-256."""
 
 
 def _damaged(source: Source, revision: str | None, error: SafetensorError) -> ModelLoadError:

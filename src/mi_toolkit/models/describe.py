@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mi_toolkit.core.model import HookedModel, weights_digest
+from mi_toolkit.core.process_state import require_hooks
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.models.facts import ModelFacts
@@ -126,7 +127,12 @@ def describe_model(model: Any) -> ModelFacts:
 
     What the config leaves to the code is known for the common families only: ALiBi, parallel
     attention and MLP. Attention in chunks (Llama 4) is not a window and is shown as global.
+
+    Raises:
+        ModelTypeError: a name, or anything else that is no model.
     """
+    if not isinstance(model, nn.Module):
+        require_hooks(model, "describe_model")
     original = getattr(model, "original_model", None)
     # TransformerLens' own modules, in a HookedTransformer or a bridge (`boot_native`).
     if hasattr(model, "cfg") and not hasattr(original, "config"):

@@ -27,7 +27,7 @@ class ModelFacts(TableRepr):
     """The architecture of one loaded model, read off its config and weights, never assumed."""
 
     name: str
-    """The model's name, as `load_model` was given it, or the official one behind an alias."""
+    """The model's name, as `load_model` was given it, or the official one for an alias."""
     family: str
     """The architecture family, as in `GPT-2`; of an unknown one, the config's `model_type`."""
     architecture: str
@@ -159,7 +159,7 @@ class ModelSize:
     """Parameters of a model that need not be in memory."""
 
     name: str
-    """As results call it."""
+    """Name of the model, as results give it."""
 
     n_parameters: int
     """All of them; tied embeddings once."""

@@ -52,7 +52,7 @@ _NOT_COMPARED = {
 """What a config says of where it lies, and of how it was read, not of the model."""
 
 _SHARE_OF_DISK = 0.5
-"""Of the free disk that an entry may take."""
+"""Share of the free disk that an entry may take."""
 
 _reading = threading.RLock()
 
@@ -217,7 +217,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
-    """Size and CRC-32 of a file: what tells accidental damage, at the speed of reading."""
+    """Size and CRC-32 of a file: what shows accidental damage, at the speed of reading."""
     size = path.stat().st_size
     if size == 0:
         return {"bytes": 0, "crc32": 0}

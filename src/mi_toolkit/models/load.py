@@ -58,7 +58,7 @@ _BACKENDS = ("auto", "bridge", "hooked")
 
 @one_job
 def load_model(
-    name: str | os.PathLike[str],
+    name: str | os.PathLike[str] | nn.Module,
     *,
     backend: str = "auto",
     device: str | torch.device | None = None,
@@ -82,6 +82,7 @@ def load_model(
         name: a known name or alias (`mi-toolkit models --all` lists them), any hub id, a folder
             that `save_pretrained` wrote, a `.gguf` file, or, with `hf_model`, what to call it. An
             adapter's folder gives the model that it is for, with the adapter merged (extra `peft`).
+            Or a Hugging Face model itself: `hf_model`, called what its config says.
         backend: `auto` and `bridge` give a `TransformerBridge`, which runs Hugging Face's own
             code. `hooked` gives a `HookedTransformer` (TransformerLens 3, official names only),
             which holds the weights twice while it loads.
@@ -119,6 +120,10 @@ def load_model(
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
+    if isinstance(name, nn.Module):
+        if hf_model is not None:
+            raise ModelLoadError("Two models were given: as the first argument and as hf_model.")
+        name, hf_model = _name_of(name), name
     torch_dtype = dtype_named(dtype)
     if device_map is not None and (device is not None or backend == "hooked" or hf_model):
         raise ModelLoadError(
@@ -226,7 +231,7 @@ class _Given:
 
 
 _given: weakref.WeakKeyDictionary[Any, _Given] = weakref.WeakKeyDictionary()
-"""By the Hugging Face model, which its handle keeps alive."""
+"""What each loaded model was given, by its Hugging Face model, which the handle keeps alive."""
 
 
 def _load_given(
@@ -273,6 +278,12 @@ def _load_given(
     return model
 
 
+def _name_of(hf_model: nn.Module) -> str:
+    """What a model in memory is called where nobody says: where it was read from, or its class."""
+    path: str = getattr(getattr(hf_model, "config", None), "name_or_path", "")
+    return path or type(hf_model).__name__
+
+
 def _handle_of(name: str, hf_model: Any, how: tuple[object, ...]) -> HookedModel | None:
     """The handle that `hf_model` is wrapped in already; None where it is not wrapped.
 
@@ -298,7 +309,8 @@ def _tokenizer_source(name: str, hf_model: Any, revision: str | None) -> Source 
 
     None where neither is known: it is then a model that reads ids.
     """
-    for candidate in (name, hf_model.config.name_or_path):
+    # An empty path is no place; as a path it would be the folder that Python runs in.
+    for candidate in filter(None, (name, hf_model.config.name_or_path)):
         try:
             return find_source(candidate, revision=revision)
         except (UnknownNameError, ModelLoadError):

@@ -54,7 +54,7 @@ class Reference:
     logits: Float[Tensor, "sequence position vocabulary"]
 
     layers: Sequence[Tensor]
-    """Each layer's output, first to last; none where the layers could not be told."""
+    """Each layer's output, first to last; none where the layers could not be found."""
 
     patterns: Sequence[Tensor]
     """Attention patterns in the order in which they were computed; none where fused kernels ran."""
@@ -225,7 +225,7 @@ def options_set(config: Any) -> str:
     for part in (config, config.get_text_config()):
         try:
             defaults = type(part)().to_dict()
-        except (TypeError, ValueError):  # a config that must be told something
+        except (TypeError, ValueError):  # a config that needs arguments
             defaults = {}
         options |= {
             name: value

@@ -48,7 +48,7 @@ class BeamTree:
     """
 
     ids: Int[Tensor, " node"]
-    """The token."""
+    """Id of the token."""
 
     parents: Int[Tensor, " node"]
     """The node before it; -1 where that is the prompt."""
@@ -57,7 +57,7 @@ class BeamTree:
     """How many new tokens stand before it: 0 for the first."""
 
     log_probs: Float[Tensor, " node"]
-    """Its log-probability after its parent, in nats."""
+    """Log-probability of the token after its parent, in nats."""
 
     totals: Float[Tensor, " node"]
     """The sum of log-probabilities from the first new token up to it, in nats."""
@@ -211,7 +211,7 @@ class Generation(Result):
     """What the model was fed."""
 
     sequences: tuple[GeneratedSequence, ...]
-    """As many as there were beams, by score."""
+    """The finished texts, as many as there were beams, best score first."""
 
     tree: BeamTree
     """All beams that were kept at some step, or came to an end."""

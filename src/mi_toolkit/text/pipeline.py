@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
@@ -58,7 +59,7 @@ class EmbeddingStage:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AttentionStage:
+class AttentionStage(NamedAxes):
     """Where every head looks."""
 
     layers: tuple[int, ...]
@@ -115,7 +116,7 @@ class MlpStage:
     """The neurons that reach the largest activation (in size) anywhere, a BOS left out."""
 
     positions: Int[Tensor, "layer choice"]
-    """Where they reach it."""
+    """Position at which each neuron reaches it."""
 
     activations: Float[Tensor, "layer choice"]
     """What they reach, with its sign: what `W_out` is multiplied with."""
@@ -138,7 +139,7 @@ class LensStage:
     """The rank of what the model predicts in the end: 1 where the lens says the same."""
 
     final_log_probs: Float[Tensor, "entry position"]
-    """Its log-probability, in nats."""
+    """Log-probability of the token that the model predicts in the end, in nats."""
 
     divergences: Float[Tensor, "entry position"]
     """KL(model ‖ lens), in nats: 0 after the last layer."""
@@ -161,13 +162,13 @@ class OutputStage:
     """Log-probability of the token that does come next."""
 
     next_ranks: Int[Tensor, " position-1"]
-    """Its rank, 1 for the most probable."""
+    """Rank of the token that does come next, 1 for the most probable."""
 
     predictions: tuple[Prediction, ...]
     """The most probable tokens after the prompt."""
 
     lens: LensStage | None
-    """The same at every layer; None where it was not asked for."""
+    """Predictions read off every layer (the logit lens); None where that was not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

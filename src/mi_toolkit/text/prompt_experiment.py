@@ -67,10 +67,10 @@ class Readings:
     """Log-probability of the target after the last token, in nats."""
 
     logit: Float[Tensor, "*run"]
-    """Its logit."""
+    """Logit of the target."""
 
     rank: Float[Tensor, "*run"]
-    """Its rank: 1 for the most probable token."""
+    """Rank of the target: 1 for the most probable token."""
 
     kl: Float[Tensor, "*run"]
     """KL divergence of the prediction after the last token from the clean one, in nats."""

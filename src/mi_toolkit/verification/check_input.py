@@ -36,7 +36,7 @@ class Completion:
     """The prompt."""
 
     text: str
-    """What follows."""
+    """The text that the model goes on with."""
 
     loss: float
     """Mean negative log-probability of the tokens that follow, in nats: how unsure it was."""

@@ -1,4 +1,4 @@
-"""The table of checks: functions with one signature, in the order in which they are told."""
+"""The table of checks: functions with one signature, in the order in which they are reported."""
 
 from __future__ import annotations
 

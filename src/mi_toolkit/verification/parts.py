@@ -5,7 +5,7 @@ out of the reference: the hooked model, which has it, has to differ from that.
 
 Whether positions enter as the family has them: relative, or as numbers of their own.
 
-The text stays; the positions that the model is told change. Rotary ones turn queries and keys, so
+The text stays; the positions that the model is given change. Rotary ones turn queries and keys, so
 that only distances count: moved all by the same number, they leave every pattern as it was.
 Learned ones are looked up, and moved they are others. At twice the distance both change.
 """
@@ -168,7 +168,7 @@ def _cannot_be_told(subject: CheckInput) -> Outcome | None:
     if not subject.attention_layers():
         return not_applicable("The model has no attention pattern to see them in.")
     if not hasattr(subject.model, "original_model"):
-        return not_applicable("A HookedTransformer cannot be told positions: load a bridge.")
+        return not_applicable("A HookedTransformer cannot be given positions: load a bridge.")
     return None
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch import nn
 
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import ModelLoadError, PromptError
+from mi_toolkit.core.errors import ModelLoadError, ModelTypeError, PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -153,6 +154,7 @@ def verify_model(
     Raises:
         ModelLoadError: the model does not load, for another reason than its weights.
         UnknownNameError: nothing is called so.
+        ModelTypeError: a model in the place of its name.
 
     Example:
         >>> import mi_toolkit as mi
@@ -160,6 +162,11 @@ def verify_model(
         >>> found.passed, found.outcomes["positions_shifted"].verdict
         (True, 'passed')
     """
+    if isinstance(name, nn.Module):
+        raise ModelTypeError(
+            "verify_model takes the name of a model, which it loads twice: verify_model('gpt2'), "
+            "and verify_model('gpt2', model=model) where that model is in memory already."
+        )
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens={max_new_tokens}: it has to be 1 or more.")
     reference, loading = _reference(

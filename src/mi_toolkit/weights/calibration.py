@@ -60,7 +60,7 @@ OBJECTIVES = {"loss": loss}
 
 
 def objective_named(objective: str | Objective) -> Objective:
-    """The function behind a name; a function is taken as it is.
+    """The function of that name; a function is taken as it is.
 
     Raises:
         UnknownNameError: nothing is called so.
@@ -164,7 +164,7 @@ class Scored:
     """Per canonical name, `[in, out]`: the higher, the more the weight matters."""
 
     standard_error: ByMatrix = field(default_factory=dict)
-    """The same shapes, where the score is an estimate."""
+    """Standard error of each score, in the same shapes, where scores are estimates."""
 
     first_half: ByMatrix = field(default_factory=dict)
     """The same shapes: what the first half of the random draws alone would give, rounded down."""

@@ -102,7 +102,7 @@ class HFPlace:
     """Outputs that lie together."""
 
     stride: int = 1
-    """From the start of one group to that of the next."""
+    """Distance from the start of one group to that of the next, in outputs."""
 
     offset: int = 0
     """Where the first group starts."""
@@ -197,7 +197,7 @@ class WeightMatrix(ParameterInfo):
 
     @property
     def place(self) -> ParameterInfo:
-        """The same without the model."""
+        """Name, shape and place of the parameter, without the model."""
         return ParameterInfo(
             **{field.name: getattr(self, field.name) for field in fields(ParameterInfo)}
         )

@@ -31,6 +31,7 @@ from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.weights.coordinates import WeightMatrix
 from mi_toolkit.weights.evaluation import Quality, qualities
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.perturb import EDITS, Change, planned
@@ -119,7 +120,7 @@ class Outcome:
     """How they were changed."""
 
     k: int
-    """How many."""
+    """How many weights were changed."""
 
     group: str
     """`top`, or a control."""
@@ -128,7 +129,7 @@ class Outcome:
     """Number of the random draw; 0 of the other groups."""
 
     quality: Quality
-    """On the held-out texts."""
+    """Loss, accuracy and KL divergence of the changed model on the held-out texts."""
 
     n_not_finite: int
     """Changed weights that became infinite or NaN: bits can do that."""
@@ -150,7 +151,7 @@ class PerturbationTest(Result):
     """Every set that was changed."""
 
     scale: float
-    """Of the kinds that have one."""
+    """Size of the change, for kinds of change that have one."""
 
     provenance: Provenance
     """Model, held-out texts and versions."""
@@ -296,7 +297,8 @@ def perturbation_test(
 
     Raises:
         UnknownNameError: no such kind or control.
-        WeightError: more weights than the scores have, a weight that a kind leaves as it is.
+        WeightError: scores of another model, more weights than they have, a weight that a kind
+            leaves as it is.
     """
     for kind in kinds:
         if kind not in EDITS:
@@ -313,10 +315,11 @@ def perturbation_test(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
     matrices = weight_matrices(model)
+    scored = scores.matrices_in(model)
     top = scores.ranking(doses[-1]).keys()
     trials: list[tuple[str, int, str, int, Change]] = []
     for dose in doses:
-        sets = _sets(scores, top[:dose], controls, n_random, seed)
+        sets = _sets(scores, scored, top[:dose], controls, n_random, seed)
         for kind in kinds:
             for index, (group, draw, weights) in enumerate(sets):
                 change = planned(
@@ -367,7 +370,12 @@ def _warn_of_text_beyond(model: HookedModel, baseline: Quality) -> None:
 
 
 def _sets(
-    scores: WeightScores, top: list[Triple], controls: Sequence[str], n_random: int, seed: int
+    scores: WeightScores,
+    matrices: Mapping[str, WeightMatrix],
+    top: list[Triple],
+    controls: Sequence[str],
+    n_random: int,
+    seed: int,
 ) -> list[tuple[str, int, list[Triple]]]:
     """Every set to change: its group, its number there, its weights."""
     sets = [("top", 0, top)]
@@ -377,13 +385,7 @@ def _sets(
             generator = torch.Generator().manual_seed(seed * 1_000_003 + len(top) * 1009 + draw)
             sets.append(("random", draw, random_control(top, shapes, generator)))
     if "magnitude_matched" in controls:
-        if not scores.live:
-            raise WeightError(
-                "Scores loaded without their model cannot match weights by size: load them with "
-                "WeightScores.load(path, model)."
-            )
-        touched = {name for name, _, _ in top}
-        weights = {name: scores.live[name].value().cpu() for name in touched}
+        weights = {name: matrices[name].value().cpu() for name in {name for name, _, _ in top}}
         sets.append(("magnitude_matched", 0, magnitude_matched(top, weights)))
     if "bottom" in controls:
         sets.append(("bottom", 0, bottom(top, scores.scores)))

@@ -39,7 +39,7 @@ class Outputs:
 
     @staticmethod
     def all_of(n: int) -> Outputs:
-        """Of a projection of its own."""
+        """The `n` outputs of a projection that is not fused with others."""
         return Outputs(group=n, stride=n, offset=0)
 
 

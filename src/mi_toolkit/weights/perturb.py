@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mi_toolkit.core.errors import UnknownNameError, WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import alone_with, known_state
+from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
 from mi_toolkit.weights.calibration import require_usual
 from mi_toolkit.weights.coordinates import WeightMatrix
 from mi_toolkit.weights.parameters import weight_matrices
@@ -267,6 +267,7 @@ def perturbed(
         ...     print(n_changed)
         1
     """
+    require_hooks(model, "perturbed")
     with alone_with(model):
         with known_state():
             edits = planned(weight_matrices(model), weights, kind, scale=scale).edits(generator)

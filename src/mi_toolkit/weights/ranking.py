@@ -43,7 +43,7 @@ class RankingNoise:
     """Of them, those whose standard error exceeds their score."""
 
     n_probes: int | None
-    """Random draws behind each score; None where that was not kept."""
+    """Random draws to each score; None where that was not kept."""
 
     kept: float
     """Of the scores that one half of the draws ranks highest, the part that the other half gives
@@ -84,19 +84,19 @@ class Ranking:
     """Which parameter each weight is in."""
 
     rows: Int[Tensor, " weight"]
-    """Its row there."""
+    """Row of each weight in its parameter."""
 
     columns: Int[Tensor, " weight"]
-    """Its column there."""
+    """Column of each weight in its parameter."""
 
     scores: Float[Tensor, " weight"]
-    """Its score."""
+    """Score of each weight."""
 
     ranks: Int[Tensor, " weight"]
-    """From 1; equal scores share the best rank."""
+    """Rank of each weight, from 1; equal scores share the best rank."""
 
     standard_errors: Float[Tensor, " weight"] | None = None
-    """Of each score; None where scores are exact."""
+    """Standard error of each score; None where scores are exact."""
 
     noise: RankingNoise | None = None
     """How much of the ranking is noise, as it was before any of it was cut; None where scores are

@@ -115,7 +115,7 @@ class RunComparison(Result):
     """Overlap of the tops by third of depth and kind of matrix, 0 to 1."""
 
     def text_table(self) -> TextTable:
-        """A column per run, what is told of it downwards."""
+        """A column per run: its facts and figures, one to a row."""
         table = self.to_pandas().drop(columns=["run", "metric", "k"])
         rows = [
             (str(name).replace("_", " "), *map(_format_value, values))

@@ -31,7 +31,7 @@ from mi_toolkit.weights.calibration import Calibration, Objective, objective_nam
 from mi_toolkit.weights.coordinates import ParameterInfo
 from mi_toolkit.weights.parameters import select, weight_matrices
 from mi_toolkit.weights.scorers import SCORERS
-from mi_toolkit.weights.weight_scores import WeightScores, live_of
+from mi_toolkit.weights.weight_scores import WeightScores
 
 BATCH_SIZE = 8
 
@@ -126,7 +126,6 @@ def score_weights(
         first_half={name: half.cpu() for name, half in scored.first_half.items()},
         facts=dict(scored.facts),
         routed=routed_tokens(model, experts, (part for part, _ in calibration.batches())),
-        live={matrix.name: matrix for matrix in matrices},
         provenance=provenance_of(model, {"scoring": batch}, seed=seed),
     )
 
@@ -143,7 +142,7 @@ class ScoresOnDisk(Mapping[str, Tensor]):
         self.files = dict(files)
 
     def __getitem__(self, name: str) -> Tensor:
-        return load_tensor(self.files[name], f"score/{name}")
+        return load_tensor(self.files[name], f"scores/{name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
@@ -203,7 +202,7 @@ def score_blockwise(
     ):
         files.append(Path(folder) / f"scores_{metric}_{label}.safetensors")
         score_weights(model, texts, metric, parameters=names, **options).save(files[-1])
-    return scores_in(files, model)
+    return scores_in(files)
 
 
 def check_in_parts(metric: str) -> None:
@@ -232,11 +231,11 @@ def groups_of(places: Sequence[ParameterInfo], blocks_at_once: int) -> dict[str,
     return groups
 
 
-def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
+def scores_in(files: Sequence[Path]) -> WeightScores:
     """The scores of several files as one, left on disk.
 
     Raises:
-        ReportError: a file is missing, damaged, or of another model.
+        ReportError: a file is missing, or damaged.
     """
     where: dict[str, Path] = {}
     places: list[ParameterInfo] = []
@@ -253,6 +252,5 @@ def scores_in(files: Sequence[Path], model: HookedModel) -> WeightScores:
         standard_error={},
         facts={},
         routed=routed,
-        live=live_of(model, places, str(files[0].parent)),
         provenance=part.provenance,
     )

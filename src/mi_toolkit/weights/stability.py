@@ -110,13 +110,13 @@ class Agreement:
     """How many of the top are compared."""
 
     n_pairs: int
-    """Pairs of rankings behind the value: 1 for `metric`."""
+    """Pairs of rankings that the value is the mean of: 1 for `metric`."""
 
     jaccard: Estimate
     """Shared weights over all weights of two tops, 0 to 1, with its interval."""
 
     rank_biased_overlap: Estimate
-    """The same with the first places counting most."""
+    """Overlap of two rankings, 0 to 1, in which the first places count most."""
 
     spearman: Estimate
     """Rank correlation of the scores of all weights (a sample of large models)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class _Steps:
         if blocks_at_once is None:
             file = f"scores_{metric}.safetensors"
             self._score(f"scores of {metric}", file, metric, self.scope)
-            return WeightScores.load(self.kept.path / file, self.model)
+            return WeightScores.load(self.kept.path / file)
         check_in_parts(metric)
         files = []
         places = select(weight_matrices(self.model), **self.scope)
@@ -99,7 +100,7 @@ class _Steps:
             file = f"scores_{metric}_{label}.safetensors"
             self._score(f"scores of {metric}, {label}", file, metric, {"parameters": parameters})
             files.append(self.kept.path / file)
-        return scores_in(files, self.model)
+        return scores_in(files)
 
     def _score(self, name: str, file: str, metric: str, scope: Mapping[str, Any]) -> None:
         settings = {**scope, **self.of_texts}
@@ -113,7 +114,8 @@ class _Steps:
     def top(self, scores: WeightScores, k: int) -> DataFrame:
         """The `k` highest of one metric."""
         per, file = self.settings.per, f"top_weights_{scores.metric}_{k}"
-        (table,) = self._tables(file, {"per": per}, [file], lambda: (scores.top(k, per),))
+        make = partial(scores.top, k, per, model=self.model)
+        (table,) = self._tables(file, {"per": per}, [file], lambda: (make(),))
         return table
 
     def perturbation(self, scores: Mapping[str, WeightScores]) -> tuple[DataFrame, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
-"""Of the sweep; 1 is the model as it is."""
+"""Factors that the weight is multiplied by in turn; 1 is the model as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)

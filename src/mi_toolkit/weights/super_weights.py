@@ -255,7 +255,7 @@ class _Ablation:
         self.model, self.matrices = model, weight_matrices(model)
         self.batch_size, self.progress = batch_size, progress
         self.n_passes = 0.0
-        """Of the search text, whose positions `unit` is."""
+        """Passes so far, in passes over the search text, which has `unit` positions."""
         self._unit = unit
 
     def without(self, places: Sequence[Triple]) -> Change:

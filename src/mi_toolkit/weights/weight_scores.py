@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import ReportError, WeightError, unknown_name
+from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.errors import WeightError, unknown_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import Provenance
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import frame
 from mi_toolkit.heads.labels import UNCLASSIFIED
-from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, WeightMatrix, hf_coordinates
+from mi_toolkit.weights.coordinates import ParameterInfo, WeightMatrix, hf_coordinates
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import (
     Ranking,
@@ -38,8 +38,13 @@ if TYPE_CHECKING:
 Columns = dict[str, list[Any]]
 
 
-def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None) -> DataFrame:
-    """One row per ranked weight."""
+def top_table(
+    scores: WeightScores,
+    ranking: Ranking,
+    report: HeadReport | None,
+    matrices: Mapping[str, WeightMatrix],
+) -> DataFrame:
+    """One row per ranked weight, with its value where the model's parameters are given."""
     n = len(ranking)
     places = {place.name: place for place in scores.places}
     units = ("head", "kv_head", "neuron", *_expert_column(scores))
@@ -50,7 +55,7 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
         "row": ranking.rows.tolist(),
         "column": ranking.columns.tolist(),
         **{name: [None] * n for name in ("layer", "component", *units)},
-        "weight": [float("nan")] * n,
+        **({"weight": [float("nan")] * n} if matrices else {}),
         "score": ranking.scores.tolist(),
         **_errors(ranking),
         **{name: [None] * n for name in ("hf_name", "hf_row", "hf_column")},
@@ -58,7 +63,10 @@ def top_table(scores: WeightScores, ranking: Ranking, report: HeadReport | None)
     for index, name in enumerate(ranking.names):
         at = (ranking.matrix == index).nonzero().flatten()
         if len(at):
-            found = _described(scores, places[name], ranking.rows[at], ranking.columns[at])
+            rows, across = ranking.rows[at], ranking.columns[at]
+            found = _described(places[name], rows, across)
+            if matrices:
+                found["weight"] = matrices[name].read(rows, across).float().tolist()
             for column, values in found.items():
                 for position, value in zip(at.tolist(), values, strict=True):
                     columns[column][position] = value
@@ -86,9 +94,7 @@ def _errors(ranking: Ranking) -> Columns:
     return {"standard_error": ranking.standard_errors.tolist()}
 
 
-def _described(
-    scores: WeightScores, place: ParameterInfo, rows: Tensor, columns: Tensor
-) -> Columns:
+def _described(place: ParameterInfo, rows: Tensor, columns: Tensor) -> Columns:
     """What is known of single weights of one parameter."""
     n = len(rows)
     hf_name, hf_rows, hf_columns = hf_coordinates(place, rows, columns)
@@ -105,8 +111,6 @@ def _described(
     units = place.units(rows, columns)
     if place.unit is not None and units is not None:
         described[place.unit] = units.tolist()
-    if place.name in scores.live:
-        described["weight"] = scores.live[place.name].read(rows, columns).float().tolist()
     return described
 
 
@@ -176,9 +180,14 @@ def neuron_table(scores: WeightScores) -> DataFrame:
 
 def layer_table(scores: WeightScores) -> DataFrame:
     """One row per parameter; `layer` is missing for embeddings and the final norm."""
+    integers = ("layer", *(("n_tokens",) if scores.routed else ()))
+    return frame(_by_parameter(scores), integers=integers)
+
+
+def _by_parameter(scores: WeightScores) -> Columns:
     total = _total(scores)
     sums = {place.name: _size(scores.scores[place.name]) for place in scores.places}
-    columns: Columns = {
+    return {
         "metric": [scores.metric] * len(sums),
         "layer": [place.layer for place in scores.places],
         "component": [place.component for place in scores.places],
@@ -190,7 +199,6 @@ def layer_table(scores: WeightScores) -> DataFrame:
         "highest": [float(scores.scores[place.name].max()) for place in scores.places],
         "share": [value / total for value in sums.values()],
     }
-    return frame(columns, integers=("layer", *(("n_tokens",) if scores.routed else ())))
 
 
 def _tokens_column(scores: WeightScores) -> Columns:
@@ -240,13 +248,20 @@ def _total(scores: WeightScores) -> float:
 
 logger = logging.getLogger("mi_toolkit")
 
-FORMAT = "mi_toolkit weight scores 1"
 SCOPES = ("model", "layer", "matrix")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class WeightScores(TableRepr):
-    """Scores of the weights of a model. Tensors are on the CPU in float32, `[in, out]`."""
+class WeightScores(Result):
+    """Scores of the weights of a model. Tensors are on the CPU in float32, `[in, out]`.
+
+    The weights themselves stay with the model.
+    """
+
+    FORMAT = "mi_toolkit weight scores 2"
+    OUTDATED = MappingProxyType(
+        {"mi_toolkit weight scores 1": "its fields lie elsewhere in the file; score again"}
+    )
 
     metric: str
     """The scorer, a name in `SCORERS`."""
@@ -258,21 +273,17 @@ class WeightScores(TableRepr):
     """Per parameter; the higher, the more the weight matters by this metric."""
 
     standard_error: Mapping[str, Float[Tensor, "_ _"]]
-    """Of estimated scores; empty for the others."""
+    """Standard error of each score, where scores are estimates; else empty."""
 
     facts: Mapping[str, float]
     """Figures about the whole, such as `completeness_gap`."""
-
-    live: Mapping[str, WeightMatrix]
-    """The model's own parameters, which tables read the weights from when they are made; empty
-    after `load` without a model."""
 
     provenance: Provenance
     """Model, texts and versions."""
 
     first_half: Mapping[str, Float[Tensor, "_ _"]] = field(default_factory=dict)
     """Of estimated scores: what the first half of the random draws alone gives. Empty for the
-    others, and in files that were saved without it."""
+    others."""
 
     routed: Mapping[str, int] = field(default_factory=dict)
     """Tokens that ran through each expert of a mixture, by `blocks.0.mlp.experts.3`: one with 0
@@ -337,28 +348,53 @@ class WeightScores(TableRepr):
 
     @property
     def n_probes(self) -> int | None:
-        """Random draws behind each score that is an estimate; None where there are none."""
+        """Random draws to each score that is an estimate; None where there are none."""
         return int(self.facts["n_probes"]) if "n_probes" in self.facts else None
 
-    def top(self, k: int, per: str = "model", *, report: HeadReport | None = None) -> DataFrame:
+    def top(
+        self,
+        k: int,
+        per: str = "model",
+        *,
+        report: HeadReport | None = None,
+        model: HookedModel | None = None,
+    ) -> DataFrame:
         """The `k` highest scores as a table, exact, ties with the last included.
 
         Columns: `metric`, `rank`, `parameter`, `row`, `column` (canonical, `[in, out]`), `layer`,
         `component`, `head` (query head), `kv_head` (where keys and values are shared), `neuron`,
-        `weight`, `score`, `hf_name`, `hf_row`, `hf_column`; with a `report` of the same model also
-        the head's `labels`. Estimated scores have a `standard_error` next to them, and where too
-        much of the ranking is noise, `.attrs["warning"]` says so.
+        `score`, `hf_name`, `hf_row`, `hf_column`; with a `report` of the same model also the head's
+        `labels`, with the `model` each `weight` as it is now. Estimated scores have a
+        `standard_error` next to them, and where too much of the ranking is noise,
+        `.attrs["warning"]` says so.
 
         Args:
             k: how many, of each group.
             per: `model`, `layer` or `matrix`: what is ranked by itself.
             report: whose labels to put next to the heads.
+            model: that was scored, to read the weights from.
 
         Raises:
             UnknownNameError: `per` is none of those.
-            WeightError: fewer than `k` weights, or too many ties.
+            WeightError: fewer than `k` weights, too many ties, or scores of another model.
         """
-        return top_table(self, self.ranking(k, per), report)
+        matrices = {} if model is None else self.matrices_in(model)
+        return top_table(self, self.ranking(k, per), report, matrices)
+
+    def matrices_in(self, model: HookedModel) -> dict[str, WeightMatrix]:
+        """The scored parameters as the model has them, by name.
+
+        Raises:
+            WeightError: the model has other ones.
+        """
+        matrices = {matrix.name: matrix for matrix in weight_matrices(model)}
+        for place in self.places:
+            if place.name not in matrices or matrices[place.name].place != place:
+                raise WeightError(
+                    f"Scored was {place.name} {list(place.shape)}, which {model.cfg.model_name} "
+                    f"does not have so: these are scores of {self.provenance.model}."
+                )
+        return {place.name: matrices[place.name] for place in self.places}
 
     def by_head(self, report: HeadReport | None = None) -> DataFrame:
         """One row per query head: sums of scores over its part of each matrix, and its share.
@@ -376,52 +412,11 @@ class WeightScores(TableRepr):
         """One row per parameter: the sum of its scores, their mean and highest, its share."""
         return layer_table(self)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write scores and coordinates, not weights, to one safetensors file."""
-        save_record(
-            path,
-            format=FORMAT,
-            tensors={
-                **{f"score/{name}": score for name, score in self.scores.items()},
-                **{f"error/{name}": error for name, error in self.standard_error.items()},
-                **{f"half/{name}": half for name, half in self.first_half.items()},
-            },
-            record={
-                "metric": self.metric,
-                "places": [asdict(place) for place in self.places],
-                "facts": dict(self.facts),
-                "routed": dict(self.routed),
-                "provenance": asdict(self.provenance),
-            },
-        )
-
-    @staticmethod
-    def load(path: str | os.PathLike[str], model: HookedModel | None = None) -> WeightScores:
-        """Read scores back; with the model that they are of, tables have its weights too.
-
-        Raises:
-            ReportError: no such file, it holds no scores, or they are not of this model.
-        """
-        tensors, record = load_record(path, format=FORMAT, kind="weight scores")
-        places = tuple(
-            ParameterInfo(
-                **place
-                | {"hf": place["hf"] and HFPlace(**place["hf"]), "shape": tuple(place["shape"])}
-            )
-            for place in record["places"]
-        )
-        live = {} if model is None else live_of(model, places, str(path))
-        return WeightScores(
-            metric=record["metric"],
-            places=places,
-            scores={place.name: tensors[f"score/{place.name}"] for place in places},
-            standard_error=_under("error/", tensors),
-            first_half=_under("half/", tensors),
-            facts=record["facts"],
-            routed=record.get("routed", {}),
-            live=live,
-            provenance=Provenance(**record["provenance"]),
-        )
+    def rows(self) -> Iterator[Mapping[str, Any]]:
+        """As `by_layer`: one per parameter."""
+        columns = _by_parameter(self)
+        for values in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, values, strict=True))
 
     def text_table(self) -> TextTable:
         """The five highest."""
@@ -463,30 +458,3 @@ class _SecondHalf(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.scores.first_half)
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without it."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def live_of(
-    model: HookedModel, places: Sequence[ParameterInfo], path: str
-) -> dict[str, WeightMatrix]:
-    """The model's own parameters behind scores that were read from `path`.
-
-    Raises:
-        ReportError: the model has other ones.
-    """
-    matrices = {matrix.name: matrix for matrix in weight_matrices(model)}
-    for place in places:
-        if place.name not in matrices or matrices[place.name].place != place:
-            raise ReportError(
-                f"{path} scores {place.name} {list(place.shape)}, which {model.cfg.model_name} "
-                "does not have so: they are the scores of another model."
-            )
-    return {place.name: matrices[place.name] for place in places}

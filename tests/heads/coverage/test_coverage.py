@@ -52,6 +52,18 @@ def test_intervals_over_texts_hold_the_truth_and_narrow_with_every_text(world: s
         assert all(wider > narrower for wider, narrower in pairwise(widths)), (world, lift)
 
 
+def test_they_hold_it_where_texts_of_unequal_length_weigh_by_their_queries() -> None:
+    for lift in LIFTS:
+        for n in TEXTS:
+            draw, shape = rng(), (n, 4 * REPEATS)
+            queries = np.exp(draw.normal(3.3, 0.8, shape)).round().clip(4, 200)
+            own = draw.beta(8 * lift, 8 * (1 - lift), shape)
+            sums = torch.from_numpy(own * queries), torch.from_numpy(queries)
+            holds, above, _ = covered(over_texts(*sums, bounds=(0.0, 1.0)), lift)
+            assert holds >= 0.92, (lift, n)
+            assert above <= 0.055, (lift, n)
+
+
 def test_plain_jackknife_t_does_not_which_is_why_it_is_not_taken() -> None:
     values, truth = texts_of("wide", 0.05, 5, REPEATS, rng())
     assert covered(plain(values), truth)[0] < 0.87

@@ -91,7 +91,7 @@ class Manifest:
 
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
-        """In the order of their rows."""
+        """The finished shards, in the order of their rows."""
         return tuple(
             Shard(rows=part.facts["rows"], tensors=tensors, index=index)
             for part in self.parts.values()
@@ -155,9 +155,15 @@ def open_or_create(folder: Path, about: Mapping[str, Any], *, resume: bool) -> R
     if begun:
         check_files(Manifest.of(kept.manifest), folder)
         _clear_leftovers(kept)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise StoreError(f"{folder} is no empty folder, and holds no recording to go on with.")
     else:
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder} is a file: give the name of a folder.")
+        # A run that goes on clears these of what it did not enter.
+        if taken := [name for name in FOLDERS if (folder / name).exists()]:
+            raise StoreError(
+                f"{folder / taken[0]} is there, and of no recording to go on with. Choose another "
+                "folder."
+            )
         with disk_errors(kept):
             kept.write()
     return kept
@@ -174,7 +180,7 @@ def _clear_leftovers(kept: ResumableFolder) -> None:
 
 @contextmanager
 def disk_errors(kept: ResumableFolder) -> Iterator[None]:
-    """A disk that takes no more is told with what can be read all the same."""
+    """Within it, a full disk is reported with what is recorded and can still be read."""
     try:
         yield
     except OSError as error:

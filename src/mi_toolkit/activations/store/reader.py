@@ -172,9 +172,9 @@ class ActivationStore(TableRepr):
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        """Where it is."""
+        """Where the store is."""
         self.manifest = manifest
-        """What it holds and rests on."""
+        """Its record: names, shapes, model, texts, and the files with their digests."""
         self._mapped = MappedShards(folder, manifest)
 
     def __len__(self) -> int:
@@ -198,7 +198,7 @@ class ActivationStore(TableRepr):
 
     @property
     def nbytes(self) -> int:
-        """What it takes on the disk, in bytes."""
+        """Size on disk, in bytes."""
         return self.manifest.bytes
 
     @property

@@ -242,7 +242,7 @@ def _drawn(ax: Axes, pattern: Float[Tensor, "query key"]) -> Any:
     future = ~np.tri(len(pattern), dtype=bool)
     ax.spines[:].set_visible(True)
     shown = np.ma.array(pattern.numpy(), mask=future)
-    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto")
+    return ax.imshow(shown, cmap=shades, vmin=0, vmax=1, aspect="auto", interpolation="none")
 
 
 def _bar(figure: Figure, picture: Any, y: float, height: float) -> None:

@@ -31,7 +31,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.transforms import Bbox
 
 from mi_toolkit.core.errors import unknown_name
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import atomic_write, picture_kind
 from mi_toolkit.draw.primitives import LINES, DotStrip
 
 P = ParamSpec("P")
@@ -117,7 +117,6 @@ def _style(paper: str) -> Any:  # matplotlib spells out every key, release by re
 
 DOTS_PER_INCH = 160
 
-VECTORS = {".svg": "svg", ".pdf": "pdf"}
 UNDATED: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 LEFT, RIGHT, TOP, BOTTOM = 0.65, 0.25, 0.4, 0.55
@@ -227,13 +226,16 @@ def _whole(figure: Figure) -> Bbox:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure, whole or not at all: PNG, or SVG or PDF by the name's ending.
+    """Write a figure, whole or not at all, as PNG, SVG or PDF, by the name's ending.
 
     The paper is the figure's own: light, or dark where it was drawn in `house_style("dark")`.
     Equal figures give equal files: neither holds a date or a random id.
+
+    Raises:
+        UnknownNameError: another ending, or none.
     """
+    kind = picture_kind(path)
     installed = {font.name for font in fontManager.ttflist}
-    kind = VECTORS.get(Path(path).suffix.casefold(), "png")
     with (
         atomic_write(path) as draft,
         mpl.rc_context(

@@ -1,6 +1,6 @@
 """A label is a hypothesis: ablation tests it.
 
-1. A claim is that some heads do something; it names the predictions whose loss would tell.
+1. A claim is that some heads do something; it names the predictions whose loss would show it.
 2. The heads are ablated, and next to them random sets with as many heads in each layer.
 3. The loss change of the labelled set is ranked among those of the random sets; the label survives
    where few of them reach it, over all labels tested, and the stimulus leaves no doubt about it.

@@ -70,10 +70,10 @@ class SharedHead:
     """Upper end of the same."""
 
     n_reaching: int
-    """Sets that reach the change and hold it."""
+    """Sets that reach the change and contain the head."""
 
     n_sets: int
-    """Sets that hold it."""
+    """Sets that contain the head."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,13 +88,13 @@ class ShapleyValue:
     """The head."""
 
     value: float
-    """Its share, in nats."""
+    """The head's share of the change, in nats."""
 
     standard_error: float
-    """Of the orders that were drawn and of the sequences, together."""
+    """Standard error of the value, from the orders that were drawn and from the sequences."""
 
     order_error: float
-    """Of the orders alone: 0 where they are all."""
+    """Standard error from the orders alone: 0 where all of them were run."""
 
     alone: float
     """Loss change of ablating it alone, in nats."""
@@ -128,7 +128,7 @@ class Backup:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What is behind the verdict on a set of heads."""
+    """What explains the verdict on a set of heads."""
 
     layers: tuple[LayerPart, ...]
     """The set layer by layer; empty where it lies in one layer."""
@@ -196,7 +196,7 @@ class HypothesisTest:
     or lowest where the label says so), and how many there are. None for a set."""
 
     explanation: Explanation | None
-    """What is behind the verdict; None for a single head."""
+    """What explains the verdict; None for a single head."""
 
     q: float
     """The false discovery rate at which it would count, over all trials of the confirmation."""
@@ -205,7 +205,7 @@ class HypothesisTest:
     """Whether the label survives."""
 
     reason: str
-    """Why, in a few words."""
+    """Why the verdict is this one, in a few words."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -295,7 +295,7 @@ class Confirmation(Result):
         )
 
     def cells(self) -> list[list[str]]:
-        """A table in words: each trial, and under a set what is behind its verdict."""
+        """A table in words: each trial, and under a set what explains its verdict."""
         return [
             *(row for trial in self.trials for row in (trial_row(trial, self.by), *details(trial))),
             *([name, "–", "", "", "", f"not tested: {why}"] for name, why in self.untested.items()),
@@ -327,7 +327,7 @@ def trial_row(trial: HypothesisTest, by: str) -> list[str]:
 
 
 def details(trial: HypothesisTest) -> Iterator[list[str]]:
-    """What is behind a verdict, in rows under `HEADER`."""
+    """What explains a verdict, in rows under `HEADER`."""
     found = trial.explanation
     if found is None:
         return

@@ -1,4 +1,4 @@
-"""What is behind a verdict on a set: its layers, heads that other sets share, shares, stand-ins.
+"""What explains a verdict on a set: its layers, heads that other sets share, shares, stand-ins.
 
 1. Each layer's part of the set is ablated alone, next to other sets of as many heads of the layer.
 2. Of the random sets that reach the change: which few heads they share, greedily, and what each of
@@ -7,7 +7,7 @@
    over orders of the set. Orders are drawn in pairs, each with its reverse: of two heads that do
    the same, one comes first in each of the two. A few heads have all their orders.
 4. Backups: heads without the label that add more to the set's ablation than they do alone. Wang et
-   al. (2022) found such heads behind the name movers of GPT-2.
+   al. (2022) found such heads for the name movers of GPT-2.
 """
 
 from __future__ import annotations

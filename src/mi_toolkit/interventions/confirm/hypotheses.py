@@ -1,4 +1,4 @@
-"""What is to be confirmed: heads that are said to do something, and the predictions that tell.
+"""What is to be confirmed: heads that are said to do something, and the predictions that test it.
 
 The loss that counts is that of the token after each query that the behaviour can use: for
 induction, the queries whose token stood earlier in the sequence, for a previous-token head every
@@ -6,7 +6,7 @@ query that has a previous token (see the masks of the behaviours). Padding has n
 never is one, and the last token of a sequence has nothing after it.
 
 On `repeated_random` the first half cannot be predicted: queries there add noise to a behaviour
-that all queries can use, and what tells is the second half. On natural text the queries of
+that all queries can use, and the test is on the second half. On natural text the queries of
 induction include those where the earlier continuation does *not* come back, and where following it
 does harm.
 
@@ -52,7 +52,7 @@ Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Hypothesis:
-    """That some heads do something, and where their loss would tell."""
+    """That some heads do something, and the predictions whose loss would show it."""
 
     label: str
     heads: tuple[Head, ...]

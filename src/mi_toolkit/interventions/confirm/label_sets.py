@@ -73,7 +73,7 @@ def confirm_heads(
     too few sets to rule out chance: in a layer of four heads a single head has three others. Else
     it **fails**.
 
-    Each trial's `explanation` says what is behind the verdict: the effect of each layer's part next
+    Each trial's `explanation` says what explains the verdict: the effect of each layer's part next
     to other heads of that layer, and the heads that the sets which do as much have in common. With
     `shapley=True` it also has each head's share of the change, and `backups`: heads without the
     label whose own effect grows when the set is ablated.

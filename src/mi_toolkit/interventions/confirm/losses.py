@@ -331,7 +331,7 @@ class PairedChanges:
     """Summed changes of a unit's queries, each of which weighs as its sequence's mean says."""
 
     denominator: Float[Tensor, " unit"]
-    """The weights."""
+    """The weights of the unit's queries, summed."""
 
     interval: str
     """What the units are; `TOO_FEW` where no interval can be made of them."""
@@ -354,7 +354,7 @@ class PairedChanges:
 
     @property
     def mean(self) -> Float[Tensor, " set"]:
-        """Each set's change."""
+        """Mean loss change of each set, in nats."""
         return self.numerator.sum(dim=1) / self.denominator.sum()
 
     def estimate(

@@ -1,0 +1,156 @@
+"""What a user tries first works, or one line says the way."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mi_toolkit as mi
+from mi_toolkit.core.errors import ComparisonError, ModelLoadError, ModelTypeError
+from tests.every_job import CLEAN, PROMPT
+from tests.models_here import loaded, untouched
+
+PACKAGES = (mi.heads, mi.weights, mi.interventions, mi.activations, mi.attribution, mi.text)
+BY_NAME = ("load_model", "verify_model")
+"""What takes a model's name."""
+
+
+def take_a_model() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Every public function whose first argument is a model."""
+    for package in (*PACKAGES, mi.compare, mi.draw, mi):
+        for name in package.__all__:
+            function = getattr(package, name)
+            if inspect.isfunction(function) and name not in BY_NAME:
+                first = next(iter(inspect.signature(function).parameters.values()), None)
+                if first is not None and first.name == "model":
+                    yield name, function
+
+
+def n_required(function: Callable[..., Any]) -> int:
+    """Arguments in order that have no default, after the model."""
+    in_order = inspect.signature(function).parameters.values()
+    return -1 + sum(
+        each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in in_order
+    )
+
+
+def test_a_name_in_the_place_of_a_model_is_told_how_to_become_one() -> None:
+    found = dict(take_a_model())
+    assert {"classify_heads", "ablating", "perturbed", "record", "describe_model"} <= set(found)
+    for name, function in found.items():
+        with (
+            pytest.raises(ModelTypeError, match=f"{name} takes a model first, not its name"),
+            function("toy-gpt2", *[PROMPT] * n_required(function)),  # a context, or it raises
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("toy-gpt2", "model = mi.load_model('toy-gpt2'), then classify_heads(model, …)"),
+        (PROMPT, "classify_heads(mi.load_model('toy-gpt2'), text)"),
+        (None, "takes a model first, not NoneType"),
+        ({"model": 1}, "takes a model first, not a dict"),
+        (torch.nn.Linear(2, 2), "a Linear has no hooks: classify_heads(mi.load_model(hf_model)"),
+    ],
+)
+def test_what_is_no_model_is_refused_by_what_it_is(given: Any, message: str) -> None:
+    with pytest.raises(ModelTypeError, match=re.escape(message)):
+        mi.classify_heads(given, PROMPT)
+    with pytest.raises(ModelTypeError, match=re.escape(message)):
+        mi.classify_heads(model=given)
+
+
+def test_a_hugging_face_model_is_wrapped_as_the_first_argument() -> None:
+    hf_model = untouched("toy-gpt2")
+    model = mi.load_model(hf_model)
+    assert model.cfg.model_name == hf_model.config.name_or_path
+    ids = loaded("toy-gpt2").to_tokens(PROMPT)  # type: ignore[attr-defined]
+    assert torch.equal(model(ids), loaded("toy-gpt2")(ids))
+    assert torch.equal(model.to_tokens(PROMPT), ids)  # type: ignore[attr-defined]
+    with pytest.raises(ModelLoadError, match=r"hooked model already .* use it as it is"):
+        mi.load_model(model)  # type: ignore[arg-type]
+    with pytest.raises(ModelLoadError, match="Two models were given"):
+        mi.load_model(hf_model, hf_model=hf_model)
+
+
+def test_a_model_of_no_path_takes_no_tokenizer_from_the_folder_that_python_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hf_model = untouched("toy-gpt2")
+    loaded("toy-gpt2").tokenizer.save_pretrained(tmp_path)
+    hf_model.config.save_pretrained(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    hf_model.config.name_or_path = ""
+    model = mi.load_model(hf_model)
+    assert model.cfg.model_name == "GPT2LMHeadModel"
+    assert model.tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("ask", "kind", "message"),
+    [
+        (
+            lambda m: mi.classify_heads(m, PROMPT, behaviors=["induction"]),
+            TypeError,
+            "classify_heads() has no argument 'behaviors'. Did you mean 'behaviours'?",
+        ),
+        (
+            lambda m: mi.view_attention(m, PROMPT, 0),
+            TypeError,
+            "view_attention() takes model, prompt in this order, and all else by name: layer=",
+        ),
+        (lambda m: mi.verify_model(m), ModelTypeError, "verify_model('gpt2', model=model)"),
+        (
+            lambda _: mi.compare_models("toy-gpt2", "toy-pythia"),
+            ComparisonError,
+            "compare_models(['toy-gpt2', …], prompt)",
+        ),
+        (lambda _: mi.view_report, AttributeError, "mi.view(result) draws any"),
+    ],
+)
+def test_other_guesses_are_told_the_way(
+    ask: Callable[[Any], Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=re.escape(message)):
+        ask(loaded("toy-gpt2"))
+
+
+def test_a_result_says_what_there_is_in_the_place_of_what_it_has_not() -> None:
+    found: Any = mi.ablation_sweep(loaded("toy-gpt2"), CLEAN)
+    ways = {"to_df": "to_pandas()", "to_csv": "to_csv(path)", "plot": "view(result)"}
+    for guess, way in ways.items():
+        assert not hasattr(found, guess)
+        with pytest.raises(AttributeError, match=f"AblationSweep has no {guess}, but") as error:
+            getattr(found, guess)
+        assert way in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda ids: [ids.tolist(), ids[:5].tolist()],
+        lambda ids: [ids, ids[:5]],
+        lambda ids: [ids[None], ids[None, :5]],
+        lambda ids: [ids.numpy(), ids[:5].numpy()],
+        lambda ids: [list(ids), list(ids[:5])],
+    ],
+)
+def test_ids_of_unequal_length_are_texts_in_any_container(form: Callable[[Any], Any]) -> None:
+    model: Any = loaded("toy-gpt2")
+    ids = model.to_tokens(PROMPT)[0]
+    report = mi.classify_heads(model, form(ids), behaviours=["previous_token"])
+    assert report.tokens["prompt"].lengths.tolist() == [len(ids), 5]
+    assert torch.equal(report.tokens["prompt"].sequence(1), ids[:5])
+    part: Any = {"layers": [0], "components": ["W_O"]}
+    scored = mi.score_weights(model, form(ids), "wanda", **part)
+    expected = mi.score_weights(model, [ids, ids[:5]], "wanda", **part)
+    (name,) = scored.scores
+    assert torch.equal(scored.scores[name], expected.scores[name])
