@@ -335,7 +335,7 @@ def perturbation_test(
         progress=progress,
         label=f"Perturbing by {scores.metric}",
     )
-    _warn_of_text_beyond(model, baseline)
+    _warn_of_text_not_known(model, baseline.loss)
     return PerturbationTest(
         metric=scores.metric,
         baseline=baseline,
@@ -355,17 +355,18 @@ def perturbation_test(
     )
 
 
-def _warn_of_text_beyond(model: HookedModel, baseline: Quality) -> None:
-    """Say so where the model predicts the texts worse than a uniform guess."""
-    if baseline.loss > math.log(model.cfg.d_vocab):
+def _warn_of_text_not_known(model: HookedModel, loss: float) -> None:
+    """Say so where the model predicts the texts worse than a uniform guess does."""
+    guess = math.log(model.cfg.d_vocab)
+    if loss > guess:
         logger.warning(
             "%s predicts these texts worse than a uniform guess over its vocabulary (%.2f nats per "
             "token, against %.2f of the guess). Any damage can lower such a loss, so the effects "
             "say little: give text that the model predicts well (texts=, or --data-file), such as "
             "text of the kind that it was trained on.",
             model.cfg.model_name,
-            baseline.loss,
-            math.log(model.cfg.d_vocab),
+            loss,
+            guess,
         )
 
 

@@ -221,8 +221,8 @@ def _whole(figure: Figure) -> Bbox:
     before, figure.dpi = figure.dpi, DOTS_PER_INCH  # letters' widths are rounded to dots
     drawn = figure.get_tightbbox()
     figure.dpi = before
-    sheet = Bbox.from_extents(0, 0, figure.get_figwidth(), figure.get_figheight())
-    return Bbox.union([sheet, drawn.padded(PAD)])
+    page = Bbox.from_extents(0, 0, *figure.get_size_inches())
+    return Bbox.union([page, drawn.padded(PAD)])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
