@@ -38,6 +38,7 @@ from .models.load import load_model as load_model
 from .models.specs import MODELS as MODELS
 from .sweeps.results import open_sweep as open_sweep
 from .sweeps.run import sweep as sweep
+from .sweeps.training import dynamics as dynamics
 from .text.generate import generate as generate
 from .text.trace import trace_pipeline as trace_pipeline
 from .verification.verify import verify_model as verify_model

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import mi_toolkit as mi
 from mi_toolkit.activations.store.reader import ActivationStore
+from mi_toolkit.core import progress
 from mi_toolkit.core.errors import ReportError, SweepError, UnknownNameError
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.models.sources import bundled_folder
@@ -150,16 +151,17 @@ def test_no_pickle_in_the_folder_is_ever_read(
 
 
 def test_jobs_that_fail_are_told_by_name_and_the_others_are_done(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.01)
     large, good = huge(tmp_path / "huge"), JOBS[5]
     with caplog.at_level(logging.INFO):
         found = mi.sweep([FAILING, large, good], tmp_path / "sweep")
     assert found.done == (good,)
     assert "is empty" in found.failed[FAILING.name]
     assert "are free here: take bfloat16" in found.failed[large.name]
-    assert "sweeping: 3 of 3 jobs, " in caplog.text
-    assert "jobs a minute, 0:00:00 to go" in caplog.text
+    assert "sweeping: 3 of 3 (job), " in caplog.text
+    assert " a minute, about 0 s to go" in caplog.text
     assert f"2 of 3 jobs failed: {large.name}: " in caplog.text
     again = mi.open_sweep(tmp_path / "sweep")
     assert again.failed == found.failed

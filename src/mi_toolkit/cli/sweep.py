@@ -1,10 +1,10 @@
-"""`mi-toolkit sweep`, the same heads at several lengths, and `sweep-run`, many jobs of a study."""
+"""`mi-toolkit sweep`, the same heads at several lengths, `sweep-run`, many jobs, and `dynamics`."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -33,6 +33,7 @@ from mi_toolkit.cli.terminal import (
     width,
 )
 from mi_toolkit.core.errors import SweepError
+from mi_toolkit.core.tables import table_of
 
 
 def sweep(
@@ -165,3 +166,77 @@ def sweep_run(
         print(bold(head), *lines, "", f"Wrote {output}", sep="\n")
     if found.failed:
         raise SweepError(f"{len(found.failed)} of {len(jobs)} jobs failed.")
+
+
+def dynamics(
+    model: str,
+    /,
+    *,
+    revisions: Several[str] = None,
+    behaviours: Several[str] = None,
+    confirm_at: Several[int] = None,
+    min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    seed: int = 0,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    tokens_per_step: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    workers: int | Literal["auto"] | None = None,
+    address: str | None = None,
+    folder: Path | None = None,
+    out: OutputOptions = DEFAULT_OUTPUT,
+) -> None:
+    """Find out when a model's heads became what they are, from its checkpoints.
+
+    Of each label and head: its figure by training step, when it came, with an interval, and whether
+    it went again.
+
+    Args:
+        model: Hub id whose revisions are steps (Pythia, say), or a folder of checkpoint-500, ….
+        revisions: Steps, or names such as step1000. Without it, some twenty, evenly over their
+            logarithm; all for every one.
+        behaviours: Only these, one or several, such as previous_token or induction.
+        confirm_at: Steps at which ablation tests the labels.
+        min_lift: The least lift over chance (0 chance, 1 perfect) for a label.
+        seed: Of the random stimulus.
+        dtype: Precision of the weights.
+        tokens_per_step: Tokens of a training step, where the checkpoints do not say.
+        workers: How many processes (needs the extra ray), or auto.
+        address: A Ray cluster, such as auto. Without it, this machine.
+        folder: Where each checkpoint's results are kept; after an interruption it goes on there.
+        out: What it gives.
+    """
+    out.check()
+    check_folder(folder)
+    logging.getLogger("mi_toolkit").setLevel(logging.INFO)
+    from mi_toolkit.sweeps.training import dynamics as follow
+
+    chosen: dict[str, Any] = {"behaviours": behaviours} if behaviours else {}
+    with third_parties_kept_off_stdout():
+        found = follow(
+            model,
+            "log" if revisions is None else "all" if revisions == ["all"] else revisions,
+            output=folder,
+            confirm_at=confirm_at or (),
+            dtype=dtype,
+            tokens_per_step=tokens_per_step,
+            how={"workers": workers, "address": address},
+            min_lift=min_lift,
+            seed=seed,
+            **chosen,
+        )
+    out.deliver(
+        found,
+        name="dynamics",
+        record=lambda: {
+            "model": found.model,
+            "steps": list(found.steps),
+            "onsets": list(found.onset_rows()),
+            "confirmed": [
+                vars(each) | {"heads": [*map(str, each.heads)]} for each in found.confirmed
+            ],
+        },
+        lines=lambda: str(found).splitlines(),
+        tables={
+            "onsets.csv": lambda: table_of(found.onset_rows()),
+            "heads.csv": found.to_pandas,
+        },
+    )

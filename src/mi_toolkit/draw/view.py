@@ -13,7 +13,13 @@ from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
-from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
+from mi_toolkit.draw.comparison import (
+    view_comparison,
+    view_dynamics,
+    view_runs,
+    view_stimuli,
+    view_sweep,
+)
 from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
@@ -30,6 +36,7 @@ from mi_toolkit.interventions.effect import AblationEffect
 from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.verification.verify import Verification
@@ -65,6 +72,7 @@ def view(
     | Found
     | ModelComparison
     | LengthSweep
+    | HeadDynamics
     | StimulusComparison
     | RunComparison
     | ScoreFidelity,
@@ -128,6 +136,7 @@ _view.register(ActivationStatistics)(view_statistics)
 _view.register(WeightScores)(view_weights)
 _view.register(ModelComparison)(view_comparison)
 _view.register(LengthSweep)(view_sweep)
+_view.register(HeadDynamics)(view_dynamics)
 _view.register(StimulusComparison)(view_stimuli)
 _view.register(RunComparison)(view_runs)
 _view.register(ScoreFidelity)(view_fidelity)

@@ -27,6 +27,7 @@ from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker
 try:
     import ray
     from ray._private import ray_constants
+    from ray._private.node import Node
     from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 except ImportError as error:
     raise SweepError(
@@ -80,6 +81,7 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
             break
         except Exception as error:  # where a node does not start in time, Ray raises just that
             ray.shutdown()
+            _end_half_started(error)
             if address is None and left:
                 continue  # a busy machine takes more than the half minute that Ray waits
             where = "here" if address is None else f"at {address!r}"
@@ -91,6 +93,16 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _end_half_started(error: Exception) -> None:
+    """End the processes of a node that did not start in time: Ray forgets them."""
+    trace = error.__traceback__
+    while trace is not None:
+        node = trace.tb_frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False)
+        trace = trace.tb_next
 
 
 def _connect(address: str | None, cpus: int | None) -> None:

@@ -11,6 +11,7 @@ from .confirmation import confirmation_figure as confirmation_figure
 from .confirmation import untrained_figure as untrained_figure
 from .confirmation import verification_figure as verification_figure
 from .grids import weight_maps as weight_maps
+from .heads import dynamics_figure as dynamics_figure
 from .heads import labels_by_depth as labels_by_depth
 from .heads import locality_histogram as locality_histogram
 from .heads import pattern_grid as pattern_grid
