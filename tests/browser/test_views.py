@@ -157,8 +157,13 @@ def test_a_frame_out_of_sight_is_in_a_picture_of_the_whole_page(
     background = str(opened.page.evaluate("document.querySelector('iframe').style.background"))
     assert "%3Cscript" not in background
     assert quiet(opened)
-    # Printed, legends keep their colours.
+    # Printed, legends keep their colours, and paper is light.
     frame = opened.page.frames[1]
+    paper = "getComputedStyle(document.body).backgroundColor"
+    opened.page.emulate_media(color_scheme="dark")
+    assert frame.evaluate(paper) == "rgb(23, 24, 26)"
+    opened.page.emulate_media(color_scheme="dark", media="print")
+    assert frame.evaluate(paper) == "rgb(255, 255, 255)"
     assert frame.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import io
 import logging
 import re
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import mi_toolkit as mi
-from mi_toolkit.core import process_state, progress
-from mi_toolkit.core.progress import own_progress, part_done, track, watching, working
+from mi_toolkit.core import progress
+from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import part_done, track, watching, working
 from tests.models_here import loaded
 
 SHORT: Mapping[str, str] = {
@@ -152,19 +152,16 @@ def test_a_share_moves_the_work_around_it_and_an_error_leaves_nothing_under_way(
         assert outer.part == pytest.approx((index + 0.5) / 4 / 2)
     progress._under_way.reset(token)
 
-    def fails() -> None:
-        for _ in track(range(2), total=2, label="lost", unit="item", show=None):
+    @one_job
+    def fails(_: str) -> None:
+        items = track(range(2), total=2, label="lost", unit="item", show=None)
+        for _ in items:
             raise ValueError("on the way")
 
-    kept = None
-    with own_progress():
-        try:
-            fails()
-        except ValueError as error:
-            kept = error  # and with it the frame, and the loop that was never finished
-    assert kept is not None
+    with pytest.raises(ValueError, match="on the way") as kept:
+        fails("no model")
+    assert kept.traceback  # and with it the frame that holds what was never finished
     assert progress._under_way.get() is None
-    assert "own_progress" in inspect.getsource(process_state.one_job)
 
 
 @pytest.mark.usefixtures("at_once")

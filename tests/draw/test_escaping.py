@@ -29,6 +29,7 @@ from mi_toolkit.compare.stimuli import StimulusComparison, compare_stimuli
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.named_axes import NamedTensor, named
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.draw import (
     ablation,
@@ -95,6 +96,9 @@ def hostile(value: Any, outside: Container[str] | None = None) -> Any:
         outside = frozenset(OUTSIDE | set(tokens()))
     if isinstance(value, str):
         return HOSTILE + value if value in outside else value
+    if isinstance(value, NamedTensor):
+        axes = [hostile(axis, outside) for axis in value.axes]
+        return named(value.as_subclass(torch.Tensor), axes)
     if isinstance(value, Mapping):
         return {hostile(key, outside): hostile(each, outside) for key, each in value.items()}
     if type(value) in (tuple, list):

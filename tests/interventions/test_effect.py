@@ -12,7 +12,12 @@ from scipy import stats
 
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.random_sets import n_sets_like, random_sets
-from mi_toolkit.interventions.confirm.confirmation import Explanation, HypothesisTest, LayerPart
+from mi_toolkit.interventions.confirm.confirmation import (
+    Explanation,
+    HypothesisTest,
+    LayerPart,
+    trial_row,
+)
 from mi_toolkit.interventions.confirm.losses import Effect, PairedChanges, effect_of
 from mi_toolkit.interventions.confirm.setting import judged
 
@@ -255,3 +260,15 @@ def test_a_set_that_fails_names_the_layers_in_which_it_does_less_than_most() -> 
     assert reason(9, 8) == f"{do_as_much}; in no layer more than most of its heads"
     assert reason(1, 2) == do_as_much
     assert reason(9, 1, reached=0) == "beyond all 100 other sets"
+
+
+@pytest.mark.parametrize(
+    ("deviations", "shown"),
+    [(2.0, "+2.0 [+1.0, +3.0]"), (34097.3, "over +100"), (-150.0, "under -100")],
+)
+def test_a_distance_among_sets_that_are_all_alike_is_not_written_out(
+    deviations: float, shown: str
+) -> None:
+    trial = trial_of(3)
+    trial = replace(trial, effect=replace(trial.effect, effect=deviations))
+    assert trial_row(trial, "label")[3] == shown

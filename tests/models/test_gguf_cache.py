@@ -188,7 +188,13 @@ def test_no_cache_on_the_command_line_reaches_load_model() -> None:
     assert len(asked) == len(dataclasses.fields(LoadOptions))
     inspect.signature(load_model).bind("toy-gpt2", **asked)
     one, other = (
-        protocol_of(min_lift=0.3, seed=0, load=options.arguments(), headvis=False)
+        protocol_of(
+            min_lift=0.3,
+            weighting="prompts",
+            seed=0,
+            load=options.arguments(),
+            headvis=False,
+        )
         for options in (LoadOptions(), LoadOptions(no_cache=True))
     )
     assert one == other

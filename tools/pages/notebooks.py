@@ -55,6 +55,8 @@ def _shown(output: Any, name: str) -> tuple[list[Made], str]:
         return [picture], f"![]({name}.png)"
     if "text/html" not in data:
         return [], _fenced(data.get("text/plain", ""), "text")
+    if not data["text/html"]:  # a progress bar whose work is done
+        return [], ""
     framed = FRAMED.match(data["text/html"])
     if framed is None:
         return [], f'<div class="output">{_one_line(data["text/html"])}</div>'

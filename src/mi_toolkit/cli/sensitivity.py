@@ -184,7 +184,8 @@ def sensitivity(
         save_plots: Write the pictures into --output as PNG files, too.
         experiment_id: Folder in --output to write to.
         json: Write JSON instead of tables, and nothing else, to standard output.
-        verbose: Say on standard error what is being done.
+        verbose: Say on standard error what is being done and how long it will take, also where that
+            is a file.
         load: How the model is loaded.
     """
     if output is None and (experiment_id is not None or save_plots):
@@ -226,7 +227,13 @@ def sensitivity(
         note(f"Scoring by {', '.join(settings.metrics)}.")
     with third_parties_kept_off_stdout():
         study = run_and_write(
-            hooked, settings, texts, output, perturbing=budget.perturbing, plots=save_plots
+            hooked,
+            settings,
+            texts,
+            output,
+            perturbing=budget.perturbing,
+            plots=save_plots,
+            progress=True if verbose else None,
         )
     if verbose and study.reused:
         note(f"Already done: {', '.join(study.reused)}.")
@@ -246,14 +253,22 @@ def run_and_write(
     *,
     perturbing: bool,
     plots: bool,
+    progress: bool | None = None,
 ) -> Study:
     """Run, and write what goes next to the run's own parts: summary, page and pictures."""
     from mi_toolkit.weights.study import run_study
 
     if output is None:
-        return run_study(model, settings, texts=texts, perturbing=perturbing)
+        return run_study(model, settings, texts=texts, perturbing=perturbing, progress=progress)
     with writing(output / "summary.json") as summary:
-        study = run_study(model, settings, texts=texts, folder=output, perturbing=perturbing)
+        study = run_study(
+            model,
+            settings,
+            texts=texts,
+            folder=output,
+            perturbing=perturbing,
+            progress=progress,
+        )
         with atomic_write(summary) as draft:
             draft.write_text(as_json(summary_of(study)), encoding="utf-8")
         from mi_toolkit.draw.sensitivity import save_pictures, view_study

@@ -25,11 +25,12 @@ MISSING = "\N{EN DASH}"
 
 def view_comparison(comparison: ModelComparison) -> ResultView:
     """Models side by side: labels, their depth, next-token agreement, and what they share."""
+    texts = "text" if comparison.n_texts == 1 else f"{comparison.n_texts} texts"
     return ResultView(
         title=f"Heads of {', '.join(comparison.models)}",
         caption=(
-            f"The same {comparison.n_texts} texts, each model through its own tokenizer. Shares "
-            "are of a model's attention heads. Two predictions agree where one is a prefix of the "
+            f"The same {texts}, each model through its own tokenizer. Shares are of a "
+            "model's attention heads. Two predictions agree where one is a prefix of the "
             "other; chance pairs the same predictions at random."
         ),
         draw=lambda: figures.comparison_grid(comparison),

@@ -55,7 +55,8 @@ def view_statistics(
             "Each row is a text in which the unit has one of its largest values, at the token "
             "in bold; a dot (·) is a space. The extremes say little about the many tokens on "
             "which a unit is half on: its mean and density stand next to its number. "
-            f"{units_of.moments.count:,} tokens of {statistics.n_documents:,} documents."
+            f"{units_of.moments.count:,} tokens of {statistics.n_documents:,} "
+            f"document{'s' * (statistics.n_documents != 1)}."
         ),
         body=lambda: render("units", units=[_unit(statistics, hook, unit) for unit in chosen]),
         draw=None,

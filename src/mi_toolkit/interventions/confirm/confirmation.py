@@ -320,10 +320,20 @@ def trial_row(trial: HypothesisTest, by: str) -> list[str]:
         trial.label,
         ablated,
         with_interval(effect.change, effect.change_low, effect.change_high, digits=3),
-        with_interval(effect.effect, effect.effect_low, effect.effect_high, digits=1),
+        _in_deviations(effect),
         f"{effect.percentile:.1f} of {len(effect.random)}" if len(effect.random) else "",
         f"{trial.verdict}: {trial.reason}",
     ]
+
+
+MOST_DEVIATIONS = 100
+"""Beyond so many standard deviations it is the others that are alike: more figures say nothing."""
+
+
+def _in_deviations(effect: Effect) -> str:
+    if abs(effect.effect) < MOST_DEVIATIONS or effect.effect != effect.effect:
+        return with_interval(effect.effect, effect.effect_low, effect.effect_high, digits=1)
+    return f"{'over +' if effect.effect > 0 else 'under -'}{MOST_DEVIATIONS}"
 
 
 def details(trial: HypothesisTest) -> Iterator[list[str]]:
