@@ -165,11 +165,11 @@ def heads_named(
     if labels:
         further = [label for label in labels if label in BEHAVIOURS and label not in STANDARD]
         table = chosen([*STANDARD, *further])
-        known = label_names({name: behaviour.facts for name, behaviour in table.items()})
+        known = label_names({each.name: each.facts for each in table})
         for label in labels:  # before the passes
             if label not in known and label not in SCOPE_NAMES:
                 raise unknown_name("label", label, [*known, *SCOPE_NAMES])
-        report = classify_heads(model, behaviours=list(table), progress=False)
+        report = classify_heads(model, behaviours=table, progress=False)
         for label in labels:
             heads = report.heads(label)
             if not heads:

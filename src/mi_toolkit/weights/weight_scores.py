@@ -112,7 +112,7 @@ def _described(
 
 def labels_of(report: HeadReport, layer: int, head: int) -> str:
     """A head's labels in one cell; `unclassified` where it has none."""
-    return ", ".join(report.labels_of((layer, head))) or UNCLASSIFIED
+    return ", ".join(report.labels_in_words((layer, head))) or UNCLASSIFIED
 
 
 def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
