@@ -90,6 +90,6 @@ def test_footnotes_stand_only_where_they_apply(shown: mi.HeadReport) -> None:
     assert "copies" not in text_of(none)
     assert "whether the head raises or lowers" not in mi.Page([mi.view(none)]).document()
     assert "whether the head raises or lowers" in mi.Page([mi.view(shown)]).document()
-    assert "A label says beyond doubt: above lift" in text_of(none)
+    assert "A label needs its interval's lower end at lift 0.3" in text_of(none)
     nothing = made_report({"induction": torch.full((1, 4), torch.nan)})
     assert "A label" not in text_of(nothing)

@@ -16,7 +16,6 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.named_axes import named_like
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
@@ -346,7 +345,7 @@ class HeadReport(Result):
         """
         has_chance = [self.facts[behaviour].has_chance for behaviour in self.behaviours]
         figures = torch.where(torch.tensor(has_chance)[:, None, None], self.lift, self.score)
-        return named_like(figures, self.lift)[name]
+        return self.with_names(figures, "behaviour", "layer", "head")[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.behaviours)
@@ -383,7 +382,7 @@ class HeadReport(Result):
         no head was measured, which is another matter: see `not_applicable_reason`.
         """
         found = (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
-        return named_like(found, self.scope)
+        return self.with_names(found, "layer", "head")
 
     @property
     def borderline(self) -> Bool[Tensor, "behaviour layer head"]:
@@ -397,7 +396,7 @@ class HeadReport(Result):
             for row, name in enumerate(self.behaviours)
         }
         found = borderline_heads(figures, self.facts, min_lift=self.min_lift, fdr=self.fdr)
-        return named_like(torch.stack(list(found.values())), self.lift)
+        return self.with_names(torch.stack(list(found.values())), "behaviour", "layer", "head")
 
     @property
     def interval_over(self) -> Mapping[str, str | None]:
