@@ -59,6 +59,8 @@ def test_a_head_that_lowers_what_it_finds_is_labelled_so_instead() -> None:
     copies, lowers = label_heads(bars(low), copying, facts, min_lift=0.3, fdr=None)
     assert copies.tolist() == [[True, False, True, False]]
     assert lowers.tolist() == [[False, True, False, False]]
+    asked = label_heads(bars(low), copying, facts, min_lift=0.3, fdr=None, require_copying=True)
+    assert asked.tolist() == [[[True, False, False, False]], [[False, True, False, False]]]
     needy = {"induction": replace(facts["induction"], needs_copying=True)}
     copies, lowers = label_heads(bars(low), copying, needy, min_lift=0.3, fdr=None)
     assert copies.tolist() == [[True, False, False, False]]

@@ -17,6 +17,7 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    Switch,
     WeightingName,
     at_least_one,
     between_zero_and_one,
@@ -54,6 +55,7 @@ def classify(
     data_file: Path | None = None,
     field: str = "text",
     resume: Path | None = None,
+    require_copying: Switch = False,
     untrained: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
@@ -86,6 +88,8 @@ def classify(
         field: Where that file has records, the field with the text.
         resume: File for what is measured so far. A run that was interrupted goes on from it when
             it is called again in the same way, and ends with the same figures.
+        require_copying: Give the label induction only to heads that are shown to raise the logits
+            of what they look at.
         untrained: Classify so many models of the same config with fresh weights, too, and show
             each figure against their strongest head. It takes as many times as long.
         out: What it gives; HeadReport.load reads report.safetensors. A page also has patterns of
@@ -118,6 +122,8 @@ def classify(
             seed=seed,
             resume=resume,
         )
+        if require_copying:
+            report = report.label(require_copying=True)
         if untrained is not None:
             report = report.against(
                 mi.untrained_control(

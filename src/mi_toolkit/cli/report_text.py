@@ -12,7 +12,7 @@ from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import WEIGHTS
 from mi_toolkit.heads.labels import NOT_FINITE, UNCLASSIFIED
-from mi_toolkit.heads.report import ABOUT_TEXTS, HeadReport
+from mi_toolkit.heads.report import ABOUT_TEXTS, NOT_SHOWN, HeadReport
 from mi_toolkit.heads.summary import TOO_FEW
 from mi_toolkit.models.specs import describe_windows
 
@@ -135,6 +135,9 @@ def _heads(report: HeadReport, name: str, room: int) -> str:
         return f"none; highest {figure(report, name, report.strongest(name))}"
     bare = [figure(report, behaviour, head) for head in heads]
     whole = [bare[i] + report.copying_text(name, head) for i, head in enumerate(heads)]
+    for i, head in enumerate(heads):  # which is said however narrow the terminal
+        if report.copying_shown(name, head) is False:
+            bare[i] += f" {NOT_SHOWN}"
     return _listed(whole if max(map(len, whole)) <= room else bare, room)
 
 
@@ -161,14 +164,11 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
 
 
 def _notes(report: HeadReport) -> Iterator[str]:
-    bars = (
-        [f"lift {report.min_lift:g}"]
-        if any(_group(report, name)[0] for name in report.label_names)
-        else []
-    )
+    shown = [name for name in report.label_names if report.applicable[report.behaviour_of(name)]]
+    bars = [f"lift {report.min_lift:g}"] if any(_group(report, name)[0] for name in shown) else []
     bars += [
         f"{name} {bar:g}"
-        for name in report.label_names
+        for name in shown
         if (bar := report.facts[report.behaviour_of(name)].min_label) is not None
     ]
     if bars:
@@ -182,11 +182,16 @@ def _notes(report: HeadReport) -> Iterator[str]:
             )
     if report.untrained is not None:
         yield untrained_note(report, report.untrained)
-    if any(facts.suppressing for facts in report.facts.values()):
+    told = [report.copying_text(name, head) for name in shown for head in report.heads(name)]
+    words = [word for word in ("copies", "suppresses", NOT_SHOWN) if any(word in t for t in told)]
+    if words:
         yield (
-            "copies, suppresses: what the head does to the logits of the tokens that it looks at, "
+            f"{', '.join(words)}: what the head does to the logits of the tokens that it looks at, "
             "in standard deviations over the vocabulary."
         )
+    asking = [name for name, facts in report.facts.items() if facts.suppressing]
+    if report.require_copying and asking:
+        yield f"{', '.join(asking)} asks that the head is shown to copy, too."
 
 
 def untrained_note(report: HeadReport, control: UntrainedControl) -> str:

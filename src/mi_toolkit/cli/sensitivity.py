@@ -54,6 +54,7 @@ def summary_of(study: Study) -> dict[str, Any]:
         return None if table is None else json_format.loads(table.to_json(orient="records"))
 
     return {
+        "heads": list(study.of_heads) or None,
         "top": [
             {
                 "metric": metric,
@@ -75,7 +76,8 @@ def show_study(study: Study, settings: Settings) -> None:
     for metric in settings.metrics:
         k = max(settings.topk)
         table = study.top[metric, k]
-        print(bold(f"Highest by {metric}, per {settings.per} ({len(table)} weights)"))
+        whose = f" of {', '.join(study.of_heads)}" if study.of_heads else ""
+        print(bold(f"Highest by {metric}{whose}, per {settings.per} ({len(table)} weights)"))
         print(top_lines(table.head(SHOWN)))
         if len(table) > SHOWN:
             print(f"… and {len(table) - SHOWN} more")
@@ -127,6 +129,7 @@ def sensitivity(
     batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,
     layers: Several[int] = None,
     components: Several[str] = None,
+    heads: Several[str] = None,
     blocks_at_once: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     no_perturbation: Switch = False,
     fast_perturbation: Switch = False,
@@ -162,6 +165,8 @@ def sensitivity(
         batch_size: Texts to a pass. It changes memory and time; figures by rounding only.
         layers: Only these layers, by number: 1 is layer 1 alone.
         components: Only these: W_Q, W_out, …, or attn, mlp, embeddings, biases, norms.
+        heads: Only the weights of these heads, by name (L5H1), or by label: label:induction is all
+            heads that mi-toolkit classify labels so on this model.
         blocks_at_once: Hold the gradients of so many blocks together, with a pass for each group.
             It changes memory and time; figures by rounding only. Without it: all, or what fits.
         no_perturbation: Score and list only.
@@ -199,6 +204,7 @@ def sensitivity(
         per=per,
         layers=layers,
         components=components,
+        heads=heads,
         batch_size=batch_size,
         max_length=max_length,
         eval_limit=eval_limit,

@@ -84,11 +84,6 @@ def named(tensor: Tensor, axes: Sequence[Axis]) -> Tensor:
     return found
 
 
-def named_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A tensor that takes the names that `other`, of the same shape, takes."""
-    return named(tensor, other.axes if isinstance(other, NamedTensor) else ())
-
-
 def _is_name(part: Any, axes: Sequence[Axis]) -> bool:
     """Whether a part of an index is a name, a head, or several; `(5, 1)` is one where heads are."""
     if isinstance(part, str | Head):
@@ -174,10 +169,14 @@ class NamedAxes:
         for field, kinds in _axes_of(own).items():
             tensor = getattr(self, field)
             if isinstance(tensor, Tensor) and tensor.ndim == len(kinds):
-                sides = zip(kinds, tensor.shape, strict=True)
-                axes = [Axis(kind, self._names_along(kind, size)) for kind, size in sides]
                 # The dataclass is frozen; the tensor is the same.
-                object.__setattr__(self, field, named(tensor.as_subclass(Tensor), axes))
+                object.__setattr__(self, field, self.with_names(tensor, *kinds))
+
+    def with_names(self, tensor: Tensor, *kinds: str) -> Tensor:
+        """A tensor that takes the names of what its axes run over."""
+        sides = zip(kinds, tensor.shape, strict=True)
+        axes = [Axis(kind, self._names_along(kind, size)) for kind, size in sides]
+        return named(tensor.as_subclass(Tensor), axes)
 
     def _names_along(self, kind: str, size: int) -> tuple[str, ...]:
         for field in (f"{kind}_names", f"{kind}s"):

@@ -13,8 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
+from types import MappingProxyType
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from mi_toolkit.core.head import Head
 
@@ -98,13 +101,23 @@ def _drawn(
 
 
 def random_control(
-    top: Sequence[Triple], shapes: Mapping[str, tuple[int, int]], generator: torch.Generator
+    top: Sequence[Triple],
+    shapes: Mapping[str, tuple[int, int]],
+    generator: torch.Generator,
+    within: Mapping[str, Bool[Tensor, "_ _"]] = MappingProxyType({}),
 ) -> list[Triple]:
-    """As many weights of each matrix, drawn from the whole matrix without replacement."""
+    """As many weights of each matrix, drawn from it without replacement.
+
+    From the whole matrix, or, where it is in `within`, from the weights marked there.
+    """
     drawn: list[Triple] = []
     for name, count in Counter(name for name, _, _ in top).items():
         n_rows, n_columns = shapes[name]
-        flat = _distinct(n_rows * n_columns, count, generator)
+        if name in within:
+            marked = within[name].flatten().nonzero().flatten()
+            flat = marked[_distinct(len(marked), count, generator)].tolist()
+        else:
+            flat = _distinct(n_rows * n_columns, count, generator)
         drawn += [(name, int(place) // n_columns, int(place) % n_columns) for place in flat]
     return drawn
 

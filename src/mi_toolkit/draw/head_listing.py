@@ -180,7 +180,7 @@ def head_html(report: HeadReport, traced: Pipeline, head: Head) -> Markup:
     """One head's labels, where it looks and how spread, and its figure for every behaviour."""
     return render(
         "head",
-        labels=report.labels_of(head),
+        labels=list(zip(report.labels_of(head), report.labels_in_words(head), strict=True)),
         facts=" ".join(_facts(report, traced, head)),
         rows=[_figure_row(report, name, head) for name in report.behaviours],
     )

@@ -175,7 +175,7 @@ def label_map(report: HeadReport) -> HeadMap:
         return Cell(
             head=head,
             colours=strips or (colours.NOTHING,),
-            tip=f"{head}: {', '.join(names) or bare}",
+            tip=f"{head}: {', '.join(report.labels_in_words(head)) or bare}",
         )
 
     carried = [name for name in report.label_names if report.heads(name)]

@@ -35,12 +35,18 @@ def view_report(report: HeadReport) -> ResultView:
     maps = maps_of(report)
     lines = dict(report.summary())
     closing = ("scope", UNCLASSIFIED, NOT_FINITE, *ABOUT_TEXTS)
+    labels = [_label(report, name, lines[name]) for name in report.listed]
     return ResultView(
         title=f"Heads of {report.provenance.model}: {n_layers} layers × {n_heads} heads",
         caption=_reading(report),
         body=lambda: render(
             "report",
-            labels=[_label(report, name, lines[name]) for name in report.listed],
+            labels=labels,
+            copies=any(
+                report.copying_text(name, head)
+                for name in report.label_names
+                for head in report.heads(name)
+            ),
             n_shown=HEADS_SHOWN,
             closing=[(name, lines[name]) for name in closing if name in lines],
             maps=list(map(map_figure, maps)),

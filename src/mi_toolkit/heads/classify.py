@@ -10,24 +10,26 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, UnknownNameError, unknown_name
+from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.stats import CONFIDENCE
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
-from mi_toolkit.heads.behaviours import chosen
+from mi_toolkit.heads.behaviours import BEHAVIOURS, STANDARD, chosen
 from mi_toolkit.heads.kinds import WEIGHTS, Behaviour, Weighting, check_weighting
 from mi_toolkit.heads.labels import (
     DEFAULT_FDR,
     DEFAULT_MIN_LIFT,
+    SCOPE_NAMES,
     BarFigures,
     label_heads,
     label_names,
@@ -145,6 +147,42 @@ def _coverage(run: StimulusRun, names: Sequence[str], head_queries: Tensor) -> T
     row = names.index("locality")
     plan = run.measurements[run.layers[0]].plan
     return head_queries[row] / plan.eligibility[row].n_queries
+
+
+LABEL = "label:"
+"""What stands before a label where heads are named by it."""
+
+
+def heads_named(
+    model: HookedModel, names: str | Iterable[Head | tuple[int, int] | str]
+) -> list[Head]:
+    """Heads by name, or by label: `label:induction` is all that `classify_heads(model)` gives it.
+
+    Raises:
+        UnknownNameError: no such head or label, or a label that no head has.
+    """
+    asked = [names] if isinstance(names, str) else list(names)
+    labels = [name.removeprefix(LABEL) for name in map(str, asked) if name.startswith(LABEL)]
+    found = [Head.of(name) for name in asked if not str(name).startswith(LABEL)]
+    if labels:
+        further = [label for label in labels if label in BEHAVIOURS and label not in STANDARD]
+        table = chosen([*STANDARD, *further])
+        known = label_names({each.name: each.facts for each in table})
+        for label in labels:  # before the passes
+            if label not in known and label not in SCOPE_NAMES:
+                raise unknown_name("label", label, [*known, *SCOPE_NAMES])
+        report = classify_heads(model, behaviours=table, progress=False)
+        for label in labels:
+            heads = report.heads(label)
+            if not heads:
+                raise UnknownNameError(
+                    f"{model.cfg.model_name} has no head labelled {label} by the standard "
+                    f"protocol: {dict(report.summary()).get(label, 'none')}."
+                )
+            found += heads
+    if not found:
+        raise UnknownNameError("The list of heads is empty: name at least one, or leave it out.")
+    return list(dict.fromkeys(found))
 
 
 OWN_PROMPT = "prompt"

@@ -119,13 +119,14 @@ def label_heads(
     *,
     min_lift: float,
     fdr: float | None,
+    require_copying: bool = False,
 ) -> Bool[Tensor, "label layer head"]:
     """Which head carries which label, in the order of `label_names`.
 
     `copying` holds the interval of the direct effect, for the behaviours that ask for it: a head
     that looks where the behaviour asks and lowers what it finds there gets the suppressing label
     instead. Where the effect is not known, attention alone decides, and nothing is labelled that
-    needs it.
+    needs it. With `require_copying` every such label needs that the head is shown to raise it.
     """
     rows = []
     all_clear = clears_bar(figures, facts, min_lift=min_lift, fdr=fdr)
@@ -135,7 +136,7 @@ def label_heads(
         if behaviour.suppressing is not None:
             low, high = copying[name]
             lowers = clears & (high < 0)
-            if behaviour.needs_copying:
+            if behaviour.needs_copying or require_copying:
                 clears = clears & (low > 0)
         if behaviour.carries_label:
             rows.append(clears & ~lowers)

@@ -16,7 +16,6 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.named_axes import named_like
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
 from mi_toolkit.core.tokens import TokenBatch
@@ -107,8 +106,12 @@ def copying_text(report: HeadReport, label: str, head: Head) -> str:
     )
     if math.isnan(effect):
         return ""
-    verb = "copies" if low > 0 else "suppresses" if high < 0 else "neither copies nor lowers"
+    verb = "copies" if low > 0 else "suppresses" if high < 0 else NOT_SHOWN
     return f" {verb} {effect:+.1f}"
+
+
+NOT_SHOWN = "copying not shown"
+"""Of a head that looks where a label asks, and whose effect on what it sees may be none."""
 
 
 def _label_line(report: HeadReport, name: str) -> str:
@@ -241,6 +244,10 @@ class HeadReport(Result):
     """What counts alike in a figure of several texts: each text (`prompts`), or each eligible query
     (`queries`). `locality` is a ratio of sums over all queries either way."""
 
+    require_copying: bool = False
+    """Whether labels that can be told from suppressing (`induction`) ask that the head is shown to
+    copy (`label`)."""
+
     untrained: UntrainedControl | None = None
     """How high untrained twins of the model score, where that was asked (`against`)."""
 
@@ -265,6 +272,54 @@ class HeadReport(Result):
         """
         control.check(self.provenance, self.stimulus, self.weighting)
         return replace(self, untrained=control)
+
+    def label(self, *, require_copying: bool) -> HeadReport:
+        """The same report, labelled anew.
+
+        Args:
+            require_copying: whether a label that can be told from suppressing, such as `induction`,
+                asks that the head is shown to raise the logits of what it looks at: the interval of
+                `copying` above 0. Without it, that the head looks there is enough; whose copying is
+                not shown is told by `labels_in_words`.
+
+        Example:
+            >>> import mi_toolkit as mi
+            >>> report = mi.classify_heads(mi.load_model("toy-gpt2"), behaviours=["induction"])
+            >>> report.label(require_copying=True).heads("induction")
+            [L2H0]
+        """
+        if self.parts:
+            parts = {
+                name: part.label(require_copying=require_copying)
+                for name, part in self.parts.items()
+            }
+            return replace(merge_stimuli(parts), untrained=self.untrained)
+        figures = {
+            name: BarFigures(*(getattr(self, field)[row] for field in BarFigures._fields))
+            for row, name in enumerate(self.behaviours)
+        }
+        ends = zip(self.copying_low, self.copying_high, strict=True)
+        labels = label_heads(
+            figures,
+            dict(zip(self.behaviours, ends, strict=True)),
+            self.facts,
+            min_lift=self.min_lift,
+            fdr=self.fdr,
+            require_copying=require_copying,
+        )
+        return replace(self, labels=labels, require_copying=require_copying)
+
+    def copying_shown(self, label: str, head: Head | tuple[int, int] | str) -> bool | None:
+        """Whether a head is shown to raise what it looks at (of a suppressing label: to lower it).
+
+        None where the label has nothing to do with it, or the effect was not measured.
+        """
+        behaviour = self.behaviour_of(label)
+        place = (self.index(behaviour), *self._head(head))
+        if self.facts[behaviour].suppressing is None or self.copying[place].isnan():
+            return None
+        lowers = label == self.facts[behaviour].suppressing
+        return bool(self.copying_high[place] < 0 if lowers else self.copying_low[place] > 0)
 
     def on(self, stimulus: str) -> HeadReport:
         """The same record, every behaviour measured on one stimulus.
@@ -299,7 +354,7 @@ class HeadReport(Result):
         """
         has_chance = [self.facts[behaviour].has_chance for behaviour in self.behaviours]
         figures = torch.where(torch.tensor(has_chance)[:, None, None], self.lift, self.score)
-        return named_like(figures, self.lift)[name]
+        return self.with_names(figures, "behaviour", "layer", "head")[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.behaviours)
@@ -336,7 +391,7 @@ class HeadReport(Result):
         no head was measured, which is another matter: see `not_applicable_reason`.
         """
         found = (self.score.isnan() & (self.head_queries > 0)).any(dim=0)
-        return named_like(found, self.scope)
+        return self.with_names(found, "layer", "head")
 
     @property
     def borderline(self) -> Bool[Tensor, "behaviour layer head"]:
@@ -350,7 +405,7 @@ class HeadReport(Result):
             for row, name in enumerate(self.behaviours)
         }
         found = borderline_heads(figures, self.facts, min_lift=self.min_lift, fdr=self.fdr)
-        return named_like(torch.stack(list(found.values())), self.lift)
+        return self.with_names(torch.stack(list(found.values())), "behaviour", "layer", "head")
 
     @property
     def interval_over(self) -> Mapping[str, str | None]:
@@ -406,6 +461,19 @@ class HeadReport(Result):
         """
         carried = self.labels[self._head(head)].tolist()
         return [name for name, carries in zip(self.label_names, carried, strict=True) if carries]
+
+    def labels_in_words(self, head: Head | tuple[int, int] | str) -> list[str]:
+        """The labels of one head, and of an induction head whether copying is not shown.
+
+        Such as `induction, copying not shown`.
+
+        Raises:
+            UnknownNameError: the model has no such head.
+        """
+        return [
+            f"{label}, {NOT_SHOWN}" if self.copying_shown(label, head) is False else label
+            for label in self.labels_of(head)
+        ]
 
     def kv_head(self, head: Head | tuple[int, int] | str) -> int:
         """The key and value head that a query head reads, its own number where none are shared.
@@ -539,6 +607,7 @@ def merge_stimuli(parts: Mapping[str, HeadReport]) -> HeadReport:
         first.facts,
         min_lift=first.min_lift,
         fdr=first.fdr,
+        require_copying=first.require_copying,
     )
     provenance = replace(
         first.provenance,

@@ -65,6 +65,11 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
             frame[field] = getattr(part, field)[row].flatten().numpy()
         frame["label"] = _labels(part, behaviour)
         frame["labelled"] = frame["label"].notna()
+        shown = [
+            pd.NA if pd.isna(label) else part.copying_shown(label, head)
+            for label, head in zip(frame["label"], heads, strict=True)
+        ]
+        frame["copying_shown"] = pd.array(shown, dtype="boolean")
         frame["borderline"] = part.borderline[row].flatten().numpy()
         frame["coverage"] = part.coverage.flatten().numpy()
         frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]

@@ -24,7 +24,6 @@ from mi_toolkit.activations.names import IN_EVERY_LAYER
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError, UnsupportedModelError, unknown_name
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
-from mi_toolkit.core.named_axes import named_like
 from mi_toolkit.core.passes import check_finite_figures, check_finite_pass, visit_activations
 from mi_toolkit.core.predictions import token_id
 from mi_toolkit.core.process_state import one_job
@@ -212,7 +211,7 @@ class Patching(PairsResult):
     def recovered(self) -> Float[Tensor, "layer place"]:
         """The share of the difference that comes back: 0 as corrupted, 1 as clean."""
         shares = (self.values - self.corrupted) / (self.clean - self.corrupted)
-        return named_like(shares, self.values)
+        return self.with_names(shares, "layer", "place")
 
     def top(self, n: int = 10) -> list[tuple[int, str, float]]:
         """Layer, place and share of what brings most back, or takes most away."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 Unit = Literal["head", "kv_head", "neuron"]
@@ -159,6 +159,9 @@ class ParameterInfo:
     expert: int | None = None
     """The expert of a mixture that it belongs to."""
 
+    kept: tuple[int, ...] | None = None
+    """The heads (or key and value heads) whose weights are meant; None for all of it."""
+
     @property
     def group(self) -> str:
         """`attn`, `mlp`, `embeddings`, `biases` or `norms`."""
@@ -170,8 +173,24 @@ class ParameterInfo:
 
     @property
     def size(self) -> int:
-        """How many weights it has."""
-        return self.shape[0] * self.shape[1]
+        """How many weights are meant."""
+        if self.kept is None:
+            return self.shape[0] * self.shape[1]
+        return self.shape[1 - self.unit_axis] * self.unit_size * len(self.kept)
+
+    @property
+    def n_units(self) -> int:
+        """How many heads or neurons its rows or columns run over."""
+        return self.shape[self.unit_axis] // self.unit_size
+
+    def mask(self) -> Bool[Tensor, "in out"] | None:
+        """Which of its weights are meant; None for all."""
+        if self.kept is None:
+            return None
+        of_unit = torch.zeros(self.n_units, dtype=torch.bool)
+        of_unit[list(self.kept)] = True
+        lines = of_unit.repeat_interleave(self.unit_size)
+        return (lines if self.unit_axis else lines[:, None]).expand(self.shape)
 
     def units(self, rows: Indices, columns: Indices) -> Indices | None:
         """The head or neuron of each weight; None where the parameter has neither."""

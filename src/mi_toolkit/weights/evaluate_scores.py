@@ -14,10 +14,11 @@ import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
@@ -47,8 +48,14 @@ CONTROLS = ("random", "magnitude_matched", "bottom")
 Matrices = Mapping[str, Float[Tensor, "_ _"]]
 
 
-def magnitude_matched(top: Sequence[Triple], weights: Matrices) -> list[Triple]:
+def magnitude_matched(
+    top: Sequence[Triple],
+    weights: Matrices,
+    within: Mapping[str, Bool[Tensor, "_ _"]] = MappingProxyType({}),
+) -> list[Triple]:
     """For each weight the nearest in size of its matrix, outside the top, and each only once.
+
+    Of a matrix that is in `within`, of the weights marked there.
 
     Raises:
         WeightError: a matrix has too few others.
@@ -56,7 +63,7 @@ def magnitude_matched(top: Sequence[Triple], weights: Matrices) -> list[Triple]:
     matched: list[Triple] = []
     for name, places in _by_matrix(top).items():
         sizes = weights[name].abs().float()
-        free = torch.ones(sizes.shape, dtype=torch.bool)
+        free = within.get(name, torch.ones(sizes.shape, dtype=torch.bool)).clone()
         rows, columns = torch.tensor(places).T
         free[rows, columns] = False
         if int(free.sum()) < len(places):
@@ -274,6 +281,8 @@ def perturbation_test(
 ) -> PerturbationTest:
     """The dose curve: the loss on held-out text with the top `k` weights changed, for every `k`.
 
+    Where the scores are of some heads, so are the controls.
+
     Each set, the top's and the controls', costs one evaluation. Where ties straddle `k`, the first
     `k` in order count. Choose texts that the scores have not seen: on the same ones a score of
     gradients has an advantage that it does not deserve.
@@ -384,10 +393,10 @@ def _sets(
         shapes = {place.name: place.shape for place in scores.places}
         for draw in range(n_random):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + len(top) * 1009 + draw)
-            sets.append(("random", draw, random_control(top, shapes, generator)))
+            sets.append(("random", draw, random_control(top, shapes, generator, scores.masks)))
     if "magnitude_matched" in controls:
         weights = {name: matrices[name].value().cpu() for name in {name for name, _, _ in top}}
-        sets.append(("magnitude_matched", 0, magnitude_matched(top, weights)))
+        sets.append(("magnitude_matched", 0, magnitude_matched(top, weights, scores.masks)))
     if "bottom" in controls:
         sets.append(("bottom", 0, bottom(top, scores.scores)))
     return sets

@@ -221,7 +221,7 @@ def _stratified(scores: WeightScores, n: int, generator: torch.Generator) -> dic
     chosen = torch.multinomial(sizes, n - len(drawn), replacement=True, generator=generator)
     template = [(scores.places[index].name, 0, 0) for index in chosen.tolist()]
     shapes = {place.name: place.shape for place in scores.places}
-    for at in random_control(template, shapes, generator):
+    for at in random_control(template, shapes, generator, scores.masks):
         drawn.setdefault(at, REST)
     return drawn
 

@@ -10,17 +10,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import torch
 
 from mi_toolkit.core.errors import UnsupportedModelError, WeightError, unknown_name
+from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
 from mi_toolkit.weights.bridge_parts import bridge_parts
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, ParameterView, Unit, WeightMatrix
 from mi_toolkit.weights.parts import MLP, Part, hooked_parts
+
+HeadName = Head | tuple[int, int] | str
 
 OF_MLP = (*MLP, "router", "shared_gate")
 """Names that stay as they are."""
@@ -212,6 +216,7 @@ def select(
     *,
     layers: Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
+    heads: Iterable[HeadName] | None = None,
 ) -> list[Place]:
     """The parameters that satisfy every condition given.
 
@@ -221,6 +226,7 @@ def select(
             for all matrices of attention and MLP, or, with `components`, for all that these name.
         layers: numbers of blocks: 1 is block 1 alone. None for all.
         components: `W_Q`, `b_in`, …, or a group: `attn`, `mlp`, `embeddings`, `biases`, `norms`.
+        heads: only what these query heads own of a parameter, their key and value heads included.
 
     Raises:
         UnknownNameError: a name, a layer or a component that the model does not have.
@@ -248,9 +254,30 @@ def select(
         for layer in sorted(numbers - set(range(n_layers))):
             raise unknown_name("layer", str(layer), map(str, range(n_layers)))
         found = [matrix for matrix in found if matrix.layer in numbers]
+    if heads is not None:
+        found = _of_heads(matrices, found, heads)
     if not found:
         raise WeightError(
-            f"No parameter satisfies parameters={parameters}, layers={layers} and "
-            f"components={components} at once."
+            f"No parameter satisfies parameters={parameters}, layers={layers}, "
+            f"components={components} and heads={heads} at once."
         )
+    return found
+
+
+def _of_heads(
+    matrices: Sequence[Place], chosen: Sequence[Place], heads: Iterable[HeadName]
+) -> list[Place]:
+    """The parameters that these heads own a part of, each with the heads that are meant."""
+    asked = {Head.of(head) for head in heads}
+    n_layers = 1 + max(m.layer for m in matrices if m.layer is not None)
+    n_heads = max((m.n_units for m in matrices if m.unit == "head"), default=0)
+    for head in sorted(asked):
+        head.check("The model", n_layers, n_heads)
+    found = []
+    for matrix in chosen:
+        if matrix.unit in ("head", "kv_head"):
+            shared = n_heads // matrix.n_units
+            owners = {head.head // shared for head in asked if head.layer == matrix.layer}
+            if owners:
+                found.append(replace(matrix, kept=tuple(sorted(owners))))
     return found

@@ -25,11 +25,12 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.result import load_tensor
 from mi_toolkit.core.tokens import Prompt, TokenBatch
+from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.activation_scorers import routed_tokens
 from mi_toolkit.weights.calibration import Calibration, Objective, objective_named, require_finite
 from mi_toolkit.weights.coordinates import ParameterInfo
-from mi_toolkit.weights.parameters import select, weight_matrices
+from mi_toolkit.weights.parameters import HeadName, select, weight_matrices
 from mi_toolkit.weights.scorers import SCORERS
 from mi_toolkit.weights.weight_scores import WeightScores
 
@@ -46,6 +47,7 @@ def score_weights(
     parameters: str | Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
+    heads: str | Iterable[HeadName] | None = None,
     batch_size: int = BATCH_SIZE,
     max_length: int | None = None,
     eval_limit: int | None = None,
@@ -70,6 +72,9 @@ def score_weights(
         parameters: names or patterns such as `*.W_out`; None for every attention and MLP matrix.
         layers: only these blocks.
         components: only these: `W_Q`, `attn`, `mlp`, `embeddings`, `biases`, `norms`, …
+        heads: only the weights of these heads: `["L5H1"]`, `report.heads("induction")`, or
+            `"label:induction"`, the heads to which `classify_heads(model)` gives the label. Of
+            keys and values that heads share, all that these read.
         batch_size: texts to a pass. It changes time and memory alone.
         max_length: tokens of a text, BOS included; None for 128.
         eval_limit: only the first so many texts.
@@ -80,7 +85,7 @@ def score_weights(
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
-        UnknownNameError: no such metric, objective, parameter, layer or component.
+        UnknownNameError: no such metric, objective, parameter, layer, component, head or label.
         PromptError: no text, or one with a single token.
         WeightError: weights that are NaN, or parameters that the metric cannot score.
         NotFiniteError: what the model computes, or its gradient, is NaN or infinite.
@@ -97,7 +102,9 @@ def score_weights(
     if batch_size < 1:
         raise WeightError(f"batch_size must be 1 or more; it is {batch_size}.")
     everything = weight_matrices(model)
-    matrices = select(everything, parameters, layers=layers, components=components)
+    if heads is not None:
+        heads = heads_named(model, heads)
+    matrices = select(everything, parameters, layers=layers, components=components, heads=heads)
     batch = loss_batch(
         model, texts, max_length=max_length, limit=eval_limit, attention_mask=attention_mask
     )
@@ -116,6 +123,11 @@ def score_weights(
     scored = SCORERS[metric](calibration)
     for name, scores in scored.scores.items():
         check_finite_figures(model, f"The scores of {name}", scores)
+    for matrix in matrices:  # the gradients of a matrix are those of all its heads
+        mask = matrix.mask()
+        for figures in (scored.scores, scored.standard_error, scored.first_half):
+            if mask is not None and matrix.name in figures:
+                figures[matrix.name].masked_fill_(~mask.to(figures[matrix.name].device), 0)
     layers_asked = {matrix.layer for matrix in matrices if matrix.expert is not None}
     experts = [matrix for matrix in everything if matrix.layer in layers_asked]
     return WeightScores(
@@ -162,6 +174,7 @@ def score_blockwise(
     parameters: str | Iterable[str] | None = None,
     layers: Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
+    heads: str | Iterable[HeadName] | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> WeightScores:
@@ -179,6 +192,7 @@ def score_blockwise(
         parameters: as in `score_weights`.
         layers: as in `score_weights`.
         components: as in `score_weights`.
+        heads: as in `score_weights`.
         progress: a progress bar; None: where somebody looks and it takes long.
         options: the others of `score_weights`.
 
@@ -195,7 +209,11 @@ def score_blockwise(
         24
     """
     check_in_parts(metric)
-    chosen = select(weight_matrices(model), parameters, layers=layers, components=components)
+    if heads is not None:
+        heads = options["heads"] = heads_named(model, heads)
+    chosen = select(
+        weight_matrices(model), parameters, layers=layers, components=components, heads=heads
+    )
     files, groups = [], groups_of(chosen, blocks_at_once)
     for label, names in track(
         groups.items(), total=len(groups), label="Scoring weights", unit="group", show=progress

@@ -24,7 +24,9 @@ from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import students_t
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
+from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import provenance_of
+from mi_toolkit.weights.parameters import HeadName
 from mi_toolkit.weights.ranking import jaccard, rank_biased_overlap, spearman
 from mi_toolkit.weights.score import score_blockwise, score_weights
 from mi_toolkit.weights.weight_scores import WeightScores
@@ -187,6 +189,7 @@ def ranking_stability(
     parameters: str | Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     components: str | Sequence[str] | None = None,
+    heads: str | Sequence[HeadName] | None = None,
     batch_size: int = 8,
     max_length: int | None = None,
     eval_limit: int | None = None,
@@ -210,6 +213,7 @@ def ranking_stability(
         parameters: as in `score_weights`.
         layers: as in `score_weights`.
         components: as in `score_weights`.
+        heads: as in `score_weights`.
         batch_size: as in `score_weights`.
         max_length: as in `score_weights`.
         eval_limit: as in `score_weights`.
@@ -228,6 +232,8 @@ def ranking_stability(
     )
 
     scope: dict[str, Any] = {"parameters": parameters, "layers": layers, "components": components}
+    if heads is not None:
+        scope["heads"] = heads_named(model, heads)
 
     def summary(metric: str, of: TokenBatch) -> _Summary:
         if blocks_at_once is None:
@@ -283,7 +289,7 @@ def _resampled(batch: TokenBatch, seed: int) -> TokenBatch:
 def _sample(scores: WeightScores) -> Tensor:
     """The same weights of every scoring: evenly spaced in each matrix."""
     step = max(1, scores.size // SAMPLED)
-    return torch.cat([score.flatten()[::step].clone() for score in scores.scores.values()])
+    return torch.cat([score[::step].clone() for score in scores.meant()])
 
 
 _MEASURES: dict[str, tuple[Callable[[_Summary, _Summary, int], float], float, float]] = {

@@ -21,6 +21,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tables import joined, read_parquet, table_of, write_parquet
+from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import model_identity
 from mi_toolkit.weights.evaluate_scores import CONTROLS, perturbation_test
 from mi_toolkit.weights.fidelity import score_fidelity
@@ -45,6 +46,8 @@ class Settings:
     per: str = "model"
     layers: tuple[int, ...] | None = None
     components: tuple[str, ...] | None = None
+    heads: tuple[str, ...] | None = None
+    """Only what these heads own: names, or `label:induction`; None for all."""
     batch_size: int = 8
     max_length: int | None = None
     eval_limit: int | None = None
@@ -83,6 +86,8 @@ class _Steps:
     def __post_init__(self) -> None:
         self.reused: list[str] = []
         self.scope = _chosen(self.settings, "layers", "components")
+        if self.settings.heads is not None:
+            self.scope["heads"] = list(map(str, heads_named(self.model, self.settings.heads)))
         self.reading = _chosen(self.settings, "batch_size", "max_length")
         self.of_texts = {**self.reading, "eval_limit": self.settings.eval_limit}
 
@@ -98,7 +103,11 @@ class _Steps:
         places = select(weight_matrices(self.model), **self.scope)
         for label, parameters in groups_of(places, blocks_at_once).items():
             file = f"scores_{metric}_{label}.safetensors"
-            self._score(f"scores of {metric}, {label}", file, metric, {"parameters": parameters})
+            scope = {
+                "parameters": parameters,
+                **{k: v for k, v in self.scope.items() if k == "heads"},
+            }
+            self._score(f"scores of {metric}, {label}", file, metric, scope)
             files.append(self.kept.path / file)
         return scores_in(files)
 
@@ -260,6 +269,9 @@ class Study:
     stability: DataFrame | None
     """Agreement of rankings, None where it was not asked for."""
 
+    of_heads: tuple[str, ...]
+    """The heads whose weights alone were scored; empty for all."""
+
     reused: tuple[str, ...]
     """Parts that were there already."""
 
@@ -329,5 +341,6 @@ def run_study(
             fidelity=fidelity,
             trust=trust,
             stability=steps.stability() if stable else None,
+            of_heads=tuple(steps.scope.get("heads", ())),
             reused=tuple(steps.reused),
         )

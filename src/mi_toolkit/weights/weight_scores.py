@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
@@ -116,7 +116,7 @@ def _described(place: ParameterInfo, rows: Tensor, columns: Tensor) -> Columns:
 
 def labels_of(report: HeadReport, layer: int, head: int) -> str:
     """A head's labels in one cell; `unclassified` where it has none."""
-    return ", ".join(report.labels_of((layer, head))) or UNCLASSIFIED
+    return ", ".join(report.labels_in_words((layer, head))) or UNCLASSIFIED
 
 
 def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
@@ -270,7 +270,8 @@ class WeightScores(Result):
     """The scored parameters, in the order of the forward pass."""
 
     scores: Mapping[str, Float[Tensor, "_ _"]]
-    """Per parameter; the higher, the more the weight matters by this metric."""
+    """Per parameter; the higher, the more the weight matters by this metric. 0 for weights that
+    are not meant, where only some heads are."""
 
     standard_error: Mapping[str, Float[Tensor, "_ _"]]
     """Standard error of each score, where scores are estimates; else empty."""
@@ -293,6 +294,18 @@ class WeightScores(Result):
     def size(self) -> int:
         """How many weights are scored."""
         return sum(place.size for place in self.places)
+
+    @property
+    def masks(self) -> dict[str, Bool[Tensor, "_ _"]]:
+        """By parameter: which weights are meant, of those where not all are."""
+        found = {place.name: place.mask() for place in self.places}
+        return {name: mask for name, mask in found.items() if mask is not None}
+
+    def meant(self) -> Iterator[Float[Tensor, " weight"]]:
+        """The scores that are meant, matrix by matrix."""
+        masks = self.masks
+        for name, score in self.scores.items():
+            yield score[masks[name]] if name in masks else score.flatten()
 
     def ranking(self, k: int, per: str = "model") -> Ranking:
         """The `k` highest of the model, of every layer or of every matrix, ties included.
@@ -331,6 +344,12 @@ class WeightScores(Result):
         return replace(found, standard_errors=errors, noise=noise)
 
     def _ranked(self, scores: Mapping[str, Tensor], k: int, per: str) -> Ranking:
+        if any(place.kept is not None for place in self.places):
+            if k > self.size:
+                raise WeightError(
+                    f"k must be between 1 and the number of weights, {self.size:,}; it is {k}."
+                )
+            scores = _Meant(scores, self.masks)
         if per == "model":
             return ranked(scores, k)
         groups: dict[object, list[ParameterInfo]] = {}
@@ -389,7 +408,8 @@ class WeightScores(Result):
         """
         matrices = {matrix.name: matrix for matrix in weight_matrices(model)}
         for place in self.places:
-            if place.name not in matrices or matrices[place.name].place != place:
+            whole = replace(place, kept=None)
+            if place.name not in matrices or matrices[place.name].place != whole:
                 raise WeightError(
                     f"Scored was {place.name} {list(place.shape)}, which {model.cfg.model_name} "
                     f"does not have so: these are scores of {self.provenance.model}."
@@ -407,6 +427,16 @@ class WeightScores(Result):
     def by_neuron(self) -> DataFrame:
         """One row per neuron: sums of scores over its weights in, gate and out, and its share."""
         return neuron_table(self)
+
+    def _whose(self) -> str:
+        """The heads that are meant, where not all are."""
+        heads = [
+            f"L{place.layer}H{unit}"
+            for place in self.places
+            if place.unit == "head"
+            for unit in place.kept or ()
+        ]
+        return f" of {', '.join(dict.fromkeys(heads))}" if heads else ""
 
     def by_layer(self) -> DataFrame:
         """One row per parameter: the sum of its scores, their mean and highest, its share."""
@@ -434,10 +464,27 @@ class WeightScores(Result):
         return TextTable(
             title=(
                 f"WeightScores of {self.provenance.model} by {self.metric}: {self.size:,} weights "
-                f"in {len(self.places)} matrices, the highest"
+                f"in {len(self.places)} matrices{self._whose()}, the highest"
             ),
             rows=rows,
         )
+
+
+class _Meant(Mapping[str, Tensor]):
+    """Scores in which a weight that is not meant ranks below all others."""
+
+    def __init__(self, scores: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
+        self.scores, self.masks = scores, masks
+
+    def __getitem__(self, name: str) -> Tensor:
+        score = self.scores[name]
+        return score.masked_fill(~self.masks[name], -torch.inf) if name in self.masks else score
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scores)
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 class _SecondHalf(Mapping[str, Tensor]):
