@@ -117,6 +117,10 @@ class _Turn:
                 self._owner = None
                 self._free.notify()
 
+    @property
+    def is_held_once(self) -> bool:
+        return self._owner == threading.get_ident() and self._depth == 1
+
 
 _turns: WeakKeyDictionary[Any, _Turn] = WeakKeyDictionary()
 _turns_guard = threading.Lock()
@@ -129,13 +133,36 @@ def alone_with(model: Any) -> Iterator[None]:
     It nests within a thread. Two models are best taken one after the other: two threads that hold
     one each and wait for the other's wait for ever.
     """
-    with _turns_guard:
-        turn = _turns.setdefault(model, _Turn())
-    turn.take(str(getattr(getattr(model, "cfg", None), "model_name", "the model")))
+    turn, name = _turn_of(model)
+    turn.take(name)
     try:
         yield
     finally:
         turn.give_back()
+
+
+def _turn_of(model: Any) -> tuple[_Turn, str]:
+    with _turns_guard:
+        turn = _turns.setdefault(model, _Turn())
+    return turn, str(getattr(getattr(model, "cfg", None), "model_name", "the model"))
+
+
+@contextmanager
+def others_first(model: Any) -> Iterator[bool]:
+    """Inside, other threads' jobs may run on the model that this thread has a job on.
+
+    Gives whether they may: not where this thread also has it in a context, such as `ablating(...)`
+    or `evaluating(...)`, which would hold for their passes too.
+    """
+    turn, name = _turn_of(model)
+    if not turn.is_held_once:
+        yield False
+        return
+    turn.give_back()
+    try:
+        yield True
+    finally:
+        turn.take(name)
 
 
 _allows_nan: ContextVar[bool] = ContextVar("_allows_nan", default=False)

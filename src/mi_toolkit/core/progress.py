@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from mi_toolkit.core.process_state import others_first
 
 Item = TypeVar("Item")
 
-Watcher = Callable[[str, int, int | None], None]
-"""Told what is being done, how many items of it are, and how many there will be, if known."""
+
+class Watcher:
+    """Whoever wants to know how far the work is, may end it, and may let others go first."""
+
+    def report(self, label: str, done: int, total: int | None) -> None:
+        """Told what is being done, how many items of it are, and how many there will be, if known.
+
+        What it raises ends the work there, cleanly: that is how a page that was closed stops it.
+        """
+
+    def check(self) -> None:
+        """Asked more often, within a pass: what it raises ends the work, too."""
+
+    def make_way(self) -> None:
+        """Called where other threads may have the model; the work goes on when it returns."""
+
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it, `watcher` is told before every item of whatever is tracked.
-
-    What it raises ends the work there, cleanly: that is how a page that was closed stops it.
-    """
+    """Within it, `watcher` is told before every item of whatever is tracked."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -30,8 +43,21 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
+def check_wanted() -> None:
+    """Nothing, unless the watcher ends the work here."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher.check()
+
+
 def track(
-    items: Iterable[Item], *, total: int | None, label: str, unit: str, show: bool | None
+    items: Iterable[Item],
+    *,
+    total: int | None,
+    label: str,
+    unit: str,
+    show: bool | None,
+    at_rest: Any = None,
 ) -> Iterator[Item]:
     """The items, with a bar and a time to go.
 
@@ -42,10 +68,12 @@ def track(
         unit: what one item is.
         show: None for a bar where somebody looks (a terminal or a notebook), and only once the
             work has taken two seconds.
+        at_rest: a model that is as it was between two items, and that nothing but this thread's one
+            job holds: whoever watches may let others at it there.
     """
     watcher = _watcher.get()
     if watcher is not None:
-        items = _reported(items, watcher, label, total)
+        items = _reported(items, watcher, label, total, at_rest)
     if show is False or (show is None and (watcher is not None or not _watched())):
         yield from items
         return
@@ -69,10 +97,14 @@ def import_bars() -> None:
 
 
 def _reported(
-    items: Iterable[Item], watcher: Watcher, label: str, total: int | None
+    items: Iterable[Item], watcher: Watcher, label: str, total: int | None, at_rest: Any
 ) -> Iterator[Item]:
     for done, item in enumerate(items):
-        watcher(label, done, total)
+        watcher.report(label, done, total)
+        if at_rest is not None and done:
+            with others_first(at_rest) as may:
+                if may:
+                    watcher.make_way()
         yield item
 
 
