@@ -79,6 +79,12 @@
     if (box && !box.dataset.at && !event.target.matches(":hover")) read(box, 0, 0);
   });
 
+  // What is wider than its place is scrolled by keys, too.
+  setInterval(() => {
+    for (const wide of document.querySelectorAll(".mi .wide:not([tabindex])"))
+      if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+  }, 300);
+
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-zoom]"), box = button?.closest(".values");
     if (!box) return;
