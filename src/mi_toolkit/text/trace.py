@@ -46,8 +46,8 @@ from mi_toolkit.text.pipeline import (
 LENS_TOLERANCE = 0.02
 """How far after the last layer the lens may be from the logits, of their spread: bfloat16 is."""
 
-_LENS_LOGITS = 2**25
-"""Logits of the lens that are held at a time."""
+_LENS_LOGITS = 2**23
+"""Logits of the lens that are made at a time: in between, others have the model, and Stop stops."""
 
 
 def output_stage(
