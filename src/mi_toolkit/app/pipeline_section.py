@@ -205,10 +205,7 @@ def _head(found: Analysis, head: Head) -> tuple[str, str]:
 
 def report_code(found: Analysis) -> str:
     """The Python that gives the map and the lists of heads."""
-    return (
-        f"{code.opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
-        "mi.view(report)\nreport.to_pandas()"
-    )
+    return f"{code.traced(found)}\nmi.view(report)\nreport.to_pandas()"
 
 
 def head_code(found: Analysis, head: Head) -> str:
