@@ -71,6 +71,7 @@ JOBS: Mapping[str, Job] = {
     ).read("blocks.2.mlp.hook_post", slice(None)),
     "activation_statistics": lambda model, _: mi.activation_statistics(model, TEXTS, "mlp_post"),
     "trace_pipeline": lambda model, _: mi.trace_pipeline(model, PROMPT),
+    "trace_and_classify": lambda model, _: mi.text.trace_and_classify(model, PROMPT),
     "view_attention": lambda model, _: mi.view_attention(model, PROMPT, layer=3),
     "generate": lambda model, _: mi.generate(model, PROMPT, max_new_tokens=4),
     "generate, beams": lambda model, _: mi.generate(model, PROMPT, max_new_tokens=4, num_beams=2),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT)]
@@ -24,6 +24,7 @@ from tests.browser.chromium import chromium_path, launch  # noqa: E402
 PAPERS = ("light", "dark")
 PICTURES = ROOT / "docs/pictures/app"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
+MODELS = ("toy-gpt2", "toy-pythia", "toy-qwen2")
 COLOURS = 192
 """A page has few: with a palette, a picture takes a third of the space."""
 
@@ -33,11 +34,13 @@ def main() -> None:
     with (
         sync_playwright() as playwright,
         tempfile.TemporaryDirectory() as folder,
-        serving(Path(folder), "--allow-models", "toy-gpt2", "toy-qwen2") as server,
+        serving(Path(folder), "--allow-models", *MODELS) as server,
     ):
         browser = launch(playwright, chromium_path() or "chromium")
         for paper in PAPERS:
-            with visiting(browser, server.address, dark=paper == "dark") as visit:
+            with visiting(
+                browser, server.address, dark=paper == "dark", width=1400, height=900
+            ) as visit:
                 visit.analyze(PROMPT)
                 visit.page.locator("#beam-texts .mi *").first.wait_for()
                 for name, prepare in SHOTS.items():
@@ -88,6 +91,16 @@ def ablate(visit: Visit) -> str:
     return "#ablate"
 
 
+def compare(visit: Visit) -> str:
+    """Three models that differ in their positions above all."""
+    visit.unfold("compare")
+    visit.page.click("#compare-presets [data-pick=positions]")
+    expect(visit.model_box("compare-model-3")).to_have_value(MODELS[-1])
+    visit.page.click("#compare-run")
+    visit.page.locator("#compare-heads .value-grid").first.wait_for(timeout=240_000)
+    return "#compare"
+
+
 def weights(visit: Visit) -> str:
     """The weights that a score ranks highest, the first of them set to zero."""
     visit.page.click("#weights-run")
@@ -102,6 +115,7 @@ SHOTS: dict[str, Callable[[Visit], str]] = {
     "output": output,
     "generation": generation,
     "ablate": ablate,
+    "compare": compare,
     "weights": weights,
 }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import pytest
 
 from mi_toolkit.app.context import Analysis, analyse
 from mi_toolkit.app.investigate import ablate, attribute, compare
-from mi_toolkit.app.investigate.compare import another, second_model
 from mi_toolkit.app.panel import of_same_analysis, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
 from mi_toolkit.attribution.methods import METHODS
 from mi_toolkit.core.errors import ComparisonError, PromptError
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.model import HookedModel
+from mi_toolkit.models.describe import describe_model
+from mi_toolkit.models.specs import MODELS
 from tests.models_here import loaded
 
 REPEATING = "one two three four one two three four one two"
@@ -65,10 +69,17 @@ def attributed(prompt: str, method: str = "integrated_gradients") -> attribute.A
     )
 
 
+@contextmanager
+def lent(name: str) -> Iterator[HookedModel]:
+    yield loaded(name)
+
+
+COMPARED = ("toy-gpt2", "toy-qwen2", "toy-opt", "toy-gpt-neo")
+
+
 @cache
 def compared(prompt: str) -> compare.Compared:
-    models = {name: loaded(name) for name in ("toy-qwen2", "toy-gpt2")}
-    return compare.run_comparison(models, analysed(prompt), "toy-qwen2", settings=SETTINGS)
+    return compare.run_comparison(lent, analysed(prompt), COMPARED, settings=SETTINGS)
 
 
 def executed(code: str) -> dict[str, Any]:
@@ -125,10 +136,9 @@ def test_the_code_of_a_comparison_gives_its_figures() -> None:
     done = compared(REPEATING)
     names = executed(compare.compared_code(done))
     pd.testing.assert_frame_equal(names["comparison"].to_pandas(), done.comparison.to_pandas())
-    assert [each.token for each in names["following"]["toy-qwen2"]] == [
-        each.token for each in done.following["toy-qwen2"]
-    ]
-    assert names["following"]["toy-gpt2"] == done.following["toy-gpt2"]
+    for name, reading in done.readings.items():
+        given = names["readings"][name].traced.output.predictions
+        assert given == reading.traced.output.predictions
 
 
 def test_original_and_ablated_stand_side_by_side() -> None:
@@ -237,15 +247,43 @@ def test_no_heads_and_texts_that_are_too_long_are_told() -> None:
         ablated(found, how="resample", reference=REPEATING, settings=short)
     with pytest.raises(PromptError, match="has 101 letters; this page takes 100"):
         ablated(found, how="resample", reference="x" * 101, settings=short)
-    models = {name: loaded(name) for name in ("toy-qwen2", "toy-gpt2")}
     with pytest.raises(PromptError, match="this page takes 5"):
-        compare.run_comparison(models, found, "toy-qwen2", settings=short)
+        compare.run_comparison(lent, found, COMPARED, settings=short)
 
 
 def test_a_model_is_not_compared_with_itself_by_any_of_its_names() -> None:
-    with pytest.raises(ComparisonError, match="gpt2 is the model above"):
-        second_model(SETTINGS, "gpt2", " openai-community/gpt2")
-    assert second_model(SETTINGS, "toy-gpt2", "toy-opt") == "toy-opt"
+    with pytest.raises(ComparisonError, match="Choose two models or more"):
+        compare.models_named(SETTINGS, ["gpt2", " openai-community/gpt2", "", " "])
+    assert compare.models_named(SETTINGS, ["", "toy-gpt2", "toy-opt"]) == ["toy-gpt2", "toy-opt"]
+
+
+def test_no_two_models_are_held_at_a_time() -> None:
+    held = list[str]()
+
+    @contextmanager
+    def one_at_a_time(name: str) -> Iterator[HookedModel]:
+        assert not held
+        held.append(name)
+        yield loaded(name)
+        held.remove(name)
+
+    done = compare.run_comparison(one_at_a_time, analysed(), COMPARED, settings=SETTINGS)
+    assert done.comparison.models == COMPARED
+
+
+@pytest.mark.parametrize("preset", compare.PRESETS)
+def test_a_preset_is_of_models_that_differ_in_what_it_says(preset: str) -> None:
+    fact = {
+        "positions": lambda spec: spec.positional,
+        "activation": lambda spec: spec.activation,
+        "norm": lambda spec: spec.normalisation,
+        "scale": lambda spec: spec.n_layers,
+    }[preset]
+    shown = compare.PRESETS[preset]
+    assert len({fact(MODELS[name]) for name in shown.models}) > 1
+    if shown.bundled:
+        assert len({fact(describe_model(loaded(name))) for name in shown.bundled}) > 1
+    assert compare.preset_models(SETTINGS, preset) == (shown.bundled or shown.models)
 
 
 def test_a_prompt_that_fills_the_context_is_ablated_without_writing() -> None:
@@ -265,7 +303,11 @@ def test_an_answer_is_kept_only_for_the_analysis_it_began_with() -> None:
     assert of_same_analysis(replace(done.analysis), done) is None
 
 
-def test_the_second_model_is_never_the_first_one_by_itself() -> None:
-    assert another(Settings(), "toy-gpt2", "toy-qwen2") == "toy-qwen2"
-    assert another(Settings(), "toy-qwen2", "toy-qwen2") == "toy-gpt2"
-    assert another(Settings(allow_models=("toy-opt",)), "toy-opt", "toy-opt") == "toy-opt"
+def test_the_analyzed_model_is_among_those_compared() -> None:
+    filled = partial(compare.with_first, Settings())
+    assert filled("toy-gpt2", ["", "", ""]) == ["toy-gpt2", "toy-qwen2"]
+    assert filled("toy-qwen2", [""]) == ["toy-qwen2", "toy-gpt2"]
+    assert filled("toy-opt", ["toy-gpt2", "toy-qwen2"]) == ["toy-opt", "toy-qwen2"]
+    assert filled("toy-opt", ["toy-gpt2", "toy-opt"]) == ["toy-gpt2", "toy-opt"]
+    alone = Settings(allow_models=("toy-opt",))
+    assert compare.with_first(alone, "toy-opt", [""]) == ["toy-opt"]

@@ -1,13 +1,22 @@
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
+import pandas as pd
 import pytest
 
-from mi_toolkit.app.context import ClientDisconnected, Sessions
+from mi_toolkit.app.context import AppContext, ClientDisconnected, Job, Lend, Session, Sessions
 from mi_toolkit.app.model_pool import ModelPool, model_bytes
+from mi_toolkit.app.settings import Settings
+from mi_toolkit.attribution.attribute import attribute
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.interventions.effect import ablation_effect
 from mi_toolkit.models.load import load_model
 from tests.models_here import TOYS
 
@@ -45,33 +54,72 @@ def test_two_models_are_lent_at_the_same_time() -> None:
         assert one.cfg.model_name != other.cfg.model_name
 
 
-def test_visitors_who_want_the_same_two_models_never_wait_for_each_other() -> None:
-    def slow(name: str) -> HookedModel:
-        time.sleep(0.2)  # both visitors have begun before either has its second model
-        return load_model(name)
+def test_who_passes_a_model_on_gets_it_back_after_those_in_line() -> None:
+    pool, order = ModelPool(), list[str]()
 
-    shelf, deadline, had = ModelPool(load=slow), time.monotonic() + 20, []
+    def other() -> None:
+        with pool.acquire("toy-gpt2"):
+            order.append("other")
 
-    def waiting(name: str, place: int) -> None:
-        if time.monotonic() > deadline:
-            raise ClientDisconnected("waited in vain")
-
-    def borrow(*names: str) -> None:
-        with shelf.acquire_together(names, waiting=waiting) as models:
-            had.append(sorted(models))
-
-    pair = ("toy-gpt2", "toy-opt")
-    threads = [threading.Thread(target=borrow, args=order) for order in (pair, pair[::-1])]
-    for thread in threads:
+    with pool.acquire("toy-gpt2"):
+        pool.pass_on("toy-gpt2")  # nobody waits
+        thread = threading.Thread(target=other)
         thread.start()
-    for thread in threads:
-        thread.join()
-    assert had == [list(pair)] * 2
+        while len(pool._held["toy-gpt2"].line) < 2:
+            time.sleep(0.01)
+        order.append("before")
+        pool.pass_on("toy-gpt2")
+        order.append("after")
+    thread.join()
+    assert order == ["before", "other", "after"]
 
 
-def test_a_model_asked_for_twice_is_lent_once() -> None:
-    with ModelPool().acquire_together(["toy-gpt2", "toy-gpt2"]) as models:
-        assert list(models) == ["toy-gpt2"]
+LONG = "one two three four " * 8
+
+
+@pytest.mark.parametrize("kind", ["ablation", "attribution"])
+def test_a_long_run_lets_others_in_between_its_passes(kind: str) -> None:
+    context = AppContext(Settings(), ModelPool())
+
+    def asked(work: Callable[[HookedModel], Any]) -> Job[Any]:
+        def job(lend: Lend) -> Any:
+            with lend("toy-gpt2") as model:
+                return work(model)
+
+        return job
+
+    works: dict[str, Callable[[HookedModel], Any]] = {
+        "ablation": lambda model: ablation_effect(
+            model, LONG, ["L0H0", "L3H1"], n_random=10, batch_size=1, max_new_tokens=0
+        ),
+        "attribution": lambda model: attribute(
+            model, LONG, steps=10, max_steps=10, batch_size=1, allow_incomplete=True
+        ),
+    }
+    run = partial(context.run, progress=gr.Progress())
+    begun, ended = threading.Event(), dict[str, float]()
+
+    def long(model: HookedModel) -> Any:
+        begun.set()
+        while len(context.pool._held["toy-gpt2"].line) < 2:
+            time.sleep(0.01)
+        return works[kind](model)
+
+    def long_run() -> None:
+        found["long"] = run(asked(long), session=Session())
+        ended["long"] = time.monotonic()
+
+    found: dict[str, Any] = {}
+    thread = threading.Thread(target=long_run)
+    thread.start()
+    assert begun.wait(60)
+    run(asked(lambda model: classify_heads(model, "Mary and John")), session=Session())
+    ended["short"] = time.monotonic()
+    thread.join()
+    assert ended["short"] < ended["long"]
+    with context.pool.acquire("toy-gpt2") as model:  # and its figures are as if it were alone
+        alone = works[kind](model)
+    pd.testing.assert_frame_equal(found["long"].to_pandas(), alone.to_pandas())
 
 
 def test_the_least_recently_used_model_makes_room() -> None:

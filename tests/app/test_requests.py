@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,57 @@ def test_nothing_is_uploaded_or_called_by_another_way(page: Dashboard) -> None:
     for path in ("upload", "api/predict", "run/predict", "call/x", "process_recording"):
         assert asked(page, f"/gradio_api/{path}", b"{}")[0] == 403
     assert asked(page, JOIN, b"{}" + b" " * 2**20)[0] == 413
+
+
+JUNK = [
+    "null",
+    "[]",
+    "{",
+    '{"fn_index": -1}',
+    '{"data": null, "fn_index": 1e9}',
+    "\x00",
+    '"x"',
+    "NaN",
+]
+"""What is no request of the page's: bodies, and, of a path, its changing parts."""
+
+
+def status(page: Dashboard, method: str, path: str, body: str | None) -> int:
+    """The status of an answer, whose text may never end."""
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=20)
+    try:
+        connection.request(method, path, body, {"content-type": "application/json"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_no_end_of_the_server_breaks_by_what_is_sent_to_it(
+    page: Dashboard, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ends = {
+        (method, each.path)
+        for each in page.server_app.routes
+        for method in getattr(each, "methods", None) or ()
+    }
+    assert len(ends) > 20
+    broken = []
+    for method, path in sorted(ends):
+        for filled in ("x", "..%2f..%2fetc%2fpasswd", "-1"):
+            asked_for = re.sub(r"\{[^}]*\}", filled, path)
+            for body in [None] if method in ("GET", "HEAD", "OPTIONS") else JUNK:
+                got = status(page, method, asked_for, body)
+                if got >= 500:
+                    broken.append((method, asked_for, body, got))
+            if asked_for == path:
+                break
+    for query in ("", "?session_hash=", "?session_hash=x", "?session_hash=%00", "?fn_index=x"):
+        for path in ("queue/data", "queue/status", "reset", "cancel", "info", "startup-events"):
+            got = status(page, "GET", f"/gradio_api/{path}{query}", None)
+            if got >= 500:
+                broken.append(("GET", path, query, got))
+    assert broken == []
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_a_page_that_strangers_would_reach_has_to_be_built_for_them(page: Dashboard) -> None:

@@ -134,7 +134,7 @@ class Visit:
         whatever it highlights by then.
         """
         self.page.click(f"#{field} input")
-        self.page.locator("[role=option]", has_text=text).first.click()
+        self.page.locator("[role=option]:visible", has_text=text).first.click()
         expect(self.page.locator(f"#{field} input")).to_have_value(re.compile(re.escape(text)))
 
     @contextmanager
@@ -162,8 +162,8 @@ class Visit:
 
     def clean(self) -> None:
         """Assert that nothing went wrong in the browser, and that nobody else was asked."""
-        assert self.errors == []
-        assert self.outside == []
+        assert self.errors == [], self.errors
+        assert self.outside == [], self.outside
 
 
 @contextmanager
@@ -171,12 +171,12 @@ def visiting(
     browser: Browser,
     address: str,
     *,
-    query: str = "?tour=off",
+    query: str = "?tour=off&example=off",
     width: int = 1280,
     height: int = 800,
     dark: bool = False,
 ) -> Iterator[Visit]:
-    """The page in a browser of its own; `query` leaves the tour of first visits out."""
+    """The page in a browser of its own; `query` leaves a first visit's tour and example out."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",

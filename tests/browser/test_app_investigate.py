@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.app_server import Visit
 from tests.browser.conftest import OpenApp
@@ -111,18 +112,45 @@ def test_a_prediction_is_attributed_by_another_method_to_another_token(open_app:
     visit.clean()
 
 
-def test_a_second_model_stands_beside_the_first(open_app: OpenApp) -> None:
+def test_models_stand_side_by_side_on_one_prompt(open_app: OpenApp) -> None:
+    visit = open_app()
+    page = visit.page
+    visit.analyze(REPEATING)
+    page.wait_for_selector("#ablate-labels button")
+    visit.unfold("compare")
+    expect(visit.model_box("compare-model-1")).to_have_value("toy-gpt2")
+    page.click("#compare-presets [data-pick=activation]")
+    expect(visit.model_box("compare-model-3")).to_have_value("toy-qwen2")
+    visit.choose_model("toy-gpt-neo", "compare-model-4")
+    shown = run(visit, "compare", ".depths")
+    assert "toy-gpt2, toy-opt, toy-qwen2, toy-gpt-neo on the same prompt" in shown
+    differing = page.locator("#compare-shown .differs", has_text="activation").locator("td")
+    assert differing.all_inner_texts() == ["gelu_new", "relu", "silu, gated", "gelu_new"]
+    assert page.locator("#compare-shown .aligned tr").count() == 4
+    assert page.locator("#compare-shown .bars").count() == 4
+    heads = page.locator("#compare-heads")
+    expect(heads.locator(".value-grid")).to_have_count(4)
+    heads.locator("[data-pick=induction]").click()
+    expect(heads.locator("[data-pick=induction]")).to_have_attribute("aria-pressed", "true")
+    expect(heads.locator(".card", has_text="toy-gpt2")).to_contain_text("L2H0")
+    for field in ("compare-model-2", "compare-model-3", "compare-model-4"):
+        visit.choose_model("toy-gpt2", field)
+    page.click("#compare-run")
+    assert "Choose two models or more" in visit.toast()
+    visit.clean()
+
+
+def test_what_was_chosen_otherwise_since_is_marked(open_app: OpenApp) -> None:
     visit = open_app()
     visit.analyze(REPEATING)
     visit.page.wait_for_selector("#ablate-labels button")
-    shown = run(visit, "compare", ".depths")
-    assert "toy-gpt2 and toy-qwen2" in shown
-    assert "same next token at" in shown
-    assert visit.page.locator("#compare-shown .bars").count() == 2
-    assert visit.page.locator("#compare-shown .depths th", has_text="induction").count() == 1
-    visit.choose_model("toy-gpt2", "compare-model")
-    visit.page.click("#compare-run")
-    assert "toy-gpt2 is the model above" in visit.toast()
+    run(visit, "ablate", ".sides")
+    marked = visit.page.locator("#ablate.stale-choices")
+    expect(marked).to_have_count(0)
+    visit.choose("ablate-how", "mean")
+    expect(marked).to_have_count(1)
+    visit.choose("ablate-how", "zero: the")
+    expect(marked).to_have_count(0)
     visit.clean()
 
 

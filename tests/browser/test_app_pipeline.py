@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.app_server import Visit
 from tests.browser.conftest import OpenApp
@@ -45,13 +48,13 @@ def test_a_label_lists_its_heads_and_lights_them_up(open_app: OpenApp) -> None:
     page = visit.page
     analyzed(visit, REPEATS)
     page.click('#head-labels [data-pick="previous_token"]')
-    page.locator("#label-heads h3", has_text="previous_token").wait_for()
+    page.locator("#label-heads h3", has_text="previous token").wait_for()
     listed = page.locator("#label-heads [data-pick]").all_inner_texts()
     lit = page.locator("#head-map button:not(.pale)")
     assert [each.get_attribute("data-pick") for each in lit.all()] == listed
     page.click(f'#label-heads [data-pick="{listed[0]}"]')
     page.locator("#head h3", has_text=listed[0]).wait_for()
-    assert "previous_token" in page.inner_text("#head .carried")
+    assert "previous token" in page.inner_text("#head .carried")
     page.click('#head-labels [data-pick="previous_token"]')
     page.locator("#label-heads", has_text="Click a label").wait_for()
     assert page.locator("#head-map .pale").count() == 0
@@ -122,4 +125,89 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(open_app: OpenApp) -> None:
     visit = open_app(width=390, height=844)
     analyzed(visit, "The quick brown fox jumps over the lazy dog. " * 3)
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+    visit.clean()
+
+
+LONG = "Mary and John went to the store. " * 5
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Mary and John went to the store", LONG], ids=["cells", "pixels"]
+)
+def test_every_pattern_is_read_by_mouse_and_by_keys(open_app: OpenApp, prompt: str) -> None:
+    visit = open_app()
+    page = visit.page
+    analyzed(visit, prompt)
+    page.click('#head-map [data-pick="L0H0"]')
+    page.locator("#head h3", has_text="L0H0").wait_for()
+    read = page.locator("#head .read output")
+    page.locator("#head .values > .wide").focus()
+    expect(read).to_have_text("<|endoftext|> → <|endoftext|>: 1.0000")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    expect(read).to_have_text(re.compile(r"·and → Mary: 0\.9\d{3}"))
+    if prompt == LONG:
+        drawn = page.locator("#head .value-grid .pixels")
+        assert page.locator("#head .lit-row").evaluate("e => e.style.gridRow") == "4"
+        before = drawn.bounding_box()
+        assert before is not None
+        cell = before["width"] / page.locator("#tokens .chips span").count()
+        drawn.hover(position={"x": 1.5 * cell, "y": 2.5 * cell})
+        expect(read).to_have_text(re.compile("^·and → Mary"))
+        page.click("#head [data-zoom='2']")
+        after = drawn.bounding_box()
+        assert after is not None
+        assert after["width"] == pytest.approx(2 * before["width"], rel=0.01)
+    else:
+        assert page.locator("#head .pattern .lit").all_inner_texts()[:2] == ["Mary", "·and"]
+        page.locator("#head .pattern tr:nth-child(3) td:nth-child(2)").hover()
+        expect(read).to_have_text(re.compile("^Mary → <.endoftext.>: 0"))
+    visit.clean()
+
+
+def test_the_map_of_mlps_has_axes_and_values(open_app: OpenApp) -> None:
+    visit = open_app()
+    page = visit.page
+    analyzed(visit, "Mary and John")
+    page.click("#mlp > button")
+    assert page.locator("#mlp .value-grid .left").all_inner_texts() == [
+        f"layer {layer}" for layer in range(4)
+    ]
+    assert "Mary" in page.locator("#mlp .value-grid .over").all_inner_texts()
+    page.locator("#mlp .values > .wide").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#mlp .read output")).to_have_text(
+        re.compile(r"^layer 0 at Mary: \d\.\d{4}$")
+    )
+    visit.clean()
+
+
+def test_a_text_that_was_written_is_followed_through_the_model(open_app: OpenApp) -> None:
+    visit = open_app()
+    page = visit.page
+    analyzed(visit, "Mary and John went to")
+    page.click('#beam-texts [data-pick="1"]')
+    expect(page.locator('#beam-texts [data-pick="1"]')).to_have_attribute("aria-pressed", "true")
+    text = page.locator('#beam-texts [data-pick="1"] b').text_content()
+    page.click("#follow")
+    expect(page.locator("#prompt textarea")).to_have_value(f"Mary and John went to{text}")
+    pressed = page.locator('#position-tokens [aria-pressed="true"]')
+    expect(page.locator("#tokens .chips span")).to_have_count(6 + 8, timeout=60_000)
+    expect(pressed).to_have_attribute("data-pick", "5")  # where it began to write
+    visit.clean()
+
+
+def test_texts_are_drawn_by_chance_on_demand(open_app: OpenApp) -> None:
+    visit = open_app()
+    page = visit.page
+    analyzed(visit, "Mary and John went to")
+    searched = page.locator("#beam-texts li").all_inner_texts()
+    visit.choose("writing-how", "sampling")
+    page.fill("#sampling-seed input[type=number]", "7")
+    page.click("#generation-run")
+    page.locator("#beam-tree h3", has_text="What was drawn").wait_for(timeout=60_000)
+    assert page.locator("#beam-texts li").all_inner_texts() != searched
+    page.click("#generation .tools > button")
+    code = page.locator("#generation-code .cm-content")
+    assert "mi.text.Sampling(temperature=1" in code.inner_text(timeout=10_000)
     visit.clean()

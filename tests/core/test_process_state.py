@@ -19,7 +19,7 @@ import mi_toolkit as mi
 from mi_toolkit.core import process_state
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import alone_with, known_state
+from mi_toolkit.core.process_state import alone_with, known_state, others_first
 from mi_toolkit.models.load import load_model
 from tests.every_job import CLEAN, JOBS, PROMPT, TEXTS, WEIGHT, differences, figures_of
 from tests.models_here import loaded
@@ -226,3 +226,22 @@ def test_a_long_wait_is_logged_with_its_reason(
             time.sleep(0.3)
         other.result(60)
     assert "Still waiting for toy-gpt2: another thread" in caplog.text
+
+
+def test_a_job_at_rest_lets_others_at_its_model_and_a_context_does_not() -> None:
+    model = nn.Linear(1, 1)
+
+    def taken() -> bool:
+        with alone_with(model):
+            return True
+
+    with ThreadPoolExecutor(1) as pool, alone_with(model):
+        with alone_with(model), others_first(model) as may:
+            assert not may  # an ablation that holds would hold for others, too
+        with others_first(model) as may:
+            assert may
+            assert pool.submit(taken).result(timeout=10)
+        waiting = pool.submit(taken)
+        assert wait([waiting], timeout=0.2).not_done  # it is taken back
+    with others_first(model) as may:
+        assert not may  # nobody has it

@@ -25,6 +25,7 @@ from mi_toolkit.cards.card import HeadCard
 from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
+from mi_toolkit.compare.models import PromptReading, read_prompt
 from mi_toolkit.compare.stimuli import StimulusComparison, compare_stimuli
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
@@ -164,6 +165,11 @@ def compared() -> ModelComparison:
 
 
 @cache
+def reading() -> PromptReading:
+    return hostile(read_prompt(loaded("toy-gpt2"), PROMPT))
+
+
+@cache
 def perturbed() -> PerturbationEffect:
     at = [("blocks.0.attn.W_Q", 0, 0)]
     return perturbation_effect(loaded("toy-gpt2"), PROMPT, at, n_random=1)
@@ -274,6 +280,11 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
     "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
     "confirmation.card_html": lambda: confirmation.card_html(hostile(made_card())),
+    "comparison.agreement_html": lambda: comparison.agreement_html(hostile(compared())),
+    "comparison.aligned_html": lambda: comparison.aligned_html(PROMPT, {HOSTILE: reading()}),
+    "comparison.class_html": lambda: comparison.class_html(
+        {HOSTILE: reading()}, HOSTILE + "induction"
+    ),
     "comparison.following_html": lambda: comparison.following_html({HOSTILE: []}),
     "comparison.labels_html": lambda: comparison.labels_html(hostile(compared())),
     "comparison.models_html": lambda: comparison.models_html(hostile(compared())),
@@ -300,6 +311,9 @@ PARTS: dict[str, Callable[[], str]] = {
     "markup.strip_svg": lambda: markup.strip_svg(STRIP, width=9, height=9),
     "markup.tables_html": lambda: markup.tables_html(
         TextTable(title=HOSTILE, header=[HOSTILE], rows=[[HOSTILE]]), HOSTILE, prompt=HOSTILE
+    ),
+    "markup.value_grid": lambda: markup.value_grid(
+        torch.eye(2), down=[HOSTILE] * 2, across=[HOSTILE] * 2, said=HOSTILE, cell=9
     ),
     "markup.wide_table": lambda: markup.wide_table([HOSTILE], [[HOSTILE]]),
     "page.attention_heads": lambda: page.attention_heads(torch.eye(2)[None], [HOSTILE], [HOSTILE]),

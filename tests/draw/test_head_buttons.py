@@ -76,7 +76,7 @@ def test_labels_count_their_heads_and_those_that_could_not_show_are_grey() -> No
         "prefix_suppression",
     ]
     assert pressed(buttons) == ["first_token"]
-    assert "previous_token <small>2</small>" in drawn
+    assert "previous token <small>2</small>" in drawn
     assert "induction <small>not on this prompt</small>" in drawn
     assert can_show(report, "unclassified")
 

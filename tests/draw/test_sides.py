@@ -8,11 +8,22 @@ from dataclasses import replace
 import pytest
 
 from mi_toolkit import ablation_effect, compare_models
+from mi_toolkit.compare.agreement import aligned
+from mi_toolkit.compare.models import read_prompt
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw.ablation import effect_html, finding, strips_html
-from mi_toolkit.draw.comparison import agreement_text, labels_html
+from mi_toolkit.draw.comparison import (
+    agreement_html,
+    aligned_html,
+    class_html,
+    labels_html,
+    models_html,
+    shared_labels,
+)
 from mi_toolkit.draw.markup import bars_html
+from mi_toolkit.draw.pipeline import tokens_html
 from mi_toolkit.interventions.effect import FIGURES, AblationEffect
+from mi_toolkit.text.trace import trace_pipeline
 from tests.models_here import loaded
 
 PROMPT = "one two three four one two three four one two"
@@ -93,4 +104,51 @@ def test_models_have_a_row_per_label_with_counts_and_depths() -> None:
         assert f"strongest {profile.strongest}" in cell
     assert "needs two prompts or more" in shown
     share = float(comparison.agreement.share[0, 1])
-    assert f"same next token at {share:.0%}" in agreement_text(comparison)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", agreement_html(comparison))
+    assert cells[:2] == ["toy-gpt2, toy-qwen2", f"{share:.0%}"]
+
+
+def test_what_models_differ_in_is_marked_and_the_rest_is_folded() -> None:
+    comparison = compare_models([loaded("toy-gpt2"), loaded("toy-opt")], PROMPT)
+    differing, shared = models_html(comparison).split("<details>")
+    row = '<tr class="differs"><th scope="row">activation</th><td>gelu_new</td><td>relu</td></tr>'
+    assert row in differing
+    assert '<tr class="shared"><th scope="row">positions</th><td>learned</td>' in shared
+
+
+def test_tokens_of_two_models_stand_in_columns_of_the_same_characters() -> None:
+    names, text = ("toy-gpt2", "toy-qwen2"), "naïve 🙂 Mary"
+    readings = {name: read_prompt(loaded(name), text) for name in names}
+    shown = aligned_html(text, readings)
+    first, second = shown.split("<tr>")[1:]
+    assert first.count("<td>") == second.count("<td>") > 1
+    for name, row in zip(names, (first, second), strict=True):
+        assert row.count("<span>") == len(readings[name].spans)
+    stretches = aligned(text, [each.spans for each in readings.values()])
+    assert "".join(each.text for each in stretches) == text
+
+
+def test_the_same_class_of_heads_stands_side_by_side() -> None:
+    names = ("toy-gpt2", "toy-opt")
+    text = "one two three four one two three four one two"
+    readings = {name: read_prompt(loaded(name), text) for name in names}
+    assert shared_labels(readings)[0] in {"induction", "previous_token", "first_token"}
+    shown = class_html(readings, "induction")
+    for read in readings.values():
+        head = read.reading.report.heads("induction")[0]
+        assert f"Attention pattern of {head} of toy-" in shown
+    nothing = class_html({name: read_prompt(loaded(name), "Hi there") for name in names}, "diffuse")
+    assert nothing.count("no head beyond doubt; the nearest") == 2
+
+
+@pytest.mark.parametrize("character", ["🙂", "\N{ARABIC LETTER SHEEN}"])
+def test_a_character_of_several_tokens_is_one_chip(character: str) -> None:
+    traced = trace_pipeline(loaded("toy-qwen2"), f"a {character} b")
+    texts = traced.tokens.texts
+    parts = [text for text in texts if text.startswith("<0x")]
+    assert len(parts) > 1
+    shown = tokens_html(traced)
+    assert shown.count("<span") == len(texts) - len(parts) + 1
+    assert f'title="One character in {len(parts)} tokens">' in shown
+    assert character in shown
+    assert "&lt;0x" not in shown

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.text.generate import generate, unhooked_parts_plain
-from mi_toolkit.text.generation import Generation
+from mi_toolkit.text.generation import Generation, Sampling
 from tests.interventions.test_ablation import OUTPUT_PROJECTION
 from tests.models_here import TOYS, loaded, untouched
 from tests.text.reference import argmax_loop, kept_beams
@@ -302,3 +302,38 @@ def test_smollm2_under_hooks_writes_as_an_argmax_loop_does() -> None:
         looped = argmax_loop(model, found.prompt_ids, 5)
     assert written(greedy) == [looped]
     assert found.sequences[0].score >= greedy.sequences[0].score
+
+
+def test_what_is_drawn_is_ruled_by_its_settings_and_leaves_torchs_generator_alone() -> None:
+    model, prompt = loaded("toy-gpt2"), "Mary and John went to"
+    draw = partial(generate, model, prompt, max_new_tokens=5, num_beams=4, eos_ids=())
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, again, other = (draw(sampling=Sampling(seed=seed)) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    written = [[each.ids.tolist() for each in found.sequences] for found in (one, again, other)]
+    assert written[0] == written[1] != written[2]
+    scores = [each.score for each in one.sequences]
+    assert scores == sorted(scores, reverse=True)
+    best = generate(model, prompt, max_new_tokens=5, eos_ids=()).sequences[0].ids
+    for narrow in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-4)):
+        assert all(torch.equal(each.ids, best) for each in draw(sampling=narrow).sequences)
+    # Log-probabilities are the model's own, whatever was drawn from.
+    hot = draw(sampling=Sampling(temperature=3.0)).sequences[0]
+    ids = torch.cat([one.prompt_ids, hot.ids])
+    log_probs = model(ids[None], return_type="logits")[0].log_softmax(dim=-1)
+    own = log_probs[len(one.prompt_ids) - 1 : -1].gather(-1, hot.ids[:, None])[:, 0]
+    torch.testing.assert_close(hot.log_probs, own, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (Sampling(temperature=0.0), "temperature=0.0: it must be above 0"),
+        (Sampling(top_k=-1), "top_k=-1: it must be 0"),
+        (Sampling(top_p=1.5), "top_p=1.5: it must be above 0, and 1 at most"),
+    ],
+)
+def test_settings_that_draw_nothing_are_refused(wrong: Sampling, told: str) -> None:
+    with pytest.raises(GenerationError, match=told):
+        generate(loaded("toy-gpt2"), "Mary", sampling=wrong)

@@ -13,7 +13,12 @@ from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError, U
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.text.pipeline import Pipeline
-from mi_toolkit.text.trace import attention_spread, output_stage, trace_pipeline
+from mi_toolkit.text.trace import (
+    attention_spread,
+    output_stage,
+    trace_and_classify,
+    trace_pipeline,
+)
 from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.ideal_patterns import even_pattern
 from tests.models_here import TOYS, loaded, untouched
@@ -274,3 +279,21 @@ def test_a_hooked_transformer_is_followed_to_hugging_faces_logits(
     torch.testing.assert_close(stage.top_log_probs, expected.topk(5).values, atol=1e-4, rtol=1e-4)
     lens = stage.lens
     torch.testing.assert_close(lens.top_log_probs[-1], stage.top_log_probs, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_one_pass_gives_the_trace_and_the_report_of_its_heads(name: str) -> None:
+    model, passes = loaded(name), list[int]()
+    alone = classify_heads(model, PROMPT)
+    count = model.blocks[0].register_forward_pre_hook(lambda *_: passes.append(1))
+    both, report = trace_and_classify(model, PROMPT)
+    count.remove()
+    assert len(passes) == 1
+    # The ends of an interval over queries magnify rounding, near 1 above all.
+    close = dict.fromkeys(("score", "null", "lift", "copying"), 1e-4)
+    for figures, tolerance in (close | dict.fromkeys(("ci_low", "ci_high"), 0.05)).items():
+        given, wanted = getattr(report, figures), getattr(alone, figures)
+        torch.testing.assert_close(given, wanted, equal_nan=True, rtol=1e-3, atol=tolerance)
+    assert torch.equal(report.labels, alone.labels)
+    assert both.attention.labels == traced(name).attention.labels
+    assert torch.equal(both.output.lens.divergences, traced(name).output.lens.divergences)

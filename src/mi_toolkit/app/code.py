@@ -22,8 +22,8 @@ def opening(model: str, prompt: str) -> str:
 def traced(found: Analysis) -> str:
     """The same, and what Analyze did."""
     return (
-        f"{opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
-        f"traced = mi.trace_pipeline(model, prompt, report=report, top_k={TOP_K})"
+        f"{opening(found.model, found.prompt)}\n"
+        f"traced, report = mi.text.trace_and_classify(model, prompt, top_k={TOP_K})"
     )
 
 

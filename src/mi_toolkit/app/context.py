@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import gradio as gr
 from markupsafe import escape
@@ -22,14 +22,13 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
 )
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.progress import watching
+from mi_toolkit.core.progress import Watcher, watching
 from mi_toolkit.core.tokens import tokenise
-from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.text.pipeline import Pipeline
-from mi_toolkit.text.trace import trace_pipeline
+from mi_toolkit.text.trace import trace_and_classify
 
 TOP_K = 10
 
@@ -37,15 +36,12 @@ TOP_K = 10
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Job(Generic[Result]):
-    """What is to be done with models that nobody else may touch meanwhile."""
+Lend = Callable[[str], AbstractContextManager[HookedModel]]
+"""Lends a model by name, with nobody else at it meanwhile; one at a time."""
 
-    models: tuple[str, ...]
-    """Their names."""
-
-    work: Callable[[Mapping[str, HookedModel]], Result]
-    """Takes them by name."""
+Job = Callable[[Lend], Result]
+"""What is to be done with models. Between two loans, and where the library is at rest with one,
+others have their turn."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +80,12 @@ class Analysis:
 
     def job(self, work: Callable[[HookedModel], Result]) -> Job[Result]:
         """Work on the analyzed model."""
-        return Job(models=(self.model,), work=lambda models: work(models[self.model]))
+
+        def job(lend: Lend) -> Result:
+            with lend(self.model) as model:
+                return work(model)
+
+        return job
 
 
 def analyse(
@@ -103,9 +104,9 @@ def analyse(
     """
     begun = time.perf_counter()
     settings.check_text(prompt)
-    settings.check_prompt(int(tokenise(model, prompt).lengths[0]))
-    report = classify_heads(model, prompt)
-    pipeline = trace_pipeline(model, prompt, report=report, top_k=TOP_K)
+    batch = tokenise(model, prompt)
+    settings.check_prompt(int(batch.lengths[0]))
+    traced, report = trace_and_classify(model, batch, top_k=TOP_K)
     return Analysis(
         model=name,
         prompt=prompt,
@@ -114,7 +115,7 @@ def analyse(
         facts=describe_model(model),
         n_bytes=model_bytes(model),
         report=report,
-        pipeline=pipeline,
+        pipeline=replace(traced, prompt=prompt),  # as typed, whatever the tokens say
         seconds=time.perf_counter() - begun,
     )
 
@@ -160,6 +161,9 @@ class Session:
 
     was_given_up: bool = False
     """Whether what it had was given up for space."""
+
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What the page's address asks for in a result, until it is shown: a `head`, a `position`."""
 
     def analysed(self) -> Analysis:
         """The analysis.
@@ -268,25 +272,11 @@ class AppContext:
             MIToolkitError: what the job or loading raises.
             ClientDisconnected: the page was closed.
         """
-        stops = session.stops
-
-        def report(label: str, done: int, total: int | None) -> None:
-            session.check_wanted(stops)
-            progress((done, total), desc=label)
-
-        def wait(name: str, place: int) -> None:
-            session.check_wanted(stops)
-            progress(0, desc=f"{ordinal(place)} in line for {name}")
-
-        missing = sorted(set(job.models) - set(self.pool.loaded))
-        if missing:
-            progress(0, desc=f"Loading {' and '.join(missing)}")
+        run = _Run(self.pool, session, progress)
         session.jobs += 1
         try:
-            acquire = self.pool.acquire_together(job.models, waiting=wait)
-            with watching(report), acquire as hooked:
-                session.check_wanted(stops)
-                return job.work(hooked)
+            with watching(run):
+                return job(run.lend)
         except UnsupportedModelError:
             raise
         except ModelLoadError as error:
@@ -296,6 +286,55 @@ class AppContext:
             ) from error
         finally:
             session.jobs -= 1
+
+
+class _Run(Watcher):
+    """One job: how far it is, whether somebody still wants it, and the model that it has."""
+
+    def __init__(self, pool: ModelPool, session: Session, progress: gr.Progress) -> None:
+        self._pool, self._session, self._progress = pool, session, progress
+        self._stops = session.stops
+        self._lent = ""
+        self._begun: tuple[str, float] = ("", 0.0)
+
+    @contextmanager
+    def lend(self, name: str) -> Iterator[HookedModel]:
+        """A model, with nobody else at it meanwhile."""
+        if name not in self._pool.loaded:
+            self._progress(0, desc=f"Loading {name}")
+        with self._pool.acquire(name, waiting=self._wait) as model:
+            self._lent = name
+            self.check()
+            yield model
+
+    def report(self, label: str, done: int, total: int | None) -> None:
+        self.check()
+        now = time.perf_counter()
+        if not done or self._begun[0] != label:
+            self._begun = (label, now)
+        told = label
+        if done and total:
+            told += f", {about((now - self._begun[1]) / done * (total - done))} to go"
+        self._progress((done, total), desc=told)
+
+    def check(self) -> None:
+        self._session.check_wanted(self._stops)
+
+    def make_way(self) -> None:
+        self._pool.pass_on(self._lent, waiting=self._wait)
+
+    def _wait(self, name: str, place: int) -> None:
+        self.check()
+        self._progress(0, desc=f"{ordinal(place)} in line for {name}")
+
+
+def about(seconds: float) -> str:
+    """A time as one estimates it.
+
+    >>> about(0.2), about(7.6), about(200)
+    ('about 1 s', 'about 8 s', 'about 3 min')
+    """
+    return f"about {max(1, round(seconds))} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def ordinal(place: int) -> str:

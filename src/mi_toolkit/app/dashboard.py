@@ -15,7 +15,8 @@ from markupsafe import Markup, escape
 from starlette.middleware import Middleware
 
 from mi_toolkit.app.context import AppContext, Sessions
-from mi_toolkit.app.generation_section import generation_section, generator_section
+from mi_toolkit.app.form import analysing, form_fields, opening
+from mi_toolkit.app.generation_section import generation_section
 from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, style, theme
 from mi_toolkit.app.guard import Guard, is_loopback
 from mi_toolkit.app.investigate.ablate import ablate_panel
@@ -60,6 +61,11 @@ def investigate_section(page: Builder) -> None:
         compare_panel(page)
 
 
+SCRIPTS = ("address.js", "model_box.js", "stale.js", "tour.js", "values.js")
+
+FORM_WIDTH = 360
+"""Pixels of the form, next to which the results stand."""
+
 CACHE_SECONDS = 3600
 """How long a saved file stays on the server."""
 
@@ -100,7 +106,7 @@ class Dashboard(gr.Blocks):
             )
         hosts = [*settings.hosts, socket.gethostname(), os.environ.get("SPACE_HOST", "")]
         guard = Middleware(Guard, hosts=[*filter(None, hosts)], public=settings.public)
-        scripts = "".join(map(asset, ("tour.js", "model_box.js", "stale.js")))
+        scripts = "".join(map(asset, SCRIPTS))
         ours: dict[str, Any] = {
             "theme": theme(),
             "head": f"<style>{style()}</style><script>{scripts}</script>",
@@ -162,20 +168,26 @@ def build(settings: Settings | None = None) -> Dashboard:
     found = memory // KEPT - memory // KEPT**2
     context = AppContext(settings, pool, Sessions(found))
     page = Dashboard(
-        title="mi_toolkit", analytics_enabled=False, delete_cache=(CACHE_SECONDS, CACHE_SECONDS)
+        title="mi_toolkit",
+        fill_width=True,
+        analytics_enabled=False,
+        delete_cache=(CACHE_SECONDS, CACHE_SECONDS),
     )
     page.context = context
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
     with page:
-        builder = Builder(context)
+        builder = Builder(context, page)
         header()
-        analysed, stop, prompt = generator_section(builder)
-        pipeline_section(builder, prompt)
-        generation_section(builder)
-        investigate_section(builder)
-        weights_section(builder)
-        glossary_section()
-        builder.wire(analysed, stop)
+        with gr.Row(elem_id="columns"):
+            with gr.Column(scale=0, min_width=FORM_WIDTH, elem_id="generator"):
+                form = form_fields(settings)
+            with gr.Column(scale=1, min_width=FORM_WIDTH, elem_id="results"):
+                pipeline_section(builder, form)
+                generation_section(builder, form.prompt)
+                investigate_section(builder)
+                weights_section(builder)
+                glossary_section()
+        builder.wire(analysing(builder, form), form.stop, opening(builder, form))
 
         def left(request: gr.Request) -> None:
             context.sessions.leave(request.session_hash)

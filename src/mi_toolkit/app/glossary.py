@@ -20,7 +20,7 @@ from mi_toolkit.draw.page import content_style
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif"]
 MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-DARK = "() => { document.body.classList.toggle('dark'); }"
+DARK = "() => window.miTheme()"
 """What the button for light and dark does."""
 
 

@@ -1,15 +1,16 @@
 """The loaded models, lent to one visitor at a time.
 
 A lock per model, not a copy per visitor: hooks hang on the model itself, so whoever ablates must
-be alone with it; a run takes about a second, and a copy would take the model's memory again.
+be alone with it, and a copy would take the model's memory again. Work is done in slices, between
+which the lock goes round: a long prompt holds nobody up for longer than one of its passes.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mi_toolkit.app.held import return_memory
@@ -119,26 +120,21 @@ class ModelPool:
                     return
             waiting(name, place + 1)
 
-    @contextmanager
-    def acquire_together(
-        self,
-        names: Collection[str],
-        *,
-        waiting: Callable[[str, int], None] = lambda name, place: None,
-    ) -> Iterator[dict[str, HookedModel]]:
-        """Several models at once, by name, and nobody else at any of them meanwhile.
+    def pass_on(
+        self, name: str, *, waiting: Callable[[str, int], None] = lambda name, place: None
+    ) -> None:
+        """Let those in line for a model have it first, each once; whoever has it calls this.
 
-        They are waited for in the order of their names, which is everybody's: so no two visitors
-        wait for each other.
-
-        Raises:
-            MIToolkitError: as `load_model` does.
+        Nothing of the caller's may hang on the model meanwhile.
         """
-        with ExitStack() as stack:
-            yield {
-                name: stack.enter_context(self.acquire(name, waiting=waiting))
-                for name in sorted(set(names))
-            }
+        with self._moved:
+            held = self._held[name]
+            if len(held.line) == 1:
+                return
+            ticket = held.line.pop(0)
+            held.line.append(ticket)
+            self._moved.notify_all()
+        self._wait(name, held, ticket, waiting)
 
     def _make_room(self, needed: int) -> None:
         """Give up models that nobody has, the least recently used first, until `needed` fits."""

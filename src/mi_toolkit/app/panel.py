@@ -89,8 +89,11 @@ class Panel(Generic[Found]):
     saveable: Callable[[Found], Saveable]
     """It in files."""
 
-    button: str | None = "Run"
-    """What the button says; None for a panel that runs by itself after every analysis."""
+    button: str = "Run"
+    """What the button says."""
+
+    runs_itself: bool = False
+    """Whether it runs after every analysis, without being asked."""
 
     is_open: bool = False
     """Whether it is unfolded at first."""
@@ -130,9 +133,9 @@ class Built:
 class Builder:
     """The page while it is put together. Every listener gets the visitor's session first."""
 
-    def __init__(self, context: AppContext) -> None:
+    def __init__(self, context: AppContext, page: gr.Blocks) -> None:
         """A page on a server's settings, models and visitors."""
-        self.context = context
+        self.context, self.page = context, page
         self._parts: list[tuple[Callable[..., Any], list[Any], list[Any]]] = []
         self._next: list[Callable[[Any], Any]] = []
         self._running: list[Any] = []
@@ -225,12 +228,24 @@ class Builder:
         """
         self._parts.append((work, list(inputs), list(outputs)))
 
-    def wire(self, analysed: Any, stop: gr.Button) -> None:
+    def when_opened(self, work: Callable[..., Any], outputs: Sequence[Any] = ()) -> Any:
+        """Have outputs become what `work(session, query)` gives, as a visitor opens the page."""
+
+        def opened(request: gr.Request) -> Any:
+            with errors_shown():
+                session = self.context.sessions.of(request.session_hash)
+                return work(session, dict(request.query_params))
+
+        return self.page.load(opened, outputs=list(outputs), **QUIETLY)
+
+    def wire(self, analysed: Any, stop: gr.Button, opened: Any) -> None:
         """Bring all of these to the event of a new analysis; then what runs by itself.
 
         `stop` ends all that runs for its page: what waits is taken out of the line, what is at work
-        ends at its next step.
+        ends at its next step. `opened` is the event of a visit, which may find an example there.
         """
+        inputs = [each for _, inputs, _ in self._parts for each in inputs]
+        outputs = [each for _, _, outputs in self._parts for each in outputs]
 
         def everything(session: Session, *values: Any) -> list[Any]:
             session.analysed()
@@ -240,12 +255,12 @@ class Builder:
                 become += [shown] if len(outputs) == 1 else list(shown)
             return become
 
-        shown = self.on(
-            analysed.success,
-            everything,
-            [each for _, inputs, _ in self._parts for each in inputs],
-            [each for _, _, outputs in self._parts for each in outputs],
-        )
+        def at_first(session: Session, *values: Any) -> list[Any]:
+            has_one = session.analysis is not None
+            return everything(session, *values) if has_one else [gr.skip() for _ in outputs]
+
+        self.on(opened.success, at_first, inputs, outputs)
+        shown = self.on(analysed.success, everything, inputs, outputs)
         for run in self._next:
             run(shown.success)
 
@@ -262,10 +277,9 @@ class Builder:
             help_text(panel.help)
             yield built
             button = gr.Button(
-                panel.button or "",
-                variant="primary",
+                panel.button,
+                variant="secondary" if panel.runs_itself else "primary",
                 interactive=False,
-                visible=panel.button is not None,
                 elem_id=f"{panel.name}-run",
             )
             built.drawings = [
@@ -279,8 +293,8 @@ class Builder:
 
         def refreshed(session: Session) -> tuple[Any, ...]:
             enabled = gr.update(interactive=True)
-            found: Found | None = session.answers.pop(panel.name, None)
-            if found is None or panel.button is None:
+            found: Found | None = session.answers.get(panel.name)
+            if found is None or (panel.runs_itself and _is_of_before(panel, session, found)):
                 return *panel.without_answer(panel.invitation), enabled
             return *self.answered(panel, session, found), enabled
 
@@ -292,10 +306,9 @@ class Builder:
             inputs=built.choices,
             outputs=built.outputs,
         )
-        if panel.button is None:
+        if panel.runs_itself:
             self._next.append(partial(run, show_progress_on=built.drawings[0]))
-        else:
-            run(button.click)
+        run(button.click)
 
     def answered(self, panel: Panel[Found], session: Session, found: Found) -> tuple[str, ...]:
         """Keep an answer, and show it; if another prompt was analyzed meanwhile, say so."""
@@ -348,6 +361,10 @@ class Builder:
                         None, js=CLICK % f"{name}-file-{ending}"
                     )
         return code
+
+
+def _is_of_before(panel: Panel[Found], session: Session, found: Found) -> bool:
+    return panel.still(session.analysed(), found) is None
 
 
 def of_analysis(saveable: Callable[..., Saveable]) -> Callable[..., Saveable]:

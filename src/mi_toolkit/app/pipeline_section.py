@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from mi_toolkit.app import code
 from mi_toolkit.app.context import TOP_K, Analysis, Session
+from mi_toolkit.app.form import STRONGEST, Form, numbers
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.panel import Builder, index_picked, of_analysis
 from mi_toolkit.app.tools import Saveable, drawing
@@ -69,7 +70,7 @@ ATTENTION_HELP = (
 )
 
 
-def attention_stage(page: Builder, prompt: gr.Textbox) -> None:
+def attention_stage(page: Builder, form: Form) -> None:
     """The map, the labels, and one head at a time."""
     chosen, label = gr.State(""), gr.State("")
     with gr.Accordion("3. Attention: where each head looks", elem_id="attention"):
@@ -84,15 +85,27 @@ def attention_stage(page: Builder, prompt: gr.Textbox) -> None:
                 shown = drawing(elem_id="head")
                 head_lines = page.tools("head", of_analysis(head_saveable), [chosen])
 
-    def first(session: Session) -> tuple[Any, ...]:
-        found = session.analysed()
-        head = first_look(found.report)
-        return "", str(head), *_labelled(found, "", head), *_head(found, head), report_code(found)
+    def first(session: Session, layer: str, head: str) -> tuple[Any, ...]:
+        found, asked = session.analysed(), session.asked.pop("head", None)
+        if asked is not None:
+            layer, head = str(asked.layer), str(asked.head)
+        look = asked_head(found.report, layer, head)
+        shown = (*_labelled(found, "", look), *_head(found, look), report_code(found))
+        return "", str(look), *shown, *_selectors(found.report, (layer, head), look)
+
+    def head_shown(found: Analysis, head: Head, name: str) -> tuple[Any, ...]:
+        return str(head), map_html(found, name, head), *_head(found, head)
 
     def head_picked(session: Session, pick: str, name: str) -> tuple[Any, ...]:
         found = session.analysed()
         head = head_of(found.report, pick)
-        return str(head), map_html(found, name, head), *_head(found, head)
+        return *head_shown(found, head, name), str(head.layer), str(head.head)
+
+    def head_named(session: Session, layer: str, head: str, name: str) -> tuple[Any, ...]:
+        if session.analysis is None:
+            return (gr.skip(),) * 4
+        found = session.analysed()
+        return head_shown(found, asked_head(found.report, layer, head), name)
 
     def label_picked(session: Session, pick: str, name: str, head: str) -> tuple[Any, ...]:
         found, chosen_now = session.analysed(), "" if pick == name else pick
@@ -100,17 +113,37 @@ def attention_stage(page: Builder, prompt: gr.Textbox) -> None:
 
     def listed_picked(session: Session, pick: str, name: str) -> tuple[Any, ...]:
         if pick == OFFER:
-            return *(gr.skip(),) * 4, SHOWS_MOST
+            return *(gr.skip(),) * 6, SHOWS_MOST
         return *head_picked(session, pick, name), gr.skip()
 
-    at_head = [shown, head_lines]
+    named = [form.layer, form.head]
+    at_head = [chosen, heads, shown, head_lines]
     at_label = [label, heads, labels, listing]
-    page.when_analysed(first, outputs=[label, chosen, heads, labels, listing, *at_head, lines])
-    page.on(heads, head_picked, [label], [chosen, heads, *at_head]).success(None, js=TO_PATTERN)
+    outputs = [label, chosen, heads, labels, listing, shown, head_lines, lines, *named]
+    page.when_analysed(first, named, outputs)
+    page.on(heads, head_picked, [label], [*at_head, *named]).success(None, js=TO_PATTERN)
+    page.on(partial(gr.on, [each.input for each in named]), head_named, [*named, label], at_head)
     page.on(labels, label_picked, [label, chosen], at_label)
-    page.on(listing, listed_picked, [label], [chosen, heads, *at_head, prompt]).success(
+    page.on(listing, listed_picked, [label], [*at_head, *named, form.prompt]).success(
         None, js=TO_PROMPT % (OFFER, TO_PATTERN)
     )
+
+
+def _selectors(report: HeadReport, asked: tuple[str, str], look: Head) -> list[Any]:
+    """Layer and head to choose from, what was asked for still chosen where the model has it."""
+    return [
+        gr.update(choices=numbers(n), value=each if each == str(at) else STRONGEST)
+        for each, at, n in zip(asked, look, report.scope.shape, strict=True)
+    ]
+
+
+def asked_head(report: HeadReport, layer: str, head: str) -> Head:
+    """The head of that layer and number; where one of them is left open, a telling one."""
+    if STRONGEST not in (layer, head):
+        n_layers, n_heads = report.scope.shape
+        if int(layer) < n_layers and int(head) < n_heads:
+            return Head(int(layer), int(head))
+    return first_look(report, layer=None if layer == STRONGEST else int(layer))
 
 
 def head_of(report: HeadReport, name: str) -> Head:
@@ -126,13 +159,15 @@ def head_of(report: HeadReport, name: str) -> Head:
     return head
 
 
-def first_look(report: HeadReport) -> Head:
-    """The strongest head of a label that some head carries; else the first head."""
+def first_look(report: HeadReport, *, layer: int | None = None) -> Head:
+    """The strongest head of a label that some head carries, of one layer; else the first head."""
     others = (name for name in report.label_names if name not in FIRST_LOOK)
     for name in (*FIRST_LOOK, *others):
-        if name in report.label_names and report.heads(name):
-            return report.heads(name)[0]
-    return Head(0, 0)
+        carriers = report.heads(name) if name in report.label_names else []
+        for head in carriers:
+            if layer in (None, head.layer):
+                return head
+    return Head(0 if layer is None or layer >= len(report.scope) else layer, 0)
 
 
 def _labelled(found: Analysis, name: str, head: Head) -> tuple[str, str, str]:
@@ -170,10 +205,7 @@ def _head(found: Analysis, head: Head) -> tuple[str, str]:
 
 def report_code(found: Analysis) -> str:
     """The Python that gives the map and the lists of heads."""
-    return (
-        f"{code.opening(found.model, found.prompt)}\nreport = mi.classify_heads(model, prompt)\n"
-        "mi.view(report)\nreport.to_pandas()"
-    )
+    return f"{code.traced(found)}\nmi.view(report)\nreport.to_pandas()"
 
 
 def head_code(found: Analysis, head: Head) -> str:
@@ -237,9 +269,11 @@ def output_stage(page: Builder) -> None:
         lines = page.tools("output", of_analysis(output_saveable), [position, top_k])
 
     def first(session: Session, k: int) -> tuple[Any, ...]:
-        last = len(session.analysed().pipeline.tokens.texts) - 1
-        slider = gr.Slider(maximum=max(last, 1), value=last)
-        return slider, *_at(session.analysed(), last, k)
+        found = session.analysed()
+        last = len(found.pipeline.tokens.texts) - 1
+        at = within(found, session.asked.pop("position", last))
+        slider = gr.Slider(maximum=max(last, 1), value=at)
+        return slider, *_at(found, at, k)
 
     def slid(session: Session, at: int, k: int) -> tuple[Any, ...]:
         found = session.analysis
@@ -307,12 +341,12 @@ HELPS = {
 }
 
 
-def pipeline_section(page: Builder, prompt: gr.Textbox) -> None:
+def pipeline_section(page: Builder, form: Form) -> None:
     """Tokens, embedding, attention, MLP and output, each foldable."""
     drawing(Markup("<h2>Pipeline</h2>"))
     _stage(page, "tokens", "1. Tokens: the text as ids", tokens_html, is_open=True)
     _stage(page, "embedding", "2. Embedding: ids as vectors", embedding_html)
-    attention_stage(page, prompt)
+    attention_stage(page, form)
     _stage(page, "mlp", "4. MLP: what each layer adds by itself", mlp_html)
     output_stage(page)
 

@@ -5,7 +5,7 @@
   const MARGIN = 12;
   const STEPS = [
     ["#generator", "Model and prompt", "Choose a model and type a prompt. The bundled models answer in a second."],
-    ["#analyze", "Analyze", "Runs the prompt through the model. All figures below are of this prompt."],
+    ["#analyze", "Analyze", "Runs the prompt through the model. All figures are of this prompt; those that stand there now are of an example."],
     ["#tokens", "Stage by stage", "Tokens, embedding, attention, MLP, output: what the model does, in order."],
     ["#attention", "The head map", "Each cell is an attention head, coloured by what it does here. Choose one to see where it looks."],
     ["#ablate", "Investigate", "Take heads out, and see what becomes of the prediction. Further down, change single weights."],

@@ -24,7 +24,7 @@ from mi_toolkit.attribution.methods import (
 )
 from mi_toolkit.attribution.question import Answer, Question, last_logits
 from mi_toolkit.core.errors import AttributionError, PromptError, unknown_name
-from mi_toolkit.core.model import HookedModel, evaluating
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.predictions import predictions
 from mi_toolkit.core.process_state import one_job
@@ -109,7 +109,7 @@ def attribute(
     ids = batch.sequence(0)
     named: int | str = DEFAULT_BASELINE if baseline is None else baseline
     # Inside, gradients are on even where the caller's code has them off.
-    with evaluating(model), torch.enable_grad():
+    with torch.enable_grad():
         with torch.no_grad():
             logits = last_logits(model, ids[None])[0].float().cpu()
             check_finite_pass(model, ids[None], logits)

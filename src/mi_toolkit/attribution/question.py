@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.attribution.baselines import Objective, replaced_embeddings
 from mi_toolkit.core.errors import AttributionError, HookError
-from mi_toolkit.core.model import HookedModel, uncached
+from mi_toolkit.core.model import HookedModel, evaluating, uncached
 from mi_toolkit.core.progress import track
 
 
@@ -111,7 +111,14 @@ class Question:
     def in_batches(self, n_rows: int, label: str) -> Iterator[slice]:
         """Slices of `batch_size` rows that cover `n_rows`, with a progress bar."""
         starts = range(0, n_rows, self.batch_size)
-        for start in track(starts, total=len(starts), label=label, unit="pass", show=self.progress):
+        for start in track(
+            starts,
+            total=len(starts),
+            label=label,
+            unit="pass",
+            show=self.progress,
+            at_rest=self.model,
+        ):
             yield slice(start, min(start + self.batch_size, n_rows))
 
 
@@ -120,7 +127,7 @@ def last_logits(
 ) -> Float[Tensor, "row vocabulary"]:
     """The logits after each row of ids, at its last position; no other is unembedded."""
     ids = ids.to(model.cfg.device)
-    with _unembedding_the_last(model):
+    with evaluating(model), _unembedding_the_last(model):
         logits: Tensor = model(
             ids, return_type="logits", attention_mask=torch.ones_like(ids), **uncached(model)
         )

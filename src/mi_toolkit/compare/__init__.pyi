@@ -1,6 +1,10 @@
 from .lengths import LengthSweep as LengthSweep
 from .lengths import length_sweep as length_sweep
 from .model_comparison import ModelComparison as ModelComparison
+from .models import ModelReading as ModelReading
+from .models import PromptReading as PromptReading
 from .models import compare_models as compare_models
+from .models import comparison_of as comparison_of
+from .models import read_prompt as read_prompt
 from .stimuli import StimulusComparison as StimulusComparison
 from .stimuli import compare_stimuli as compare_stimuli

@@ -50,6 +50,39 @@ def boundaries(spans: Sequence[tuple[int, int]]) -> dict[int, int]:
     return ends
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A part of a text between two places where every model has just finished a token."""
+
+    text: str
+    """Its characters."""
+
+    tokens: tuple[range, ...]
+    """For each model, the places of the tokens that make it up."""
+
+
+def aligned(text: str, spans: Sequence[Sequence[tuple[int, int]]]) -> tuple[Stretch, ...]:
+    """The text cut where all models end a token, with the tokens of each in every part.
+
+    Args:
+        text: what they read.
+        spans: for each model, the characters of each of its tokens.
+
+    >>> one, other = [(0, 3), (3, 6)], [(0, 2), (2, 3), (3, 6)]
+    >>> [(each.text, each.tokens) for each in aligned("abc de", [one, other])]
+    [('abc', (range(0, 1), range(0, 2))), (' de', (range(1, 2), range(2, 3)))]
+    """
+    ends = [boundaries(each) for each in spans]
+    shared = sorted(set.intersection(*(set(each) for each in ends)))
+    found, start, first = [], 0, [0] * len(spans)
+    for end in shared:
+        after = [each[end] + 1 for each in ends]
+        tokens = tuple(range(*pair) for pair in zip(first, after, strict=True))
+        found.append(Stretch(text=text[start:end], tokens=tokens))
+        start, first = end, after
+    return tuple(found)
+
+
 def agrees(one: str, other: str) -> bool:
     """Whether one continuation is a prefix of the other; the empty one agrees with itself alone.
 
@@ -110,7 +143,10 @@ own, such as part of a character."""
 
 
 def continuations(
-    model: HookedModel, texts: Sequence[str], batch: TokenBatch
+    model: HookedModel,
+    texts: Sequence[str],
+    batch: TokenBatch,
+    most_probable: Sequence[Int[Tensor, " position"]] | None = None,
 ) -> tuple[Continuations, ...]:
     """The text of the most probable next token at each boundary of each text.
 
@@ -118,16 +154,16 @@ def continuations(
         model: the model.
         texts: what it reads.
         batch: the tokens of the texts, as far as they are read, with or without a BOS in front.
+        most_probable: the next token after each of them, where it is known; None: a pass finds it.
 
     Raises:
         PromptError: the tokenizer does not say which characters a token stands for.
     """
     text_of = _decoder(model.tokenizer)
     found = []
-    for text, ids, following in zip(
-        texts, _sequences(batch), top_tokens(model, batch), strict=True
-    ):
-        spans, n_before = _spans(model, text, ids)
+    tops = top_tokens(model, batch) if most_probable is None else most_probable
+    for text, ids, following in zip(texts, _sequences(batch), tops, strict=True):
+        spans, n_before = token_spans(model, text, ids)
         at = boundaries(spans)
         found.append(
             {
@@ -158,7 +194,7 @@ def _sequences(batch: TokenBatch) -> list[Tensor]:
     return [batch.sequence(index) for index in range(len(batch))]
 
 
-def _spans(model: HookedModel, text: str, ids: Tensor) -> tuple[list[tuple[int, int]], int]:
+def token_spans(model: HookedModel, text: str, ids: Tensor) -> tuple[list[tuple[int, int]], int]:
     """The characters of each token that was read, and how many tokens stand before the text."""
     tokenizer = model.tokenizer
     if not getattr(tokenizer, "is_fast", False):

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -20,6 +20,7 @@ from mi_toolkit.compare.agreement import (
     continuations,
     groups_of,
     own_accuracy,
+    token_spans,
 )
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.core.errors import ComparisonError, PromptError
@@ -28,7 +29,7 @@ from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.stimuli import natural, passages
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
-from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
 from mi_toolkit.heads.kinds import Behaviour, Weighting
 from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
@@ -36,6 +37,8 @@ from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.text.pipeline import Pipeline
+from mi_toolkit.text.trace import trace_and_classify
 
 AnyModel = str | HookedModel
 Load = Callable[[str], HookedModel]
@@ -99,7 +102,7 @@ def compare_models(
         )
     texts = _texts(prompt)
     given = _given(models)
-    read: dict[str, _Read] = {}
+    read: dict[str, ModelReading] = {}
     for name, model in track(
         given, total=len(given), label="comparing models", unit="model", show=progress
     ):
@@ -122,30 +125,99 @@ def compare_models(
             seed=seed,
             progress=False,
         )
-        read[name] = _Read(facts, report, _continuations(loaded, texts, prepend_bos))
+        said = _continuations(loaded, texts, prepend_bos)
+        read[name] = ModelReading(facts=facts, report=report, said=said)
         del loaded
         gc.collect()
-    said = [model.said for model in read.values()]
-    shown = texts if texts is not None else list(passages())
-    facts_of = {name: model.facts for name, model in read.items()}
+    return comparison_of(read, texts if texts is not None else list(passages()))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelReading:
+    """What one model made of the text: all that a comparison keeps of it."""
+
+    facts: ModelFacts
+    """What the model is."""
+
+    report: HeadReport
+    """What its heads do."""
+
+    said: Sequence[Continuations]
+    """Its most probable next token at each boundary of each text."""
+
+
+def comparison_of(readings: Mapping[str, ModelReading], texts: Sequence[str]) -> ModelComparison:
+    """The comparison of models that have read the same texts, one after the other.
+
+    Raises:
+        ComparisonError: fewer than two models.
+    """
+    _check_several(readings)
+    said = [reading.said for reading in readings.values()]
+    facts_of = {name: reading.facts for name, reading in readings.items()}
     return ModelComparison(
-        models=tuple(read),
+        models=tuple(readings),
         facts=facts_of,
-        reports={name: model.report for name, model in read.items()},
+        reports={name: reading.report for name, reading in readings.items()},
         groups=groups_of(facts_of),
-        n_texts=len(shown),
+        n_texts=len(texts),
         agreement=agreement_of(said),
-        accuracy={name: own_accuracy(shown, model.said) for name, model in read.items()},
+        accuracy={name: own_accuracy(texts, reading.said) for name, reading in readings.items()},
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Read:
-    """What is kept of a model when it is let go."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PromptReading:
+    """What one model made of one prompt."""
 
-    facts: ModelFacts
-    report: HeadReport
-    said: Sequence[Continuations]
+    reading: ModelReading
+    """Its part of a comparison."""
+
+    traced: Pipeline
+    """The prompt's way through it."""
+
+    spans: tuple[tuple[int, int], ...]
+    """The characters of each of the prompt's tokens, without what is put in front."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The tokens of `spans`."""
+        every = self.traced.tokens.texts
+        return every[len(every) - len(self.spans) :]
+
+
+@one_job
+def read_prompt(model: HookedModel, prompt: str, *, top_k: int = 5) -> PromptReading:
+    """What one model makes of a prompt, in one pass: its part of a comparison, and the trace.
+
+    Args:
+        model: the model; it comes back as it was.
+        prompt: one text.
+        top_k: predictions to keep at every position.
+
+    Raises:
+        MIToolkitError: as `trace_pipeline` does.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> read = mi.compare.read_prompt(mi.load_model("toy-opt"), "Mary and John")
+        >>> read.reading.facts.family, read.texts
+        ('OPT', ('Mary', ' and', ' John'))
+    """
+    traced, report = trace_and_classify(model, prompt, top_k=top_k)
+    batch = report.tokens[OWN_PROMPT]
+    said = continuations(model, [prompt], batch, [traced.output.top_ids[:, 0]])
+    spans, _ = token_spans(model, prompt, batch.sequence(0))
+    return PromptReading(
+        reading=ModelReading(facts=describe_model(model), report=report, said=said),
+        traced=traced,
+        spans=tuple(spans),
+    )
+
+
+def _check_several(models: Collection[object]) -> None:
+    if len(models) < 2:
+        raise ComparisonError(f"A comparison takes two models or more, not {len(models)}.")
 
 
 def _texts(prompt: Prompt | None) -> list[str] | None:
@@ -168,8 +240,7 @@ def _texts(prompt: Prompt | None) -> list[str] | None:
 def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[str, AnyModel]]:
     """Names (empty: the model's own) with names or models; wrong names fail before any work."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [("", m) for m in models]
-    if len(pairs) < 2:
-        raise ComparisonError(f"A comparison takes two models or more, not {len(pairs)}.")
+    _check_several(pairs)
     for _, model in pairs:
         if isinstance(model, str):
             find_source(model)

@@ -52,8 +52,12 @@ def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
 
 
 def _row(tag: str, cells: Sequence[str]) -> Markup:
-    cell = Markup(f'<{tag} style="text-align:left">{{}}</{tag}>')
-    return Markup("<tr>{}</tr>").format(Markup().join(map(cell.format, cells)))
+    # An empty cell heads nothing: to who listens to a table, an empty header is a riddle.
+    made = [
+        Markup('<{0} style="text-align:left">{1}</{0}>').format(tag if cell else "td", cell)
+        for cell in cells
+    ]
+    return Markup("<tr>{}</tr>").format(Markup().join(made))
 
 
 class TableRepr(ABC):

@@ -26,6 +26,7 @@ from mi_toolkit.core.model import (
     uncached,
 )
 from mi_toolkit.core.process_state import allows_nan
+from mi_toolkit.core.progress import check_wanted
 
 Visitor = Callable[[str, Tensor], None]
 """`(name, activation)`; the activation belongs to the pass: copy what is to outlive the call."""
@@ -80,6 +81,7 @@ def visit_activations(
     def showing(name: str) -> HookFunction:
         # On a bridge a hook may fire under another name than the one it was asked by.
         def show(activation: Tensor, hook: Any) -> None:
+            check_wanted()
             waiting.discard(name)
             if not name.endswith(_LARGE) or not waiting:
                 sums.append(_sum(name, activation))
@@ -113,6 +115,7 @@ def logits_and_activations(
 
     def showing(name: str) -> HookFunction:
         def show(activation: Tensor, hook: Any) -> None:
+            check_wanted()
             waiting.discard(name)
             if not name.endswith(_LARGE):
                 sums.append(_sum(name, activation))

@@ -96,7 +96,13 @@ def kl_divergence(
 
     Of a clean and a changed model, `logits` are the clean one's.
     """
-    ours, theirs = (each.float().log_softmax(dim=-1) for each in (logits, others))
+    return divergence(*(each.float().log_softmax(dim=-1) for each in (logits, others)))
+
+
+def divergence(
+    ours: Float[Tensor, "*#batch vocabulary"], theirs: Float[Tensor, "*#batch vocabulary"]
+) -> Float[Tensor, "*batch"]:
+    """KL(ours ‖ theirs) in nats, of log-probabilities; either may stand for several rows."""
     return (ours.exp() * (ours - theirs)).sum(dim=-1, dtype=torch.float64).float()
 
 

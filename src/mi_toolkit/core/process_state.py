@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 
 from mi_toolkit.core.errors import ModelTypeError
-from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -122,6 +121,10 @@ class _Turn:
                 self._owner = None
                 self._free.notify()
 
+    @property
+    def is_held_once(self) -> bool:
+        return self._owner == threading.get_ident() and self._depth == 1
+
 
 _turns: WeakKeyDictionary[Any, _Turn] = WeakKeyDictionary()
 _turns_guard = threading.Lock()
@@ -134,9 +137,8 @@ def alone_with(model: Any) -> Iterator[None]:
     It nests within a thread. Two models are best taken one after the other: two threads that hold
     one each and wait for the other's wait for ever.
     """
-    with _turns_guard:
-        turn = _turns.setdefault(model, _Turn())
-    turn.take(str(getattr(getattr(model, "cfg", None), "model_name", "the model")))
+    turn, name = _turn_of(model)
+    turn.take(name)
     try:
         yield
     finally:
@@ -197,6 +199,30 @@ def require_hooks(model: object, asking: str) -> None:
     raise ModelTypeError(f"{asking} takes a model first, {way}.")
 
 
+def _turn_of(model: Any) -> tuple[_Turn, str]:
+    with _turns_guard:
+        turn = _turns.setdefault(model, _Turn())
+    return turn, str(getattr(getattr(model, "cfg", None), "model_name", "the model"))
+
+
+@contextmanager
+def others_first(model: Any) -> Iterator[bool]:
+    """Inside, other threads' jobs may run on the model that this thread has a job on.
+
+    Gives whether they may: not where this thread also has it in a context, such as `ablating(...)`
+    or `evaluating(...)`, which would hold for their passes too.
+    """
+    turn, name = _turn_of(model)
+    if not turn.is_held_once:
+        yield False
+        return
+    turn.give_back()
+    try:
+        yield True
+    finally:
+        turn.take(name)
+
+
 _allows_nan: ContextVar[bool] = ContextVar("_allows_nan", default=False)
 
 
@@ -233,9 +259,9 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
-            stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
-            return function(*given, **named)
+            # In a context of its own: what is under way is what was before, however a loop is left.
+            return copy_context().run(function, *given, **named)
 
     return run
 

@@ -22,14 +22,28 @@ from typing import Any, Protocol, TypeVar
 
 from markupsafe import Markup
 
-logger = logging.getLogger("mi_toolkit")
+from mi_toolkit.core.process_state import others_first
 
 logger = logging.getLogger("mi_toolkit")
 
 Item = TypeVar("Item")
 
-Watcher = Callable[[str, int, int | None], None]
-"""Told what is being done, how many items of it are, and how many there will be, if known."""
+
+class Watcher:
+    """Whoever wants to know how far the work is, may end it, and may let others go first."""
+
+    def report(self, label: str, done: int, total: int | None) -> None:
+        """Told what is being done, how many items of it are, and how many there will be, if known.
+
+        What it raises ends the work there, cleanly: that is how a page that was closed stops it.
+        """
+
+    def check(self) -> None:
+        """Asked more often, within a pass: what it raises ends the work, too."""
+
+    def make_way(self) -> None:
+        """Called where other threads may have the model; the work goes on when it returns."""
+
 
 _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
@@ -39,10 +53,7 @@ PATIENCE = 2.0
 
 @contextmanager
 def watching(watcher: Watcher) -> Iterator[None]:
-    """Within it, `watcher` is called before every item of whatever is tracked.
-
-    What it raises ends the work there, cleanly: that is how a page that was closed stops it.
-    """
+    """Within it, `watcher` is told before every item of whatever is tracked."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -111,7 +122,7 @@ def working(
 
     def done() -> None:
         if watcher is not None:
-            watcher(label, work.done, total)
+            watcher.report(label, work.done, total)
         work.done += 1
         work.move(0.0)
 
@@ -123,18 +134,21 @@ def working(
         _under_way.reset(token)
 
 
-@contextmanager
-def own_progress() -> Iterator[None]:
-    """After it, what is under way is what was before, also where a loop was left by an error."""
-    token = _under_way.set(_under_way.get())
-    try:
-        yield
-    finally:
-        _under_way.reset(token)
+def check_wanted() -> None:
+    """Nothing, unless the watcher ends the work here."""
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher.check()
 
 
 def track(
-    items: Iterable[Item], *, total: int | None, label: str, unit: str, show: bool | None
+    items: Iterable[Item],
+    *,
+    total: int | None,
+    label: str,
+    unit: str,
+    show: bool | None,
+    at_rest: Any = None,
 ) -> Iterator[Item]:
     """The items, and while they pass a line with the time so far and to go.
 
@@ -145,10 +159,12 @@ def track(
         unit: what one item is.
         show: True for a line wherever standard error goes, False for none; None where somebody
             looks (a terminal or a notebook). Within other tracked work there is no line of its own.
+        at_rest: a model that is as it was between two items, and that nothing but this thread's one
+            job holds: whoever watches may let others at it there.
     """
     watcher, work = _watcher.get(), _Work(label, unit, total, _under_way.get())
     if watcher is not None:
-        items = _reported(items, watcher, label, total)
+        items = _reported(items, watcher, label, total, at_rest)
     with _drawn(work, show):
         for item in items:
             token = _under_way.set(work)
@@ -325,8 +341,12 @@ def import_bars() -> None:
 
 
 def _reported(
-    items: Iterable[Item], watcher: Watcher, label: str, total: int | None
+    items: Iterable[Item], watcher: Watcher, label: str, total: int | None, at_rest: Any
 ) -> Iterator[Item]:
     for done, item in enumerate(items):
-        watcher(label, done, total)
+        watcher.report(label, done, total)
+        if at_rest is not None and done:
+            with others_first(at_rest) as may:
+                if may:
+                    watcher.make_way()
         yield item

@@ -152,6 +152,33 @@ def _bytes_text(piece: str) -> str:
     return "".join(f"<0x{table[sign]:02X}>" for sign in piece)
 
 
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+
+
+def characters(texts: Sequence[str]) -> list[tuple[str, range]]:
+    """Tokens with their text; those that hold parts of one character together, with that one.
+
+    >>> characters(["a", "<0xF0><0x9F>", "<0x99><0x82>", "<0x80>"])
+    [('a', range(0, 1)), ('🙂', range(1, 3)), ('<0x80>', range(3, 4))]
+    """
+    found: list[tuple[str, range]] = []
+    start = 0
+    while start < len(texts):
+        text, stop, held = texts[start], start + 1, b""
+        for end in range(start, len(texts)):
+            if not _BYTES.fullmatch(texts[end]):
+                break
+            held += bytes.fromhex(texts[end].replace("<0x", "").replace(">", ""))
+            try:
+                text, stop = held.decode(), end + 1
+            except UnicodeDecodeError:
+                continue
+            break
+        found.append((text, range(start, stop)))
+        start = stop
+    return found
+
+
 @cache
 def _byte_of_sign() -> dict[str, int]:
     """The signs that byte-level BPE writes for bytes: themselves where they print."""

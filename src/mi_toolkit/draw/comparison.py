@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from markupsafe import Markup
 
+from mi_toolkit.compare.agreement import aligned
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
+from mi_toolkit.compare.models import PromptReading
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.markup import bars_html, render, strip_svg, tables_html, wide_table
+from mi_toolkit.draw.head_listing import LABEL_LENGTH
+from mi_toolkit.draw.head_maps import figure_text
+from mi_toolkit.draw.markup import (
+    bars_html,
+    render,
+    strip_svg,
+    tables_html,
+    value_grid,
+    wide_table,
+)
 from mi_toolkit.draw.page import ResultView
-from mi_toolkit.draw.primitives import LINES, DotStrip, signed
+from mi_toolkit.draw.primitives import LABELS, LINES, OTHER_LABEL, DotStrip, signed, visible
+from mi_toolkit.models.facts import architecture_rows
 from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.weights.run_comparison import RunComparison
 
@@ -131,20 +144,18 @@ def _number(figure: float) -> str:
 
 
 def models_html(comparison: ModelComparison) -> Markup:
-    """What each model is, a row for each."""
-    rows = [
-        [
-            name,
-            facts.family,
-            f"{facts.parameters / 1e6:,.3g}M",
-            f"{facts.n_layers} × {facts.n_heads}",
-            facts.positional,
-            comparison.bos[name],
-        ]
-        for name, facts in comparison.facts.items()
-    ]
-    header = ["model", "family", "parameters", "layers × heads", "positions", "BOS"]
-    return tables_html(TextTable(title="The models", header=header, rows=rows))
+    """What the models are built of, choice by choice: those that differ are marked, and first."""
+    rows = {name: architecture_rows(facts) for name, facts in comparison.facts.items()}
+    choices = next(iter(rows.values()))
+    table = [(each, [rows[name][each] for name in comparison.models]) for each in choices]
+    table.append(("begins with", [comparison.bos[name] for name in comparison.models]))
+    differing = [row for row in table if len(set(row[1])) > 1]
+    return render(
+        "architectures",
+        models=comparison.models,
+        differing=differing,
+        shared=[row for row in table if row not in differing],
+    )
 
 
 def _groups(comparison: ModelComparison) -> Markup:
@@ -156,6 +167,8 @@ def _groups(comparison: ModelComparison) -> Markup:
 
 
 WIDTH, HEIGHT = 136, 18
+PATTERN, PATTERN_CELL = 230, 13
+"""Pixels of a pattern among others, and of a value in it."""
 
 
 def labels_html(comparison: ModelComparison) -> Markup:
@@ -180,20 +193,71 @@ def following_html(following: Mapping[str, Sequence[Prediction]]) -> Markup:
     return Markup('<div class="sides">{}</div>').format(Markup().join(sides))
 
 
-def agreement_text(comparison: ModelComparison, one: int = 0, other: int = 1) -> str:
-    """How far two models' predictions along the text agree, against chance, in words."""
-    found = comparison.agreement
-    names = comparison.models
-    positions = int(found.positions[one, other])
-    if not positions:
-        return "The two never finish a token at the same place, so none can be compared."
-    share, chance = float(found.share[one, other]), float(found.chance[one, other])
-    return (
-        f"Along the prompt the two name the same next token at {share:.0%} of {positions} places "
-        f"(by chance {chance:.0%}). {names[one]} is right at "
-        f"{comparison.accuracy[names[one]]:.0%} of its own, {names[other]} at "
-        f"{comparison.accuracy[names[other]]:.0%}."
+def agreement_html(comparison: ModelComparison) -> Markup:
+    """How far the predictions of every two models along the text agree, against chance."""
+    found, names = comparison.agreement, comparison.models
+    rows = []
+    for one, other in combinations(range(len(names)), 2):
+        n = int(found.positions[one, other])
+        share, chance = float(found.share[one, other]), float(found.chance[one, other])
+        shown = [f"{share:.0%}", f"{chance:.0%}", str(n)] if n else [MISSING, MISSING, "0"]
+        rows.append([f"{names[one]}, {names[other]}", *shown])
+    right = ", ".join(f"{name} {comparison.accuracy[name]:.0%}" for name in names)
+    return tables_html(
+        TextTable(
+            title="The same next token along the prompt",
+            header=["models", "agree", "by chance", "places where both end a token"],
+            rows=rows,
+        ),
+        f"Right about the prompt's own next tokens: {right}.",
     )
+
+
+def aligned_html(prompt: str, readings: Mapping[str, PromptReading]) -> Markup:
+    """Each model's tokens of a prompt, in columns that end where all models end a token."""
+    stretches = aligned(prompt, [each.spans for each in readings.values()])
+    rows = [
+        (name, [[visible(read.texts[place]) for place in each.tokens[index]] for each in stretches])
+        for index, (name, read) in enumerate(readings.items())
+    ]
+    counts = [len(read.spans) for read in readings.values()]
+    return render("aligned", rows=rows, counts=counts)
+
+
+def shared_labels(readings: Mapping[str, PromptReading]) -> list[str]:
+    """The labels that one text can show, those that most models' heads carry first."""
+    reports = [each.reading.report for each in readings.values()]
+    names = [name for name in reports[0].label_names if all(name in r.label_names for r in reports)]
+    names = [name for name in names if any(r.applicable[r.behaviour_of(name)] for r in reports)]
+    return sorted(names, key=lambda name: -sum(bool(r.heads(name)) for r in reports))
+
+
+def class_html(readings: Mapping[str, PromptReading], label: str) -> Markup:
+    """For each model the strongest head of one label on the prompt, and its pattern.
+
+    Where no head carries it, the nearest stands there, and it is said.
+    """
+    buttons = [(name, LABELS.get(name, OTHER_LABEL)) for name in shared_labels(readings)]
+    sides = []
+    for name, read in readings.items():
+        report, traced = read.reading.report, read.traced
+        behaviour = report.behaviour_of(label)
+        carriers = report.heads(label)
+        head = carriers[0] if carriers else report.strongest(behaviour)
+        n = len(carriers)
+        said = f"{n} {'head' if n == 1 else 'heads'}" if n else "no head beyond doubt; the nearest"
+        figure = figure_text(report, behaviour, head)
+        labels = [visible(token, longest=LABEL_LENGTH) for token in traced.tokens.texts]
+        pattern = value_grid(
+            traced.attention.pattern(head),
+            down=labels,
+            across=labels,
+            said=f"Attention pattern of {head} of {name}",
+            cell=max(1, min(PATTERN_CELL, PATTERN // len(labels))),
+        )
+        sides.append((name, said, f"{head}: {figure}", pattern))
+    meaning = next(iter(readings.values())).reading.report.meaning(label)
+    return render("classes", labels=buttons, chosen=label, meaning=meaning, sides=sides)
 
 
 def _profile(comparison: ModelComparison, name: str, shown: LabelProfile | None) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.head_maps import Cell, HeadMap, figure_text
-from mi_toolkit.draw.markup import pick_button, pixel_image, render
+from mi_toolkit.draw.markup import pick_button, render, value_grid
 from mi_toolkit.draw.primitives import LABELS, NOTHING, OTHER_LABEL, signed, visible
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
@@ -255,15 +255,12 @@ def pattern_html(pattern: Float[Tensor, "query key"], tokens: Sequence[str], nam
     if n_tokens <= MOST_WRITTEN:
         return render("pattern", labels=labels, values=pattern.tolist(), name=name)
     cell = min(CELL, max(SMALLEST_CELL, PICTURE // n_tokens))
-    side = cell * n_tokens
     said = f"Attention pattern of {name} on {n_tokens} tokens"
     return render(
         "pattern",
         labels=labels,
         values=None,
-        cell=cell,
-        step=-(-CELL // cell),
-        image=pixel_image(pattern, said=said, width=side, height=side),
+        grid=value_grid(pattern, down=labels, across=labels, said=said, cell=cell),
         strongest=_strongest(pattern, labels),
     )
 

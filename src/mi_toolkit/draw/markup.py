@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -174,3 +175,41 @@ def pixel_image(
     picture.save(written, "PNG", optimize=True)
     source = base64.b64encode(written.getvalue()).decode()
     return part("pixels", source, said, width, height)
+
+
+def value_grid(
+    values: Float[Tensor, "row column"],
+    *,
+    down: Sequence[str],
+    across: Sequence[str],
+    said: str,
+    cell: int,
+    between: str = "\N{RIGHTWARDS ARROW}",
+) -> Markup:
+    """A picture of values in [0, 1] with its axes, and the values, for pages that read them out.
+
+    Args:
+        values: what is shown.
+        down: a label for each row.
+        across: a label for each column.
+        said: what it is, in words.
+        cell: pixels of a value.
+        between: what stands between row and column where a value is read out.
+    """
+    width, height = cell * len(across), cell * len(down)
+    counts = (values.clamp(0, 1) * VALUE_SCALE).round().to(torch.int16).contiguous()
+    return part(
+        "value_grid",
+        pixel_image(values, said=said, width=width, height=height),
+        base64.b64encode(counts.numpy().astype("<u2").tobytes()).decode(),
+        down,
+        across,
+        said,
+        cell,
+        json.dumps([f"{label} {between}" for label in down]),
+        json.dumps(list(across)),
+    )
+
+
+VALUE_SCALE = 10_000
+"""What a value of 1 is written as, in two bytes."""

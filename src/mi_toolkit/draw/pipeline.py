@@ -10,8 +10,16 @@ from markupsafe import Markup
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.core.tokenizer import characters
 from mi_toolkit.draw import figures
-from mi_toolkit.draw.markup import bars_html, grid_html, pixel_image, render, tables_html
+from mi_toolkit.draw.markup import (
+    bars_html,
+    grid_html,
+    pixel_image,
+    render,
+    tables_html,
+    value_grid,
+)
 from mi_toolkit.draw.page import ResultView
 from mi_toolkit.draw.primitives import GridCell, TokenGrid, percent, visible
 from mi_toolkit.text.pipeline import LensStage, Pipeline
@@ -92,7 +100,7 @@ def _cell(text: str, log_prob: float, said: str, *, is_framed: bool) -> GridCell
     )
 
 
-PATTERN, CELL = 84, 26
+PATTERN, CELL, MAP = 84, 26, 780
 
 
 def view_pipeline(pipeline: Pipeline) -> ResultView:
@@ -139,9 +147,13 @@ def _shapes(traced: Pipeline, stage: str) -> str:
 
 
 def tokens_html(traced: Pipeline) -> Markup:
-    """Each token with its position and its id."""
-    tokens = zip(map(visible, traced.tokens.texts), traced.tokens.ids.tolist(), strict=True)
-    return render("tokens", tokens=tokens)
+    """Each token with its position and its id; those that make up one character together."""
+    ids = traced.tokens.ids.tolist()
+    groups = [
+        (visible(text), list(places), [ids[place] for place in places])
+        for text, places in characters(traced.tokens.texts)
+    ]
+    return render("tokens", groups=groups)
 
 
 def embedding_html(traced: Pipeline) -> Markup:
@@ -207,13 +219,17 @@ def mlp_html(traced: Pipeline) -> Markup:
         )
         norms = stage.norms[row]
         rows.append([f"{layer}", f"{float(norms.min()):.2f} to {float(norms.max()):.2f}", said])
-    size = (len(traced.tokens.texts) * CELL, len(stage.layers) * CELL)
-    image = pixel_image(
-        shares, said="MLP output over the residual stream", width=size[0], height=size[1]
+    grid = value_grid(
+        shares,
+        down=[f"layer {layer}" for layer in stage.layers],
+        across=[visible(text, longest=LONGEST) for text in traced.tokens.texts],
+        said="MLP output over the residual stream",
+        cell=min(CELL, max(4, MAP // len(traced.tokens.texts))),
+        between="at",
     )
     return render(
         "mlp",
-        image=image,
+        grid=grid,
         header=["layer", "norm of its output", "most active neurons"],
         rows=rows,
     )

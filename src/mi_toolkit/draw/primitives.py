@@ -69,13 +69,19 @@ def shade(share: float, stops: Sequence[str]) -> str:
 
 
 def ink_on(colour: str) -> str:
-    """Black or white, whichever is read more easily on a colour.
+    """Black or white, whichever has the higher contrast on a colour: 4.5 to 1 at least (WCAG 2).
 
     >>> ink_on("#ffffff"), ink_on("#08306b")
     ('black', 'white')
     """
-    red, green, blue = _channels(colour)
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "white"
+    linear = (
+        channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+        for channel in (each / 255 for each in _channels(colour))
+    )
+    luminance = sum(
+        weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True)
+    )
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
 def _channels(colour: str) -> tuple[int, int, int]:
@@ -97,6 +103,15 @@ def visible(text: str, *, longest: int = 18) -> str:
     ]
     shown = "".join(signs)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def in_words(name: str) -> str:
+    """A behaviour or a label as people say it; in code it has its identifier.
+
+    >>> in_words("previous_token")
+    'previous token'
+    """
+    return name.replace("_", " ")
 
 
 def signed(figure: float) -> str:

@@ -189,6 +189,23 @@ OWN_PROMPT = "prompt"
 """What a report calls the stimulus that the caller gave."""
 
 
+class ReportOfPass:
+    """The report on one sequence, read in a pass that somebody else runs for more than this.
+
+    The figures are those of `classify_heads` on the same ids, up to rounding.
+    """
+
+    def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
+        """Expect a pass over the batch's one sequence."""
+        behaviours = pattern_behaviours(chosen(None))
+        self._run = StimulusRun(model, batch, behaviours, OWN_PROMPT, None, whole_patterns=True)
+        self.names, self.read = self._run.reader_of(self._run.batches[0])
+
+    def report(self) -> HeadReport:
+        """What was found, once all of `names` were shown to `read`."""
+        return assembled(self._run, DEFAULT_MIN_LIFT, DEFAULT_FDR, seed=0)
+
+
 @one_job
 def classify_heads(
     model: HookedModel,

@@ -28,7 +28,7 @@ from torch import Tensor
 from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.errors import PromptError, ReportError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
-from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.core.passes import Visitor, visit_activations
 from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import Checkpoint
@@ -150,7 +150,10 @@ class StimulusRun:
         stimulus: str,
         batch_size: int | None,
         weighting: Weighting = "prompts",
+        *,
+        whole_patterns: bool = False,
     ) -> None:
+        """Expect a stimulus; `whole_patterns` where these are there to be read anyway."""
         self.model, self.batch, self.stimulus = model, batch, stimulus
         self.batch_size, self.weighting = batch_size, weighting
         self.behaviours = tuple(behaviours)
@@ -182,7 +185,7 @@ class StimulusRun:
             and stimulus not in behaviour.excluded_stimuli
         ]
         self.wants_whole = [b.name for b in measured if b.needs is None]
-        self.path = self._path()
+        self.path = WHOLE_PATTERNS if whole_patterns else self._path()
         self.copying = self._copying(plans)
         self.batches = make_batches(
             batch,
@@ -311,6 +314,11 @@ class StimulusRun:
             measurement.add(layer, z[: batch.n_fresh], batch.sequences[: batch.n_fresh])
 
     def _on_whole_patterns(self, batch: Batch) -> None:
+        names, read = self.reader_of(batch)
+        visit_activations(self.model, self.batch.chosen(batch.sequences).ids, names, read)
+
+    def reader_of(self, batch: Batch) -> tuple[list[str], Visitor]:
+        """What a pass over a batch shows, to be read from whole patterns, and what reads it."""
         pattern_of = {pattern_hook(layer): layer for layer in self.layers}
         z_of = {z_hook(layer): layer for layer in self.layers} if self.copying else {}
 
@@ -327,8 +335,7 @@ class StimulusRun:
             if self.wants_whole:
                 self._read_whole(layer, reader, activation)
 
-        ids = self.batch.chosen(batch.sequences).ids
-        visit_activations(self.model, ids, [*pattern_of, *z_of], read)
+        return [*pattern_of, *z_of], read
 
     def _read_whole(self, layer: int, reader: BlockReader, patterns: Tensor) -> None:
         def rows_of(place: int) -> PatternRows:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,8 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from mi_toolkit.core.display import TableRepr, TextTable, human_count
 from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
-from mi_toolkit.models.sources import Source, find_source
-from mi_toolkit.models.specs import Normalisation, Positional, describe_windows, hidden_parameters
+from mi_toolkit.models.registry import find_known
+from mi_toolkit.models.sources import Source, find_source, is_here
+from mi_toolkit.models.specs import (
+    MODELS,
+    Normalisation,
+    Positional,
+    describe_windows,
+    hidden_parameters,
+)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -137,6 +145,26 @@ def fact_rows(facts: ModelFacts) -> list[list[str]]:
     ]
 
 
+def architecture_rows(facts: ModelFacts) -> dict[str, str]:
+    """What a model is built of, a choice to a row: what two models are compared by."""
+    return {
+        "family": facts.family,
+        "parameters": human_count(facts.parameters),
+        "layers × heads": f"{facts.n_layers} × {facts.n_heads}",
+        "key/value heads": str(facts.n_kv_heads),
+        "positions": _positions(facts),
+        "activation": facts.activation + (", gated" if facts.gated_mlp else ""),
+        "norm": facts.normalisation + (", of queries and keys too" if facts.qk_norm else ""),
+        "attention": facts.attention_scope,
+        "MLP": "next to attention" if facts.parallel_attention_mlp else "after attention",
+        "Q, K, V": "with biases" if facts.qkv_bias else "without biases",
+        "embeddings": "one matrix" if facts.tied_embeddings else "two matrices",
+        "widths": f"model {facts.d_model:,}, head {facts.d_head:,}, MLP {facts.d_mlp:,}",
+        "vocabulary": f"{facts.d_vocab:,}",
+        "context": f"{facts.context:,}",
+    }
+
+
 def _positions(facts: ModelFacts) -> str:
     parts: list[str] = [facts.positional]
     if facts.rope_base is not None:
@@ -189,6 +217,26 @@ def model_size(
     """
     source = find_source(name, revision=revision)
     return source_size(source, revision=revision, trust_remote_code=trust_remote_code)
+
+
+@cache
+def attention_shape(name: str) -> tuple[int, int] | None:
+    """Layers and query heads of a model that is known by name, without the network or its weights.
+
+    None of one that is neither in the table nor on this machine.
+
+    >>> attention_shape("gpt2"), attention_shape("toy-gpt2")
+    ((12, 12), (4, 4))
+    """
+    spec = MODELS.get(name)
+    if spec is not None:
+        return spec.n_layers, spec.n_heads
+    known = find_known(name)
+    if known is None or not is_here(known):
+        return None
+    source = find_source(name)
+    config = load_config(source, revision=None, trust_remote_code=False).get_text_config()
+    return int(config.num_hidden_layers), int(config.num_attention_heads)
 
 
 def source_size(

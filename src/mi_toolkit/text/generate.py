@@ -1,4 +1,4 @@
-"""`generate`: greedy and beam search that keep hooks active.
+"""`generate`: greedy and beam search, and sampling, that keep hooks active.
 
 1. Hugging Face's `generate` decodes: through a bridge as it is, through a `HookedTransformer` by
    `lens_model`, which has the methods that it calls and TransformerLens' cache.
@@ -32,12 +32,20 @@ from mi_toolkit.core.errors import GenerationError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.core.passes import check_finite_pass, continuing
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import working
+from mi_toolkit.core.progress import check_wanted, working
 from mi_toolkit.core.tl_compat import cache_is_sound, key_value_cache
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
 from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.text.generation import BeamTree, GeneratedSequence, Generation, Step, beam_tree
+from mi_toolkit.text.generation import (
+    BeamTree,
+    GeneratedSequence,
+    Generation,
+    Sampling,
+    Step,
+    beam_tree,
+    sampled_tree,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,9 @@ class Decoding:
 
     use_cache: bool
     """Whether keys and values of earlier positions are kept from step to step."""
+
+    sampling: Sampling | None
+    """How tokens are drawn; None for a search."""
 
 
 def decode(
@@ -90,6 +101,7 @@ def decode(
         unhooked_parts_plain(model),
         _without_defaults(generating),
         continuing() as at_position,
+        _seeded(how.sampling, ids.device),
         working(
             total=how.max_new_tokens, label="Generating", unit="token", show=progress
         ) as written,
@@ -100,7 +112,8 @@ def decode(
                 at_position(position)
             written()
 
-        recorder = _recorder(model, ids.shape[1], kept, at_step)
+        keep_all = how.sampling is not None
+        recorder = _recorder(model, ids.shape[1], kept, at_step, keep_all=keep_all)
         found = generating.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -135,19 +148,39 @@ def _hugging_face_model(model: HookedModel, how: Decoding) -> tuple[Any, dict[st
 
 def _configuration(how: Decoding) -> Any:
     beams = {"length_penalty": how.length_penalty, "early_stopping": how.early_stopping}
+    drawn = how.sampling
+    sampling: dict[str, Any] = {"num_beams": how.num_beams, "do_sample": False}
+    if drawn is not None:
+        sampling = {
+            "num_beams": 1,
+            "do_sample": True,
+            "temperature": drawn.temperature,
+            "top_k": drawn.top_k,
+            "top_p": drawn.top_p,
+        }
     return GenerationConfig(
         max_new_tokens=how.max_new_tokens,
-        num_beams=how.num_beams,
         num_return_sequences=how.num_beams,
-        do_sample=False,
         eos_token_id=list(how.eos_ids) or None,
         # After a sequence's end only, where it is cut off again.
         pad_token_id=how.eos_ids[0] if how.eos_ids else 0,
         use_cache=how.use_cache,
         return_dict_in_generate=True,
         disable_compile=True,
-        **(beams if how.num_beams > 1 else {}),
+        **sampling,
+        **(beams if drawn is None and how.num_beams > 1 else {}),
     )
+
+
+@contextmanager
+def _seeded(sampling: Sampling | None, device: torch.device) -> Iterator[None]:
+    """Hugging Face draws from torch's own generator: seeded for this, and left as it was."""
+    if sampling is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(sampling.seed)
+        yield
 
 
 @contextmanager
@@ -161,7 +194,9 @@ def _without_defaults(generating: Any) -> Iterator[None]:
         generating.generation_config = own
 
 
-def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_step: Any) -> Any:
+def _recorder(
+    model: HookedModel, n_prompt: int, n_choices: int, at_step: Any, *, keep_all: bool
+) -> Any:
     class Recorder(LogitsProcessor):
         """Looks at each step's scores and leaves them as they are."""
 
@@ -169,6 +204,7 @@ def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_step: Any) -
             self.steps: list[Step] = []
 
         def __call__(self, input_ids: Any, scores: Any) -> Any:
+            check_wanted()
             # In beam search they are log-probabilities already, and this changes nothing.
             log_probs = scores.float().log_softmax(dim=-1)
             check_finite_pass(model, input_ids, log_probs)
@@ -178,6 +214,7 @@ def _recorder(model: HookedModel, n_prompt: int, n_choices: int, at_step: Any) -
                     new_ids=input_ids[:, n_prompt:].cpu(),
                     top_ids=top.indices.cpu(),
                     top_log_probs=top.values.cpu(),
+                    log_probs=log_probs.cpu() if keep_all else None,
                 )
             )
             at_step(input_ids.shape[1])
@@ -200,9 +237,10 @@ def generate(
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
     use_cache: bool = True,
+    sampling: Sampling | None = None,
     progress: bool | None = None,
 ) -> Generation:
-    """What the model goes on with after a prompt, by greedy or beam search.
+    """What the model goes on with after a prompt: by greedy or beam search, or drawn.
 
     Hooks that are active stay active: inside `ablating(...)` it is the ablated model that writes.
     Sequences and scores are those of Hugging Face's `generate` without sampling, whose own code
@@ -218,7 +256,8 @@ def generate(
         model: the model; it comes back as it was.
         prompt: one text, or the ids of one sequence.
         max_new_tokens: tokens to write at most; prompt and these must fit the context.
-        num_beams: sequences to follow side by side; 1 is greedy search.
+        num_beams: sequences to follow side by side; 1 is greedy search. With `sampling`, how many
+            are drawn.
         length_penalty: sequences are ordered by their log-probability over their length to this
             power. 0 prefers short ones; above 0, as the sum is negative, long ones gain.
         early_stopping: stop at `num_beams` sequences that ended. False goes on while a running
@@ -229,6 +268,7 @@ def generate(
         attention_mask: of ids with padding: 1 where a token is real, in the shape of the ids.
         use_cache: keep keys and values of earlier positions from step to step. It changes time,
             and figures by rounding only.
+        sampling: draw tokens, by this temperature, top-k, top-p and seed; None searches.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -253,15 +293,22 @@ def generate(
         early_stopping=early_stopping,
         eos_ids=_eos_ids(model) if eos_ids is None else tuple(int(each) for each in eos_ids),
         use_cache=use_cache,
+        sampling=sampling,
     )
     _check(model, batch, how, top_k)
     hooks = _hooked(model)
     found, scores, steps = decode(model, batch.ids, how, n_choices=top_k, progress=progress)
-    tree = beam_tree(steps, num_beams=num_beams, eos_ids=how.eos_ids)
-    sequences = tuple(
-        _sequence(model, _until_end(ids, how.eos_ids), score, tree, steps, how, top_k)
-        for ids, score in zip_longest(found, scores or [])
-    )
+    every = [_until_end(ids, how.eos_ids) for ids in found]
+    if sampling is None:
+        tree = beam_tree(steps, num_beams=num_beams, eos_ids=how.eos_ids)
+    else:
+        tree = sampled_tree(steps, every, how.eos_ids)
+    made = [
+        _sequence(model, ids, score, tree, steps, how, top_k)
+        for ids, score in zip_longest(every, scores or [])
+    ]
+    # A search gives the best first; what is drawn comes in no order.
+    sequences = tuple(made if sampling is None else sorted(made, key=lambda each: -each.score))
     return Generation(
         prompt=prompt if isinstance(prompt, str) else _text(model, batch.ids[0]),
         prompt_ids=batch.ids[0],
@@ -284,6 +331,8 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
     for name, count in counts.items():
         if count < 1:
             raise GenerationError(f"{name}={count}: it must be 1 or more.")
+    if how.sampling is not None:
+        _check_sampling(how.sampling)
     name, context, vocabulary = model.cfg.model_name, model.cfg.n_ctx, int(model.cfg.d_vocab)
     length = int(batch.lengths[0])
     if length + how.max_new_tokens > context:
@@ -303,6 +352,18 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
     for each in how.eos_ids:
         if not 0 <= each < vocabulary:
             raise GenerationError(f"eos_ids: {each} is no token of {name}, 0 to {vocabulary - 1}.")
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if not sampling.temperature > 0:
+        raise GenerationError(
+            f"temperature={sampling.temperature}: it must be above 0. Without sampling, the most "
+            "probable token is taken."
+        )
+    if sampling.top_k < 0:
+        raise GenerationError(f"top_k={sampling.top_k}: it must be 0, for all tokens, or more.")
+    if not 0 < sampling.top_p <= 1:
+        raise GenerationError(f"top_p={sampling.top_p}: it must be above 0, and 1 at most.")
 
 
 def _eos_ids(model: HookedModel) -> tuple[int, ...]:

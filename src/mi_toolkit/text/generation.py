@@ -39,6 +39,9 @@ class Step:
     top_log_probs: Float[Tensor, "beam choice"]
     """Their log-probabilities, in nats."""
 
+    log_probs: Float[Tensor, "beam vocabulary"] | None = None
+    """Those of all tokens, where tokens are drawn: any of them may be."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BeamTree:
@@ -109,6 +112,17 @@ class _Growing:
             self.at[(*before, token)] = len(self.nodes)
         self.nodes.append((token, parent, len(before), log_prob, total, ended))
 
+    def grown(self) -> BeamTree:
+        columns = list(zip(*self.nodes, strict=True))
+        return BeamTree(
+            ids=torch.tensor(columns[0]),
+            parents=torch.tensor(columns[1]),
+            steps=torch.tensor(columns[2]),
+            log_probs=torch.tensor(columns[3]),
+            totals=torch.tensor(columns[4]),
+            ended=torch.tensor(columns[5]),
+        )
+
 
 def beam_tree(steps: Sequence[Step], *, num_beams: int, eos_ids: Sequence[int]) -> BeamTree:
     """The tree of the beams that `steps` looked at.
@@ -129,15 +143,24 @@ def beam_tree(steps: Sequence[Step], *, num_beams: int, eos_ids: Sequence[int]) 
             kept = [each for each in best[:num_beams] if each not in ends]
         for before, token, log_prob in [*kept, *ends]:
             tree.add(before, token, log_prob, ended=token in eos_ids)
-    columns = list(zip(*tree.nodes, strict=True))
-    return BeamTree(
-        ids=torch.tensor(columns[0]),
-        parents=torch.tensor(columns[1]),
-        steps=torch.tensor(columns[2]),
-        log_probs=torch.tensor(columns[3]),
-        totals=torch.tensor(columns[4]),
-        ended=torch.tensor(columns[5]),
-    )
+    return tree.grown()
+
+
+def sampled_tree(
+    steps: Sequence[Step], sequences: Sequence[Sequence[int]], eos_ids: Sequence[int]
+) -> BeamTree:
+    """The tree of sequences that were drawn: what they share stands in it once."""
+    tree = _Growing()
+    for index, step in enumerate(steps):
+        if step.log_probs is None:
+            raise ValueError("The steps of a search hold no log-probability of every token.")
+        rows = step.new_ids.tolist()
+        for before, token in dict.fromkeys(
+            (tuple(ids[:index]), ids[index]) for ids in sequences if index < len(ids)
+        ):
+            log_prob = float(step.log_probs[rows.index(list(before)), token])
+            tree.add(before, token, log_prob, ended=token in eos_ids)
+    return tree.grown()
 
 
 def _running(step: Step, tree: _Growing) -> dict[tuple[int, ...], int]:
@@ -163,6 +186,34 @@ def _candidates(
 
 
 HEADER = ("score", "log-probability", "tokens", "ended", "text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn, in place of a search for the most probable text.
+
+    Logits over the temperature; of these the `top_k` greatest; of these the fewest that hold
+    `top_p` of the probability together; of these one, by its share.
+    """
+
+    temperature: float = 1.0
+    """What logits are divided by: below 1 the probable ones are drawn more often."""
+
+    top_k: int = 0
+    """How many of the most probable tokens may be drawn; 0 for all."""
+
+    top_p: float = 1.0
+    """How much of the probability those hold together that may be drawn, in (0, 1]."""
+
+    seed: int = 0
+    """Of the draws: the same one gives the same sequences, on the same machine."""
+
+    def in_words(self) -> str:
+        """The settings that narrow the draws, and the seed."""
+        said = [f"temperature {self.temperature:g}"]
+        said += [f"of the {self.top_k} most probable"] if self.top_k else []
+        said += [f"of the top {self.top_p:.0%}"] if self.top_p < 1 else []
+        return ", ".join([*said, f"seed {self.seed}"])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +253,7 @@ class GeneratedSequence:
 class Generation(Result):
     """Continuations of one prompt, the best first."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit generation 2"
+    FORMAT: ClassVar[str] = "mi_toolkit generation 3"
 
     prompt: str
     """The prompt's text; decoded, where ids were given."""
@@ -223,7 +274,10 @@ class Generation(Result):
     """Tokens to write at most."""
 
     num_beams: int
-    """Beams that ran side by side; 1 is greedy search."""
+    """Beams that ran side by side, or sequences that were drawn; 1 is greedy search, or one."""
+
+    sampling: Sampling | None
+    """How tokens were drawn; None for a search."""
 
     length_penalty: float
     """The power of its length that a sequence's log-probability is divided by."""
@@ -273,6 +327,8 @@ class Generation(Result):
     def title(self) -> str:
         """What was done, in one line."""
         search = f"{self.num_beams} beams" if self.num_beams > 1 else "greedy"
+        if self.sampling is not None:
+            search = f"{self.num_beams} drawn, {self.sampling.in_words()}"
         under = f", under hooks at {len(self.hooks)} points" if self.hooks else ""
         under = f", under hooks at {self.hooks[0]}" if len(self.hooks) == 1 else under
         return f"{self.provenance.model} goes on ({search}{under})"

@@ -225,6 +225,7 @@ def experiment(
         label=label,
         unit="pass",
         show=progress,
+        at_rest=model,
     ):
         places += indices
         beside.append(readings(logits, clean, ids, asked))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,14 +21,14 @@ from mi_toolkit.core.model import (
     pattern_hook,
 )
 from mi_toolkit.core.passes import logits_and_activations
-from mi_toolkit.core.predictions import kl_divergence, token_ranks, top_predictions
+from mi_toolkit.core.predictions import divergence, token_ranks, top_predictions
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import working
+from mi_toolkit.core.progress import track, working
 from mi_toolkit.core.sight import Sight
 from mi_toolkit.core.tl_compat import lens_logits
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise_one
-from mi_toolkit.heads.classify import classify_heads
+from mi_toolkit.heads.classify import ReportOfPass
 from mi_toolkit.heads.direct_effect import embedding_weights
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.scores import PatternRows, diffuse_terms
@@ -46,8 +46,8 @@ from mi_toolkit.text.pipeline import (
 LENS_TOLERANCE = 0.02
 """How far after the last layer the lens may be from the logits, of their spread: bfloat16 is."""
 
-_LENS_LOGITS = 2**25
-"""Logits of the lens that are held at a time."""
+_LENS_LOGITS = 2**23
+"""Logits of the lens that are made at a time: in between, others have the model, and Stop stops."""
 
 
 def output_stage(
@@ -82,11 +82,19 @@ def _lens(
     residuals: Float[Tensor, "entry position d_model"],
     top_k: int,
 ) -> LensStage:
-    final = logits.argmax(dim=-1)
+    final, ours = logits.argmax(dim=-1), logits.float().log_softmax(dim=-1)
     parts: dict[str, list[Tensor]] = {}
     read = torch.zeros(0)
     at_once = max(1, _LENS_LOGITS // logits.numel())
-    for some in residuals.split(at_once):
+    pieces = residuals.split(at_once)
+    for some in track(
+        pieces,
+        total=len(pieces),
+        label="logit lens",
+        unit="piece",
+        show=False,
+        at_rest=model,
+    ):
         read = _read(model, some)
         log_probs = read.log_softmax(dim=-1)
         top = log_probs.topk(top_k, dim=-1)
@@ -96,7 +104,7 @@ def _lens(
             "top_log_probs": top.values,
             "final_ranks": token_ranks(read, chosen),
             "final_log_probs": log_probs.gather(-1, chosen[..., None])[..., 0],
-            "divergences": kl_divergence(logits.expand_as(read), read),
+            "divergences": divergence(ours, log_probs),
         }
         for name, part in found.items():
             parts.setdefault(name, []).append(part)
@@ -155,9 +163,9 @@ def trace_pipeline(
 ) -> Pipeline:
     """A prompt's way through a model: tokens, embedding, attention, MLP, output.
 
-    One hooked pass; heads are labelled on this prompt, which takes another pass, unless a report
-    is given. A label from one prompt is a hypothesis about this prompt. Hooks that are active stay
-    active, so inside `ablating(...)` it is the ablated model's way.
+    One hooked pass, in which heads are labelled on this prompt, unless a report is given. A label
+    from one prompt is a hypothesis about this prompt. Hooks that are active stay active, so inside
+    `ablating(...)` it is the ablated model's way.
 
     Args:
         model: the model; it comes back as it was.
@@ -192,38 +200,85 @@ def trace_pipeline(
         model, prompt, "trace_pipeline", prepend_bos=prepend_bos, attention_mask=attention_mask
     )
     counts = {"top_k": top_k, "n_nearest": n_nearest, "n_neurons": n_neurons}
+    traced, _ = _traced(model, prompt, batch, report, counts, lens=lens, progress=progress)
+    return traced
+
+
+@one_job
+def trace_and_classify(
+    model: HookedModel, prompt: Prompt, *, top_k: int = 5, progress: bool | None = None
+) -> tuple[Pipeline, HeadReport]:
+    """What `trace_pipeline` finds, and the report that its labels are from, in one pass.
+
+    Args:
+        model: the model; it comes back as it was.
+        prompt: one text, or the ids of one sequence.
+        top_k: predictions to keep at every position.
+        progress: a progress bar; None: where somebody looks and it takes long.
+
+    Raises:
+        MIToolkitError: as `trace_pipeline` does.
+
+    Example:
+        >>> import mi_toolkit as mi
+        >>> traced, report = mi.text.trace_and_classify(mi.load_model("toy-gpt2"), "Mary and John")
+        >>> report.scope.shape == traced.attention.patterns.shape[:2]
+        True
+    """
+    batch = tokenise_one(model, prompt, "trace_and_classify")
+    counts = {"top_k": top_k, "n_nearest": 5, "n_neurons": 5}
+    return _traced(model, prompt, batch, None, counts, lens=True, progress=progress)
+
+
+def _traced(
+    model: HookedModel,
+    prompt: Prompt,
+    batch: TokenBatch,
+    report: HeadReport | None,
+    counts: Mapping[str, int],
+    *,
+    lens: bool,
+    progress: bool | None,
+) -> tuple[Pipeline, HeadReport]:
     _check(model, batch, counts)
     layers, with_mlp = attention_layers(model), mlp_layers(model)
-    with working(total=2, label="Tracing a prompt", unit="pass", show=progress) as passed:
-        seen, logits = _run(model, batch, layers, with_mlp)
+    with working(total=1, label="Tracing a prompt", unit="pass", show=progress) as passed:
+        if report is None:
+            reading = ReportOfPass(model, batch)
+            seen, logits = _run(model, batch, layers, with_mlp, reading)
+            labelled = reading.report()
+        else:
+            seen, logits = _run(model, batch, layers, with_mlp)
+            labelled = report
         passed()
-        labelled = classify_heads(model, batch) if report is None else report
     shapes: dict[str, dict[str, tuple[int, ...]]] = {"tokens": {"ids": tuple(batch.ids[0].shape)}}
     for name, activation in seen.items():
         shapes.setdefault(_stage(name), {})[name] = tuple(activation.shape)
     shapes["output"] = {"logits": tuple(logits.shape), **shapes.get("output", {})}
     has_bos = bool(batch.has_bos[0])
-    output = output_stage(model, batch.ids[0], logits, _residuals(model, seen, lens=lens), top_k)
-    embedding = _embedding(model, batch, seen, n_nearest)
+    residuals = _residuals(model, seen, lens=lens)
+    output = output_stage(model, batch.ids[0], logits, residuals, counts["top_k"])
+    embedding = _embedding(model, batch, seen, counts["n_nearest"])
     ids = [batch.ids, embedding.nearest_ids, output.top_ids]
     ids += [] if output.lens is None else [output.lens.top_ids]
     every = sorted({token for each in ids for token in each.flatten().tolist()})
     texts = dict(zip(every, token_texts(model.tokenizer, every), strict=True))
     own = tuple(texts[token] for token in batch.ids[0].tolist())
-    return Pipeline(
+    traced = Pipeline(
         prompt=prompt if isinstance(prompt, str) else "".join(own[has_bos:]),
         tokens=TokenStage(ids=batch.ids[0], texts=own, has_bos=has_bos),
         embedding=embedding,
         attention=_attention(model, seen, layers, labelled, given=report is not None),
-        mlp=_mlp(seen, with_mlp, n_neurons, has_bos=has_bos),
+        mlp=_mlp(seen, with_mlp, counts["n_neurons"], has_bos=has_bos),
         output=output,
         shapes=shapes,
         texts=texts,
         provenance=provenance_of(model, {"prompt": batch}, seed=0),
     )
+    return traced, labelled
 
 
-def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> None:
+def _check(model: HookedModel, batch: TokenBatch, counts: Mapping[str, int]) -> None:
     vocabulary = int(model.cfg.d_vocab)
     widths = [neuron_count(model, layer) for layer in mlp_layers(model)]
     d_mlp = min(widths, default=counts["n_neurons"])
@@ -241,7 +296,11 @@ def _check(model: HookedModel, batch: TokenBatch, counts: dict[str, int]) -> Non
 
 
 def _run(
-    model: HookedModel, batch: TokenBatch, layers: list[int], with_mlp: list[int]
+    model: HookedModel,
+    batch: TokenBatch,
+    layers: list[int],
+    with_mlp: list[int],
+    reading: ReportOfPass | None = None,
 ) -> tuple[Seen, Float[Tensor, "position vocabulary"]]:
     # A bridge names the hook of position embeddings where there are none, too.
     learned = model.cfg.positional_embedding_type == "standard"
@@ -253,10 +312,15 @@ def _run(
     names += [f"blocks.{layer}.hook_resid_post" for layer in range(model.cfg.n_layers)]
     seen: Seen = {}
 
-    def keep(name: str, activation: Tensor) -> None:
-        seen[name] = activation[0].to(device="cpu", dtype=torch.float32, copy=True)
+    kept, read = set(names), set(() if reading is None else reading.names)
 
-    logits = logits_and_activations(model, batch.ids, names, keep)
+    def visit(name: str, activation: Tensor) -> None:
+        if name in kept:
+            seen[name] = activation[0].to(device="cpu", dtype=torch.float32, copy=True)
+        if reading is not None and name in read:
+            reading.read(name, activation)
+
+    logits = logits_and_activations(model, batch.ids, [*names, *(read - kept)], visit)
     return {name: seen[name] for name in names}, logits[0].float().cpu()
 
 

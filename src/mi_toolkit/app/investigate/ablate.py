@@ -21,7 +21,7 @@ from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.draw.ablation import effect_html, texts_html, view_ablation
-from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL
+from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, in_words
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.interventions.effect import AblationEffect, ablation_effect
@@ -128,7 +128,10 @@ def head_choices(report: HeadReport) -> list[tuple[str, str]]:
     """Every head with its labels, and its name."""
     n_heads = report.scope.shape[1]
     heads = [Head(layer, each) for layer in attending_layers(report) for each in range(n_heads)]
-    return [(" · ".join([str(head), *report.labels_of(head)]), str(head)) for head in heads]
+    return [
+        (" · ".join([str(head), *map(in_words, report.labels_of(head))]), str(head))
+        for head in heads
+    ]
 
 
 def suggested(report: HeadReport) -> list[str]:
@@ -160,6 +163,7 @@ def labels_html(report: HeadReport) -> Markup:
     buttons = Markup("").join(
         _LABEL.format(
             name=name,
+            said=in_words(name),
             meaning=report.meaning(name),
             colour=LABELS.get(name, OTHER_LABEL),
             count=count,
