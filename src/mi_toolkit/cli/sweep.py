@@ -122,7 +122,7 @@ def sweep_run(
         output: The folder; mi_toolkit.open_sweep reads it.
         workers: How many processes (needs the extra ray), or auto for as many as there are cores
             or GPUs. Without it, this process does all. The files are the same, bit for bit.
-        address: A Ray cluster, such as auto or ray://head:10001. Without it, this machine.
+        address: A Ray cluster, such as auto or HEAD:6379. Without it, this machine.
         threads: Threads of each worker. They decide last bits.
         texts_per_part: Texts after which a job is split into parts.
         retries: How often work is done again whose worker died.
