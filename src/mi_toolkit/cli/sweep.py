@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -133,13 +134,10 @@ def sweep_run(
     """
     check_folder(output)
     logging.getLogger("mi_toolkit").setLevel(logging.INFO)
-    from mi_toolkit.sweeps.jobs import read_study
-    from mi_toolkit.sweeps.run import sweep as run_sweep
-
     load = {"device": device, "trust_remote_code": trust_remote_code}
     with third_parties_kept_off_stdout():
-        found = run_sweep(
-            read_study(study),
+        found = mi.sweep(
+            mi.sweeps.read_study(study),
             output,
             workers=workers,
             address=address,
@@ -202,11 +200,9 @@ def dynamics(
     out.check()
     check_folder(folder)
     logging.getLogger("mi_toolkit").setLevel(logging.INFO)
-    from mi_toolkit.sweeps.training import dynamics as follow
-
     chosen: dict[str, Any] = {"behaviours": behaviours} if behaviours else {}
     with third_parties_kept_off_stdout():
-        found = follow(
+        found = mi.dynamics(
             model,
             "log" if revisions is None else "all" if revisions == ["all"] else revisions,
             output=folder,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -54,11 +54,15 @@ def track(
     if show is False or (show is None and (watcher is not None or not _watched())):
         yield from items
         return
+    delay = 2.0 if show is None else 0.0
+    yield from _bar(items, total=total, desc=label, unit=unit, delay=delay, leave=False)
+
+
+def _bar(items: Iterable[Item] | None = None, **look: Any) -> Any:
     # Not tqdm.auto: in a notebook without ipywidgets it warns.
     from tqdm import tqdm
 
-    delay = 2.0 if show is None else 0.0
-    yield from tqdm(items, total=total, desc=label, unit=unit, delay=delay, leave=False)
+    return tqdm(items, **look)
 
 
 def tally(
@@ -80,10 +84,8 @@ def tally(
     shown = _watched() if show is None and watcher is None else bool(show)
     bar = None
     if shown:
-        from tqdm import tqdm
-
         form = "{desc} |{bar}| {n_fmt} of {total_fmt}{postfix}"
-        bar = tqdm(total=total, desc=label, bar_format=form, leave=False)
+        bar = _bar(total=total, desc=label, bar_format=form, leave=False)
     told = start
     try:
         for done, item in enumerate(finished, 1):
