@@ -31,6 +31,9 @@ WORKERS = 2
 TEXTS = 16
 """Passages that a job reads."""
 
+SIGNS = 300
+"""Of each: no more tokens than that, and the contexts are of 512."""
+
 ALLOWED = 0.6
 """Of one process' time, once the workers are there."""
 
@@ -67,7 +70,7 @@ def main() -> None:
 
 def jobs_of(n: int) -> list[Job]:
     """Classifications on some passages each, the models in turn."""
-    texts, names = [str(text) for text in passages()], list(BUNDLED)
+    texts, names = [text[:SIGNS] for text in passages()], list(BUNDLED)
     return [
         Job(
             model=names[index % len(names)],

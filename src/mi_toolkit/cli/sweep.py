@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -127,7 +128,7 @@ def sweep_run(
         output: The folder; mi_toolkit.open_sweep reads it.
         workers: How many processes (needs the extra ray), or auto for as many as there are cores
             or GPUs. Without it, this process does all. The files are the same, bit for bit.
-        address: A Ray cluster, such as auto or ray://head:10001. Without it, this machine.
+        address: A Ray cluster, such as auto or HEAD:6379. Without it, this machine.
         threads: Threads of each worker. They decide last bits.
         texts_per_part: Texts after which a job is split into parts.
         retries: How often work is done again whose worker died.
@@ -138,13 +139,10 @@ def sweep_run(
     """
     check_folder(output)
     logging.getLogger("mi_toolkit").setLevel(logging.INFO)
-    from mi_toolkit.sweeps.jobs import read_study
-    from mi_toolkit.sweeps.run import sweep as run_sweep
-
     load = {"device": device, "trust_remote_code": trust_remote_code}
     with third_parties_kept_off_stdout():
-        found = run_sweep(
-            read_study(study),
+        found = mi.sweep(
+            mi.sweeps.read_study(study),
             output,
             workers=workers,
             address=address,
@@ -207,11 +205,9 @@ def dynamics(
     out.check()
     check_folder(folder)
     logging.getLogger("mi_toolkit").setLevel(logging.INFO)
-    from mi_toolkit.sweeps.training import dynamics as follow
-
     chosen: dict[str, Any] = {"behaviours": behaviours} if behaviours else {}
     with third_parties_kept_off_stdout():
-        found = follow(
+        found = mi.dynamics(
             model,
             "log" if revisions is None else "all" if revisions == ["all"] else revisions,
             output=folder,

@@ -352,7 +352,7 @@ def sweep(
         output: the folder. Workers on other nodes have to see it too, by the same path.
         workers: None: this process does all. Else Ray (`pip install 'mi-toolkit[ray]'`): so many
             workers, or "auto", as many as there are cores (`threads` to each) or GPUs.
-        address: of a Ray cluster, such as "auto" or "ray://head:10001"; None: of this machine,
+        address: of a Ray cluster, such as "auto" or "head:6379"; None: of this machine,
             which ends with the call, listens on loopback alone, and has no dashboard.
         threads: of torch, to a worker, in this process too: they decide the last bits. One is
             quickest for many small models; give a machine's cores to few large ones.

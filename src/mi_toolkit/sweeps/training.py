@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import list_repo_refs
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -484,9 +485,6 @@ def _on_hub(model: str) -> list[int]:
     """The steps that a hub repo has revisions of."""
     if _is_pythia(model):
         return list(PYTHIA_STEPS)
-    # 0.1 s that other uses need not pay.
-    from huggingface_hub import list_repo_refs
-
     try:
         names = [ref.name for ref in list_repo_refs(model).branches]
     except (OSError, ValueError) as error:
