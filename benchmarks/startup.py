@@ -42,7 +42,8 @@ COMMAND = [sys.executable, "-m", "mi_toolkit"]
 ITSELF = [sys.executable, __file__, "--part"]
 COMMANDS = [
     *("classify", "confirm", "attribute", "ablate", "view", "generate", "trace", "compare"),
-    *("sweep", "stimuli", "atlas", "record", "activations info", "sensitivity"),
+    *("sweep", "sweep-run", "dynamics", "stimuli", "atlas", "record", "activations info"),
+    "sensitivity",
     *("sensitivity compare", "super-weights", "models", "describe", "verify", "app"),
 ]
 

@@ -18,6 +18,8 @@ CLEAN, CORRUPTED = "Mary and John went to", "Mary and John went in"
 TEXTS = ["The cat sat on the mat.", "Mary and John went to the store."]
 WEIGHT = ("blocks.0.attn.W_O", 3, 5)
 
+TRAINING = Path(__file__).parent / "data" / "toy-training"
+
 Job = Callable[[HookedModel, Path], Any]
 
 
@@ -106,6 +108,7 @@ FURTHER: Mapping[str, Job] = {
     "edge_attribution": lambda model, _: mi.interventions.edge_attribution(
         model, CLEAN, CORRUPTED, target=" the"
     ),
+    "dynamics": lambda model, _: mi.dynamics(TRAINING, [0, 1010], behaviours=["induction"]),
     "s_inhibition_effects": lambda model, _: mi.interventions.s_inhibition_effects(
         model, ["L1H0"], ["L2H0"], prompts=mi.core.ioi_prompts(model, n_prompts=4)
     ),

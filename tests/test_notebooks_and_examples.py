@@ -79,6 +79,7 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             """There is no window to run a loop for."""
 
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setenv("TOY_TRAINING", str(ROOT / "tests" / "data" / "toy-training"))
     monkeypatch.chdir(tmp_path)
     backend = plt.get_backend()
     made = Shell.instance(config=Config(HistoryManager={"enabled": False}))

@@ -5,6 +5,7 @@ python tools/run_notebooks.py build/notebooks
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +19,7 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 def main(folder: Path) -> None:
     """Run them one after the other."""
+    os.environ["TOY_TRAINING"] = str(NOTEBOOKS.parent / "tests" / "data" / "toy-training")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         with tempfile.TemporaryDirectory() as scratch:

@@ -14,7 +14,7 @@ import lazy_loader
 
 _PACKAGES = (
     *("heads", "weights", "interventions", "activations", "attribution", "text", "compare"),
-    *("draw", "models", "verification", "cards", "atlas", "core"),
+    *("draw", "models", "verification", "cards", "sweeps", "atlas", "core"),
 )
 
 _lazy, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

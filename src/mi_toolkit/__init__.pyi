@@ -9,6 +9,7 @@ from . import draw as draw
 from . import heads as heads
 from . import interventions as interventions
 from . import models as models
+from . import sweeps as sweeps
 from . import text as text
 from . import verification as verification
 from . import weights as weights
@@ -38,6 +39,9 @@ from .interventions.sweep import ablation_sweep as ablation_sweep
 from .models.describe import describe_model as describe_model
 from .models.load import load_model as load_model
 from .models.specs import MODELS as MODELS
+from .sweeps.results import open_sweep as open_sweep
+from .sweeps.run import sweep as sweep
+from .sweeps.training import dynamics as dynamics
 from .text.generate import generate as generate
 from .text.trace import trace_pipeline as trace_pipeline
 from .verification.verify import verify_model as verify_model

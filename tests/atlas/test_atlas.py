@@ -11,8 +11,8 @@ import pytest
 
 import mi_toolkit as mi
 from mi_toolkit.atlas import build
-from mi_toolkit.atlas.folder import folder_name
 from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
+from mi_toolkit.core.io import folder_name
 
 MODELS = ["toy-gpt2", "toy-qwen2"]
 

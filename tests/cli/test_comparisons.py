@@ -55,6 +55,40 @@ def test_lines_fit_the_terminal(
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 60
 
 
+STUDY = """
+[[jobs]]
+models = ["toy-gpt2"]
+task = "ablation_sweep"
+arguments = { prompt = "Mary and John went to" }
+
+[[jobs]]
+models = ["toy-gpt2"]
+task = "classify"
+arguments = { prompt = "PROMPT" }
+"""
+
+
+def test_a_study_is_swept_and_a_job_that_fails_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, folder = tmp_path / "study.toml", tmp_path / "results"
+    command = ["sweep-run", str(study), "--output", str(folder)]
+    study.write_text(STUDY.replace("PROMPT", ""), encoding="utf-8")
+    assert run(command) == 1
+    said = capsys.readouterr()
+    assert re.search(r"toy-gpt2-ablation_sweep-\w+ +done", said.out)
+    assert re.search(r"toy-gpt2-classify-\w+ +failed Prompt 0 of 1 is empty", said.out)
+    assert said.err.endswith("mi-toolkit: 1 of 2 jobs failed.\n")
+    study.write_text(STUDY.replace("PROMPT", "one two one two"), encoding="utf-8")
+    assert run([*command, "--json"]) == 0
+    states = [row["state"] for row in json.loads(capsys.readouterr().out)["jobs"]]
+    assert states == ["done", "done"]
+    assert len(mi.open_sweep(folder).to_pandas("classify")) > 0
+    study.write_text(STUDY.replace("prompt =", "promt ="), encoding="utf-8")
+    assert run(command) == 2
+    assert "Did you mean 'prompt'" in capsys.readouterr().err
+
+
 def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from tests.models_here import loaded
 
 SHORT: Mapping[str, str] = {
     "compare_stimuli": "runs no model",
+    "classify_from_parts": "runs no model",
     "untrained_twin": "draws weights, runs no model",
     "view_attention": "one pass over one prompt",
     "direct_logit_attribution": "one pass over one prompt",

@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Container, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,7 @@ from mi_toolkit.interventions.gradient_patching import (
 )
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.verification.verify import Verification
@@ -131,6 +133,13 @@ def report() -> mi.HeadReport:
 
 
 @cache
+def followed() -> HeadDynamics:
+    training = Path(__file__).parents[1] / "data" / "toy-training"
+    found = mi.dynamics(training, [0, 1010], behaviours=["induction"])
+    return dataclasses.replace(found, model=PROMPT)
+
+
+@cache
 def traced() -> Pipeline:
     return mi.trace_pipeline(loaded("toy-gpt2"), PROMPT, report=report())
 
@@ -203,6 +212,7 @@ RESULTS: dict[type, Callable[[], Any]] = {
     WeightScores: weights_view,
     ModelComparison: compared,
     LengthSweep: lambda: mi.length_sweep(model(), [8, 16], progress=False),
+    HeadDynamics: followed,
     StimulusComparison: lambda: compare_stimuli(mi.classify_heads(model(), progress=False)),
     RunComparison: runs,
     ScoreFidelity: lambda: mi.weights.score_fidelity(

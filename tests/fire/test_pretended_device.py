@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mi_toolkit.core.errors import UnsupportedModelError
+from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.load import load_model
 from tests.every_job import FURTHER, JOBS, differences, figures_of
@@ -39,7 +39,7 @@ def outcome(job: str, model: HookedModel, folder: Path) -> Any:
     """What a job finds, or in what words it refuses the model."""
     try:
         return figures_of(EVERY_JOB[job](model, folder))
-    except UnsupportedModelError as error:
+    except MIToolkitError as error:
         return str(error)
 
 

@@ -129,6 +129,11 @@ def new_model(name: str, vocabulary_size: int, seed: int) -> PreTrainedModel:
     """A freshly initialised model; learned positions start as sinusoids."""
     torch.manual_seed(seed)
     config = FAMILIES[name](vocabulary_size)
+    return initialised(config)
+
+
+def initialised(config: PretrainedConfig) -> PreTrainedModel:
+    """A model of a configuration, its weights drawn by torch's generator as it stands."""
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
     table = position_table(model)
     if table is not None:

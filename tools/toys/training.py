@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -119,13 +120,18 @@ def train(
     adamw_rate: float,
     muon_rate: float,
     report_every: int = 50,
+    watch: Callable[[int], None] = lambda step: None,
 ) -> list[dict[str, float | str]]:
-    """Train in place through the phases; the log has a row per `report_every` steps."""
+    """Train in place through the phases; the log has a row per `report_every` steps.
+
+    `watch` is told after how many steps the model is what it is: before the first, and after each.
+    """
     optimisers = Optimisers(model, adamw_rate, muon_rate)
     total = sum(phase.steps for phase in phases)
     log: list[dict[str, float | str]] = []
     begun, done = time.perf_counter(), 0
     model.train()
+    watch(0)
     for phase in phases:
         for step in range(phase.steps):
             warm = min(1.0, (done + 1) / 100)
@@ -133,6 +139,7 @@ def train(
             parts = accumulate(model, source, phase, step / phase.steps, heads)
             optimisers.step(warm * (0.04 + 0.96 * falling))
             done += 1
+            watch(done)
             if done % report_every == 0 or done == total:
                 row: dict[str, float | str] = {
                     "step": done,

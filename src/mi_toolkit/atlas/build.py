@@ -30,15 +30,13 @@ from mi_toolkit.atlas.folder import (
     SUMMARY,
     TABLE,
     HeadAtlas,
-    folder_name,
     protocol_of,
-    weights_of,
 )
 from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
-from mi_toolkit.core.io import atomic_write, remove_drafts
+from mi_toolkit.core.io import atomic_write, folder_name, remove_drafts
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.resumable import ResumableFolder
@@ -55,7 +53,7 @@ from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.sources import Source, find_source
+from mi_toolkit.models.sources import Source, find_source, weights_of
 
 
 @dataclass(frozen=True)

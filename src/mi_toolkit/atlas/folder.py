@@ -13,10 +13,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,14 +23,13 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
-from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.io import folder_name
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import Manifest
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.models.sources import Source, cached_snapshot
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -41,8 +38,6 @@ if TYPE_CHECKING:
 FORMAT, KIND = "mi_toolkit head atlas 1", "model of a head atlas"
 _NO_FIGURE = ("device", "cache")
 """Arguments of `load_model` that change last digits at most: a digest holds elsewhere too."""
-
-_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 
 
 def protocol_of(
@@ -63,22 +58,6 @@ def protocol_of(
     }
 
 
-def weights_of(source: Source, revision: str | None) -> str | None:
-    """The commit of a hub model in the cache, or SHA-256 over the files of a folder.
-
-    None for weights that are not on this machine.
-    """
-    if source.kind == "hub":
-        snapshot = cached_snapshot(source.location, revision)
-        return None if snapshot is None else snapshot.name
-    folder = Path(source.location)
-    if source.gguf_file is not None:
-        return file_digest(folder / source.gguf_file)
-    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
-    listed = "".join(f"{path.name}:{file_digest(path)};" for path in paths)
-    return hashlib.sha256(listed.encode()).hexdigest()
-
-
 RECORD, TABLE, INDEX, SUMMARY = "atlas.json", "heads.parquet", "index.html", "summary.md"
 REPORT, PAGE, PICTURE, PROVENANCE = (
     "report.safetensors",
@@ -88,16 +67,6 @@ REPORT, PAGE, PICTURE, PROVENANCE = (
 )
 MEASURED = "measured"
 """The part that a finished model is."""
-
-
-def folder_name(model: str) -> str:
-    """A model's name as the name of a folder.
-
-    >>> folder_name("EleutherAI/pythia-160m"), folder_name("./my models/a b")
-    ('EleutherAI--pythia-160m', 'my-models--a-b')
-    """
-    name = re.sub(r"[/\\]+", "--", model)
-    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -37,7 +37,7 @@ from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.cli.record import info, record
 from mi_toolkit.cli.sensitivity import compare as compare_sensitivity
 from mi_toolkit.cli.sensitivity import sensitivity, super_weights
-from mi_toolkit.cli.sweep import sweep
+from mi_toolkit.cli.sweep import dynamics, sweep, sweep_run
 from mi_toolkit.cli.trace import trace, view
 from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.web_page import web_page
@@ -161,6 +161,8 @@ for _command in (
     trace,
     compare,
     sweep,
+    sweep_run,
+    dynamics,
     stimuli,
     atlas,
     record,

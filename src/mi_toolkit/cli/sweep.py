@@ -1,8 +1,10 @@
-"""`mi-toolkit sweep`: the same heads at several lengths."""
+"""`mi-toolkit sweep`, the same heads at several lengths, `sweep-run`, many jobs, and `dynamics`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -12,20 +14,26 @@ from mi_toolkit.cli.options import (
     LoadOptions,
     ModelName,
     Several,
+    Switch,
     WeightingName,
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions
+from mi_toolkit.cli.output import (
+    DEFAULT_OUTPUT,
+    OutputOptions,
+    as_json,
+    check_folder,
+    columns,
+)
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
     third_parties_kept_off_stdout,
     width,
 )
-
-if TYPE_CHECKING:
-    pass
+from mi_toolkit.core.errors import SweepError
+from mi_toolkit.core.tables import table_of
 
 
 def sweep(
@@ -89,4 +97,146 @@ def sweep(
         lines=lambda: sweep_lines(swept, width=width(elsewhere=FOR_READING), emphasise=bold),
         tables={"heads.csv": swept.to_pandas, "labels.csv": swept.label_table},
         save=lambda path: swept.save_record(path.parent),  # its reports are there
+    )
+
+
+def sweep_run(
+    study: Path,
+    /,
+    *,
+    output: Path,
+    workers: int | Literal["auto"] | None = None,
+    address: str | None = None,
+    threads: Annotated[int, Parameter(validator=at_least_one)] = 1,
+    texts_per_part: Annotated[int, Parameter(validator=at_least_one)] = 512,
+    retries: int = 3,
+    mixed_versions: Switch = False,
+    device: str | None = None,
+    trust_remote_code: Switch = False,
+    json: Switch = False,
+) -> None:
+    """Do many jobs on many models, as a file in TOML names them, into one folder.
+
+    Each table [[jobs]] of the file has models, a task (classify, confirm, record, statistics,
+    score_weights, ablation_sweep, verify) and, if wanted, revisions, dtypes and arguments. Run
+    again after an interruption, it goes on where it was; jobs that failed are tried again. With one
+    that failed the exit code is 1.
+
+    Args:
+        study: The file.
+        output: The folder; mi_toolkit.open_sweep reads it.
+        workers: How many processes (needs the extra ray), or auto for as many as there are cores
+            or GPUs. Without it, this process does all. The files are the same, bit for bit.
+        address: A Ray cluster, such as auto or ray://head:10001. Without it, this machine.
+        threads: Threads of each worker. They decide last bits.
+        texts_per_part: Texts after which a job is split into parts.
+        retries: How often work is done again whose worker died.
+        mixed_versions: Take workers with other versions of torch, transformers and the like.
+        device: Where to run: cpu, cuda. Without it, CUDA if there is one.
+        trust_remote_code: Let Python code that comes with a model run.
+        json: Write JSON instead of a table, and nothing else, to standard output.
+    """
+    check_folder(output)
+    logging.getLogger("mi_toolkit").setLevel(logging.INFO)
+    from mi_toolkit.sweeps.jobs import read_study
+    from mi_toolkit.sweeps.run import sweep as run_sweep
+
+    load = {"device": device, "trust_remote_code": trust_remote_code}
+    with third_parties_kept_off_stdout():
+        found = run_sweep(
+            read_study(study),
+            output,
+            workers=workers,
+            address=address,
+            threads=threads,
+            texts_per_part=texts_per_part,
+            retries=retries,
+            mixed_versions=mixed_versions,
+            load={name: value for name, value in load.items() if value},
+        )
+    jobs = list(found.rows())
+    if json:
+        print(as_json({"jobs": jobs, "written": [str(output)]}))
+    else:
+        rows = [
+            ["job", "state"],
+            *([row["job"], f"{row['state']} {row['reason']}"] for row in jobs),
+        ]
+        head, *lines = columns(rows, width=width(elsewhere=FOR_READING))
+        print(bold(head), *lines, "", f"Wrote {output}", sep="\n")
+    if found.failed:
+        raise SweepError(f"{len(found.failed)} of {len(jobs)} jobs failed.")
+
+
+def dynamics(
+    model: str,
+    /,
+    *,
+    revisions: Several[str] = None,
+    behaviours: Several[str] = None,
+    confirm_at: Several[int] = None,
+    min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
+    seed: int = 0,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+    tokens_per_step: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    workers: int | Literal["auto"] | None = None,
+    address: str | None = None,
+    folder: Path | None = None,
+    out: OutputOptions = DEFAULT_OUTPUT,
+) -> None:
+    """Find out when a model's heads became what they are, from its checkpoints.
+
+    Of each label and head: its figure by training step, when it came, with an interval, and whether
+    it went again.
+
+    Args:
+        model: Hub id whose revisions are steps (Pythia, say), or a folder of checkpoint-500, ….
+        revisions: Steps, or names such as step1000. Without it, some twenty, evenly over their
+            logarithm; all for every one.
+        behaviours: Only these, one or several, such as previous_token or induction.
+        confirm_at: Steps at which ablation tests the labels.
+        min_lift: The least lift over chance (0 chance, 1 perfect) for a label.
+        seed: Of the random stimulus.
+        dtype: Precision of the weights.
+        tokens_per_step: Tokens of a training step, where the checkpoints do not say.
+        workers: How many processes (needs the extra ray), or auto.
+        address: A Ray cluster, such as auto. Without it, this machine.
+        folder: Where each checkpoint's results are kept; after an interruption it goes on there.
+        out: What it gives.
+    """
+    out.check()
+    check_folder(folder)
+    logging.getLogger("mi_toolkit").setLevel(logging.INFO)
+    from mi_toolkit.sweeps.training import dynamics as follow
+
+    chosen: dict[str, Any] = {"behaviours": behaviours} if behaviours else {}
+    with third_parties_kept_off_stdout():
+        found = follow(
+            model,
+            "log" if revisions is None else "all" if revisions == ["all"] else revisions,
+            output=folder,
+            confirm_at=confirm_at or (),
+            dtype=dtype,
+            tokens_per_step=tokens_per_step,
+            how={"workers": workers, "address": address},
+            min_lift=min_lift,
+            seed=seed,
+            **chosen,
+        )
+    out.deliver(
+        found,
+        name="dynamics",
+        record=lambda: {
+            "model": found.model,
+            "steps": list(found.steps),
+            "onsets": list(found.onset_rows()),
+            "confirmed": [
+                vars(each) | {"heads": [*map(str, each.heads)]} for each in found.confirmed
+            ],
+        },
+        lines=lambda: str(found).splitlines(),
+        tables={
+            "onsets.csv": lambda: table_of(found.onset_rows()),
+            "heads.csv": found.to_pandas,
+        },
     )

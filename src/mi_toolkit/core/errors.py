@@ -62,6 +62,10 @@ class ComparisonError(MIToolkitError, ValueError):
     """Models, lengths or stimuli that cannot be set side by side."""
 
 
+class SweepError(MIToolkitError):
+    """A sweep that cannot be run or read as asked: its jobs, its folder, its workers."""
+
+
 class VerificationError(MIToolkitError):
     """A model that failed a check."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -45,6 +46,16 @@ def file_digest(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with Path(path).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def folder_name(model: str) -> str:
+    """A model's name as the name of a folder.
+
+    >>> folder_name("EleutherAI/pythia-160m"), folder_name("./my models/a b")
+    ('EleutherAI--pythia-160m', 'my-models--a-b')
+    """
+    name = re.sub(r"[/\\]+", "--", model)
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "model"
 
 
 def _umask() -> int:

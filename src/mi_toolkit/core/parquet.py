@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, ReportError
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
 
 Column = npt.NDArray[np.integer[Any]]
 
@@ -51,3 +55,21 @@ def column(path: Path, name: str) -> Iterator[Any]:
             raise PromptError(f"{path} has no column {name!r}: it has {', '.join(known)}.")
         for batch in file.iter_batches(batch_size=1024, columns=[name]):
             yield from batch.column(0).to_pylist()
+
+
+def read_tables(paths: Sequence[str | os.PathLike[str]]) -> DataFrame:
+    """Tables in Parquet files, one file's rows after the other's, each with its own columns.
+
+    A column that one file holds whole numbers in, and another fractions or nothing, takes both.
+
+    Raises:
+        ReportError: a file is damaged, or columns of one name cannot be one.
+    """
+    try:
+        schemas = [pq.read_schema(path).remove_metadata() for path in paths]
+        schema = pa.unify_schemas(schemas, promote_options="permissive")
+        found = ds.dataset([os.fspath(path) for path in paths], schema=schema)
+        table: DataFrame = found.to_table().to_pandas()
+        return table
+    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ReportError(f"The tables cannot be read as one: {error}.") from error

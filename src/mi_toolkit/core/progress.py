@@ -24,6 +24,8 @@ from markupsafe import Markup
 
 logger = logging.getLogger("mi_toolkit")
 
+logger = logging.getLogger("mi_toolkit")
+
 Item = TypeVar("Item")
 
 Watcher = Callable[[str, int, int | None], None]
@@ -85,6 +87,8 @@ class _Work:
         """In words, with the time to go once some of it is done."""
         of = "" if self.total is None else f" of {self.total}"
         words = f"{self.label}: {self.done}{of} ({self.unit}), {clock(self.seconds)} so far"
+        if self.done:
+            words += f", {60 * self.done / (self.moved - self.began):,.3g} a minute"
         return words if self.to_go is None else f"{words}, about {clock(self.to_go)} to go"
 
 
@@ -165,8 +169,8 @@ class _Sink(Protocol):
     def draw(self, work: _Work) -> None:
         """Show how far it is."""
 
-    def close(self) -> None:
-        """Take away what was shown, where that can be."""
+    def close(self, work: _Work) -> None:
+        """Take away what was shown, where that can be, or say how it ended."""
 
 
 @contextmanager
@@ -192,7 +196,7 @@ def _drawn(work: _Work, show: bool | None) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        sink.close()
+        sink.close(work)
 
 
 def _sink_for(show: bool | None) -> _Sink | None:
@@ -241,7 +245,7 @@ class _Bar:
         self._bar.n = work.done if work.part is None else work.part
         self._bar.refresh()
 
-    def close(self) -> None:
+    def close(self, work: _Work) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -261,7 +265,7 @@ class _Cell:
         known = "<progress></progress> {}" if work.part is None else _KNOWN
         self._show(str(work), Markup(known).format(str(work), part=work.part))
 
-    def close(self) -> None:
+    def close(self, work: _Work) -> None:
         if self._shown is not None:
             self._show("", "")
 
@@ -282,13 +286,16 @@ class _Lines:
     interval = 30.0
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self._write = write
+        self._write, self._begun = write, False
 
     def draw(self, work: _Work) -> None:
+        self._begun = True
         self._write(str(work))
 
-    def close(self) -> None:
-        """What was written stays."""
+    def close(self, work: _Work) -> None:
+        """What was written stays, and how it ended is added."""
+        if self._begun:
+            self.draw(work)
 
 
 def clock(seconds: float) -> str:

@@ -17,6 +17,7 @@ from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import bars_html, render, strip_svg, tables_html, wide_table
 from mi_toolkit.draw.page import ResultView
 from mi_toolkit.draw.primitives import LINES, DotStrip, signed
+from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.weights.run_comparison import RunComparison
 
 MISSING = "\N{EN DASH}"
@@ -58,6 +59,44 @@ def view_sweep(sweep: LengthSweep) -> ResultView:
                 rows=rows,
             )
         ),
+    )
+
+
+def view_dynamics(dynamics: HeadDynamics) -> ResultView:
+    """Heads over training: figures by step, when labels came and went, and what ablation said."""
+    names = ("label", "head", "state", "onset", "onset_low", "onset_high", "end")
+    rows = [
+        [MISSING if row[name] is None else str(row[name]) for name in names]
+        for row in dynamics.onset_rows()
+    ]
+    header = ["label", "head", "state", "onset (step)", "after", "by", "gone (step)"]
+    handed = [
+        [each.label, str(each.loser), str(each.lost), str(each.winner), str(each.won)]
+        for each in dynamics.handovers()
+    ]
+    tried = [
+        [f"{each.step}", each.label, " ".join(map(str, each.heads)), each.verdict]
+        for each in dynamics.confirmed
+    ]
+    tables = [
+        TextTable(title="When labels came and went", header=header, rows=rows),
+        TextTable(
+            title="Handovers", header=["label", "from", "lost at", "to", "had from"], rows=handed
+        ),
+        TextTable(
+            title="Put to the test", header=["step", "label", "heads", "verdict"], rows=tried
+        ),
+    ]
+    return ResultView(
+        title=dynamics.title(),
+        caption=(
+            "A line per head: its lift over chance, or value, by training step, with a band over "
+            "the 95% interval for heads that carry the label most often. An onset is a change "
+            "point among the checkpoints, with its interval (grey): what happened between two "
+            "of them nobody saw."
+        ),
+        draw=lambda: figures.dynamics_figure(dynamics),
+        body=lambda: tables_html(*(table for table in tables if table.rows)),
     )
 
 

@@ -15,7 +15,13 @@ from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
-from mi_toolkit.draw.comparison import view_comparison, view_runs, view_stimuli, view_sweep
+from mi_toolkit.draw.comparison import (
+    view_comparison,
+    view_dynamics,
+    view_runs,
+    view_stimuli,
+    view_sweep,
+)
 from mi_toolkit.draw.confirmation import (
     view_card,
     view_confirmation,
@@ -37,6 +43,7 @@ from mi_toolkit.interventions.effect import AblationEffect
 from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
 from mi_toolkit.verification.verify import Verification
@@ -74,6 +81,7 @@ def view(
     | Found
     | ModelComparison
     | LengthSweep
+    | HeadDynamics
     | StimulusComparison
     | RunComparison
     | ScoreFidelity,
@@ -139,6 +147,7 @@ _view.register(ActivationStatistics)(view_statistics)
 _view.register(WeightScores)(view_weights)
 _view.register(ModelComparison)(view_comparison)
 _view.register(LengthSweep)(view_sweep)
+_view.register(HeadDynamics)(view_dynamics)
 _view.register(StimulusComparison)(view_stimuli)
 _view.register(RunComparison)(view_runs)
 _view.register(ScoreFidelity)(view_fidelity)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.stats import CONFIDENCE
-from mi_toolkit.core.tokens import Prompt, tokenise
+from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.kinds import WEIGHTS, Behaviour, Weighting, check_weighting
 from mi_toolkit.heads.labels import (
@@ -223,6 +224,135 @@ def classify_heads(
         >>> report["previous_token"].shape
         torch.Size([4, 4])
     """
+    asked = _asked(
+        model,
+        prompt,
+        behaviours=behaviours,
+        min_lift=min_lift,
+        fdr=fdr,
+        weighting=weighting,
+        prepend_bos=prepend_bos,
+        attention_mask=attention_mask,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    asked.measure(Sweep(resume, asked.runs, seed), progress)
+    return asked.report()
+
+
+@one_job
+def measure_part(
+    model: HookedModel,
+    prompt: Prompt | None,
+    path: str | os.PathLike[str],
+    *,
+    part: int,
+    n_parts: int,
+    batch_size: int,
+    progress: bool | None = None,
+    **options: Any,
+) -> None:
+    """Measure a share of what `classify_heads` would: every `n_parts`-th batch, its sums to a file.
+
+    Interrupted, the same call goes on.
+
+    Args:
+        model: as for `classify_heads`, as are `prompt`, `batch_size`, `progress` and `options`.
+        prompt: the whole of it.
+        path: the file.
+        part: which share, from 0 on.
+        n_parts: how many there are.
+        batch_size: sequences to a pass, the same for all parts.
+        progress: a progress bar.
+        options: all others of `classify_heads` but `resume`.
+    """
+    asked = _asked(model, prompt, batch_size=batch_size, **options)
+    sweep = Sweep(path, asked.runs, asked.seed, part=part, n_parts=n_parts)
+    if not sweep.remaining():  # fewer batches than parts
+        sweep.save()
+    asked.measure(sweep, progress)
+
+
+@one_job
+def classify_from_parts(
+    model: HookedModel,
+    prompt: Prompt | None,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    batch_size: int,
+    **options: Any,
+) -> HeadReport:
+    """The report of parts that `measure_part` measured: that of `classify_heads`, to the same bits.
+
+    Args:
+        model: as `measure_part` had it, as are `prompt`, `batch_size` and `options`.
+        prompt: the whole of it.
+        paths: the files of all parts, in their order.
+        batch_size: sequences to a pass.
+        options: all others of `classify_heads` but `resume`.
+
+    Raises:
+        ReportError: a part is missing, damaged, not finished, or of something else.
+    """
+    asked = _asked(model, prompt, batch_size=batch_size, **options)
+    Sweep(None, asked.runs, asked.seed, n_parts=len(paths)).join(paths)
+    return asked.report()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Classification:
+    """What is to be classified by what: stimuli, and of each the sums as they grow."""
+
+    model: HookedModel
+    table: tuple[Behaviour, ...]
+    stimuli: Mapping[str, TokenBatch]
+    runs: Mapping[str, StimulusRun]
+    min_lift: float
+    fdr: float | None
+    weighting: Weighting
+    seed: int
+
+    def measure(self, sweep: Sweep, progress: bool | None) -> None:
+        """Run the batches that remain."""
+        batches = sweep.remaining()
+        for name, batch in track(
+            batches, total=len(batches), label="classifying heads", unit="batch", show=progress
+        ):
+            self.runs[name].measure(batch)
+            sweep.finished(name)
+
+    def report(self) -> HeadReport:
+        """What the sums say, once all of them are there."""
+        model, table = self.model, self.table
+        judged: Any = {"min_lift": self.min_lift, "fdr": self.fdr, "seed": self.seed}
+        parts = {
+            name: pad_behaviours(assembled(run, **judged), table) for name, run in self.runs.items()
+        }
+        judged["weighting"] = self.weighting
+        if OWN_PROMPT in parts:
+            return parts[OWN_PROMPT]
+        if OWN_PROMPT in self.stimuli:
+            return empty_report(model, table, OWN_PROMPT, self.stimuli[OWN_PROMPT], **judged)
+        circuits = circuit_report(model, table, **judged)
+        if circuits is not None:
+            parts[WEIGHTS] = pad_behaviours(circuits, table)
+        return merge_stimuli(parts)
+
+
+def _asked(
+    model: HookedModel,
+    prompt: Prompt | None,
+    *,
+    behaviours: Sequence[str | Behaviour] | None = None,
+    min_lift: float = DEFAULT_MIN_LIFT,
+    fdr: float | None = DEFAULT_FDR,
+    weighting: Weighting = "prompts",
+    prepend_bos: bool | None = None,
+    attention_mask: Any = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> _Classification:
+    """Check what `classify_heads` was given, and make its stimuli and their batches."""
     if fdr is not None and not 0 < fdr < 1:
         raise PromptError(f"fdr is a share of false labels, between 0 and 1, or None; not {fdr}.")
     check_weighting(weighting)
@@ -248,23 +378,13 @@ def classify_heads(
         for name, batch in stimuli.items()
         if patterns
     }
-    asked: Any = {"min_lift": min_lift, "fdr": fdr, "weighting": weighting, "seed": seed}
-    sweep = Sweep(resume, runs, seed)
-    batches = sweep.remaining()
-    for name, batch in track(
-        batches, total=len(batches), label="classifying heads", unit="batch", show=progress
-    ):
-        runs[name].measure(batch)
-        sweep.finished(name)
-    parts = {
-        name: pad_behaviours(assembled(run, min_lift, fdr, seed), table)
-        for name, run in runs.items()
-    }
-    if OWN_PROMPT in parts:
-        return parts[OWN_PROMPT]
-    if prompt is not None:
-        return empty_report(model, table, OWN_PROMPT, stimuli[OWN_PROMPT], **asked)
-    circuits = circuit_report(model, table, **asked)
-    if circuits is not None:
-        parts[WEIGHTS] = pad_behaviours(circuits, table)
-    return merge_stimuli(parts)
+    return _Classification(
+        model=model,
+        table=tuple(table),
+        stimuli=stimuli,
+        runs=runs,
+        min_lift=min_lift,
+        fdr=fdr,
+        weighting=weighting,
+        seed=seed,
+    )

@@ -175,14 +175,19 @@ class CopyingMeasurement:
         return named | {f"effect.{layer}": effects for layer, effects in self._effects.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` once were."""
+        """Go on from what `tensors` once were; in a new measurement, the same as `join`."""
+        self.join(tensors)
+
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what another measurement found of other sequences of the stimulus."""
         for name, tensor in tensors.items():
             kind, *places = name.split(".")
             if kind == "kept":
                 layer, sequence = map(int, places)
                 self._kept[layer, sequence] = tensor
             else:
-                self._effects[int(places[0])].copy_(tensor)
+                own = self._effects[int(places[0])]
+                own.copy_(torch.where(own.isnan(), tensor, own))
         self._bytes = sum(z.nbytes for z in self._kept.values())
 
     def reduce(self) -> None:

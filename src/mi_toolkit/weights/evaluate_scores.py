@@ -335,16 +335,7 @@ def perturbation_test(
         progress=progress,
         label=f"Perturbing by {scores.metric}",
     )
-    if baseline.loss > math.log(model.cfg.d_vocab):
-        logger.warning(
-            "%s predicts these texts worse than a uniform guess over its vocabulary (%.2f nats per "
-            "token, against %.2f of the guess). Any damage can lower such a loss, so the effects "
-            "say little: give text that the model predicts well (texts=, or --data-file), such as "
-            "text of the kind that it was trained on.",
-            model.cfg.model_name,
-            baseline.loss,
-            math.log(model.cfg.d_vocab),
-        )
+    _warn_of_text_not_known(model, baseline.loss)
     return PerturbationTest(
         metric=scores.metric,
         baseline=baseline,
@@ -362,6 +353,21 @@ def perturbation_test(
         scale=scale,
         provenance=provenance_of(model, {"held_out": batch}, seed=seed),
     )
+
+
+def _warn_of_text_not_known(model: HookedModel, loss: float) -> None:
+    """Say so where the model predicts the texts worse than a uniform guess does."""
+    guess = math.log(model.cfg.d_vocab)
+    if loss > guess:
+        logger.warning(
+            "%s predicts these texts worse than a uniform guess over its vocabulary (%.2f nats per "
+            "token, against %.2f of the guess). Any damage can lower such a loss, so the effects "
+            "say little: give text that the model predicts well (texts=, or --data-file), such as "
+            "text of the kind that it was trained on.",
+            model.cfg.model_name,
+            loss,
+            guess,
+        )
 
 
 def _sets(

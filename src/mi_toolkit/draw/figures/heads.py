@@ -1,4 +1,4 @@
-"""Heads by depth and by reach, the patterns of some, and the card of one."""
+"""Heads by depth, by reach and over training, and the patterns of some."""
 
 from __future__ import annotations
 
@@ -14,13 +14,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mi_toolkit.cards.card import HeadCard
-from mi_toolkit.draw.confirmation import loss_strip, relation_strip
+from mi_toolkit.core.head import Head
 from mi_toolkit.draw.figures.style import (
     axes_at,
     colour_map,
-    draw_strip,
-    heading,
     in_house_style,
     ink,
     line,
@@ -31,6 +28,7 @@ from mi_toolkit.draw.figures.style import (
 from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, SCOPES, SEQUENTIAL, UNMEASURED
 from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.sweeps.training import HeadDynamics
 
 LARGEST, SMALLEST = 150, 12
 """Area of a mark, in square points: what all heads of a layer add, and what is there for one."""
@@ -261,38 +259,118 @@ def _as_written(labels: bool) -> dict[str, bool]:
     return {"parse_math": False} if labels else {}
 
 
-CARD_LEFT, CARD_WIDTH, CARD_GAP, CARD_ROW = 2.1, 3.6, 1.9, 0.24
+MOST_LABELS, MOST_LINES, MOST_ROWS = 5, 6, 10
+"""Of dynamics: labels with panels, heads with a line of their own, and with a row."""
 
 
 @in_house_style
-def card_figure(card: HeadCard) -> Figure:
-    """A head's card as a picture: the lift of each relation, and what ablating it costs.
+def dynamics_figure(dynamics: HeadDynamics) -> Figure:
+    """Heads over training: of each label the figures by step, which heads have it, and when.
 
-    Left, each relation's lift with its 95% interval, and a dot for the lift by attention alone.
-    Right, for the first kind of ablation, the change of the loss by kind of predicted token, with a
-    dot for each other head of the layer.
+    On the left each head's figure, with a band over its 95% interval for those that carry the label
+    most often, and a grey band where the label's onset lies; in the middle, at which checkpoints a
+    head carries it; on the right the layer of each head by its onset.
     """
-    losses = [loss for loss in card.losses if loss.how == card.losses[0].how]
-    height = 1.5 + CARD_ROW * max(len(card.relations), len(losses))
-    figure = Figure(figsize=(2 * (CARD_LEFT + CARD_WIDTH) + 0.3, height))
-    title(figure, card.title())
-    panels = [
-        ("lift over chance of what it moves (dot: by attention alone)",
-         [(each.relation, relation_strip(each)) for each in card.relations]),
-    ]  # fmt: skip
-    if losses:
-        told = f"loss in nats, {losses[0].how} ablation (dots: other heads)"
-        panels.append((told, [(loss.kind, loss_strip(loss)) for loss in losses]))
-    for column, (name, rows) in enumerate(panels):
-        x = CARD_LEFT + column * (CARD_WIDTH + CARD_LEFT)
-        ax = axes_at(figure, x, 0.85, CARD_WIDTH, CARD_ROW * len(rows))
-        heading(figure, x, 0.6, name)
-        ax.axvline(0, color=muted_text(), linewidth=0.8)
-        for y, (_, strip) in enumerate(rows):
-            draw_strip(ax, y, strip, dots="#777777")
-        ax.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.tick_params(axis="x", labelsize=7, length=2)
-        ax.tick_params(axis="y", length=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
+    shown = [name for name in dynamics.label_names if _carriers(dynamics, name)][:MOST_LABELS]
+    height, between = 1.5, 0.75
+    figure = Figure(figsize=(11.4, 0.9 + max(1, len(shown)) * (height + between)))
+    title(figure, dynamics.title())
+    for place, name in enumerate(shown):
+        y = 0.85 + place * (height + between)
+        colour = _visible(LABELS.get(name, OTHER_LABEL))
+        curves, strip, onsets = (
+            axes_at(figure, x, y, width, height)
+            for x, width in ((0.65, 3.6), (5.1, 3.0), (8.75, 2.4))
+        )
+        curves.set_title(name, fontsize=9, loc="left", parse_math=False)
+        heads = _carriers(dynamics, name)
+        _draw_curves(curves, dynamics, name, heads, colour)
+        _draw_strip_of_labels(strip, dynamics, name, heads[:MOST_ROWS], colour)
+        _draw_onsets(onsets, dynamics, name, heads, colour)
     return figure
+
+
+def _carriers(dynamics: HeadDynamics, label: str) -> list[Head]:
+    """The heads that ever carry a label, those that do so most often first."""
+    times = dynamics.labels[:, dynamics.index(label)].sum(dim=0)
+    found = [Head(*place) for place in times.nonzero().tolist()]
+    return sorted(found, key=lambda head: -int(times[head]))
+
+
+def _training(dynamics: HeadDynamics) -> tuple[str, list[int]]:
+    """What training is measured in: tokens where they are known, else steps."""
+    seen = [tokens for tokens in dynamics.tokens if tokens is not None]
+    if len(seen) == len(dynamics.steps):
+        return "training tokens", seen
+    return "training step", [*dynamics.steps]
+
+
+def _over_training(ax: Axes, dynamics: HeadDynamics, words: str = "") -> list[int]:
+    """An axis of training, as a logarithm with a 0; the checkpoints on it."""
+    name, places = _training(dynamics)
+    ax.set_xscale("symlog", linthresh=max(1, next(place for place in places if place)))
+    ax.set_xlim(places[0], places[-1] * 1.05)
+    ax.tick_params(labelsize=7, length=2)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel(f"{name}{words}", fontsize=7, labelpad=1)
+    return places
+
+
+def _draw_curves(
+    ax: Axes, dynamics: HeadDynamics, label: str, heads: Sequence[Head], colour: str
+) -> None:
+    row, places = dynamics.index(label), _over_training(ax, dynamics)
+    n_layers, n_heads = dynamics.figure.shape[2:]
+    for head in (Head(l, h) for l in range(n_layers) for h in range(n_heads)):
+        if head not in heads[:MOST_LINES]:
+            values = dynamics.figure[:, row, head.layer, head.head]
+            ax.plot(places, values, color="#c4c4c4", linewidth=0.7)
+    for head in heads[:MOST_LINES]:
+        place = (slice(None), row, head.layer, head.head)
+        ends = dynamics.ci_low[place].numpy(), dynamics.ci_high[place].numpy()
+        ax.fill_between(places, *ends, color=colour, alpha=0.15, linewidth=0)
+        ax.plot(places, dynamics.figure[place], color=colour, linewidth=1.4)
+    last = dynamics.figure[-1, row]
+    free = float("inf")
+    for head in sorted(heads[:MOST_LINES], key=lambda head: -float(last[head].nan_to_num(-9.0))):
+        if last[head].isfinite():
+            free = min(float(last[head]), free - 0.1)
+            ax.annotate(f" {head}", (places[-1] * 1.05, free), fontsize=6.5, va="center")
+    onset = dynamics.course(label).onset
+    if onset is not None:
+        low, high = places[onset.low], places[onset.high]
+        ax.axvspan(low, high, color=line(), alpha=0.6, linewidth=0, zorder=0)
+
+
+def _draw_strip_of_labels(
+    ax: Axes, dynamics: HeadDynamics, label: str, heads: Sequence[Head], colour: str
+) -> None:
+    row = dynamics.index(label)
+    for y, head in enumerate(heads):
+        carried = dynamics.labels[:, row, head.layer, head.head].tolist()
+        for x, carries in enumerate(carried):
+            face = colour if carries else "none"
+            ax.plot([x], [y], "s", color=face, markersize=5, markeredgecolor=line())
+    ax.set_yticks(range(len(heads)), [str(head) for head in heads], fontsize=6.5)
+    ax.set_ylim(max(len(heads), 4) - 0.5, -0.7)
+    n = len(dynamics.steps)
+    places = sorted({round(k * (n - 1) / 7) for k in range(8)})
+    ax.set_xticks(places, [f"{dynamics.steps[p]:,}" for p in places], fontsize=6.5, rotation=30)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("carries the label at step", fontsize=7, labelpad=1)
+
+
+def _draw_onsets(
+    ax: Axes, dynamics: HeadDynamics, label: str, heads: Sequence[Head], colour: str
+) -> None:
+    places = _over_training(ax, dynamics, ": onset")
+    for head in heads:
+        onset = dynamics.course(label, head).onset
+        if onset is not None:
+            low, at, high = (places[k] for k in (onset.low, onset.at, onset.high))
+            ax.plot([low, high], [head.layer] * 2, color=colour, linewidth=1.2, alpha=0.5)
+            ax.plot([at], [head.layer], "o", color=colour, markersize=4)
+    ax.set_ylim(dynamics.figure.shape[2] - 0.5, -0.5)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    ax.set_ylabel("layer", fontsize=7)

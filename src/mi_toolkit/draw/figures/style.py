@@ -221,8 +221,8 @@ def _whole(figure: Figure) -> Bbox:
     before, figure.dpi = figure.dpi, DOTS_PER_INCH  # letters' widths are rounded to dots
     drawn = figure.get_tightbbox()
     figure.dpi = before
-    low, high = drawn.min - PAD, drawn.max + PAD
-    return Bbox.union([Bbox([[0, 0], figure.get_size_inches()]), Bbox([low, high])])
+    page = Bbox.from_extents(0, 0, *figure.get_size_inches())
+    return Bbox.union([page, drawn.padded(PAD)])
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
