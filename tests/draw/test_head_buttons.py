@@ -17,7 +17,7 @@ from mi_toolkit.draw.head_listing import (
 )
 from mi_toolkit.draw.head_maps import label_map
 from mi_toolkit.draw.markup import pick_button
-from mi_toolkit.draw.primitives import LABELS
+from mi_toolkit.draw.primitives import LABELS, in_words
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.text.trace import trace_pipeline
 from tests.draw.made import made_report
@@ -114,7 +114,7 @@ def test_a_head_tells_its_figures_its_spread_and_whom_it_shares_keys_with() -> N
     assert f"Spread {spread:.2f}" in drawn
     assert "Reads KV head 0, as L1H1 do" in drawn
     for behaviour in report.behaviours:
-        assert f"<th>{behaviour}</th>" in drawn
+        assert f"<th>{in_words(behaviour)}</th>" in drawn
     assert "nan" not in drawn
     assert drawn.count("not on this prompt") == sum(not can for can in report.applicable.values())
 
