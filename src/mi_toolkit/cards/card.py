@@ -422,7 +422,7 @@ def head_card(
             )
     batch = loss_batch(
         model,
-        halves(evaluation_passages())[1] if held_out is None else held_out,
+        halves(evaluation_passages(model))[1] if held_out is None else held_out,
         max_length=LOSS_LENGTH,
         limit=n_sequences,
     )

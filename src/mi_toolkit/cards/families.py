@@ -344,7 +344,7 @@ def gains_of(
 ) -> dict[int, tuple[float, float, float]]:
     """For each group, how much more its members' changes of loss are alike than a layer's are."""
     batch = loss_batch(
-        model, halves(evaluation_passages())[1], max_length=LOSS_LENGTH, limit=n_sequences
+        model, halves(evaluation_passages(model))[1], max_length=LOSS_LENGTH, limit=n_sequences
     )
     position = torch.arange(batch.ids.shape[1])
     queries = (position >= 1) & (position < batch.lengths[:, None] - 1)
