@@ -109,6 +109,7 @@ def test_the_tour_of_a_first_visit_has_six_steps_and_is_not_seen_again(open_app:
     assert len(set(seen)) == 6
     assert visit.page.evaluate("document.activeElement.id") == "tour-button"
     assert visit.page.locator(".toured").count() == 0
+    visit.settle()
     visit.page.reload()
     visit.page.wait_for_selector("#analyze")
     visit.settle()

@@ -2,6 +2,7 @@
 (() => {
   const FORM = ["model", "prompt", "beams", "tokens"];
   const parameters = () => new URLSearchParams(location.search);
+  let written = location.search;
   function write(changes, isNew = false) {
     const next = parameters();
     for (const [name, value] of Object.entries(changes)) {
@@ -10,6 +11,7 @@
     }
     if (next.toString() === parameters().toString()) return;
     history[isNew ? "pushState" : "replaceState"](history.state, "", `?${next}`);
+    written = location.search;
   }
 
   // What stands on the page: of an example only once somebody has chosen something in it.
@@ -47,7 +49,8 @@
     write({ __theme: isDark ? "dark" : "light" });
   };
 
-  window.addEventListener("popstate", () => location.reload());
+  // Not for a jump within the page, which only adds a place (#generator).
+  window.addEventListener("popstate", () => location.search !== written && location.reload());
 
   // As the page opens: the panel that the address names, and the analysis that it asks for.
   const opening = setInterval(() => {

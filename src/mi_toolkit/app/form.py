@@ -35,9 +35,10 @@ FAILED = "Not analyzed. What stands below, if anything, is of the prompt before.
 
 AS_ASKED = """() => {
   const asked = new URLSearchParams(location.search);
-  if (asked.has("prompt")) document.querySelector("#analyze").click();
+  const wanted = asked.has("prompt") ? "#analyze" : "#show-example";
+  if (asked.has("prompt") || asked.get("example") !== "off") document.querySelector(wanted).click();
 }"""
-"""A page whose address has a prompt analyzes it as it opens."""
+"""A page whose address has a prompt analyzes it as it opens; any other shows the example."""
 
 STRONGEST = "strongest"
 """In place of a layer or a head: the one that carries a label most."""
@@ -55,6 +56,7 @@ class Form:
     head: gr.Dropdown
     analyze: gr.Button
     stop: gr.Button
+    show: gr.Button
     facts: gr.HTML
 
     @property
@@ -101,6 +103,7 @@ def form_fields(settings: Settings) -> Form:
         head=head,
         analyze=analyze,
         stop=stop,
+        show=gr.Button("Show the example", visible="hidden", elem_id="show-example"),
         facts=drawing(elem_id="facts"),
     )
 
@@ -147,7 +150,7 @@ def opening(page: Builder, form: Form) -> Any:
 
     visited = page.when_opened(opened, [*form.asked, form.layer, form.head, form.facts])
     visited.success(None, js=AS_ASKED)
-    return visited
+    return form.show.click
 
 
 def asked_for(query: Mapping[str, str], settings: Settings) -> dict[str, Any]:

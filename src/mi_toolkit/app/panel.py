@@ -259,7 +259,7 @@ class Builder:
             has_one = session.analysis is not None
             return everything(session, *values) if has_one else [gr.skip() for _ in outputs]
 
-        self.on(opened.success, at_first, inputs, outputs)
+        self.on(opened, at_first, inputs, outputs)
         shown = self.on(analysed.success, everything, inputs, outputs)
         for run in self._next:
             run(shown.success)
