@@ -15,13 +15,14 @@ import pytest
 import mi_toolkit as mi
 from mi_toolkit.core import progress
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import part_done, track, watching, working
+from mi_toolkit.core.progress import Watcher, part_done, track, watching, working
 from tests.models_here import loaded
 
 SHORT: Mapping[str, str] = {
     "compare_stimuli": "runs no model",
     "classify_from_parts": "runs no model",
     "untrained_twin": "draws weights, runs no model",
+    "read_prompt": "one pass over one prompt",
     "view_attention": "one pass over one prompt",
     "direct_logit_attribution": "one pass over one prompt",
     "load_model": "Hugging Face shows its downloads; a GGUF file's conversion has our bar",
@@ -88,7 +89,7 @@ def test_lines_say_how_long_it_has_taken_and_how_long_it_will(
     with caplog.at_level(logging.INFO, "mi_toolkit"):
         work(None)
     assert "about 0 s to go" in caplog.text
-    with watching(lambda *_: None):
+    with watching(Watcher()):
         work(None)
     assert capsys.readouterr().err == ""
 
@@ -135,8 +136,13 @@ def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_steps_that_are_no_items_are_counted_and_told() -> None:
     told: list[tuple[str, int, int | None]] = []
+
+    class Told(Watcher):
+        def report(self, label: str, done: int, total: int | None) -> None:
+            told.append((label, done, total))
+
     with (
-        watching(lambda *each: told.append(each)),
+        watching(Told()),
         working(total=2, label="Tracing", unit="pass", show=None) as done,
     ):
         done()
@@ -168,6 +174,7 @@ def test_a_share_moves_the_work_around_it_and_an_error_leaves_nothing_under_way(
 def test_scoring_weights_tells_the_time_to_go_before_the_first_batch_is_done(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mi.score_weights(loaded("toy-gpt2"), eval_limit=4, max_length=64, progress=True)
+    model = loaded("toy-gpt2")
+    mi.score_weights(model, eval_limit=32, max_length=128, batch_size=32, progress=True)
     lines = capsys.readouterr().err
     assert re.search(r"Scoring 786,432 weights: 0 of 1 \(batch\), .* to go", lines), lines

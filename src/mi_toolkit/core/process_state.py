@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -259,9 +260,9 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
+            stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
-            # In a context of its own: what is under way is what was before, however a loop is left.
-            return copy_context().run(function, *given, **named)
+            return function(*given, **named)
 
     return run
 

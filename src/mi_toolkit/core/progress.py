@@ -22,8 +22,6 @@ from typing import Any, Protocol, TypeVar
 
 from markupsafe import Markup
 
-from mi_toolkit.core.process_state import others_first
-
 logger = logging.getLogger("mi_toolkit")
 
 Item = TypeVar("Item")
@@ -130,6 +128,16 @@ def working(
     try:
         with _drawn(work, show):
             yield done
+    finally:
+        _under_way.reset(token)
+
+
+@contextmanager
+def own_progress() -> Iterator[None]:
+    """After it, what is under way is what was before, also where a loop was left by an error."""
+    token = _under_way.set(_under_way.get())
+    try:
+        yield
     finally:
         _under_way.reset(token)
 
@@ -346,6 +354,9 @@ def _reported(
     for done, item in enumerate(items):
         watcher.report(label, done, total)
         if at_rest is not None and done:
+            # Imported here: it imports torch, and this module is there before torch is.
+            from mi_toolkit.core.process_state import others_first
+
             with others_first(at_rest) as may:
                 if may:
                     watcher.make_way()
