@@ -51,7 +51,7 @@
   });
   document.addEventListener("focusout", (event) => {
     const box = boxOf(event.target);
-    if (box && boxOf(event.relatedTarget)?.list !== box.list) close(box);
+    if (box) close(box); // what is clicked in the list leaves the focus where it is
   });
   document.addEventListener("input", (event) => {
     const box = boxOf(event.target);
