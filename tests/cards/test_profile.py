@@ -12,7 +12,7 @@ from torch import Tensor
 from mi_toolkit.cards.profile import AFTER, HeadProfiles, profile_heads
 from mi_toolkit.core.errors import PromptError, ReportError
 from mi_toolkit.core.passes import visit_activations
-from mi_toolkit.core.progress import watching
+from mi_toolkit.core.progress import Watcher, watching
 from mi_toolkit.core.stimuli import passages
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import tokenise
@@ -156,14 +156,19 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     model, path = loaded("toy-gpt2"), tmp_path / "sums.safetensors"
     texts = TEXTS * 3
 
-    def stop(label: str, done: int, total: int | None) -> None:
-        if done == 3:
-            raise Stopped
+    class Stopping(Watcher):
+        def report(self, label: str, done: int, total: int | None) -> None:
+            if done == 3:
+                raise Stopped
 
-    with pytest.raises(Stopped), watching(stop):
+    class Seeing(Watcher):
+        def report(self, label: str, done: int, total: int | None) -> None:
+            seen.append(done)
+
+    with pytest.raises(Stopped), watching(Stopping()):
         profile_heads(model, texts, batch_size=2, resume=path)
     seen: list[int] = []
-    with watching(lambda label, done, total: seen.append(done)):
+    with watching(Seeing()):
         resumed = profile_heads(model, texts, batch_size=2, resume=path)
     assert len(seen) < 6
     straight = profile_heads(model, texts, batch_size=2)

@@ -18,6 +18,10 @@ from tests.fire.pretended_device import pretended_device
 from tests.hooked_transformer import FAMILIES, needs_hooked_transformer, small_hooked
 from tests.models_here import TOYS, loaded
 
+pytestmark = pytest.mark.fire
+"""A process whose torch ran a backward pass before it had the device has no queue for it: these
+run in processes of their own, of which `test_core.py` starts one."""
+
 EVERY_JOB = {**JOBS, **FURTHER}
 LOADS_BY_NAME = ("verify_model",)
 GRADIENTS = 1e-4
@@ -71,9 +75,7 @@ def test_what_fails_on_an_accelerator_fails_on_it(device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("job", EVERY_JOB)
-@pytest.mark.parametrize(
-    "name", [TOYS[0], *(pytest.param(name, marks=pytest.mark.fire) for name in TOYS[1:])]
-)
+@pytest.mark.parametrize("name", TOYS)
 def test_a_job_gives_the_figures_of_the_cpu(
     job: str, name: str, device: torch.device, tmp_path: Path
 ) -> None:
@@ -81,7 +83,6 @@ def test_a_job_gives_the_figures_of_the_cpu(
 
 
 @needs_hooked_transformer
-@pytest.mark.fire
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformer_lens_own_class_gives_the_figures_of_the_cpu(
     name: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,11 @@ DEFINED = {
     "induction": dense_masks.induction,
     "offset_3": partial(dense_masks.fixed_offset, distance=3),
 }
-SPARSE = [b for b in BEHAVIOURS.values() if isinstance(b, MaskBehaviour) and b.sparse]
+SPARSE = [
+    behaviour
+    for behaviour in BEHAVIOURS.values()
+    if isinstance(behaviour, MaskBehaviour) and behaviour.sparse and not behaviour.reads_text
+]
 
 
 def square(found: Targets, mask: int) -> torch.Tensor:

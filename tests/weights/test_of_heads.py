@@ -73,7 +73,8 @@ def test_controls_are_weights_of_the_same_heads() -> None:
     scores = mi.score_weights(loaded("toy-gpt2"), TEXTS, heads=["L2H1"])
     top = scores.ranking(400).keys()[:400]
     shapes = {place.name: place.shape for place in scores.places}
-    weights = {name: matrix.value() for name, matrix in scores.live.items()}
+    places = scores.matrices_in(loaded("toy-gpt2"))
+    weights = {name: matrix.value() for name, matrix in places.items()}
     controls = (
         random_control(top, shapes, torch.Generator().manual_seed(0), scores.masks),
         magnitude_matched(top, weights, scores.masks),
@@ -94,7 +95,7 @@ def test_a_label_stands_for_the_heads_that_have_it(tmp_path: Path) -> None:
         "L2H0, the highest"
     )
     by_label.save(tmp_path / "scores")
-    again = WeightScores.load(tmp_path / "scores", model)
+    again = WeightScores.load(tmp_path / "scores")
     assert again.places == by_label.places
     assert again.ranking(20).keys() == by_label.ranking(20).keys()
 

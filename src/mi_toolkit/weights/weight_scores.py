@@ -448,6 +448,13 @@ class WeightScores(Result):
         for values in zip(*columns.values(), strict=True):
             yield dict(zip(columns, values, strict=True))
 
+    @classmethod
+    def put_together(cls, record: dict[str, Any], tensors: Mapping[str, Tensor]) -> WeightScores:
+        """What `taken_apart` took apart, in the order of the places: equal scores rank by it."""
+        order = {place["name"]: number for number, place in enumerate(record["places"])}
+        names = sorted(tensors, key=lambda name: order[name.partition("/")[2]])
+        return super().put_together(record, {name: tensors[name] for name in names})
+
     def text_table(self) -> TextTable:
         """The five highest."""
         ranking = self._ranking(min(5, self.size), "model").first(5)
