@@ -201,6 +201,8 @@ def visiting(
         visit.page.on("pageerror", lambda error: visit.errors.append(str(error)))
         visit.page.goto(address + query)
         visit.page.wait_for_selector("#analyze", timeout=60_000)
+        # Our scripts have run: until then a click may come before the page listens.
+        visit.page.wait_for_selector("#model [role=combobox]", timeout=60_000)
         yield visit
     finally:
         context.close()
