@@ -35,8 +35,8 @@ from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.draw import (
     ablation,
     attribution,
+    cards,
     comparison,
-    confirmation,
     generation,
     head_listing,
     head_maps,
@@ -279,7 +279,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.strips_html": lambda: ablation.strips_html(hostile(ablated())) + HOSTILE,
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
     "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
-    "confirmation.card_html": lambda: confirmation.card_html(hostile(made_card())),
+    "cards.card_html": lambda: cards.card_html(hostile(made_card())),
     "comparison.agreement_html": lambda: comparison.agreement_html(hostile(compared())),
     "comparison.aligned_html": lambda: comparison.aligned_html(PROMPT, {HOSTILE: reading()}),
     "comparison.class_html": lambda: comparison.class_html(

@@ -30,8 +30,9 @@ from mi_toolkit.cli.atlas import atlas
 from mi_toolkit.cli.attribute import attribute
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare, stimuli
-from mi_toolkit.cli.confirm import confirm, head
+from mi_toolkit.cli.confirm import confirm
 from mi_toolkit.cli.generate import generate
+from mi_toolkit.cli.head import head
 from mi_toolkit.cli.models import describe, models
 from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.cli.record import info, record

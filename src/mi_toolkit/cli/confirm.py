@@ -1,4 +1,4 @@
-"""`mi-toolkit confirm` and `head`: whether ablation bears labels out, and the card of one head."""
+"""`mi-toolkit confirm`: whether ablation bears labels out."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ from mi_toolkit.cli.terminal import (
 )
 
 if TYPE_CHECKING:
-    from mi_toolkit.cards.card import HeadCard
     from mi_toolkit.core.model import HookedModel
     from mi_toolkit.interventions.confirm.confirmation import Confirmation
     from mi_toolkit.interventions.confirm.hypotheses import Labelled
 
+
 MIN_RANDOM, DEFAULT_BUDGET = 500, 400
 """As in `confirm_heads`, whose module takes seconds to import; a test holds them to it."""
+
 
 Count = Annotated[int | None, Parameter(validator=at_least_one)]
 
@@ -156,76 +157,3 @@ def _lines(found: Confirmation) -> Iterator[str]:
     yield bold(found.title())
     yield from columns([HEADER, *found.cells()], width=width(elsewhere=FOR_READING))
     yield found.facts()
-
-
-Number = Annotated[int, Parameter(validator=at_least_one)]
-
-
-def head(
-    head: str,
-    /,
-    *,
-    model: ModelName = DEFAULT_MODEL,
-    data_file: Path | None = None,
-    field: str = "text",
-    profiles: Path | None = None,
-    how: Several[Literal["zero", "mean", "resample"]] = None,
-    n_sequences: Number = 16,
-    n_random: Number = 12,
-    n_tokens: Number = 512,
-    seed: int = 0,
-    out: OutputOptions = DEFAULT_OUTPUT,
-    load: LoadOptions = DEFAULT_LOADING,
-) -> None:
-    """One head: where it looks, when it acts, what it reads and writes, what hangs on it.
-
-    Every figure stands next to what chance would give. All heads are watched in one pass, which
-    --profiles keeps for the next head.
-
-    Args:
-        head: Such as L5H1 or 5.1, both counted from zero.
-        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
-        data_file: Texts to watch it on: .txt (one per line), .jsonl or .parquet. Without it the
-            bundled passages.
-        field: The field or column of --data-file with the text.
-        profiles: A file for what the pass over the texts found: written where it is not there,
-            read where it is.
-        how: Kinds of ablation. Without it all three.
-        n_sequences: Held-out texts to take losses on.
-        n_random: Other heads of its layer to ablate too.
-        n_tokens: How many of the most frequent tokens its circuits are read on.
-        seed: Of shuffles, turns, and the choice of other heads.
-        out: What it gives; HeadCard.load reads card.safetensors.
-        load: How the model is loaded.
-    """
-    out.check()
-    kept = None
-    if profiles is not None and profiles.exists():
-        kept = mi.cards.HeadProfiles.load(profiles)
-    hooked = load.load(model)
-    with third_parties_kept_off_stdout():
-        # Imported here: it takes seconds. A head that is not there is told before the pass.
-        from mi_toolkit.interventions.components import checked_heads
-
-        checked_heads(hooked, head)
-        if kept is None:
-            kept = mi.cards.profile_heads(hooked, data_file, field=field, seed=seed)
-            if profiles is not None:
-                kept.save(profiles)
-        found = mi.head_card(
-            hooked,
-            head,
-            profiles=kept,
-            how=how or ("zero", "mean", "resample"),
-            n_sequences=n_sequences,
-            n_random=n_random,
-            n_tokens=n_tokens,
-            seed=seed,
-        )
-    out.deliver(found, name="card", record=found.record, lines=lambda: _card_lines(found))
-
-
-def _card_lines(found: HeadCard) -> Iterator[str]:
-    table = found.text_table()
-    yield bold(table.title)
-    yield from columns(table.rows, width=width(elsewhere=FOR_READING))

@@ -15,6 +15,7 @@ from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
+from mi_toolkit.draw.cards import view_card, view_families
 from mi_toolkit.draw.comparison import (
     view_comparison,
     view_dynamics,
@@ -22,12 +23,7 @@ from mi_toolkit.draw.comparison import (
     view_stimuli,
     view_sweep,
 )
-from mi_toolkit.draw.confirmation import (
-    view_card,
-    view_confirmation,
-    view_families,
-    view_verification,
-)
+from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position

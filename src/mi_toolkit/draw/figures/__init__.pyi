@@ -3,11 +3,11 @@ from .ablation import length_curve as length_curve
 from .ablation import sweep_grid as sweep_grid
 from .ablation import sweep_map as sweep_map
 from .ablation import sweep_maps as sweep_maps
+from .cards import card_figure as card_figure
 from .comparison import comparison_grid as comparison_grid
 from .comparison import run_comparison_figure as run_comparison_figure
 from .comparison import scaling_figure as scaling_figure
 from .comparison import stimulus_grid as stimulus_grid
-from .confirmation import card_figure as card_figure
 from .confirmation import confirmation_figure as confirmation_figure
 from .confirmation import untrained_figure as untrained_figure
 from .confirmation import verification_figure as verification_figure

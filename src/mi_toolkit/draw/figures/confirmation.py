@@ -8,12 +8,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mi_toolkit.cards.card import HeadCard
-from mi_toolkit.draw.confirmation import COLOURS, loss_strip, relation_strip, strip_of
+from mi_toolkit.draw.confirmation import COLOURS, strip_of
 from mi_toolkit.draw.figures.style import (
     axes_at,
     draw_strip,
-    heading,
     in_house_style,
     ink,
     line,
@@ -29,7 +27,11 @@ from mi_toolkit.interventions.confirm.confirmation import Confirmation, Hypothes
 from mi_toolkit.verification.verify import HEADER, Verification
 
 ROW, TOP, BETWEEN, FOOT = 0.3, 0.85, 0.62, 0.1
+
+
 LEFT, WIDTH, RIGHT = 1.9, 4.4, 4.6
+
+
 BAND = (0.025, 0.975)
 
 
@@ -172,8 +174,11 @@ def _draw_labelled(
 
 
 CHECKS_WIDTH, CHECKS_TOP, CHECKS_ROW, CHECKS_FOOT = 11.5, 0.65, 0.25, 0.15
+
+
 COLUMNS = (0.15, 1.9, 2.7, 3.7, 4.85)
 """Left sides of the columns, in inches."""
+
 
 LONGEST = 110
 
@@ -202,41 +207,4 @@ def verification_figure(found: Verification) -> Figure:
         cut = shorten(words, 150, placeholder=" …")
         write(figure, COLUMNS[0], y, cut, fontsize=8, va="center")
         y += CHECKS_ROW
-    return figure
-
-
-CARD_LEFT, CARD_WIDTH, CARD_GAP, CARD_ROW = 2.1, 3.6, 1.9, 0.24
-
-
-@in_house_style
-def card_figure(card: HeadCard) -> Figure:
-    """A head's card as a picture: the lift of each relation, and what ablating it costs.
-
-    Left, each relation's lift with its 95% interval, and a dot for the lift by attention alone.
-    Right, for the first kind of ablation, the change of the loss by kind of predicted token, with a
-    dot for each other head of the layer.
-    """
-    losses = [loss for loss in card.losses if loss.how == card.losses[0].how]
-    height = 1.5 + CARD_ROW * max(len(card.relations), len(losses))
-    figure = Figure(figsize=(2 * (CARD_LEFT + CARD_WIDTH) + 0.3, height))
-    title(figure, card.title())
-    panels = [
-        ("lift over chance of what it moves (dot: by attention alone)",
-         [(each.relation, relation_strip(each)) for each in card.relations]),
-    ]  # fmt: skip
-    if losses:
-        told = f"loss in nats, {losses[0].how} ablation (dots: other heads)"
-        panels.append((told, [(loss.kind, loss_strip(loss)) for loss in losses]))
-    for column, (name, rows) in enumerate(panels):
-        x = CARD_LEFT + column * (CARD_WIDTH + CARD_LEFT)
-        ax = axes_at(figure, x, 0.85, CARD_WIDTH, CARD_ROW * len(rows))
-        heading(figure, x, 0.6, name)
-        ax.axvline(0, color=muted_text(), linewidth=0.8)
-        for y, (_, strip) in enumerate(rows):
-            draw_strip(ax, y, strip, dots="#777777")
-        ax.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize=8)
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.tick_params(axis="x", labelsize=7, length=2)
-        ax.tick_params(axis="y", length=0)
-        ax.spines[["top", "right", "left"]].set_visible(False)
     return figure
