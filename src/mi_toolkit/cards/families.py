@@ -40,6 +40,7 @@ from mi_toolkit.heads.relations import RELATIONS
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
 from mi_toolkit.interventions.confirm.setting import every_head
 from mi_toolkit.models.describe import describe_model
+from mi_toolkit.weights.ranking import jaccard
 
 DIFFUSE = "diffuse"
 """The family of heads that move all kinds of keys about alike."""
@@ -318,20 +319,15 @@ def stabilities(
         drawn = there[torch.randint(len(there), (len(there),), generator=generator)]
         weights = drawn.bincount(minlength=GROUPS).float()
         again = grouped(profile_vectors(profiles, heads, weights), min_size)
-        others = [again == label for label in again.unique().tolist() if label >= 0]
+        others = [_members(again, label) for label in again.unique().tolist() if label >= 0]
         for label in labels:
-            own = groups == label
+            own = _members(groups, label)
             total[label] += max((jaccard(own, other) for other in others), default=0.0)
     return {label: value / n_draws for label, value in total.items()}
 
 
-def jaccard(one: Tensor, other: Tensor) -> float:
-    """Members of both over members of either.
-
-    >>> jaccard(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
-    0.5
-    """
-    return float((one & other).sum()) / max(1, int((one | other).sum()))
+def _members(groups: Int[Tensor, " head"], label: int) -> list[int]:
+    return (groups == label).nonzero()[:, 0].tolist()
 
 
 def gains_of(
@@ -400,9 +396,8 @@ def family_gain(
 
 
 def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    a, b = one - one.mean(), other - other.mean()
-    sizes: Tensor = a.norm() * b.norm()
-    return (a @ b) / sizes.clamp_min(1e-12)
+    """Pearson's; 0 where one of them is the same everywhere."""
+    return torch.cosine_similarity(one - one.mean(), other - other.mean(), dim=0)
 
 
 def _family(
