@@ -22,7 +22,7 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
 )
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.progress import Watcher, watching
+from mi_toolkit.core.progress import Watcher, clock, watching
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
@@ -314,7 +314,7 @@ class _Run(Watcher):
             self._begun = (label, now)
         told = label
         if done and total:
-            told += f", {about((now - self._begun[1]) / done * (total - done))} to go"
+            told += f", about {clock((now - self._begun[1]) / done * (total - done))} to go"
         self._progress((done, total), desc=told)
 
     def check(self) -> None:
@@ -326,15 +326,6 @@ class _Run(Watcher):
     def _wait(self, name: str, place: int) -> None:
         self.check()
         self._progress(0, desc=f"{ordinal(place)} in line for {name}")
-
-
-def about(seconds: float) -> str:
-    """A time as one estimates it.
-
-    >>> about(0.2), about(7.6), about(200)
-    ('about 1 s', 'about 8 s', 'about 3 min')
-    """
-    return f"about {max(1, round(seconds))} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def ordinal(place: int) -> str:
