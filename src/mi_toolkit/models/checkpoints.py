@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -511,16 +511,21 @@ def _whole_downloads(source: Source, revision: str | None) -> Iterator[None]:
     before = _named_by_digest(source, revision)
     try:
         yield
-    finally:
-        new = _named_by_digest(source, revision).items() - before.items()
-        for link, blob in new:
-            if file_digest(blob) != blob.name:
-                link.unlink()
-                blob.unlink()
-                raise ModelLoadError(
-                    f"{link.name} of {source.name} was damaged on its way from the hub (its "
-                    "SHA-256 is not the one that the hub has), and was deleted: try again."
-                )
+    except Exception:  # damage may have been the reason; Ctrl-C waits for no digest
+        _check_new(source, revision, before)
+        raise
+    _check_new(source, revision, before)
+
+
+def _check_new(source: Source, revision: str | None, before: Mapping[Path, Path]) -> None:
+    for link, blob in _named_by_digest(source, revision).items() - before.items():
+        if file_digest(blob) != blob.name:
+            link.unlink()
+            blob.unlink()
+            raise ModelLoadError(
+                f"{link.name} of {source.name} was damaged on its way from the hub (its SHA-256 is "
+                "not the one that the hub has), and was deleted: try again."
+            )
 
 
 def _named_by_digest(source: Source, revision: str | None) -> dict[Path, Path]:
