@@ -11,10 +11,9 @@ import json
 import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,6 @@ class Hub(BaseHTTPRequestHandler):
 
     files: Mapping[str, bytes]
     healed: set[str]
-    requests: Counter[str]
     closing: threading.Event
     protocol_version = "HTTP/1.1"
 
@@ -157,7 +155,6 @@ class Hub(BaseHTTPRequestHandler):
             self.answer(200, b"")
             return
         repo = _repo_of(path)
-        self.requests[f"{repo} {self.command}"] += 1
         fault = FAULTS.get(repo.partition("/")[2]) if repo.startswith("faulty/") else None
         if fault is None or repo in self.healed or not fault(self, path):
             self._sound(path)
@@ -230,17 +227,15 @@ class Served:
     """A hub that runs."""
 
     endpoint: str
-    requests: Counter[str] = field(default_factory=Counter)
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Served]:
     """Serve the files of a folder as every id, until the block ends."""
-    closing, requests = threading.Event(), Counter[str]()
+    closing = threading.Event()
     own = {
         "files": {file.name: file.read_bytes() for file in sorted(folder.iterdir())},
         "healed": set(),
-        "requests": requests,
         "closing": closing,
     }
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("HubOfOneModel", (Hub,), own))
@@ -248,7 +243,7 @@ def serving(folder: Path) -> Iterator[Served]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield Served(endpoint=f"http://127.0.0.1:{server.server_port}", requests=requests)
+        yield Served(endpoint=f"http://127.0.0.1:{server.server_port}")
     finally:
         closing.set()
         server.shutdown()

@@ -22,7 +22,7 @@ from typing import Any
 from mi_toolkit.core.errors import SweepError
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.sweeps.results import SweepSettings
-from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker
+from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker, in_one_line
 
 try:
     import ray
@@ -86,7 +86,7 @@ def connected(address: str | None, *, cpus: int | None) -> Iterator[None]:
                 continue  # a busy machine takes more than the half minute that Ray waits
             where = "here" if address is None else f"at {address!r}"
             raise SweepError(
-                f"No Ray cluster {where}: {' '.join(str(error).split())[:300]} Start one with "
+                f"No Ray cluster {where}: {in_one_line(error)} Start one with "
                 "'ray start --head', or leave address= out for one of this machine."
             ) from error
     try:
@@ -262,10 +262,10 @@ class _Pool:
         try:
             answer = ray.get(call)
         except RayTaskError as error:
-            raise SweepError(f"A worker failed: {' '.join(str(error).split())[-300:]}") from error
+            raise SweepError(f"A worker failed: {in_one_line(error.cause)}") from error
         except (RayActorError, OutOfMemoryError) as error:
             self.slots.remove(slot)
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             if work is not None:
                 outcome = self.queue.died(work, reason)
                 return None if outcome is None else (work, outcome)

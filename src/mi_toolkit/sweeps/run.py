@@ -126,7 +126,7 @@ class Worker:
             if not is_full and not isinstance(error, MIToolkitError):
                 logger.warning("%s failed.", work.job.name, exc_info=error)
             return Outcome(
-                error=FULL if is_full else _in_one_line(error),
+                error=FULL if is_full else in_one_line(error),
                 is_fatal=is_full or isinstance(error, _FolderError),
             )
         finally:
@@ -221,7 +221,8 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
+    """An error in 500 letters at most, after its kind where it is none of the library's own."""
     words = " ".join(str(error).split())
     told = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
     return told[:500]

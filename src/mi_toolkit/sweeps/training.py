@@ -33,7 +33,7 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.sweeps.jobs import Job
 from mi_toolkit.sweeps.onsets import ChangePoint, Course, course
-from mi_toolkit.sweeps.run import sweep
+from mi_toolkit.sweeps.run import in_one_line, sweep
 
 PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
 """Of which each Pythia model has a revision, `step512` say (arXiv 2304.01373)."""
@@ -490,7 +490,7 @@ def _on_hub(model: str) -> list[int]:
     except (OSError, ValueError) as error:
         raise ModelLoadError(
             f"The hub cannot be asked which revisions {model} has: name them, as in "
-            f"revisions=['step1000', 'step2000']. ({str(error).splitlines()[0]})"
+            f"revisions=['step1000', 'step2000']. ({in_one_line(error)})"
         ) from error
     steps = [int(match[1]) for name in names if (match := _STEP.search(name))]
     if not steps:
