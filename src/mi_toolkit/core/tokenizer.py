@@ -152,8 +152,7 @@ def _bytes_text(piece: str) -> str:
     return "".join(f"<0x{table[sign]:02X}>" for sign in piece)
 
 
-BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
-"""The text of a token that is part of a character: its bytes."""
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
 def characters(texts: Sequence[str]) -> list[tuple[str, range]]:
@@ -167,7 +166,7 @@ def characters(texts: Sequence[str]) -> list[tuple[str, range]]:
     while start < len(texts):
         text, stop, held = texts[start], start + 1, b""
         for end in range(start, len(texts)):
-            if not BYTES.fullmatch(texts[end]):
+            if not _BYTES.fullmatch(texts[end]):
                 break
             held += bytes.fromhex(texts[end].replace("<0x", "").replace(">", ""))
             try:

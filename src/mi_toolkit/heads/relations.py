@@ -24,7 +24,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_toolkit.core.tokenizer import BYTES
 from mi_toolkit.heads.targets import KeyLists, at_copies, behind_copies
 
 NONE = -1
@@ -39,6 +38,8 @@ _CLAUSE_END = re.compile(r"""[,;:—–]["'”’)\]]*\s*$""")
 _DELIMITERS = frozenset(".,;:!?…")
 _OPENING = {"(": ")", "[": "]", "{": "}"}
 _CLOSING = {closing: opening for opening, closing in _OPENING.items()}
+# As `core.tokenizer` writes part of a character; that module knows models, and this one none.
+_BYTES = re.compile(r"(<0x[0-9A-F]{2}>)+")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -144,7 +145,7 @@ def _words(texts: Sequence[str]) -> tuple[list[int], list[int], list[bool]]:
 
 
 def _is_wordy(text: str) -> bool:
-    return any(sign.isalnum() for sign in text) and not BYTES.fullmatch(text)
+    return any(sign.isalnum() for sign in text) and not _BYTES.fullmatch(text)
 
 
 def _goes_on(before: str, text: str) -> bool:
@@ -158,7 +159,7 @@ def _kind(text: str, word_start: int, place: int, begins: bool) -> str:
     if not stripped:
         return "blank" if text else "other"
     if word_start == NONE:
-        return "other" if BYTES.fullmatch(text) else "punctuation"
+        return "other" if _BYTES.fullmatch(text) else "punctuation"
     if any(sign.isdigit() for sign in stripped) and not any(sign.isalpha() for sign in stripped):
         return "number"
     if word_start < place:
