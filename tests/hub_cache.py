@@ -70,13 +70,14 @@ def lay_out(
     *,
     dtype: torch.dtype = torch.float32,
     branch: str = "main",
+    commit: str = COMMIT,
 ) -> Path:
     """Put a model of `config` with random weights into `cache` as `hub_id`; its snapshot folder."""
     repo = cache / f"models--{hub_id.replace('/', '--')}"
-    snapshot = repo / "snapshots" / COMMIT
+    snapshot = repo / "snapshots" / commit
     snapshot.mkdir(parents=True)
-    (repo / "refs").mkdir()
-    (repo / "refs" / branch).write_text(COMMIT)
+    (repo / "refs").mkdir(exist_ok=True)
+    (repo / "refs" / branch).write_text(commit)
     random_model(config, dtype).save_pretrained(snapshot)
     tokenizer.save_pretrained(snapshot)
     (snapshot / "config.json").write_text(json.dumps(config))

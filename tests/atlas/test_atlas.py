@@ -7,12 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
 import mi_toolkit as mi
 from mi_toolkit.atlas import build
 from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
 from mi_toolkit.core.io import folder_name
+from tests.hub_cache import hub_config, lay_out, shrunk
+from tests.tiny_models import tiny_tokenizer
 
 MODELS = ["toy-gpt2", "toy-qwen2"]
 
@@ -181,6 +184,32 @@ def test_models_that_cannot_be_are_errors_before_any_work(
     monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(error, match=message):
         mi.head_atlas(models, tmp_path)
+
+
+def test_a_model_is_there_once_for_each_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, hub_id = tmp_path / "hub", "EleutherAI/pythia-160m"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    for commit, branch in enumerate(("step0", "step1000")):
+        config = shrunk(hub_config(hub_id), n_layers=1 + commit)
+        digits = f"{commit:040x}"
+        lay_out(cache, hub_id, config, tiny_tokenizer(), branch=branch, commit=digits)
+    made = mi.head_atlas(["pythia-160m"], tmp_path / "atlas", revisions=["step0", "step1000"])
+    names = ("EleutherAI/pythia-160m@step0", "EleutherAI/pythia-160m@step1000")
+    assert made.models == names
+    assert [made.report(name).scope.shape[0] for name in names] == [1, 2]
+    rows = made.to_pandas().groupby("revision")["layer"].max()
+    assert dict(rows) == {"step0": 0, "step1000": 1}
+    assert "pythia-160m@step1000" in (made.folder / "index.html").read_text(encoding="utf-8")
+
+    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    again = mi.head_atlas(["pythia-160m"], made.folder, revisions=["step1000"])
+    assert again.models == names[1:]
+    with pytest.raises(ComparisonError, match="toy-gpt2 is no model of the hub"):
+        mi.head_atlas(["toy-gpt2"], tmp_path / "other", revisions=["main"])
+    with pytest.raises(ComparisonError, match="Say revisions once"):
+        mi.head_atlas(["gpt2"], tmp_path, revisions=["main"], load={"revision": "main"})
 
 
 def test_an_atlas_of_another_version_is_an_error(tmp_path: Path) -> None:

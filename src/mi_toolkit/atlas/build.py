@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -54,6 +54,9 @@ from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.load import load_model
 from mi_toolkit.models.sources import Source, find_source, weights_of
+
+if TYPE_CHECKING:
+    from mi_toolkit.core.tables import DataFrame
 
 
 @dataclass(frozen=True)
@@ -225,6 +228,7 @@ def head_atlas(
     weighting: Weighting = "prompts",
     seed: int = 0,
     batch_size: int | None = None,
+    revisions: Sequence[str] | None = None,
     load: Mapping[str, Any] | None = None,
     headvis: bool = False,
     progress: bool | None = None,
@@ -244,12 +248,15 @@ def head_atlas(
         weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         seed: of the random stimulus.
         batch_size: sequences to a forward pass; it changes figures by rounding only.
+        revisions: branches, tags or commits on the hub, such as the steps of a Pythia model. Each
+            model is there once for each, called `EleutherAI/pythia-160m@step1000`.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
         headvis: write each model's heads for HeadVis too, into `models/<name>/headvis`.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
-        ComparisonError: no model, or two whose files would have one place.
+        ComparisonError: no model, or two whose files would have one place, or revisions of a model
+            that has none, or both here and in `load`.
         ReportError: a model's place holds the files of another one.
         MIToolkitError: as `load_model` and `classify_heads` do.
 
@@ -260,7 +267,7 @@ def head_atlas(
         [L2H0]
     """
     options = dict(load or {})
-    sources = _sources(models, options.get("revision"))
+    asked = _asked(models, revisions, options.pop("revision", None))
     protocol = protocol_of(
         min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
     )
@@ -271,27 +278,28 @@ def head_atlas(
         "batch_size": batch_size,
     }
     place = Path(out)
-    atlas = HeadAtlas(place, tuple(sources))
+    atlas = HeadAtlas(place, tuple(asked))
     remove_drafts(place)
-    for name, source in track(
-        sources.items(), total=len(sources), label="building atlas", unit="model", show=progress
+    for name, each in track(
+        asked.items(), total=len(asked), label="building atlas", unit="model", show=progress
     ):
         folder = atlas.model_folder(name)
         kept = ResumableFolder(folder, {"model": name}, format=FORMAT, kind=KIND, file=PROVENANCE)
-        weights = weights_of(source, options.get("revision"))
-        settings = {"protocol": protocol, "weights": weights}
-        if weights is not None and kept.has(MEASURED, settings):
+        settings = {"protocol": protocol, "weights": each.weights}
+        if each.weights is not None and kept.has(MEASURED, settings):
             continue
-        facts = _measure(name, folder, options, measuring, headvis=headvis)
+        loading = {**options, "revision": each.revision}
+        facts = _measure(each.source.name, folder, loading, measuring, headvis=headvis)
         files = [REPORT, PAGE, PICTURE]
         if headvis:
             exported = folder.glob("headvis/**/*.json")
             files += [path.relative_to(folder).as_posix() for path in exported]
         # Weights that were not on this machine are, now.
-        settings["weights"] = weights_of(source, options.get("revision"))
+        settings["weights"] = each.weights
         kept.enter(MEASURED, settings, sorted(files), facts=facts)
         gc.collect()
-    write_parquet(joined(atlas.report(name).to_pandas() for name in atlas.models), place / TABLE)
+    tables = (_rows(atlas.report(name), each.revision) for name, each in asked.items())
+    write_parquet(joined(tables), place / TABLE)
     write_index(atlas)
     record = {"format": FORMAT, "models": list(atlas.models), "protocol": protocol}
     with atomic_write(place / RECORD) as draft:
@@ -300,11 +308,39 @@ def head_atlas(
     return atlas
 
 
-def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """A model at a revision."""
+
+    source: Source
+    revision: str | None
+
+    @property
+    def weights(self) -> str | None:
+        """What tells them from others; None where they are not on this machine."""
+        return weights_of(self.source, self.revision)
+
+
+def _asked(
+    models: Sequence[str], revisions: Sequence[str] | None, of_all: str | None
+) -> dict[str, _Asked]:
     """Where each model lies, by the name that results will call it; wrong names before any work."""
     models = [models] if isinstance(models, str) else models
-    found = [find_source(name, revision=revision) for name in models]
-    folders = [folder_name(source.name) for source in found]
+    revisions = [revisions] if isinstance(revisions, str) else revisions
+    if revisions is not None and of_all is not None:
+        raise ComparisonError("Say revisions once: as `revisions`, or as one in `load`.")
+    found: list[tuple[str, _Asked]] = []
+    for model in models:
+        for revision in [of_all] if revisions is None else revisions:
+            source = find_source(model, revision=revision)
+            if revisions is not None and source.kind != "hub":
+                raise ComparisonError(
+                    f"{source.name} is no model of the hub, and has no revisions: give the folders "
+                    "of its checkpoints as models."
+                )
+            name = source.name if revisions is None else f"{source.name}@{revision}"
+            found.append((name, _Asked(source=source, revision=revision)))
+    folders = [folder_name(name) for name, _ in found]
     twice = sorted({folder for folder in folders if folders.count(folder) > 1})
     if not found:
         raise ComparisonError("An atlas takes one model or more.")
@@ -312,7 +348,14 @@ def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
         raise ComparisonError(
             f"Two of the models would be written to models/{twice[0]}: name each once."
         )
-    return {source.name: source for source in found}
+    return dict(found)
+
+
+def _rows(report: HeadReport, revision: str | None) -> DataFrame:
+    """A report's table, with the revision as it was asked for next to the model."""
+    frame = report.to_pandas()
+    frame.insert(1, "revision", revision or "")
+    return frame
 
 
 def _measure(

@@ -4,7 +4,7 @@
 |---|---|
 | `index.html` | counts per label, every model's map of labels, links |
 | `summary.md` | the same as Markdown |
-| `heads.parquet` | one row per model, stimulus, behaviour and head |
+| `heads.parquet` | one row per model, revision, stimulus, behaviour and head |
 | `atlas.json` | the models, in order, and the protocol |
 | `models/<name>/report.safetensors` | a model's report: `HeadReport.load` |
 | `models/<name>/index.html`, `labels.png` | its page and its map of labels |
@@ -77,7 +77,7 @@ class HeadAtlas(TableRepr):
     """Where it is."""
 
     models: tuple[str, ...]
-    """Names, in the order in which they were given."""
+    """Names, in the order in which they were given; at a revision, `pythia-160m@step1000`."""
 
     def model_folder(self, model: str) -> Path:
         """Where one model's files are.
@@ -115,7 +115,7 @@ class HeadAtlas(TableRepr):
         return profile(self.report(model))
 
     def to_pandas(self) -> DataFrame:
-        """All heads of all models: one row per model, stimulus, behaviour and head."""
+        """All heads of all models: one row per model, revision, stimulus, behaviour and head."""
         return read_parquet(self.folder / TABLE)
 
     @staticmethod

@@ -13,6 +13,7 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     LoadOptions,
     Switch,
+    Texts,
     WeightingName,
     at_least_one,
     between_zero_and_one,
@@ -28,6 +29,7 @@ def atlas(
     weighting: WeightingName = "prompts",
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    revisions: Texts = None,
     headvis: Switch = False,
     json: Switch = False,
     load: LoadOptions = DEFAULT_LOADING,
@@ -46,6 +48,8 @@ def atlas(
             queries, each of their tokens that can show a behaviour.
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
+        revisions: Branches, tags or commits on the hub, such as step1000 step2000 of a Pythia
+            model: each model is there once for each.
         headvis: Also write each model's heads for HeadVis, into models/NAME/headvis.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the models are loaded.
@@ -64,6 +68,7 @@ def atlas(
             weighting=weighting,
             seed=seed,
             batch_size=batch_size,
+            revisions=revisions,
             headvis=headvis,
             load=load.arguments(),
         )
