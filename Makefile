@@ -24,7 +24,7 @@ test:
 
 # The inner loop: format, lint, types, and the fast tests that run what was changed since they last
 # passed. pytest-testmon knows which those are once it has seen all of them run: the first time.
-QUICK = --testmon --testmon-forceselect --numprocesses 2 --no-header -m "not (hub or slow or browser or smollm2)"
+QUICK = --testmon --testmon-forceselect --numprocesses 2 --no-header -m "not (hub or slow or browser or smollm2 or fire)"
 
 quick: .venv/.installed-dev
 	@$(PYTHON) tools/timed_parts.py format+lint+types quick-tests
@@ -64,7 +64,7 @@ site: .venv/.installed-dev
 # What may differ there, on the oldest releases that we support, TransformerLens 3.9 among them.
 # Shapes are checked at run time on the newest alone: that takes a third of what collecting takes.
 tests-tl3: .venv-tl3/.installed
-	.venv-tl3/bin/python $(PYTEST) --jaxtyping-packages= -m "backend and not (hub or slow or browser or smollm2)" tests
+	.venv-tl3/bin/python $(PYTEST) --jaxtyping-packages= -m "backend and not (hub or slow or browser or smollm2 or fire)" tests
 
 # Everything but `-m hub`, on the newest. Last, so that what it skipped is read at the end.
 tests: .venv/.installed-dev

@@ -148,6 +148,7 @@ def test_a_batch_mixes_documents_of_several_shards(store) -> None:
     assert len(set(store.index().document.to_numpy()[first.rows])) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [None, "fork", "spawn"])
 def test_a_data_loader_reads_every_row_once(store, context: str | None) -> None:
     dataset = store.dataset(("resid_post", 2))
@@ -258,6 +259,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> mi.activations.Activation
     return mi.record_to_disk(loaded("toy-gpt2"), killed.TEXTS, path=folder, **killed.OPTIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS[:-1], ids=str)
 def test_a_killed_run_goes_on_to_the_same_bytes(
     run: tuple[str, int],

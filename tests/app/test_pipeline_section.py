@@ -65,6 +65,7 @@ def test_the_code_of_the_output_gives_the_predictions_of_that_token() -> None:
     pd.testing.assert_frame_equal(given, saveable.table())
 
 
+@pytest.mark.slow
 def test_the_files_of_every_panel_load_and_let_no_prompt_through(tmp_path: Path) -> None:
     panels = {
         "mlp": stage_saveable("mlp", "mlp", found()),

@@ -64,6 +64,7 @@ def told(page: Dashboard, session: str, listener: int, data: Any, event: Any = N
     raise AssertionError("no answer")
 
 
+@pytest.mark.slow
 def test_the_page_answers_to_this_machines_names_alone(page: Dashboard) -> None:
     for own in ("localhost", "127.0.0.1:7860", "[::1]:7860", "LOCALHOST"):
         assert asked(page, host=own)[0] == 200
@@ -158,6 +159,7 @@ WRONG = [None, "x", -1, 1e9, True, {"a": 1}, [1], ["L9H9"], "L0H0"]
 PICKS = [{"pick": each} for each in (None, "", "99", "-1", "L9H9", "x", 7, {"a": 1}, "²")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("session", ["empty", "analyzed"])
 def test_wrong_values_are_told_in_a_sentence_and_leave_no_traceback(
     page: Dashboard, session: str, capfd: pytest.CaptureFixture[str]
@@ -180,6 +182,7 @@ def test_wrong_values_are_told_in_a_sentence_and_leave_no_traceback(
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_host_that_others_reach_means_a_public_server(tmp_path: Path) -> None:
     with serving(tmp_path, "--host", "0.0.0.0", "--allow-hosts", "page.example") as server:
         port = urlsplit(server.address).port

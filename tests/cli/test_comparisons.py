@@ -89,6 +89,7 @@ def test_a_study_is_swept_and_a_job_that_fails_is_told(
     assert "Did you mean 'prompt'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def test_sweep_tells_lengths_and_goes_on_from_its_folder(
     assert found["labels"][0]["lengths"] == "16 32"
 
 
+@pytest.mark.slow
 def test_stimuli_tells_where_labels_hold_and_draws_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

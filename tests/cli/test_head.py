@@ -15,6 +15,7 @@ from mi_toolkit.core.stimuli import passages
 FEW = ["--n-sequences", "3", "--n-tokens", "20", "--how", "zero"]
 
 
+@pytest.mark.slow
 def test_head_prints_a_card_writes_a_folder_and_keeps_the_profiles(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

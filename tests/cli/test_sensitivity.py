@@ -29,6 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made / "first"
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_tables_and_a_manifest_that_says_nothing_of_the_machine(
     folder: Path,
 ) -> None:

@@ -20,7 +20,6 @@ from tests.models_here import loaded
 
 SHORT: Mapping[str, str] = {
     "compare_stimuli": "runs no model",
-    "classify_from_parts": "runs no model",
     "untrained_twin": "draws weights, runs no model",
     "read_prompt": "one pass over one prompt",
     "view_attention": "one pass over one prompt",
@@ -82,7 +81,7 @@ def test_lines_say_how_long_it_has_taken_and_how_long_it_will(
     # One line of work: what is tracked inside an item is a share of it, and has no line.
     assert lines
     assert all(line.startswith("Scoring: ") for line in lines)
-    assert re.fullmatch(r"Scoring: 0 of 4 \(batch\), 0 s so far, about \d s to go", lines[1])
+    assert re.fullmatch(r"Scoring: 0 of 4 \(batch\), \d+ s so far, about \d s to go", lines[1])
     for show in (None, False):
         work(show)
     assert capsys.readouterr().err == ""
@@ -109,7 +108,7 @@ def test_a_terminal_gets_one_bar_that_moves_within_an_item_and_goes(
     assert terminal.getvalue().rsplit("\r", 2)[1].strip() == ""
     for _ in track(range(4), total=None, label="Reading", unit="row", show=None):
         time.sleep(0.05)
-    assert re.search(r"Reading: [123] row \[00:00\]", terminal.getvalue())
+    assert re.search(r"Reading: [123] row \[00:0\d\]", terminal.getvalue())
 
 
 @pytest.mark.usefixtures("at_once")
@@ -124,7 +123,7 @@ def test_a_notebook_gets_one_output_that_is_emptied(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(progress, "_in_a_kernel", lambda: True)
     work(None)
     (plain, page), last = shown[1], shown[-1]
-    assert re.fullmatch(r"Scoring: 0 of 4 \(batch\), 0 s so far, about 0 s to go", plain)
+    assert re.fullmatch(r"Scoring: 0 of 4 \(batch\), \d+ s so far, about \d+ s to go", plain)
     assert re.fullmatch(rf'<progress value="0\.\d+"></progress> {re.escape(plain)}', page)
     assert last == ("", "")
 
