@@ -9,7 +9,7 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.core.errors import ModelLoadError, ReportError, SweepError, UnknownNameError
-from mi_toolkit.heads.classify import classify_from_parts, measure_part
+from mi_toolkit.heads.classify import ClassificationInParts
 from mi_toolkit.sweeps.jobs import TASKS, Job, jobs_over, read_study
 from tests.every_job import differences, figures_of
 from tests.models_here import loaded
@@ -125,19 +125,33 @@ def test_classified_in_parts_is_classified_at_once_bit_for_bit(
 ) -> None:
     model, given = loaded("toy-gpt2"), {"prompt": TEXTS, "batch_size": 2}
     paths = [tmp_path / f"{part}.safetensors" for part in range(n_parts)]
+    in_parts = ClassificationInParts(model, n_parts=n_parts, **given)
     for part in reversed(range(n_parts)):  # more parts than batches, too
-        measure_part(model, path=paths[part], part=part, n_parts=n_parts, **given)
-    merged = classify_from_parts(model, paths=paths, **given)
+        in_parts.measure(paths[part], part)
+    merged = in_parts.report(paths)
     assert differences(figures_of(merged), figures_of(mi.classify_heads(model, **given))) == []
 
 
 def test_a_part_that_is_missing_or_of_something_else_is_refused(tmp_path: Path) -> None:
     model, given = loaded("toy-gpt2"), {"prompt": TEXTS[:4], "batch_size": 2}
     paths = [tmp_path / f"{part}.safetensors" for part in range(2)]
-    measure_part(model, path=paths[0], part=0, n_parts=2, **given)
+    in_parts = ClassificationInParts(model, n_parts=2, **given)
+    in_parts.measure(paths[0], 0)
     with pytest.raises(ReportError, match="Part 2 of 2 is missing"):
-        classify_from_parts(model, paths=paths, **given)
+        in_parts.report(paths)
     with pytest.raises(ReportError, match="part was"):
-        classify_from_parts(model, paths=[paths[0], paths[0]], **given)
+        in_parts.report([paths[0], paths[0]])
+    others = ClassificationInParts(model, n_parts=2, batch_size=2, prompt=TEXTS[:3])
     with pytest.raises(ReportError, match="prompts was"):
-        classify_from_parts(model, paths=paths, **{**given, "prompt": TEXTS[:3]})
+        others.report(paths)
+
+
+def test_a_part_holds_the_sums_of_its_own_texts(tmp_path: Path) -> None:
+    model, many = loaded("toy-gpt2"), [f"{text} and so on" for text in TEXTS * 8]
+    in_parts = ClassificationInParts(model, many, n_parts=8, batch_size=2)
+    whole = ClassificationInParts(model, many, n_parts=1, batch_size=2)
+    for part in range(2):
+        in_parts.measure(tmp_path / f"{part}", part)
+    whole.measure(tmp_path / "whole", 0)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert max(sizes["0"], sizes["1"]) < 0.3 * sizes["whole"]

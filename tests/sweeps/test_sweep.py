@@ -50,6 +50,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> mi.sweeps.SweepResults:
     return mi.sweep(JOBS, folder, texts_per_part=PER_PART)
 
 
+@pytest.mark.slow
 def test_every_job_is_done_and_its_result_is_the_library_s_own(
     swept: mi.sweeps.SweepResults,
 ) -> None:

@@ -295,62 +295,76 @@ def classify_heads(
     return asked.report()
 
 
-@one_job
-def measure_part(
-    model: HookedModel,
-    prompt: Prompt | None,
-    path: str | os.PathLike[str],
-    *,
-    part: int,
-    n_parts: int,
-    batch_size: int,
-    progress: bool | None = None,
-    **options: Any,
-) -> None:
-    """Measure a share of what `classify_heads` would: every `n_parts`-th batch, its sums to a file.
+class ClassificationInParts:
+    """`classify_heads` in parts, by several processes: each measures every `n_parts`-th batch.
 
-    Interrupted, the same call goes on.
-
-    Args:
-        model: as for `classify_heads`, as are `prompt`, `batch_size`, `progress` and `options`.
-        prompt: the whole of it.
-        path: the file.
-        part: which share, from 0 on.
-        n_parts: how many there are.
-        batch_size: sequences to a pass, the same for all parts.
-        progress: a progress bar.
-        options: all others of `classify_heads` but `resume`.
+    The prompt is tokenised and planned once, for all parts that one process measures.
     """
-    asked = _asked(model, prompt, batch_size=batch_size, **options)
-    sweep = Sweep(path, asked.runs, asked.seed, part=part, n_parts=n_parts)
+
+    def __init__(
+        self,
+        model: HookedModel,
+        prompt: Prompt | None,
+        *,
+        n_parts: int,
+        batch_size: int,
+        **options: Any,
+    ) -> None:
+        """Expect the parts of a prompt.
+
+        Args:
+            model: as for `classify_heads`.
+            prompt: the whole of it.
+            n_parts: how many parts there are.
+            batch_size: sequences to a pass.
+            options: all others of `classify_heads` but `resume`.
+        """
+        self.model, self.n_parts = model, n_parts
+        self._asked = _asked(model, prompt, batch_size=batch_size, **options)
+        self._empty = {name: run.empty() for name, run in self._asked.runs.items()}
+
+    def measure(
+        self, path: str | os.PathLike[str], part: int, *, progress: bool | None = None
+    ) -> None:
+        """Measure a part, counted from 0, its sums to a file. Interrupted, the same call goes on.
+
+        Raises:
+            MIToolkitError: as `classify_heads` does.
+        """
+        _measure_part(self.model, self._asked, self._sweep(path, part), progress)
+
+    def report(self, paths: Sequence[str | os.PathLike[str]]) -> HeadReport:
+        """The report of all parts, from their files in order: that of `classify_heads`, bit by bit.
+
+        Raises:
+            ReportError: a part is missing, damaged, not finished, or of something else.
+        """
+        return _report_of_parts(self.model, self._asked, self._sweep(None, 0), paths)
+
+    def _sweep(self, path: str | os.PathLike[str] | None, part: int) -> Sweep:
+        for name, run in self._asked.runs.items():
+            run.begin_again(self._empty[name])
+        own, n_parts = self._asked, self.n_parts
+        return Sweep(path, own.runs, own.seed, part=part, n_parts=n_parts, empty=self._empty)
+
+
+@one_job
+def _measure_part(
+    model: HookedModel, asked: _Classification, sweep: Sweep, progress: bool | None
+) -> None:
     if not sweep.remaining():  # fewer batches than parts
         sweep.save()
     asked.measure(sweep, progress)
 
 
 @one_job
-def classify_from_parts(
+def _report_of_parts(
     model: HookedModel,
-    prompt: Prompt | None,
+    asked: _Classification,
+    sweep: Sweep,
     paths: Sequence[str | os.PathLike[str]],
-    *,
-    batch_size: int,
-    **options: Any,
 ) -> HeadReport:
-    """The report of parts that `measure_part` measured: that of `classify_heads`, to the same bits.
-
-    Args:
-        model: as `measure_part` had it, as are `prompt`, `batch_size` and `options`.
-        prompt: the whole of it.
-        paths: the files of all parts, in their order.
-        batch_size: sequences to a pass.
-        options: all others of `classify_heads` but `resume`.
-
-    Raises:
-        ReportError: a part is missing, damaged, not finished, or of something else.
-    """
-    asked = _asked(model, prompt, batch_size=batch_size, **options)
-    Sweep(None, asked.runs, asked.seed, n_parts=len(paths)).join(paths)
+    sweep.join(paths)
     return asked.report()
 
 
@@ -394,6 +408,7 @@ class _Classification:
         return merge_stimuli(parts)
 
 
+@one_job
 def _asked(
     model: HookedModel,
     prompt: Prompt | None,

@@ -175,7 +175,10 @@ class CopyingMeasurement:
         return named | {f"effect.{layer}": effects for layer, effects in self._effects.items()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` once were; in a new measurement, the same as `join`."""
+        """Go on from what `tensors` once were."""
+        self._kept.clear()
+        for effects in self._effects.values():
+            effects.fill_(torch.nan)
         self.join(tensors)
 
     def join(self, tensors: Mapping[str, Tensor]) -> None:

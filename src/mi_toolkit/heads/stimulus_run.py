@@ -139,6 +139,44 @@ WHOLE_PATTERNS = "whole patterns"
 BLOCKS_OF_QUERIES = "blocks of queries"
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Empty:
+    """A run on one stimulus that has measured nothing."""
+
+    sums: Mapping[str, Tensor]
+    batches: tuple[Batch, ...]
+
+    def packed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of each tensor the rows that differ from here: a part of many texts has few of them."""
+        packed = {}
+        for name, tensor in tensors.items():
+            own = self.sums.get(name)
+            if own is None or tensor.ndim < 2:
+                packed[name] = tensor
+                continue
+            same = (tensor == own) | (tensor.isnan() & own.isnan())
+            rows = (~same).flatten(1).any(dim=1).nonzero()[:, 0]
+            packed |= {name: tensor[rows], f"{name}{_ROWS}": rows}
+        return packed
+
+    def unpacked(self, packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The whole of what `packed` was made of."""
+        whole = {}
+        for name, tensor in packed.items():
+            if name.endswith(_ROWS):
+                continue
+            rows = packed.get(f"{name}{_ROWS}")
+            if rows is None:
+                whole[name] = tensor
+            else:
+                whole[name] = self.sums[name].clone()
+                whole[name][rows] = tensor
+        return whole
+
+
+_ROWS = "/rows"
+
+
 class StimulusRun:
     """What is measured on one stimulus, and how far it is."""
 
@@ -246,6 +284,17 @@ class StimulusRun:
         """Take what another run summed of other batches of this stimulus."""
         for place, part in enumerate(self._parts):
             part.join(_below(tensors, f"{place}/"))
+
+    def empty(self) -> Empty:
+        """What the run holds now, before anything was measured: for `begin_again`."""
+        sums = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return Empty(sums=sums, batches=tuple(self.batches))
+
+    def begin_again(self, empty: Empty) -> None:
+        """Forget what was measured."""
+        self.batches = list(empty.batches)
+        for place, part in enumerate(self._parts):
+            part.restore(_below(empty.sums, f"{place}/"))
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -365,7 +414,9 @@ class Sweep:
         *,
         part: int = 0,
         n_parts: int = 1,
+        empty: Mapping[str, Empty] | None = None,
     ) -> None:
+        self._empty = dict(empty or {})
         self.runs, self.done = runs, dict.fromkeys(runs, 0)
         self.seed, self.part, self.n_parts = seed, part, n_parts
         self._checkpoint = None
@@ -407,7 +458,7 @@ class Sweep:
         tensors = {
             f"{name}/{key}": tensor
             for name, run in self.runs.items()
-            for key, tensor in run.tensors.items()
+            for key, tensor in self._written(name, run.tensors).items()
         }
         batches = {
             name: [[batch.sequences, batch.n_fresh] for batch in run.batches]
@@ -434,7 +485,7 @@ class Sweep:
                         f"{path} is not the whole of part {part + 1} of {self.n_parts}: its texts "
                         "ran in other batches, or not all of them did. Delete it."
                     )
-                run.join(_below(tensors, f"{name}/"))
+                run.join(self._read(name, tensors))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         kept = checkpoint.load()
@@ -446,8 +497,15 @@ class Sweep:
                 Batch(sequences=tuple(sequences), n_fresh=n_fresh)
                 for sequences, n_fresh in record["batches"][name]
             ]
-            run.restore(_below(tensors, f"{name}/"))
+            run.restore(self._read(name, tensors))
         self.done = record["done"]
+
+    def _written(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return self._empty[name].packed(tensors) if self._empty else tensors
+
+    def _read(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        own = _below(tensors, f"{name}/")
+        return self._empty[name].unpacked(own) if self._empty else own
 
 
 def behaviour_identity(behaviour: Behaviour) -> list[str]:

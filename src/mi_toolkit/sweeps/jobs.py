@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mi_toolkit.activations.batcher import documents
 from mi_toolkit.activations.measure import activation_statistics
@@ -27,7 +27,7 @@ from mi_toolkit.core.errors import SweepError, unknown_name
 from mi_toolkit.core.io import file_digest, folder_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.resumable import fingerprint, plain
-from mi_toolkit.heads.classify import classify_from_parts, classify_heads, measure_part
+from mi_toolkit.heads.classify import ClassificationInParts, classify_heads
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
 from mi_toolkit.interventions.confirm.label_sets import confirm_heads
@@ -125,6 +125,16 @@ Run = Callable[[HookedModel, Job, Path], Any]
 """Does a job and gives its result; in the folder it keeps what an interrupted job goes on with."""
 
 
+class Parts(Protocol):
+    """A job that is done in parts, on a model."""
+
+    def measure(self, path: Path, part: int, texts: range) -> None:
+        """Measure the part of that number, which has the texts of that range, into a file."""
+
+    def merged(self, paths: Sequence[Path]) -> Any:
+        """The job's result, from the files of all parts in their order."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """How the work of a job is done in parts."""
@@ -132,11 +142,8 @@ class Split:
     n_texts: Callable[[Job], int]
     """How many texts it reads."""
 
-    part: Callable[[HookedModel, Job, range, int, int, Path], None]
-    """Measure the part with the texts of that range, of that number among so many, into a file."""
-
-    merged: Callable[[HookedModel, Job, Sequence[Path]], Any]
-    """The job's result, from the files of all parts in their order."""
+    begun: Callable[[HookedModel, Job, int], Parts]
+    """Make ready for so many parts what all of them need."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,17 +210,18 @@ def _classify(model: HookedModel, job: Job, folder: Path) -> HeadReport:
     )
 
 
-def _classify_part(
-    model: HookedModel, job: Job, texts: range, part: int, n_parts: int, path: Path
-) -> None:
-    # By batch, not by text: which texts run together is for all of them to say.
-    given = {"batch_size": BATCH_SIZE, "prompt": None, **job.arguments}
-    measure_part(model, path=path, part=part, n_parts=n_parts, progress=False, **given)
+class _ClassifiedInParts:
+    """By batch, not by text: which texts run together is for all of them to say."""
 
+    def __init__(self, model: HookedModel, job: Job, n_parts: int) -> None:
+        given = {"batch_size": BATCH_SIZE, "prompt": None, **job.arguments}
+        self._classification = ClassificationInParts(model, n_parts=n_parts, **given)
 
-def _classify_merged(model: HookedModel, job: Job, parts: Sequence[Path]) -> HeadReport:
-    given = {"batch_size": BATCH_SIZE, "prompt": None, **job.arguments}
-    return classify_from_parts(model, paths=parts, **given)
+    def measure(self, path: Path, part: int, texts: range) -> None:
+        self._classification.measure(path, part, progress=False)
+
+    def merged(self, paths: Sequence[Path]) -> HeadReport:
+        return self._classification.report(paths)
 
 
 def _n_prompts(job: Job) -> int:
@@ -250,16 +258,17 @@ def _documents(job: Job) -> Iterable[Any]:
     return documents(job.arguments["texts"], job.arguments.get("field", "text"))
 
 
-def _statistics_part(
-    model: HookedModel, job: Job, texts: range, part: int, n_parts: int, path: Path
-) -> None:
-    own = list(itertools.islice(_documents(job), texts.start, texts.stop))
-    given = {**job.arguments, "texts": own}
-    activation_statistics(model, progress=False, **given).save(path)
+class _StatisticsInParts:
+    def __init__(self, model: HookedModel, job: Job, n_parts: int) -> None:
+        self._model, self._job = model, job
 
+    def measure(self, path: Path, part: int, texts: range) -> None:
+        own = list(itertools.islice(_documents(self._job), texts.start, texts.stop))
+        given = {**self._job.arguments, "texts": own}
+        activation_statistics(self._model, progress=False, **given).save(path)
 
-def _statistics_merged(model: HookedModel, job: Job, parts: Sequence[Path]) -> ActivationStatistics:
-    return reduce(ActivationStatistics.merge, map(ActivationStatistics.load, parts))
+    def merged(self, paths: Sequence[Path]) -> ActivationStatistics:
+        return reduce(ActivationStatistics.merge, map(ActivationStatistics.load, paths))
 
 
 def _score(model: HookedModel, job: Job, folder: Path) -> WeightScores:
@@ -281,7 +290,7 @@ TASKS: Mapping[str, Task] = {
         function=classify_heads,
         run=_classify,
         load=lambda folder: HeadReport.load(folder / RESULT),
-        split=Split(n_texts=_n_prompts, part=_classify_part, merged=_classify_merged),
+        split=Split(n_texts=_n_prompts, begun=_ClassifiedInParts),
     ),
     "confirm": Task(
         function=confirm_heads,
@@ -301,11 +310,7 @@ TASKS: Mapping[str, Task] = {
         run=_statistics,
         load=lambda folder: ActivationStatistics.load(folder / RESULT),
         needs=("texts", "names"),
-        split=Split(
-            n_texts=lambda job: sum(1 for _ in _documents(job)),
-            part=_statistics_part,
-            merged=_statistics_merged,
-        ),
+        split=Split(n_texts=lambda job: sum(1 for _ in _documents(job)), begun=_StatisticsInParts),
     ),
     "score_weights": Task(
         function=score_weights,

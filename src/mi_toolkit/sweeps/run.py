@@ -33,7 +33,7 @@ from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.models.facts import model_size
 from mi_toolkit.models.load import dtype_named, load_model
 from mi_toolkit.models.sources import find_source, weights_of
-from mi_toolkit.sweeps.jobs import TASKS, Job
+from mi_toolkit.sweeps.jobs import TASKS, Job, Parts, Split
 from mi_toolkit.sweeps.results import (
     JOBS,
     RECORD,
@@ -110,6 +110,7 @@ class Worker:
         self._folder, self._digest, self._settings = Path(folder), digest, settings
         self._held: tuple[tuple[Any, ...], HookedModel] | None = None
         self._weights: str | None = None
+        self._begun: tuple[str, Parts] | None = None
 
     def ready(self) -> dict[str, str]:
         """The versions that are installed here."""
@@ -148,10 +149,11 @@ class Worker:
         if task.split is not None and work.part is not None:
             per_part = self._settings.texts_per_part
             texts = range(work.part * per_part, (work.part + 1) * per_part)
-            task.split.part(model, job, texts, work.part, work.n_parts, parts[work.part])
+            self._parts(model, work, task.split).measure(parts[work.part], work.part, texts)
             files = [work.part_file(work.part)]
         elif task.split is not None and work.n_parts > 1:
-            files = save_result(task.split.merged(model, job, parts), job, folder)
+            merged = self._parts(model, work, task.split).merged(parts)
+            files = save_result(merged, job, folder)
         else:
             files = save_result(task.run(model, job, folder), job, folder)
         return Outcome(
@@ -163,10 +165,17 @@ class Worker:
             },
         )
 
+    def _parts(self, model: HookedModel, work: Work, split: Split) -> Parts:
+        """What all parts of a job need, made once for those that this worker does in a row."""
+        if self._begun is None or self._begun[0] != work.job.name:
+            self._begun = None
+            self._begun = (work.job.name, split.begun(model, work.job, work.n_parts))
+        return self._begun[1]
+
     def _model(self, work: Work) -> HookedModel:
         if self._held is None or self._held[0] != work.model:
             # Two never lie in memory together: the first goes before the second comes.
-            self._held = None
+            self._held = self._begun = None
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
