@@ -34,7 +34,7 @@ from mi_toolkit.draw.figures.style import (
     title,
     write,
 )
-from mi_toolkit.draw.primitives import LINES, visible
+from mi_toolkit.draw.primitives import LINES, UNLABELLED, visible
 from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.interventions.effect import FIGURES, AblationEffect
 from mi_toolkit.interventions.sweep import AblationSweep
@@ -298,10 +298,12 @@ def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:
     if not figures.isfinite().any():
         _say(ax, "nothing here could show it")
         return
+    lowest = float(figures.nan_to_num(0.0).min())
+    ax.set_ylim(bottom=min(ax.get_ylim()[0], lowest - 0.05))
     held = _held(sweep, behaviour, stimulus)
     others = [head for head in _heads(figures) if head not in held]
     for head in others:
-        ax.plot(sweep.lengths, figures[:, head.layer, head.head], color="#c4c4c4", linewidth=0.7)
+        ax.plot(sweep.lengths, figures[:, head.layer, head.head], color=UNLABELLED, linewidth=0.6)
     for rank, (head, at) in enumerate(held.items()):
         named = rank < NAMED_HEADS
         colour = LINES[rank % len(LINES)] if named else "#8c8c8c"

@@ -24,7 +24,16 @@ from mi_toolkit.draw.figures.style import (
     title,
     write,
 )
-from mi_toolkit.draw.primitives import LABELS, LINES, SCOPES, SEQUENTIAL, UNMEASURED, ink_on, shade
+from mi_toolkit.draw.primitives import (
+    LABELS,
+    LINES,
+    SCOPES,
+    SEQUENTIAL,
+    UNLABELLED,
+    UNMEASURED,
+    ink_on,
+    shade,
+)
 from mi_toolkit.weights.run_comparison import RunComparison
 
 CELL, ROW = 0.78, 0.32
@@ -272,7 +281,7 @@ KINDS = {
     (True, True): ("labelled on both", LINES[0], "o"),
     (True, False): ("on the first alone", LINES[1], "^"),
     (False, True): ("on the second alone", LINES[2], "s"),
-    (False, False): ("on neither", "#bbbbbb", "."),
+    (False, False): ("on neither", UNLABELLED, "."),
 }
 
 
@@ -320,6 +329,7 @@ def _draw(ax: Axes, comparison: StimulusComparison, pair: StimulusPair) -> None:
         chosen = (first == here) & (second == there)
         ax.plot(across[chosen], down[chosen], mark, color=colour, markersize=4, alpha=0.8)
     low = -1.05 if pair.behaviour == "locality" else -0.15
+    low = min(low, *(float(figures.nan_to_num(0.0).min()) - 0.05 for figures in (across, down)))
     ax.set(xlim=(low, 1.05), ylim=(low, 1.05))
     ax.set_xlabel(pair.stimulus, fontsize=7.5)
     ax.set_ylabel(pair.other, fontsize=7.5)

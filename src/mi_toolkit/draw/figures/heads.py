@@ -25,7 +25,14 @@ from mi_toolkit.draw.figures.style import (
     new_axes,
     title,
 )
-from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, SCOPES, SEQUENTIAL, UNMEASURED
+from mi_toolkit.draw.primitives import (
+    LABELS,
+    OTHER_LABEL,
+    SCOPES,
+    SEQUENTIAL,
+    UNLABELLED,
+    UNMEASURED,
+)
 from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.sweeps.training import HeadDynamics
@@ -324,7 +331,7 @@ def _draw_curves(
     for head in (Head(l, h) for l in range(n_layers) for h in range(n_heads)):
         if head not in heads[:MOST_LINES]:
             values = dynamics.figure[:, row, head.layer, head.head]
-            ax.plot(places, values, color="#c4c4c4", linewidth=0.7)
+            ax.plot(places, values, color=UNLABELLED, linewidth=0.6)
     for head in heads[:MOST_LINES]:
         place = (slice(None), row, head.layer, head.head)
         ends = dynamics.ci_low[place].numpy(), dynamics.ci_high[place].numpy()
