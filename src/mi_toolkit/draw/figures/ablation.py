@@ -25,6 +25,7 @@ from mi_toolkit.draw.figures.grids import (
     panel_size,
 )
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     background,
     draw_strip,
@@ -58,7 +59,7 @@ def sweep_maps(sweep: AblationSweep) -> Figure:
     n_layers, n_heads = sweep.log_prob.shape
     width, height = panel_size(n_layers, n_heads)
     n_rows = -(-len(SWEPT) // ABREAST)
-    figure = Figure(figsize=(max(ABREAST * width, 6.5), HEAD + n_rows * height))
+    figure = Sheet(figsize=(max(ABREAST * width, 6.5), HEAD + n_rows * height))
     title(figure, f"{sweep.title()}: change for {visible(sweep.clean.text)}")
     for place, name in enumerate(SWEPT):
         row, column = divmod(place, ABREAST)
@@ -106,7 +107,7 @@ def effect_picture(effect: AblationEffect) -> Figure:
     upper = max(bars, strips)
     width = max(9.6, 0.8 + 0.3 * n_positions)
     height = HEAD + 0.45 + upper + 0.95 + 0.9 + 0.85
-    figure = Figure(figsize=(width, height))
+    figure = Sheet(figsize=(width, height))
     title(figure, effect.title())
     _draw_tokens(axes_at(figure, 1.35, HEAD + 0.45, 2.9, bars), effect, tokens)
     for place, name in enumerate(FIGURES):
@@ -208,7 +209,7 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
     behaviours = [name for name in sweep.behaviours if _shown(sweep, name)]
     n_stimuli, n_columns = len(sweep.stimuli), min(COLUMNS, max(1, len(behaviours)))
     n_rows = n_stimuli * -(-len(behaviours) // n_columns)
-    figure = Figure(
+    figure = Sheet(
         figsize=(
             SWEEP_LEFT + n_columns * (WIDTH + GAP_ACROSS),
             SWEEP_TOP + n_rows * (HEIGHT + GAP_DOWN),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     colour_map,
     in_house_style,
@@ -194,7 +195,7 @@ def pattern_grid(
     n_rows = -(-n_heads // n_columns)
     margin = 0.4 + 0.062 * max(len(label) for label in labels)
     cell, foot = side + 0.4, margin + 0.1
-    figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
+    figure = Sheet(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
     places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
     ticks = [labels[place] for place in places]
     for index, name in enumerate(names):
@@ -280,7 +281,7 @@ def dynamics_figure(dynamics: HeadDynamics) -> Figure:
     """
     shown = [name for name in dynamics.label_names if _carriers(dynamics, name)][:MOST_LABELS]
     height, between = 1.5, 0.75
-    figure = Figure(figsize=(11.4, 0.9 + max(1, len(shown)) * (height + between)))
+    figure = Sheet(figsize=(11.4, 0.9 + max(1, len(shown)) * (height + between)))
     title(figure, dynamics.title())
     for place, name in enumerate(shown):
         y = 0.85 + place * (height + between)
