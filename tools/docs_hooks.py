@@ -42,6 +42,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def _notebooks() -> Iterator[Made]:
     import nbformat
 
+    from mi_toolkit.draw.page import asset
+
+    yield Made("notebooks/frame.js", asset("frame.js"))
     folder = Path(os.environ.get("DOCS_NOTEBOOKS", ROOT / "notebooks"))
     for path in sorted(folder.glob("*.ipynb")):
         yield from notebook_files(nbformat.read(path, as_version=4), path.stem)

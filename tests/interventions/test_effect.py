@@ -199,8 +199,25 @@ def trial_of(
         (trial_of(100, reached=3, are_all=False), 0, "survives", "3 of 100 random sets do as much"),
         (trial_of(100, reached=9), 0, "fails", "9 of 100 other sets do as much"),
         (trial_of(100, low=-0.1), 0, "fails", "but on other sequences perhaps not"),
-        (trial_of(3), 0, "undecided", "beyond all 3 other sets; too few to rule out chance"),
-        (trial_of(13, reached=2), 0, "undecided", "2 of 13 other sets do as much; too few to"),
+        (
+            trial_of(3),
+            0,
+            "undecided",
+            "beyond all 3 other sets; chance alone does that 1 time in 4, and a verdict takes 19",
+        ),
+        (
+            trial_of(13, reached=2),
+            0,
+            "undecided",
+            "2 of 13 other sets do as much; chance alone does that 3 times in 14, and a verdict",
+        ),
+        # All there are, enough for one label, and too few for four: 4 times 1/31 is above 0.05.
+        (
+            trial_of(30),
+            3,
+            "undecided",
+            "beyond all 30 other sets; chance alone does that 1 time in 31, and a verdict takes 79",
+        ),
         (trial_of(13, reached=3), 0, "fails", "3 of 13 other sets do as much"),
         (trial_of(3, low=-0.1), 0, "fails", "perhaps not"),
         (trial_of(1), 0, "undecided", "1 other set of heads to compare with"),

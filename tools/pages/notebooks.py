@@ -31,6 +31,8 @@ def notebook_files(notebook: Any, name: str) -> Iterator[Made]:
             made, shown = _shown(output, f"{name}-{len(parts)}")
             yield from made
             parts.append(shown)
+    # As in a notebook: gives frames their height, and a picture where they are out of sight.
+    parts.append('<script src="../frame.js"></script>')
     yield Made(f"notebooks/{name}.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
@@ -62,7 +64,7 @@ def _shown(output: Any, name: str) -> tuple[list[Made], str]:
         return [], f'<div class="output">{_one_line(data["text/html"])}</div>'
     height, document = framed[1], html.unescape(framed[2])
     frame = (
-        f'<iframe src="../{name}.html" sandbox="allow-scripts" '
+        f'<iframe data-mi-toolkit src="../{name}.html" sandbox="allow-scripts" '
         f'title="mi_toolkit view" style="width:100%;height:{height}px;border:0"></iframe>'
     )
     return [Made(f"notebooks/{name}.html", document)], f'<div class="output">{frame}</div>'

@@ -72,6 +72,8 @@ def view_sweep(sweep: LengthSweep) -> ResultView:
                 header=["stimulus", "label", "head", "holds at (tokens)"],
                 rows=rows,
             )
+            if rows
+            else "No head carries a label at any length.",
         ),
     )
 

@@ -49,7 +49,10 @@ OTHER_LABEL = "#000000"
 # a line.
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
-VERDICTS = {"survives": "#0072b2", "fails": "#d55e00", "undecided": "#777777"}
+# Heads that carry no label: behind the others, and still to be seen.
+UNLABELLED = "#999999"
+
+VERDICTS = {"survives": "#0072b2", "fails": "#d55e00", "undecided": "#707070"}
 SCOPES = {"local": "#0072b2", "global": "#e69f00", "undetermined": NOTHING}
 
 

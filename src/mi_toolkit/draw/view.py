@@ -13,6 +13,7 @@ from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.core.result import Result
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
 from mi_toolkit.draw.cards import view_card, view_families
@@ -118,9 +119,23 @@ def _view(result: Any, *_: Any, **__: Any) -> View:
             "A model is no result: mi.view(mi.classify_heads(model)) shows what its heads do, "
             "mi.view_attention(model, prompt) where they look."
         )
+    name = type(result).__name__
+    if isinstance(result, PerturbationEffect):
+        raise UnknownNameError(
+            f"A {name} is shown next to the scores of its weights: mi.view(scores, effect=…)."
+        )
+    if isinstance(result, Result):
+        raise UnknownNameError(
+            f"A {name} is a table: print it, or take its to_pandas(). It has no other view."
+        )
+    if isinstance(result, list | tuple) and any(isinstance(each, Result) for each in result):
+        raise UnknownNameError(
+            f"These are {len(result)} results: view each, and put the views on one page with "
+            "mi.Page."
+        )
     raise UnknownNameError(
-        f"There is no view of a {type(result).__name__}: mi.view takes what a function of the "
-        "library returned, mi.view_attention a model and a prompt, or recorded patterns."
+        f"There is no view of a {name}: mi.view takes what a function of the library returned, "
+        "mi.view_attention a model and a prompt, or recorded patterns."
     )
 
 

@@ -265,9 +265,11 @@ class HeadDynamics(Result):
     def title(self) -> str:
         """What was followed, in one line."""
         n_layers, n_heads = self.figure.shape[2:]
+        folder = Path(self.model)
         return (
-            f"Heads of {self.model} over training: {n_layers * n_heads} heads at "
-            f"{len(self.steps)} checkpoints, steps {self.steps[0]:,} to {self.steps[-1]:,}"
+            f"Heads of {folder.name if folder.is_absolute() else self.model} over training: "
+            f"{n_layers * n_heads} heads at {len(self.steps)} checkpoints, "
+            f"steps {self.steps[0]:,} to {self.steps[-1]:,}"
         )
 
     def text_table(self) -> TextTable:
@@ -278,7 +280,8 @@ class HeadDynamics(Result):
             heads = [str(head) for head in self.heads(label)]
             gone = [str(head) for head in self.heads(label, "no longer")]
             more = f"; no longer {' '.join(gone[:6])}" if gone else ""
-            rows.append((label, self.in_words(told), f"{len(heads)}: {' '.join(heads[:8])}{more}"))
+            now = f"{len(heads)}: {' '.join(heads[:8])}" if heads else "none"
+            rows.append((label, self.in_words(told), now + more))
         return TextTable(title=self.title(), header=("label", "course", "heads"), rows=rows)
 
     def in_words(self, told: Course) -> str:

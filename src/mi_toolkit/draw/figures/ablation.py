@@ -25,6 +25,7 @@ from mi_toolkit.draw.figures.grids import (
     panel_size,
 )
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     background,
     draw_strip,
@@ -34,7 +35,7 @@ from mi_toolkit.draw.figures.style import (
     title,
     write,
 )
-from mi_toolkit.draw.primitives import LINES, visible
+from mi_toolkit.draw.primitives import LINES, UNLABELLED, visible
 from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.interventions.effect import FIGURES, AblationEffect
 from mi_toolkit.interventions.sweep import AblationSweep
@@ -58,7 +59,7 @@ def sweep_maps(sweep: AblationSweep) -> Figure:
     n_layers, n_heads = sweep.log_prob.shape
     width, height = panel_size(n_layers, n_heads)
     n_rows = -(-len(SWEPT) // ABREAST)
-    figure = Figure(figsize=(max(ABREAST * width, 6.5), HEAD + n_rows * height))
+    figure = Sheet(figsize=(max(ABREAST * width, 6.5), HEAD + n_rows * height))
     title(figure, f"{sweep.title()}: change for {visible(sweep.clean.text)}")
     for place, name in enumerate(SWEPT):
         row, column = divmod(place, ABREAST)
@@ -106,7 +107,7 @@ def effect_picture(effect: AblationEffect) -> Figure:
     upper = max(bars, strips)
     width = max(9.6, 0.8 + 0.3 * n_positions)
     height = HEAD + 0.45 + upper + 0.95 + 0.9 + 0.85
-    figure = Figure(figsize=(width, height))
+    figure = Sheet(figsize=(width, height))
     title(figure, effect.title())
     _draw_tokens(axes_at(figure, 1.35, HEAD + 0.45, 2.9, bars), effect, tokens)
     for place, name in enumerate(FIGURES):
@@ -208,7 +209,7 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
     behaviours = [name for name in sweep.behaviours if _shown(sweep, name)]
     n_stimuli, n_columns = len(sweep.stimuli), min(COLUMNS, max(1, len(behaviours)))
     n_rows = n_stimuli * -(-len(behaviours) // n_columns)
-    figure = Figure(
+    figure = Sheet(
         figsize=(
             SWEEP_LEFT + n_columns * (WIDTH + GAP_ACROSS),
             SWEEP_TOP + n_rows * (HEIGHT + GAP_DOWN),
@@ -298,10 +299,12 @@ def _draw(ax: Axes, sweep: LengthSweep, behaviour: str, stimulus: str) -> None:
     if not figures.isfinite().any():
         _say(ax, "nothing here could show it")
         return
+    lowest = float(figures.nan_to_num(0.0).min())
+    ax.set_ylim(bottom=min(ax.get_ylim()[0], lowest - 0.05))
     held = _held(sweep, behaviour, stimulus)
     others = [head for head in _heads(figures) if head not in held]
     for head in others:
-        ax.plot(sweep.lengths, figures[:, head.layer, head.head], color="#c4c4c4", linewidth=0.7)
+        ax.plot(sweep.lengths, figures[:, head.layer, head.head], color=UNLABELLED, linewidth=0.6)
     for rank, (head, at) in enumerate(held.items()):
         named = rank < NAMED_HEADS
         colour = LINES[rank % len(LINES)] if named else "#8c8c8c"

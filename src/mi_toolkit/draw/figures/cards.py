@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from mi_toolkit.cards.card import HeadCard
 from mi_toolkit.draw.cards import loss_strip, relation_strip
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     draw_strip,
     heading,
@@ -29,7 +30,7 @@ def card_figure(card: HeadCard) -> Figure:
     """
     losses = [loss for loss in card.losses if loss.how == card.losses[0].how]
     height = 1.5 + ROW * max(len(card.relations), len(losses))
-    figure = Figure(figsize=(2 * (LEFT + WIDTH) + 0.3, height))
+    figure = Sheet(figsize=(2 * (LEFT + WIDTH) + 0.3, height))
     title(figure, card.title())
     panels = [
         ("lift over chance of what it moves (dot: by attention alone)",

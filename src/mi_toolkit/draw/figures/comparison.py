@@ -13,6 +13,7 @@ from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison, StimulusPair, labelled_heads
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     colour_map,
     in_house_style,
@@ -24,7 +25,16 @@ from mi_toolkit.draw.figures.style import (
     title,
     write,
 )
-from mi_toolkit.draw.primitives import LABELS, LINES, SCOPES, SEQUENTIAL, UNMEASURED, ink_on, shade
+from mi_toolkit.draw.primitives import (
+    LABELS,
+    LINES,
+    SCOPES,
+    SEQUENTIAL,
+    UNLABELLED,
+    UNMEASURED,
+    ink_on,
+    shade,
+)
 from mi_toolkit.weights.run_comparison import RunComparison
 
 CELL, ROW = 0.78, 0.32
@@ -46,7 +56,7 @@ def comparison_grid(comparison: ModelComparison) -> Figure:
     depths = TOP + height + CAPTION + 0.3
     pairs = depths + height + 0.35 + CAPTION + 0.4 + 0.055 * max(map(len, models))
     width = left + max(len(labels) * CELL + 0.6, n_models * CELL + 2.9)
-    figure = Figure(figsize=(width, pairs + matrix + 0.25))
+    figure = Sheet(figsize=(width, pairs + matrix + 0.25))
     title(figure, f"Heads of {n_models} models on the same text")
     _draw_shares(axes_at(figure, left, TOP, len(labels) * CELL, height), models, labels, rows)
     _say(figure, left, TOP + height, "Heads with each label; grey: the text cannot show it")
@@ -200,7 +210,7 @@ def run_comparison_figure(comparison: RunComparison) -> Figure:
     """
     n = len(comparison.runs)
     height = 0.9 + 2.2 + 0.9 + n * RUNS_ROW + 1.0 + n * RUNS_ROW + 0.8
-    figure = Figure(figsize=(RUNS_LEFT + WIDTH + 1.6, height))
+    figure = Sheet(figsize=(RUNS_LEFT + WIDTH + 1.6, height))
     title(figure, f"The top {comparison.k:,} weights by {comparison.metric}")
     _depth(axes_at(figure, 0.7, 0.75, RUNS_LEFT + WIDTH - 0.7, 2.2), comparison)
     top = 0.75 + 2.2 + 0.95
@@ -272,7 +282,7 @@ KINDS = {
     (True, True): ("labelled on both", LINES[0], "o"),
     (True, False): ("on the first alone", LINES[1], "^"),
     (False, True): ("on the second alone", LINES[2], "s"),
-    (False, False): ("on neither", "#bbbbbb", "."),
+    (False, False): ("on neither", UNLABELLED, "."),
 }
 
 
@@ -282,7 +292,7 @@ def stimulus_grid(comparison: StimulusComparison) -> Figure:
     pairs = comparison.pairs
     n_columns = min(COLUMNS, max(1, len(pairs)))
     n_rows = -(-len(pairs) // n_columns)
-    figure = Figure(
+    figure = Sheet(
         figsize=(
             STIMULI_LEFT + n_columns * (SIDE + GAP_ACROSS),
             STIMULI_TOP + n_rows * (SIDE + GAP_DOWN) + 0.1,
@@ -320,6 +330,7 @@ def _draw(ax: Axes, comparison: StimulusComparison, pair: StimulusPair) -> None:
         chosen = (first == here) & (second == there)
         ax.plot(across[chosen], down[chosen], mark, color=colour, markersize=4, alpha=0.8)
     low = -1.05 if pair.behaviour == "locality" else -0.15
+    low = min(low, *(float(figures.nan_to_num(0.0).min()) - 0.05 for figures in (across, down)))
     ax.set(xlim=(low, 1.05), ylim=(low, 1.05))
     ax.set_xlabel(pair.stimulus, fontsize=7.5)
     ax.set_ylabel(pair.other, fontsize=7.5)

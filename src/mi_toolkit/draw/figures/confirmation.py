@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mi_toolkit.draw.confirmation import COLOURS, strip_of
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     draw_strip,
     in_house_style,
@@ -48,7 +49,7 @@ def confirmation_figure(confirmation: Confirmation) -> Figure:
         (label, [row for trial in confirmation[label] for row in _rows(trial)]) for label in labels
     ]
     height = TOP + sum(len(rows) * ROW + BETWEEN for _, rows in panels) + FOOT
-    figure = Figure(figsize=(LEFT + WIDTH + RIGHT, height))
+    figure = Sheet(figsize=(LEFT + WIDTH + RIGHT, height))
     title(figure, confirmation.title())
     y = TOP
     for label, rows in panels:
@@ -191,7 +192,7 @@ def verification_figure(found: Verification) -> Figure:
         for each in found.completions
     ]
     height = CHECKS_TOP + CHECKS_ROW * (len(found.outcomes) + len(said) + 1.5) + CHECKS_FOOT
-    figure = Figure(figsize=(CHECKS_WIDTH, height))
+    figure = Sheet(figsize=(CHECKS_WIDTH, height))
     title(figure, found.title())
     y = CHECKS_TOP
     for cells in (HEADER, *found.cells()):

@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     background,
     colour_map,
@@ -242,7 +243,7 @@ def weight_maps(name: str, heads: Sequence[Row], layers: Sequence[Row]) -> Figur
     ]
     width = sum(size[0] for *_, size in drawn)
     height = HEAD + max(size[1] for *_, size in drawn)
-    figure = Figure(figsize=(max(width, 0.4 + 0.105 * len(name)), height))
+    figure = Sheet(figsize=(max(width, 0.4 + 0.105 * len(name)), height))
     title(figure, name)
     x = 0.0
     for shares, size in drawn:

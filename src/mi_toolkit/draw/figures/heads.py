@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     colour_map,
     in_house_style,
@@ -25,7 +26,14 @@ from mi_toolkit.draw.figures.style import (
     new_axes,
     title,
 )
-from mi_toolkit.draw.primitives import LABELS, OTHER_LABEL, SCOPES, SEQUENTIAL, UNMEASURED
+from mi_toolkit.draw.primitives import (
+    LABELS,
+    OTHER_LABEL,
+    SCOPES,
+    SEQUENTIAL,
+    UNLABELLED,
+    UNMEASURED,
+)
 from mi_toolkit.heads.labels import LOCAL_FROM
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.sweeps.training import HeadDynamics
@@ -187,7 +195,7 @@ def pattern_grid(
     n_rows = -(-n_heads // n_columns)
     margin = 0.4 + 0.062 * max(len(label) for label in labels)
     cell, foot = side + 0.4, margin + 0.1
-    figure = Figure(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
+    figure = Sheet(figsize=(margin + n_columns * cell + 0.7, n_rows * cell + foot))
     places = range(0, n_tokens, -(-n_tokens // MAX_TICKS))
     ticks = [labels[place] for place in places]
     for index, name in enumerate(names):
@@ -273,7 +281,7 @@ def dynamics_figure(dynamics: HeadDynamics) -> Figure:
     """
     shown = [name for name in dynamics.label_names if _carriers(dynamics, name)][:MOST_LABELS]
     height, between = 1.5, 0.75
-    figure = Figure(figsize=(11.4, 0.9 + max(1, len(shown)) * (height + between)))
+    figure = Sheet(figsize=(11.4, 0.9 + max(1, len(shown)) * (height + between)))
     title(figure, dynamics.title())
     for place, name in enumerate(shown):
         y = 0.85 + place * (height + between)
@@ -324,7 +332,7 @@ def _draw_curves(
     for head in (Head(l, h) for l in range(n_layers) for h in range(n_heads)):
         if head not in heads[:MOST_LINES]:
             values = dynamics.figure[:, row, head.layer, head.head]
-            ax.plot(places, values, color="#c4c4c4", linewidth=0.7)
+            ax.plot(places, values, color=UNLABELLED, linewidth=0.6)
     for head in heads[:MOST_LINES]:
         place = (slice(None), row, head.layer, head.head)
         ends = dynamics.ci_low[place].numpy(), dynamics.ci_high[place].numpy()

@@ -11,7 +11,14 @@ from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
 from mi_toolkit.draw import head_maps
-from mi_toolkit.draw.figures.style import axes_at, background, colour_map, in_house_style, title
+from mi_toolkit.draw.figures.style import (
+    Sheet,
+    axes_at,
+    background,
+    colour_map,
+    in_house_style,
+    title,
+)
 from mi_toolkit.draw.head_maps import Cell, HeadMap, Scale
 from mi_toolkit.draw.primitives import FRAME, ink_on
 from mi_toolkit.heads.report import HeadReport
@@ -63,7 +70,7 @@ def label_picture(report: HeadReport) -> Figure:
 @in_house_style
 def map_picture(shown: HeadMap) -> Figure:
     """One map of heads as a picture of its own."""
-    figure = Figure(figsize=_panel_size(shown))
+    figure = Sheet(figsize=_panel_size(shown))
     _drawn(shown, _panel(figure, shown, 0.0, 0.0))
     return figure
 
@@ -75,7 +82,7 @@ def report_grid(report: HeadReport) -> Figure:
     n_columns = min(MAP_COLUMNS, len(maps))
     n_rows = -(-len(maps) // n_columns)
     width, height = _panel_size(maps[0])
-    figure = Figure(figsize=(n_columns * width, n_rows * height + 0.5))
+    figure = Sheet(figsize=(n_columns * width, n_rows * height + 0.5))
     for index, shown in enumerate(maps):
         row, column = divmod(index, n_columns)
         _drawn(shown, _panel(figure, shown, column * width, 0.5 + row * height))
@@ -85,7 +92,7 @@ def report_grid(report: HeadReport) -> Figure:
 
 def _drawn(shown: HeadMap, ax: Axes | None) -> Axes:
     if ax is None:
-        ax = _panel(Figure(figsize=_panel_size(shown)), shown, 0.0, 0.0)
+        ax = _panel(Sheet(figsize=_panel_size(shown)), shown, 0.0, 0.0)
     n_layers = len(shown.layers)
     ax.set(xlim=(0, shown.n_heads), ylim=(n_layers, 0))
     ax.set_xlabel("head", fontsize=8)

@@ -21,6 +21,7 @@ from mi_toolkit.draw.figures.grids import (
     value_map,
 )
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     background,
     in_house_style,
@@ -68,7 +69,7 @@ def attribution_maps(found: AttributionPatching) -> Figure:
     rows = [str(layer) for layer in range(n_layers)]
     head_width, head_height = panel_size(n_layers, n_heads)
     width, height = panel_size(n_layers, n_positions, foot=TOKENS_FOOT)
-    figure = Figure(figsize=(max(width, head_width, 6.8), HEAD + head_height + 2 * height))
+    figure = Sheet(figsize=(max(width, head_width, 6.8), HEAD + head_height + 2 * height))
     title(figure, found.title())
     value_map(
         figure,
@@ -125,7 +126,7 @@ def direct_map(found: DirectAttribution, ax: Axes | None = None) -> Axes:
 def _own_axes(heading: str, n_rows: int, n_columns: int, *, foot: float = BOTTOM) -> Axes:
     """Axes of a map with a heading, on a figure of their own."""
     width, height = panel_size(n_rows, n_columns, foot=foot)
-    figure = Figure(figsize=(max(width, 6.8), HEAD + height))
+    figure = Sheet(figsize=(max(width, 6.8), HEAD + height))
     title(figure, heading)
     size = (n_columns * CELL_WIDTH, n_rows * CELL_HEIGHT)
     return axes_at(figure, LEFT, HEAD + TOP, *size)
@@ -177,7 +178,7 @@ def edge_figure(found: EdgeAttribution, n: int = 20, ax: Axes | None = None) -> 
     height = max((node.y for node in nodes.values()), default=0.0) + RISE / 2
     if ax is None:
         across = EDGES_LEFT + max(width, NARROWEST - EDGES_LEFT) + RIGHT
-        figure = Figure(figsize=(across, EDGE_HEAD + height + FOOT))
+        figure = Sheet(figsize=(across, EDGE_HEAD + height + FOOT))
         title(figure, found.title())
         ax = axes_at(figure, EDGES_LEFT, EDGE_HEAD, width, height)
     ax.set(xlim=(0, width), ylim=(0, height))

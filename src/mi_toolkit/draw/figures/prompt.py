@@ -14,6 +14,7 @@ from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.draw.attribution import colours_of
 from mi_toolkit.draw.figures.grids import draw_grid, grid_size
 from mi_toolkit.draw.figures.style import (
+    Sheet,
     axes_at,
     background,
     colour_map,
@@ -66,7 +67,7 @@ def attribution_figure(found: Attribution, ax: Axes | None = None) -> Axes:
         return ax
     n_rows = _places(labels, WIDTH)[1]
     height = TOP + n_rows * ROW + FOOT
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Sheet(figsize=(WIDTH, height))
     title(figure, f"{found.title()}, by {found.method}")
     ax = axes_at(figure, 0.0, TOP, WIDTH, n_rows * ROW)
     _draw(ax, found, labels, width=WIDTH)
@@ -134,7 +135,7 @@ def position_figure(pipeline: Pipeline, position: int, top_k: int) -> Figure:
     )
     width, height = grid_size(grid)
     size = max(width, 5.0) + 2 * POSITION_MARGIN, POSITION_TOP + height + POSITION_MARGIN
-    figure = Figure(figsize=size)
+    figure = Sheet(figsize=size)
     text = visible(pipeline.tokens.texts[position])
     title(figure, f"{pipeline.provenance.model} after token {position}, {text}")
     draw_grid(figure, grid, POSITION_MARGIN, POSITION_TOP)
@@ -179,7 +180,7 @@ def pipeline_figure(pipeline: Pipeline) -> Figure:
         5.0,
     )
     height = PIPELINE_TOP + patterns + BETWEEN + norms + grid_height + PIPELINE_MARGIN
-    figure = Figure(figsize=(width + 2 * PIPELINE_MARGIN, height))
+    figure = Sheet(figsize=(width + 2 * PIPELINE_MARGIN, height))
     title(figure, f"From text to prediction: {pipeline.title()}")
     _patterns(figure, pipeline, PIPELINE_TOP)
     if norms:
@@ -263,7 +264,7 @@ def generation_figure(generation: Generation) -> Figure:
     top = TREE_TOP
     if tree is not None:
         width, top = max(width, tree.width), TREE_TOP + tree.height + TREE_FOOT
-    figure = Figure(figsize=(max(width, 5.0) + 2 * MARGIN, top + height + MARGIN))
+    figure = Sheet(figsize=(max(width, 5.0) + 2 * MARGIN, top + height + MARGIN))
     title(figure, generation.title())
     if tree is not None:
         _draw_tree(axes_at(figure, MARGIN, TREE_TOP, tree.width, tree.height), tree)

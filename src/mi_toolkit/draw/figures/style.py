@@ -128,6 +128,16 @@ FONTS = (
 ).split("|")
 
 
+class Sheet(Figure):
+    """A figure of this package: a notebook shows it, whether pyplot is in use there or not."""
+
+    def _repr_png_(self) -> bytes:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "figure.png"
+            save_figure(self, path)
+            return path.read_bytes()
+
+
 def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
     """Axes with their upper left corner at `x`, `y`; all in inches from the figure's own."""
     across, down = figure.get_figwidth(), figure.get_figheight()
@@ -144,7 +154,7 @@ def new_axes(
     bottom: float = BOTTOM,
 ) -> Axes:
     """Axes of a size, in inches, on a figure of their own with room for their labels."""
-    figure = Figure(figsize=(left + width + right, top + height + bottom))
+    figure = Sheet(figsize=(left + width + right, top + height + bottom))
     return axes_at(figure, left, top, width, height)
 
 

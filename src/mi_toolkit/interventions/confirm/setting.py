@@ -189,13 +189,21 @@ def judged(
         if verdict == "survives" and not (can and rate <= alpha):
             promising = n_reaching(trial) == 0 if can else trial.effect.p <= CLEARLY_COMMON
             verdict = "undecided" if promising else "fails"
-            if verdict == "undecided":
-                more = can and not trial.are_all
-                reason += f"; {n_needed} would decide" if more else "; too few to rule out chance"
+            if verdict == "undecided" and can and not trial.are_all:
+                reason += f"; {n_needed} would decide"
+            elif verdict == "undecided":
+                reason += _too_few(trial, n_needed if can else math.ceil(1 / alpha) - 1)
         if verdict == "fails":
             reason += _lagging(trial)
         found.append(replace(trial, q=rate, verdict=verdict, reason=reason))
     return tuple(found)
+
+
+def _too_few(trial: HypothesisTest, n_needed: int) -> str:
+    """How often chance alone ranks a set so high, and how many others would rule that out."""
+    n_high = 1 + n_reaching(trial)
+    by_chance = f"{n_high} time{'s' * (n_high > 1)} in {1 + len(trial.effect.random)}"
+    return f"; chance alone does that {by_chance}, and a verdict takes {n_needed} others"
 
 
 def n_reaching(trial: HypothesisTest) -> int:
