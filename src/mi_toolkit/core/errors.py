@@ -10,6 +10,13 @@ class MIToolkitError(Exception):
     """Base class of every error that mi_toolkit raises on purpose."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """An error in 500 letters at most, after its kind where it is none of the library's own."""
+    words = " ".join(str(error).split())
+    told = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
+    return told[:500]
+
+
 class UnknownNameError(MIToolkitError, ValueError):
     """A name (of a model, behaviour, head, layer, …) that does not exist here."""
 
