@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# A machine that is busy is no failure.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 # The same cases each time, as a mutant is killed by what a test finds and not by chance.
 settings.register_profile("mutants", deadline=None, database=None, derandomize=True)
 
