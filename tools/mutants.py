@@ -60,9 +60,8 @@ def main(arguments: list[str]) -> int:
         return 1
     counted = Counter(told(code) for code in verdicts.values())
     share = counted["killed"] / len(verdicts)
-    listed = read_reasons()
     alive = sorted({survivor(name) for name, code in verdicts.items() if told(code) != "killed"})
-    new = [each for each in alive if each not in listed]
+    new = [each for each in alive if reason(each) is None]
     for each in new:
         print(f"{each.file}: {each.function}\n  - {each.was}\n  + {each.became}")
     minutes = (time.monotonic() - began) / 60
@@ -110,11 +109,25 @@ def survivor(name: str) -> Survivor:
 
 def read_reasons() -> dict[Survivor, str]:
     """Why each known survivor may live."""
-    if not REASONS.is_file():
-        return {}
     listed = tomllib.loads(REASONS.read_text(encoding="utf-8"))["survivor"]
     fields = ("file", "function", "was", "became")
     return {Survivor(*(each[name] for name in fields)): each["reason"] for each in listed}
+
+
+def read_kinds() -> list[tuple[re.Pattern[str], re.Pattern[str], str]]:
+    """Kinds of changes that make no difference: what was and became, and why."""
+    listed = tomllib.loads(REASONS.read_text(encoding="utf-8"))["kind"]
+    return [
+        (re.compile(each["was"]), re.compile(each["became"]), each["reason"]) for each in listed
+    ]
+
+
+def reason(mutant: Survivor) -> str | None:
+    """Why a mutant may live; None without one."""
+    for was, became, why in read_kinds():
+        if was.search(mutant.was) and became.search(mutant.became):
+            return why
+    return read_reasons().get(mutant)
 
 
 if __name__ == "__main__":

@@ -264,7 +264,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 def files_in(path: Path, globs: tuple[str, ...]) -> list[Path]:
     if path.is_file():
-        return [path]
+        return [path] if globs else []
     return sorted({file for glob in globs for file in path.rglob(glob) if file.is_file()})
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from cattrs import BaseValidationError, Converter
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, AnnotationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -359,9 +359,16 @@ def _converter() -> Converter:
 
 
 def _there(value: Any, kind: Any) -> Tensor:
-    if not isinstance(value, kind):  # its shape, too
+    if not isinstance(value, Tensor) or not _is_shaped(value, kind):
         raise TypeError("a tensor is missing, or is another")
     return value
+
+
+def _is_shaped(tensor: Tensor, kind: Any) -> bool:
+    try:
+        return isinstance(tensor, kind)
+    except AnnotationError:  # an axis such as `position-1`, which others tell
+        return tensor.ndim == len(kind.dims)
 
 
 def _is_tensor(kind: Any) -> bool:

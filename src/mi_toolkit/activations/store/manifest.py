@@ -253,6 +253,8 @@ def map_shard(path: Path) -> dict[str, Tensor]:
 def _mapped(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("its header is longer than the file")
         header = json.loads(file.read(length))
     start = 8 + length
     if path.stat().st_size == start:
