@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # TransformerLens takes, in each of the processes that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick quick-tests environments check format lint types contracts docs site tests tests-tl3 fire fix clean
+.PHONY: demo test quick quick-tests environments check format lint types contracts docs site tests tests-tl3 fire newest licences fix clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.installed
@@ -70,18 +70,32 @@ tests-tl3: .venv-tl3/.installed
 tests: .venv/.installed-dev
 	.venv/bin/python $(PYTEST)
 
-# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged. Not part of
-# `make test`, which has the quick ones of them. TransformerLens' own class is on the older set alone.
+# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged, any prompt
+# and option, mutants of the pure code. Not part of `make test`, which has the quick ones of them.
+# TransformerLens' own class is on the older set alone. Each prints its figures; MUTANTS= runs all.
+MUTANTS ?= 3
 fire: .venv/.installed-dev .venv-tl3/.installed
 	.venv/bin/python $(PYTEST) -m fire tests
+	.venv/bin/python tools/mutants.py $(MUTANTS)
 	.venv-tl3/bin/python $(PYTEST) --jaxtyping-packages= -m fire -k transformer_lens_own_class tests/fire
+
+# The newest releases that the bounds allow, whatever the constraints pin: what to renew them from.
+newest:
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --no-compile --upgrade --upgrade-strategy eager hatchling setuptools
+	.venv-newest/bin/python -m pip install --no-compile --upgrade --upgrade-strategy eager --no-build-isolation -e ".[test,families]"
+	.venv-newest/bin/python $(PYTEST) -m "backend and not (hub or slow or browser or smollm2)" tests
+
+# Of all that users install: name, version, licence.
+licences: .venv/.installed-dev
+	.venv/bin/python tools/licences.py
 
 fix: .venv/.installed-dev
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 clean:
-	rm -rf .venv .venv-tl3 .testmondata* site build dist demo.html
+	rm -rf .venv .venv-tl3 .venv-newest .testmondata* mutants site build dist demo.html
 
 # $(call install,venv,constraints,requirement). What builds packages from source (this one, and
 # one that TransformerLens needs) comes first, pinned like all else. Without the constraints pip

@@ -1,10 +1,31 @@
 from __future__ import annotations
 
+import os
+import secrets
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A machine that is busy is no failure.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
+# The same cases each time, as a mutant is killed by what a test finds and not by chance.
+settings.register_profile("mutants", deadline=None, database=None, derandomize=True)
 
 ROOT = Path(__file__).parent.parent
+
+# Inherited by the workers, and by what tests start: one seed for the whole run.
+FIRE_SEED = int(os.environ.setdefault("FIRE_SEED", str(secrets.randbelow(2**32))))
+FIRE_SHARE = float(os.environ.get("FIRE_SHARE", "1"))
+
+
+def cases(n: int) -> int:
+    """How many cases to try of those that `make fire` does: `FIRE_SHARE` of them."""
+    return max(1, round(FIRE_SHARE * n))
+
 
 # What touches TransformerLens, or another package at the oldest release that we support, and so
 # may differ between the two sets of constraints: runs on both (mark `backend`). All else is
@@ -71,3 +92,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def repository() -> Path:
     """The checkout that the tests run in."""
     return ROOT
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What tests counted (`record_property`), summed up, and the seed that does it again."""
+    counted: Counter[str] = Counter()
+    said = []
+    for report in (each for reports in terminalreporter.stats.values() for each in reports):
+        if getattr(report, "when", None) in ("call", "setup"):
+            for name, value in report.user_properties:
+                if isinstance(value, int):
+                    counted[name] += value
+                else:
+                    said.append(f"{name}: {value}")
+    if counted or said:
+        terminalreporter.section(f"figures (FIRE_SEED={FIRE_SEED} does the same cases again)")
+        for line in (*(f"{name}: {n:,}" for name, n in counted.items()), *said):
+            terminalreporter.line(line)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -46,6 +47,24 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
     assert held == files
+
+
+def test_two_builds_give_the_same_wheel_byte_by_byte(
+    wheel: Path, repository: Path, tmp_path: Path
+) -> None:
+    # Another folder, other times: neither may be in the wheel.
+    for name in ("src", "pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        taken = repository / name
+        if taken.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(taken, tmp_path / name, ignore=ignored, copy_function=shutil.copyfile)
+        else:
+            shutil.copyfile(taken, tmp_path / name)
+    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path / "built")
+    run(sys.executable, "-m", "pip", "wheel", *options, tmp_path, cwd=tmp_path)
+    (again,) = (tmp_path / "built").glob("*.whl")
+    assert again.name == wheel.name
+    assert again.read_bytes() == wheel.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_a_page_of_examples_escapes_their_text() -> None:
     [
         ([], {}, PromptError, "no token to measure"),
         (["", ""], {}, PromptError, "no token to measure"),
-        (["x"], {"top_k": 0}, PromptError, "top_k and batch_size are 1 or more"),
+        (["x"], {"top_k": 0}, PromptError, "top_k=0: keep 1 to 10,000 examples"),
         (["x"], {"names": "pattern"}, ActivationsError, "has no units"),
     ],
 )

@@ -458,3 +458,13 @@ def test_a_recording_that_cannot_be_is_an_error_before_any_file(
     with pytest.raises(error, match=message):
         mi.record_to_disk(loaded("toy-gpt2"), TEXTS, names, tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
+
+
+def test_a_shard_whose_header_lies_is_refused(tmp_path: Path) -> None:
+    mi.record_to_disk(loaded("toy-gpt2"), ["one two three"], "resid_post", tmp_path, progress=False)
+    (shard,) = (tmp_path / "shards").iterdir()
+    content = shard.read_bytes()
+    for wrong in (b"\xff" * 8 + content[8:], content[:8] + content[8:].replace(b"F32", b"I32", 1)):
+        shard.write_bytes(wrong)
+        with pytest.raises(StoreError, match="damaged"):
+            mi.open_activations(tmp_path).read("blocks.0.hook_resid_post")

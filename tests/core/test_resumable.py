@@ -90,8 +90,8 @@ def test_another_run_is_refused_with_each_difference_and_the_way_out(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"manifest\.json is damaged: .* Choose another folder"),
-        ("[]", "is of no example, or of another version"),
+        ("{", r"manifest\.json is damaged: .* choose another folder"),
+        ("[]", "is damaged: it holds no JSON object"),
         ('{"format": "mi_toolkit example 0"}', "is of no example, or of another version"),
         ('{"format": "mi_toolkit example 1", "parts": {}}', "fields do not fit: it is damaged"),
         ('{"format": "mi_toolkit example 1", "parts": []}', "fields do not fit: it is damaged"),

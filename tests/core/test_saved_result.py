@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.errors import ReportError
@@ -158,3 +159,49 @@ def test_one_list_of_rows_gives_the_table_the_words_and_the_html() -> None:
     assert "<b>" not in shown
     assert shown.count("<tr>") == 1 + 20 + 1
     assert str(Squares(0)) == "0 <squares>"
+
+
+def test_a_byte_that_flips_anywhere_is_seen(tmp_path) -> None:
+    path = tmp_path / "nested.safetensors"
+    nested().save(path)
+    content, whole = path.read_bytes(), repr(nested())
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            assert repr(Outer.load(path)) == whole, place
+        except ReportError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_what_was_saved_without_checksums_is_read(tmp_path) -> None:
+    path = tmp_path / "nested.safetensors"
+    nested().save(path)
+    with safe_open(path, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        metadata = stored.metadata()
+    older = {name: metadata[name] for name in ("format", "report")}
+    save_file(tensors, path, metadata=older)
+    assert repr(Outer.load(path)) == repr(nested())
+
+
+@dataclass(frozen=True)
+class Pairs(SavedResult):
+    FORMAT: ClassVar[str] = "mi_toolkit pairs 1"
+
+    ids: Int[Tensor, " position"]
+    between: Float[Tensor, "head position-1"]
+
+
+def test_a_tensor_of_another_shape_or_kind_does_not_fit(tmp_path) -> None:
+    path, good = tmp_path / "pairs", {"ids": torch.arange(3), "between": torch.ones(2, 2)}
+    save_record(path, format=Pairs.FORMAT, tensors=good, record={"ids": None, "between": None})
+    assert Pairs.load(path).between.shape == (2, 2)
+    for name, other in (
+        ("ids", torch.ones(3)),
+        ("ids", torch.ones(1, 3).long()),
+        ("between", torch.ones(2)),
+    ):
+        wrong = {**good, name: other}
+        save_record(path, format=Pairs.FORMAT, tensors=wrong, record={"ids": None, "between": None})
+        with pytest.raises(ReportError, match="its fields do not fit"):
+            Pairs.load(path)

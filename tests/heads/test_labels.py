@@ -14,6 +14,8 @@ from mi_toolkit.heads.kinds import BehaviourSpec
 from mi_toolkit.heads.labels import (
     SCOPE_NAMES,
     BarFigures,
+    bar_of,
+    behaviour_of,
     borderline_heads,
     label_heads,
     label_names,
@@ -137,3 +139,43 @@ def test_a_head_answers_to_all_its_names(name: str | tuple[int, int]) -> None:
 def test_what_names_no_head_is_an_error(name: str) -> None:
     with pytest.raises(UnknownNameError, match=r"names no head. Write 'L5H1'"):
         Head.of(name)
+
+
+def test_bars_are_met_at_them() -> None:
+    low, high = grid(0.5, 0.4, 0.5), grid(0.6, 0.5, 0.6)
+    scope = scope_of_heads(low, high, grid(1.0, 1.0, 0.1))[0].tolist()
+    assert [SCOPE_NAMES[index] for index in scope] == ["local", "undetermined", "local"]
+    facts = facts_of("first_token")
+    at_bar = {"first_token": BarFigures(*[grid(0.25)] * 2, grid(0.5), grid(0.9))}
+    assert not borderline_heads(at_bar, facts, min_lift=0.5, fdr=0.05)["first_token"].any()
+    assert borderline_heads(at_bar, facts, min_lift=0.49, fdr=0.05)["first_token"].all()
+
+
+def test_a_label_of_suppressing_rests_on_the_behaviour_that_has_it() -> None:
+    facts = facts_of("induction", "first_token", "name_mover")
+    assert behaviour_of("prefix_suppression", facts) == "induction"
+    assert behaviour_of("negative_name_mover", facts) == "name_mover"
+    assert behaviour_of("first_token", facts) == "first_token"
+    assert bar_of(facts["induction"], 0.7) == 0.7
+    assert bar_of(BEHAVIOURS["positional"].facts, 0.7) == 0.6
+
+
+def test_a_positional_head_that_spreads_evenly_is_not_borderline_either() -> None:
+    facts = facts_of("positional", "diffuse")
+    low, high = grid(0.3, 0.3), grid(0.9, 0.9)
+    spread = BarFigures(grid(0.84, 0.85), low, high, grid(0.5, 0.5))
+    figures = {"positional": BarFigures(grid(0.7, 0.7), low, high, grid(0.5, 0.5))}
+    alone = borderline_heads(figures, facts_of("positional"), min_lift=0.3, fdr=0.05)
+    assert alone["positional"].tolist() == [[True, True]]
+    beside = borderline_heads(figures | {"diffuse": spread}, facts, min_lift=0.3, fdr=0.05)
+    assert beside["positional"].tolist() == [[True, False]]
+
+
+def test_an_effect_of_zero_neither_raises_nor_lowers() -> None:
+    low = {"induction": grid(0.9, 0.9)}
+    copying = {"induction": (grid(-0.5, 0.0), grid(0.0, 0.5))}
+    facts = facts_of("induction")
+    copies, lowers = label_heads(bars(low), copying, facts, min_lift=0.3, fdr=None)
+    assert (copies.tolist(), lowers.tolist()) == ([[True, True]], [[False, False]])
+    asked = label_heads(bars(low), copying, facts, min_lift=0.3, fdr=None, require_copying=True)
+    assert not asked.any()

@@ -10,16 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mi_toolkit.core.sight import Square
 from mi_toolkit.core.tokens import from_sequences
+from mi_toolkit.heads import scores
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.plan import compared_pairs
 from mi_toolkit.heads.scores import (
+    MIN_NON_SINK_MASS,
     PatternRows,
+    RowFigures,
     diffuse_terms,
+    eligible,
     lift,
     locality_terms,
+    mean_key,
     positional_terms,
+    row_entropy,
+    top_share,
 )
 from tests import dense_masks
 from tests.ideal_patterns import (
@@ -223,3 +231,153 @@ def test_each_text_is_compared_with_four_others_whatever_the_order_of_the_prompt
     assert len(compared(list(range(5)))) == 10
     assert len(compared_pairs(from_sequences([texts[0], texts[1], texts[0]], 1))) == 1
     assert compared_pairs(from_sequences([texts[0], texts[0]], 1)) == ()
+
+
+def variation_by_hand(here: Tensor, there: Tensor) -> Tensor:
+    """Half the sum of differences off the sink, of rows scaled to 1 off the sink."""
+    n, wide = here.shape[-2], max(here.shape[-1], there.shape[-1])
+    found = torch.zeros(here.shape[:-1])
+    for q in range(min(n, there.shape[-2])):
+        rows = []
+        for pattern in (here, there):
+            row = torch.zeros(*pattern.shape[:-2], wide)
+            row[..., : pattern.shape[-1]] = pattern[..., q, :]
+            row[..., 0] = 0
+            rows.append(row / row.sum(dim=-1, keepdim=True).clamp_min(MIN_NON_SINK_MASS))
+        found[..., q] = (rows[0] - rows[1]).abs().sum(dim=-1) / 2
+    return found
+
+
+@pytest.mark.parametrize(("one", "other"), [(11, 11), (11, 6), (6, 11), (3, 9), (1, 4)])
+def test_variation_is_its_definition_in_blocks_of_queries(
+    one: int, other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scores, "BLOCK", 4)
+    here, there = (
+        torch.stack([random_pattern(n, seed=2 * n + head) for head in range(2)])[None].repeat(
+            3, 1, 1, 1
+        )
+        for n in (one, other)
+    )
+    found = PatternRows(patterns=here, window=None).variation(
+        PatternRows(patterns=there, window=None)
+    )
+    torch.testing.assert_close(found, variation_by_hand(here, there))
+    assert found.shape == (3, 2, one)
+
+
+def test_entropy_and_mean_key_are_their_definitions_in_blocks_of_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scores, "BLOCK", 4)
+    pattern = torch.stack([random_pattern(11, seed=seed) for seed in range(3)])
+    found = PatternRows(patterns=pattern, window=None)
+    wanted = -(pattern * pattern.clamp_min(1e-30).log()).sum(dim=-1)
+    torch.testing.assert_close(found.entropy, wanted)
+    torch.testing.assert_close(found.mean_key, pattern @ torch.arange(11.0))
+    torch.testing.assert_close(found.non_sink_mass, 1 - pattern[..., 0])
+    assert torch.equal(found.own, torch.stack([each.diagonal() for each in pattern]))
+    assert row_entropy(torch.tensor([[0.0, 1.0], [0.5, 0.5]])).tolist() == pytest.approx(
+        [0, math.log(2)]
+    )
+
+
+def test_a_key_ahead_counts_at_its_mirror_image() -> None:
+    square = Square(torch.ones(5, 5, dtype=torch.bool))
+    pattern = torch.eye(5).roll(1, dims=1)  # each query looks at the next key, the last at 0
+    found = PatternRows(patterns=pattern, window=square)
+    assert found.mean_key.tolist() == [-1, 0, 1, 2, 0]
+    block = mean_key(pattern[2:4], torch.arange(5.0), square, first_query=2)
+    assert block.tolist() == [1, 2]
+    assert PatternRows(patterns=pattern, window=None).mean_key.tolist() == [1, 2, 3, 4, 0]
+    # All of each row is read where a layer looks ahead: none of it is cut with its block.
+    assert [tuple(part.shape) for _, part in found.causal_blocks()] == [(5, 5)]
+
+
+def test_blocks_are_cut_at_their_last_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "BLOCK", 4)
+    parts = [*PatternRows(patterns=random_pattern(9, seed=0), window=None).causal_blocks()]
+    assert [(queries.start, queries.stop, tuple(part.shape)) for queries, part in parts] == [
+        (0, 4, (4, 4)),
+        (4, 8, (4, 8)),
+        (8, 9, (1, 9)),
+    ]
+
+
+def test_locality_is_its_definition_where_a_layer_looks_ahead_and_where_not() -> None:
+    n = 7
+    for sight in (None, Square(torch.ones(n, n, dtype=torch.bool))):
+        ahead = sight is not None
+        pattern = torch.rand(2, n, n, generator=torch.Generator().manual_seed(4))
+        pattern = (pattern if ahead else pattern.tril()) + 1e-3 * torch.eye(n)
+        pattern = pattern / pattern.sum(dim=-1, keepdim=True)
+        found = locality_terms(PatternRows(patterns=pattern, window=sight))
+        for q in range(n):
+            keys = [k for k in range(1, n) if ahead or k <= q]
+            distance = {k: max(0, abs(q - k) - 1) for k in keys}
+            even = sum(distance.values()) / len(keys) if keys else 0.0
+            counts = q >= 3
+            for head in range(2):
+                mass = float(pattern[head, q, 1:].sum()) or 1.0
+                own = sum(float(pattern[head, q, k]) * distance[k] for k in keys) / mass
+                assert float(found.denominator[head, q]) == pytest.approx(counts * even, abs=1e-5)
+                wanted = counts * (even - own)
+                assert float(found.numerator[head, q]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_rows_count_that_look_off_the_sink_in_both_texts() -> None:
+    n = 6
+    looks, rests = even_pattern(n), sink_pattern(n).clone()
+    mixed = looks.clone()
+    mixed[4] = torch.tensor([0.96, 0.04, 0, 0, 0, 0])
+    for one, other in ((looks, mixed), (mixed, looks)):
+        both = positional_terms(rows(one), rows(other))
+        assert both.denominator[0].nonzero().flatten().tolist() == [2, 3, 5]
+        assert both.denominator.dtype == both.numerator.dtype == torch.float32
+    assert positional_terms(rows(looks), rows(rests)).denominator.sum() == 0
+    alone = positional_terms(rows(looks))
+    assert alone.numerator.tolist() == alone.denominator.tolist() == [[0.0] * n]
+    at_bar = torch.tensor([[1 - MIN_NON_SINK_MASS, MIN_NON_SINK_MASS]], dtype=torch.float64)
+    exact = PatternRows(patterns=at_bar[None], window=None)
+    assert exact.eligible.tolist() == eligible(exact).tolist() == [[True]]
+
+
+def test_diffuse_is_entropy_over_the_log_of_what_is_visible_from_its_first_query_on() -> None:
+    pattern = random_pattern(12, seed=1)[None]
+    found = diffuse_terms(PatternRows(patterns=pattern, window=None))
+    assert found.denominator[0].tolist() == [0.0] * 8 + [1.0] * 4
+    entropy = PatternRows(patterns=pattern, window=None).entropy[0]
+    wanted = entropy[8:] / torch.arange(9.0, 13).log()
+    torch.testing.assert_close(found.numerator[0, 8:], wanted)
+    assert found.numerator[0, :8].tolist() == [0.0] * 8
+    narrow = PatternRows(patterns=torch.eye(12)[None], window=1)
+    assert diffuse_terms(narrow, first_query=0).denominator.sum() == 0
+    early = diffuse_terms(PatternRows(patterns=pattern, window=2), first_query=1)
+    assert early.denominator[0].tolist() == [0.0] + [1.0] * 11
+    torch.testing.assert_close(early.numerator[0, 1:], entropy[1:] / math.log(2))
+
+
+def test_the_top_key_shares_its_one_with_those_that_tie() -> None:
+    pattern = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.2, 0.2, 0.6, 0], [0.25] * 4])
+    assert top_share(pattern).tolist() == [
+        [1, 0, 0, 0],
+        [0.5, 0.5, 0, 0],
+        [0, 0, 1, 0],
+        [0.25] * 4,
+    ]
+    assert lift(torch.tensor([0.55, 0.1]), torch.tensor([0.1, 0.1])).tolist() == pytest.approx(
+        [0.5, 0.0]
+    )
+
+
+def test_figures_read_block_by_block_know_their_variation() -> None:
+    values = torch.rand(1, 2, 5)
+    figures_of_rows = RowFigures(
+        non_sink_mass=values,
+        mean_key=values,
+        own=values,
+        entropy=values,
+        to_other=2 * values,
+        window=None,
+    )
+    assert torch.equal(figures_of_rows.variation(figures_of_rows), 2 * values)

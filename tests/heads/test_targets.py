@@ -97,3 +97,39 @@ def test_blocks_of_queries_hold_the_cells_of_the_whole(
 def test_a_window_shows_as_many_keys_as_it_is_wide() -> None:
     assert visible_keys(5, 3).tolist() == [1, 2, 3, 3, 3]
     assert visible_keys(3, None).tolist() == [1, 2, 3]
+
+
+def test_a_query_of_the_end_looks_at_the_one_other_role() -> None:
+    ids = torch.arange(7)
+    found = targets.end_to_name(ids, False, end=range(5, 7), io=range(1, 3))
+    wanted = torch.zeros(7, 7, dtype=torch.bool)
+    wanted[5:7, 1:3] = True
+    assert torch.equal(found, wanted)
+    with pytest.raises(ValueError, match="too many values"):
+        targets.end_to_name(ids, False, end=range(5, 7), io=range(1, 3), s2=range(3, 4))
+
+
+def test_a_hidden_token_is_copied_from_where_it_hides() -> None:
+    ids = torch.tensor([1, 7, 8, 7, 2, 7, 8, 9])
+    found = targets.copied_token(ids, False, needle=range(1, 4), answer=range(5, 7))
+    # The queries 4 and 5 predict the 7 and the 8 of the answer; 7 hides twice.
+    assert found.nonzero().tolist() == [[4, 1], [4, 3], [5, 2]]
+    later = targets.copied_token(ids, False, needle=range(1, 7), answer=range(2, 4))
+    assert later.nonzero().tolist() == [[2, 1]]  # a key after its query is none
+
+
+def test_blocks_of_a_pattern_are_read_from_where_they_begin() -> None:
+    ids = torch.tensor([5, 6, 5, 6, 5])
+    lists = [BEHAVIOURS["duplicate_token"].sparse(ids, False)]
+    found = Targets(lists=lists, length=5, window=None)
+    pattern = torch.arange(100.0, 130).view(6, 5)  # queries, of which 2 to 4 are read
+    cell, slot = found.gathered(2, 3, 0, 5, 6)
+    summed = torch.zeros(18).index_add_(0, slot, pattern[2:5].flatten()[cell]).view(3, 6)
+    copies, own, sink = summed.tolist()
+    assert copies == [0, 0, 110, 116, 120 + 122, 0]
+    assert own == [0, 0, 112, 118, 124, 0]
+    assert sink == [0, 0, 110, 115, 120, 0]
+    # Without the first key in the block, nothing of the sink is in it.
+    cell, slot = found.gathered(2, 2, 2, 3, 6)
+    assert (slot >= 12).sum() == 0
+    assert found.gathered(2, 2, 2, 3, 6)[0] is cell

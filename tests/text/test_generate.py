@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache, partial
 
 import pytest
@@ -337,3 +338,9 @@ def test_what_is_drawn_is_ruled_by_its_settings_and_leaves_torchs_generator_alon
 def test_settings_that_draw_nothing_are_refused(wrong: Sampling, told: str) -> None:
     with pytest.raises(GenerationError, match=told):
         generate(loaded("toy-gpt2"), "Mary", sampling=wrong)
+
+
+@pytest.mark.parametrize("penalty", [282.0, -11.0, math.nan, math.inf])
+def test_a_power_that_is_no_number_is_refused(penalty: float) -> None:
+    with pytest.raises(GenerationError, match="it is a power of a length, from -10 to 10"):
+        generate(loaded("toy-gpt2"), "Mary", max_new_tokens=1, length_penalty=penalty)

@@ -14,8 +14,9 @@ import torch
 from mi_toolkit.core.errors import UnknownNameError, WeightError
 from mi_toolkit.models.load import load_model
 from mi_toolkit.weights.coordinates import WeightMatrix
+from mi_toolkit.weights.edits import EDITS, bit_flip
 from mi_toolkit.weights.parameters import weight_matrices
-from mi_toolkit.weights.perturb import EDITS, bit_flip, perturbed
+from mi_toolkit.weights.perturb import perturbed
 from mi_toolkit.weights.score import score_weights
 from tests.hooked_transformer import small_hooked
 from tests.models_here import TOYS, untouched

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mi_toolkit.core.errors import WeightError
+from mi_toolkit.weights import ranking
 from mi_toolkit.weights.ranking import (
     RankingNoise,
+    concatenated,
     jaccard,
     kept_by_the_other,
     rank_biased_overlap,
     ranked,
+    scores_at,
     spearman,
 )
 
@@ -31,11 +35,11 @@ def test_a_ranking_is_the_sorted_scores_with_all_that_tie_with_the_last(numbers,
     k = min(k, len(everything))
     least = everything[k - 1][0]
     expected = [(f"m{i}", row, 0) for value, i, row in everything if value <= least]
-    ranking = ranked(scores, k)
-    assert ranking.keys() == expected
+    found = ranked(scores, k)
+    assert found.keys() == expected
     values = [-value for value, _, _ in everything][: len(expected)]
-    assert ranking.scores.tolist() == values
-    assert ranking.ranks.tolist() == [values.index(value) + 1 for value in values]
+    assert found.scores.tolist() == values
+    assert found.ranks.tolist() == [values.index(value) + 1 for value in values]
 
 
 def test_a_ranking_reads_matrices_in_any_memory_layout() -> None:
@@ -95,3 +99,79 @@ def test_a_warning_says_what_is_wrong(n_within: int, kept: float, says: str | No
     warning = RankingNoise(n=100, n_within=n_within, n_probes=8, kept=kept, shared=0.5).warning
     assert (warning is None) == (says is None)
     assert (warning or "").startswith(says or "")
+
+
+def test_rankings_one_after_the_other_count_their_names_once() -> None:
+    first = ranked({"a": torch.tensor([[3.0, 1.0]]), "b": torch.tensor([[2.0, 5.0]])}, 3)
+    second = ranked({"c": torch.tensor([[9.0, 8.0]]), "b": torch.tensor([[7.0, 0.0]])}, 2)
+    both = concatenated([first, second])
+    assert both.names == ("a", "b", "c")
+    assert both.keys() == [*first.keys(), *second.keys()]
+    assert both.scores.tolist() == [5, 3, 2, 9, 8]
+    assert both.ranks.tolist() == [1, 2, 3, 1, 2]
+    assert (both.standard_errors, both.noise) == (None, None)
+
+
+def test_the_first_of_a_ranking_keep_their_ranks_and_errors() -> None:
+    whole = ranked({"a": torch.tensor([[3.0, 1.0, 3.0, 2.0]])}, 4)
+    noise = RankingNoise(n=4, n_within=0, n_probes=8, kept=0.9, shared=0.5)
+    whole = replace(whole, standard_errors=torch.tensor([0.1, 0.2, 0.3, 0.4]), noise=noise)
+    cut = whole.first(3)
+    assert cut.keys() == whole.keys()[:3] == [("a", 0, 0), ("a", 0, 2), ("a", 0, 3)]
+    assert cut.scores.tolist() == [3, 3, 2]
+    assert cut.ranks.tolist() == [1, 1, 3]
+    assert cut.standard_errors is not None
+    assert cut.standard_errors.tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert cut.noise is noise
+    assert len(whole.first(9)) == 4
+    other = {"a": torch.tensor([[10.0, 20.0, 30.0, 40.0]]), "b": torch.zeros(1, 1)}
+    assert scores_at(other, whole).tolist() == [10, 30, 40, 20]
+    assert scores_at(other, replace(whole, names=("a", "b"))).tolist() == [10, 30, 40, 20]
+
+
+def test_scores_that_are_no_numbers_cannot_be_ranked() -> None:
+    with pytest.raises(WeightError, match="Scores of b are NaN, so nothing can be ranked"):
+        ranked({"a": torch.ones(2, 2), "b": torch.tensor([[1.0, math.nan]])}, 1)
+
+
+def test_ties_are_listed_up_to_the_most_there_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "MOST_TIES", 5)
+    flat = {"a": torch.zeros(2, 4)}
+    assert len(ranked(flat, 3)) == 8
+    with pytest.raises(WeightError, match="The score at rank 2 is 0, which more than 8 weights"):
+        ranked(flat, 2)
+
+
+def test_overlap_counts_places_of_both_and_alike_orders_are_one() -> None:
+    assert jaccard("aab", "bc") == pytest.approx(1 / 3)
+    assert rank_biased_overlap("ab", "ba", p=0.5) == pytest.approx((0 + 0.5 * 1) / 1.5)
+    assert rank_biased_overlap("abc", "abd", p=0.9) == pytest.approx(
+        (1 + 0.9 + 0.81 * 2 / 3) / (1 + 0.9 + 0.81)
+    )
+    # The depth is that of the shorter one; 0.98 weighs the first hundred or so.
+    assert rank_biased_overlap("abcd", "ab") == 1
+    assert rank_biased_overlap("abc", "xbc") == pytest.approx(
+        (0 + 0.98 / 2 + 0.98**2 * 2 / 3) / (1 + 0.98 + 0.98**2)
+    )
+
+
+def test_a_warning_says_how_many_probes_there_were_and_what_the_halves_share() -> None:
+    noise = RankingNoise(n=1000, n_within=1200, n_probes=8, kept=0.2, shared=0.25)
+    assert noise.warning == (
+        "1,200 of the 1,000 highest are within their own standard error; the 1,000 that one half "
+        "of the probes ranks highest have 20% of that score by the other half, and 25% of them are "
+        "among its highest: use more probes (n_probes, here 8) or another score."
+    )
+    unknown = RankingNoise(n=10, n_within=1, n_probes=None, kept=math.nan, shared=math.nan).warning
+    assert unknown == (
+        "1 of the 10 highest are within their own standard error: use more probes (n_probes) or "
+        "another score."
+    )
+    assert RankingNoise(n=10, n_within=0, n_probes=8, kept=0.5, shared=0.5).warning is None
+
+
+def test_halves_that_claim_nothing_keep_nothing_that_could_be_told() -> None:
+    zeros = {"a": torch.zeros(1, 2)}
+    kept, shared = kept_by_the_other([zeros, zeros], [ranked(zeros, 1)] * 2)
+    assert math.isnan(kept)
+    assert shared == 1

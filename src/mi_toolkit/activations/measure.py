@@ -25,9 +25,11 @@ from mi_toolkit.activations.hooks import (
 )
 from mi_toolkit.activations.names import Names, is_pattern
 from mi_toolkit.activations.statistics import (
+    MOST_EXAMPLES,
     ActivationStatistics,
     Tokens,
     UnitStatistics,
+    check_top_k,
     context_of,
     moments_of,
     no_examples,
@@ -100,8 +102,11 @@ def activation_statistics(
         >>> statistics.top(("mlp_post", 2), 7).columns.tolist()
         ['value', 'document', 'chunk', 'position', 'before', 'token', 'after']
     """
-    if top_k < 1 or before < 0 or after < 0 or batch_size < 1:
-        raise PromptError("top_k and batch_size are 1 or more, before and after 0 or more.")
+    check_top_k(top_k)
+    if not (0 <= before <= MOST_EXAMPLES and 0 <= after <= MOST_EXAMPLES) or batch_size < 1:
+        raise PromptError(
+            f"batch_size is 1 or more, before and after are 0 to {MOST_EXAMPLES:,} tokens."
+        )
     hooks = activation_names(model, names)
     patterns = [hook for hook in hooks if is_pattern(hook)]
     if patterns:

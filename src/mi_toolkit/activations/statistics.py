@@ -27,7 +27,7 @@ from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import ActivationsError, UnknownNameError
+from mi_toolkit.core.errors import ActivationsError, PromptError, UnknownNameError
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import frame
 
@@ -177,6 +177,20 @@ class TopExamples:
             place=_taken(torch.cat([self.place, later.place], dim=1), best),
             context=_taken(torch.cat([self.context, later.context], dim=1), best),
         )
+
+
+MOST_EXAMPLES = 10_000
+"""Of each unit: a table of more is no reading, and may be larger than the memory."""
+
+
+def check_top_k(top_k: int) -> None:
+    """Check how many examples to keep of each unit.
+
+    Raises:
+        PromptError: fewer than 1, or more than `MOST_EXAMPLES`.
+    """
+    if not 1 <= top_k <= MOST_EXAMPLES:
+        raise PromptError(f"top_k={top_k}: keep 1 to {MOST_EXAMPLES:,} examples of each unit.")
 
 
 def no_examples(n_units: int, n_top: int, window: int) -> TopExamples:

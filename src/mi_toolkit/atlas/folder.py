@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
-from mi_toolkit.core.io import folder_name
+from mi_toolkit.core.io import folder_name, read_json
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.result import fields_fit, structured
 from mi_toolkit.core.resumable import Manifest
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
@@ -104,9 +104,10 @@ class HeadAtlas(TableRepr):
             UnknownNameError: the atlas does not have the model.
             ReportError: the model is not finished.
         """
-        part = Manifest.read(self.model_folder(model) / PROVENANCE, format=FORMAT, kind=KIND).parts[
-            MEASURED
-        ]
+        path = self.model_folder(model) / PROVENANCE
+        part = Manifest.read(path, format=FORMAT, kind=KIND).parts.get(MEASURED)
+        if part is None:
+            raise ReportError(f"{path} is of a model that is not finished: build the atlas again.")
         digests = {name: file.sha256 for name, file in part.files.items()}
         return {**part.settings, **part.facts, "files": digests}
 
@@ -128,12 +129,13 @@ class HeadAtlas(TableRepr):
         path = Path(folder) / RECORD
         if not path.is_file():
             raise ReportError(f"No head atlas at {folder}: there is no {RECORD} in it.")
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if record.get("format") != FORMAT:
             raise ReportError(
                 f"{path} is of another version ({record.get('format')!r}; wanted {FORMAT!r})."
             )
-        return HeadAtlas(Path(folder), tuple(record["models"]))
+        with fields_fit(path, KIND):
+            return HeadAtlas(Path(folder), tuple(structured(record["models"], list[str])))
 
     def text_table(self) -> TextTable:
         """How many heads of each model carry which label."""

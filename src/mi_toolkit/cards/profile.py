@@ -43,7 +43,14 @@ from mi_toolkit.activations.batcher import (
     n_documents,
 )
 from mi_toolkit.activations.hooks import DEFAULT_BATCH_SIZE
-from mi_toolkit.activations.statistics import NOWHERE, Tokens, TopExamples, context_of, no_examples
+from mi_toolkit.activations.statistics import (
+    NOWHERE,
+    Tokens,
+    TopExamples,
+    check_top_k,
+    context_of,
+    no_examples,
+)
 from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError
@@ -301,8 +308,9 @@ def profile_heads(
         >>> profiles.lift().shape
         torch.Size([4, 4, 20])
     """
-    if top_k < 1 or batch_size < 1:
-        raise PromptError("top_k and batch_size are 1 or more.")
+    check_top_k(top_k)
+    if batch_size < 1:
+        raise PromptError("batch_size is 1 or more.")
     require_tokenizer(model, "texts, to profile its heads on")
     how = feeding(
         model, prepend_bos, max_length or min(DEFAULT_LENGTH, int(model.cfg.n_ctx)), overlong

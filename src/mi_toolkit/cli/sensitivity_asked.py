@@ -43,8 +43,8 @@ def texts_of(path: Path) -> list[str]:
 
 def settings_of(**chosen: Any) -> Settings:
     """The settings, names checked before a model is loaded for them."""
+    from mi_toolkit.weights.edits import EDITS
     from mi_toolkit.weights.evaluate_scores import CONTROLS
-    from mi_toolkit.weights.perturb import EDITS
     from mi_toolkit.weights.scorers import SCORERS
     from mi_toolkit.weights.study import Settings
 

@@ -25,7 +25,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.core.result import Result, load_record, save_record
+from mi_toolkit.core.result import Result, fields_fit, load_record, save_record
 from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tables import joined, table_of
@@ -192,17 +192,18 @@ class LengthSweep(Result):
         """
         place = Path(folder)
         tensors, record = load_record(place / RECORD, format=FORMAT, kind="length sweep")
-        lengths = tuple(tensors["lengths"].tolist())
-        paths = {
-            (stimulus, length): place / report_file(stimulus, length)
-            for length in lengths
-            for stimulus in record["stimuli"]
-        }
+        with fields_fit(place / RECORD, "length sweep"):
+            model, lengths = record["model"], tuple(tensors["lengths"].tolist())
+            paths = {
+                (stimulus, length): place / report_file(stimulus, length)
+                for length in lengths
+                for stimulus in record["stimuli"]
+            }
         missing = [path.name for path in paths.values() if not path.is_file()]
         if missing:
             raise ReportError(f"The sweep at {place} lacks {', '.join(missing)}.")
         reports = {key: HeadReport.load(path) for key, path in paths.items()}
-        return LengthSweep(model=record["model"], lengths=lengths, reports=reports)
+        return LengthSweep(model=model, lengths=lengths, reports=reports)
 
     def text_table(self) -> TextTable:
         """Per stimulus and label: how many heads carry it at each length."""

@@ -14,7 +14,7 @@ import torch
 from mi_toolkit.compare.agreement import Agreement, ModelGroup, groups_of, size_classes
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.result import Result, load_record, save_record
+from mi_toolkit.core.result import Result, fields_fit, load_record, save_record, structured
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.heads.labels import UNCLASSIFIED
 from mi_toolkit.heads.report import HeadReport
@@ -224,20 +224,23 @@ class ModelComparison(Result):
         """
         place = Path(folder)
         tensors, record = load_record(place / RECORD, format=FORMAT, kind="model comparison")
-        facts = {name: _facts(kept) for name, kept in record["facts"].items()}
-        names = tuple(record["models"])
-        return ModelComparison(
-            models=names,
-            facts=facts,
-            reports={
-                name: HeadReport.load(place / f"report-{index}.safetensors")
-                for index, name in enumerate(names)
-            },
-            groups=groups_of(facts),
-            n_texts=record["n_texts"],
-            agreement=Agreement(**tensors),
-            accuracy={k: float("nan") if v is None else v for k, v in record["accuracy"].items()},
-        )
+        with fields_fit(place / RECORD, "model comparison"):
+            facts = {name: _facts(kept) for name, kept in record["facts"].items()}
+            names = tuple(record["models"])
+            return ModelComparison(
+                models=names,
+                facts=facts,
+                reports={
+                    name: HeadReport.load(place / f"report-{index}.safetensors")
+                    for index, name in enumerate(names)
+                },
+                groups=groups_of(facts),
+                n_texts=record["n_texts"],
+                agreement=structured(tensors, Agreement),
+                accuracy={
+                    k: float("nan") if v is None else v for k, v in record["accuracy"].items()
+                },
+            )
 
     def _record(self) -> dict[str, Any]:
         facts = {name: fact.record() for name, fact in self.facts.items()}

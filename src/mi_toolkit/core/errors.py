@@ -10,6 +10,13 @@ class MIToolkitError(Exception):
     """Base class of every error that mi_toolkit raises on purpose."""
 
 
+def in_one_line(error: BaseException) -> str:
+    """An error in 500 letters at most, after its kind where it is none of the library's own."""
+    words = " ".join(str(error).split())
+    told = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
+    return told[:500]
+
+
 class UnknownNameError(MIToolkitError, ValueError):
     """A name (of a model, behaviour, head, layer, …) that does not exist here."""
 
@@ -70,10 +77,14 @@ class VerificationError(MIToolkitError):
     """A model that failed a check."""
 
 
+MOST_NAMES = 40
+"""How many known names an error lists."""
+
+
 def unknown_name(
     kind: str, name: object, known: Iterable[str], *, shown: Iterable[str] | None = None
 ) -> UnknownNameError:
-    """The error for `name`, naming what was given, the nearest known names, and all of them.
+    """The error for `name`, naming what was given, the nearest known names, and all, if few.
 
     `shown` stands in for the list of all where that is long.
 
@@ -87,7 +98,9 @@ def unknown_name(
     asked = str(name).casefold()  # a number is a caller's mistake like any other name
     nearest = [folded[match] for match in difflib.get_close_matches(asked, folded, n=3)]
     guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-    listed = ", ".join(names if shown is None else shown)
+    listed = ", ".join(names[:MOST_NAMES] if shown is None else shown)
+    if shown is None and len(names) > MOST_NAMES:
+        listed += f" and {len(names) - MOST_NAMES} more"
     return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.core.errors import MIToolkitError, ReportError, UnknownNameError, in_one_line
 
 
 @contextmanager
@@ -40,6 +42,24 @@ def remove_drafts(folder: Path) -> None:
     """Remove what `atomic_write` left in a folder when its process was killed."""
     for path in folder.glob(".*.draft-*"):
         path.unlink()
+
+
+def read_json(
+    path: str | os.PathLike[str], error: type[MIToolkitError] = ReportError
+) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        MIToolkitError: of the type `error`: it cannot be read, or holds no object.
+    """
+    way_out = "Bring it back from a copy, or choose another folder"
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as failure:
+        raise error(f"{path} is damaged: {in_one_line(failure)}. {way_out}.") from failure
+    if not isinstance(found, dict):
+        raise error(f"{path} is damaged: it holds no JSON object. {way_out}.")
+    return found
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

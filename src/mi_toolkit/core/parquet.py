@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,13 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from mi_toolkit.core.errors import PromptError, ReportError
+from mi_toolkit.core.errors import (
+    MIToolkitError,
+    PromptError,
+    ReportError,
+    StoreError,
+    in_one_line,
+)
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -21,20 +28,44 @@ if TYPE_CHECKING:
 Column = npt.NDArray[np.integer[Any]]
 
 
+@contextmanager
+def undamaged(path: str | os.PathLike[str], error: type[MIToolkitError]) -> Iterator[None]:
+    """Inside, what is raised on a file that is no Parquet, or is damaged, is named as that.
+
+    Raises:
+        MIToolkitError: of the type `error`.
+    """
+    try:
+        yield
+    except MIToolkitError:
+        raise
+    # pyarrow's own errors are of these kinds, and damaged sizes ask for all memory there is.
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as failure:
+        told = in_one_line(failure)
+        raise error(f"{path} is no Parquet file, or is damaged: {told}.") from failure
+
+
 def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:
     """Write columns of integers as one Parquet file."""
-    pq.write_table(pa.table(dict(columns)), path, compression="zstd")
+    table = pa.table(dict(columns))
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def read_columns(
     paths: Sequence[str | os.PathLike[str]], dtypes: Mapping[str, type[np.integer[Any]]]
 ) -> dict[str, Column]:
-    """The named columns of several Parquet files, one file's rows after the other's."""
-    tables = [pq.read_table(path, columns=list(dtypes)) for path in paths]
+    """The named columns of several Parquet files, one file's rows after the other's.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+    """
+    tables = []
+    for path in paths:
+        with undamaged(path, StoreError):
+            table = pq.read_table(path, columns=list(dtypes), page_checksum_verification=True)
+            tables.append({name: table[name].to_numpy().astype(dtypes[name]) for name in dtypes})
     return {
-        name: np.concatenate([np.empty(0, dtype), *(t[name].to_numpy() for t in tables)]).astype(
-            dtype, copy=False
-        )
+        name: np.concatenate([np.empty(0, dtype), *(table[name] for table in tables)])
         for name, dtype in dtypes.items()
     }
 
@@ -45,11 +76,7 @@ def column(path: Path, name: str) -> Iterator[Any]:
     Raises:
         PromptError: it is no Parquet file, or has no such column.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise PromptError(f"{path} is no Parquet file, or is damaged: {error}.") from error
-    with file:
+    with undamaged(path, PromptError), pq.ParquetFile(path) as file:
         known = file.schema_arrow.names
         if name not in known:
             raise PromptError(f"{path} has no column {name!r}: it has {', '.join(known)}.")
@@ -71,5 +98,5 @@ def read_tables(paths: Sequence[str | os.PathLike[str]]) -> DataFrame:
         found = ds.dataset([os.fspath(path) for path in paths], schema=schema)
         table: DataFrame = found.to_table().to_pandas()
         return table
-    except (OSError, pa.ArrowInvalid, pa.ArrowTypeError) as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise ReportError(f"The tables cannot be read as one: {error}.") from error

@@ -1,8 +1,9 @@
 """Results that a file holds: dataclasses whose types say how they are read back.
 
 Every field is kept: tensors under the path of their place, such as `sequences/0/ids`, all else as
-JSON next to them (`save_record`). The types of the fields turn lists into tuples again, and names
-into what they name.
+JSON next to them (`save_record`), with a checksum of each: a file that was damaged is refused, not
+read as other figures. The types of the fields turn lists into tuples again, and names into what
+they name.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, reduce
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+import torch
 from cattrs import BaseValidationError, Converter
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, AnnotationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import ReportError
+from mi_toolkit.core.errors import MIToolkitError, ReportError
 from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
@@ -51,14 +55,27 @@ def save_record(
     Raises:
         OSError: it cannot be written: the disk is full, say.
     """
-    metadata = {"format": format, "report": json.dumps(record)}
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(record)
+    checksums = json.dumps({name: _checksum(tensor) for name, tensor in plain.items()})
+    metadata = {
+        "format": format,
+        "report": text,
+        "checksums": checksums,
+        "checksum": str(zlib.crc32(f"{text}{checksums}".encode())),
+    }
     with atomic_write(path) as draft:
         try:
-            plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(plain, draft, metadata=metadata)
         except SafetensorError as error:
             raise _of_the_system(error) from error
         _order_metadata(draft)
+
+
+def _checksum(tensor: Tensor) -> int:
+    """CRC-32 of a tensor's type, shape and bytes: what shows damage, at the speed of reading."""
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return zlib.crc32(content, zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode()))
 
 
 def _of_the_system(error: SafetensorError) -> OSError:
@@ -104,12 +121,9 @@ def load_record(
     """
     if not Path(path).is_file():
         raise ReportError(f"No {kind} at {path}: there is no such file.")
-    try:
-        with safe_open(path, framework="pt") as stored:
-            metadata = stored.metadata() or {}
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+    with _read_whole(path), safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata() or {}
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     if metadata.get("format") in outdated:
         why = outdated[metadata["format"]]
         raise ReportError(f"{path} holds a {kind} of an older version: {why}.")
@@ -119,7 +133,10 @@ def load_record(
             f"{path} is a safetensors file, but holds no {kind} of this version "
             f"({metadata.get('format', 'no format named')}; wanted {formats[0]!r})."
         )
-    return tensors, json.loads(metadata["report"])
+    with fields_fit(path, kind):
+        _check(metadata, tensors)
+        record: dict[str, Any] = json.loads(metadata["report"])
+        return tensors, record
 
 
 def load_tensor(path: str | os.PathLike[str], name: str) -> Tensor:
@@ -128,12 +145,55 @@ def load_tensor(path: str | os.PathLike[str], name: str) -> Tensor:
     Raises:
         ReportError: no such file, or it is damaged.
     """
+    with _read_whole(path), safe_open(path, framework="pt") as stored:
+        tensor: Tensor = stored.get_tensor(name)
+        written = json.loads((stored.metadata() or {}).get("checksums", "{}"))
+    if name in written and written[name] != _checksum(tensor):
+        raise ReportError(f"{path} is damaged: {name} is not what was written.")
+    return tensor
+
+
+@contextmanager
+def _read_whole(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what safetensors raises on a file that is damaged becomes a `ReportError`."""
     try:
-        with safe_open(path, framework="pt") as stored:
-            tensor: Tensor = stored.get_tensor(name)
-            return tensor
-    except (OSError, SafetensorError) as error:
-        raise ReportError(f"{path} cannot be read: {error}.") from error
+        yield
+    except (SafetensorError, OSError, RuntimeError, *UNFIT) as error:
+        raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+
+
+def _check(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Compare a file with its checksums, which those of older versions do not have."""
+    if "checksums" not in metadata:
+        return
+    text, written = metadata["report"], metadata["checksums"]
+    found = {name: _checksum(tensor) for name, tensor in tensors.items()}
+    same = found == json.loads(written)
+    if not same or metadata["checksum"] != str(zlib.crc32(f"{text}{written}".encode())):
+        raise ValueError("it is not what was written")
+
+
+UNFIT = (BaseValidationError, LookupError, TypeError, ValueError, AttributeError, RecursionError)
+"""What is raised where plain values are not those that were written."""
+
+
+@contextmanager
+def fields_fit(
+    path: str | os.PathLike[str], kind: str, error: type[MIToolkitError] = ReportError
+) -> Iterator[None]:
+    """Inside, values of a file that cannot be made into what they should be are named as damage.
+
+    Raises:
+        MIToolkitError: of the type `error`.
+    """
+    try:
+        yield
+    except MIToolkitError:
+        raise
+    except UNFIT as failure:
+        raise error(
+            f"{path} is a {kind} by its header, but its fields do not fit: it is damaged."
+        ) from failure
 
 
 # Not `Self`: in the tests beartype decorates methods, not the class around them.
@@ -169,12 +229,8 @@ class SavedResult:
         """
         kind = cls.FORMAT.removeprefix("mi_toolkit ").rpartition(" ")[0]
         tensors, record = load_record(path, format=cls.FORMAT, kind=kind, outdated=cls.OUTDATED)
-        try:
+        with fields_fit(path, kind):
             return cls.put_together(record, tensors)
-        except (BaseValidationError, LookupError, TypeError, ValueError) as error:
-            raise ReportError(
-                f"{path} is a {kind} by its header, but its fields do not fit: it is damaged."
-            ) from error
 
     def record(self) -> dict[str, Any]:
         """What is not a tensor, as plain values that JSON can hold."""
@@ -189,7 +245,15 @@ class SavedResult:
         cls: type[Saved], record: dict[str, Any], tensors: Mapping[str, Tensor]
     ) -> Saved:
         """What `taken_apart` took apart; of a part of another result's file, say."""
-        return _converter().structure(_put_together(record, tensors), cls)
+        return structured(_put_together(record, tensors), cls)
+
+
+Made = TypeVar("Made")
+
+
+def structured(values: Any, kind: type[Made]) -> Made:
+    """A dataclass of plain values, and of tensors in their places, each of its field's type."""
+    return _converter().structure(values, kind)
 
 
 INSTEAD = {
@@ -294,10 +358,17 @@ def _converter() -> Converter:
     return converter
 
 
-def _there(value: Any, _: Any) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise TypeError("a tensor is missing")
+def _there(value: Any, kind: Any) -> Tensor:
+    if not isinstance(value, Tensor) or not _is_shaped(value, kind):
+        raise TypeError("a tensor is missing, or is another")
     return value
+
+
+def _is_shaped(tensor: Tensor, kind: Any) -> bool:
+    try:
+        return isinstance(tensor, kind)
+    except AnnotationError:  # an axis such as `position-1`, which others tell
+        return tensor.ndim == len(kind.dims)
 
 
 def _is_tensor(kind: Any) -> bool:

@@ -26,8 +26,8 @@ from typing import Any
 from torch import Tensor
 
 from mi_toolkit.core.errors import MIToolkitError, ReportError
-from mi_toolkit.core.io import atomic_write, file_digest, remove_drafts
-from mi_toolkit.core.result import load_record, save_record
+from mi_toolkit.core.io import atomic_write, file_digest, read_json, remove_drafts
+from mi_toolkit.core.result import fields_fit, load_record, save_record, structured
 
 FILE = "manifest.json"
 MOST_DIFFERENCES = 4
@@ -156,25 +156,11 @@ class Manifest:
         """
         if not path.is_file():
             raise error(f"{path.parent} holds no {kind}: it has no {path.name}.")
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as failure:
-            raise error(f"{path} is damaged: {failure}. Choose another folder.") from failure
-        if not isinstance(record, dict) or record.get("format") != format:
+        record = read_json(path, error)
+        if record.get("format") != format:
             raise error(f"{path} is of no {kind}, or of another version. Choose another folder.")
-        try:
-            parts = {
-                name: Part(
-                    settings=part["settings"],
-                    files={file: WrittenFile(**each) for file, each in part["files"].items()},
-                    facts=part["facts"],
-                )
-                for name, part in record["parts"].items()
-            }
-            return Manifest(format=format, about=record["about"], parts=parts)
-        except (LookupError, TypeError, AttributeError) as failure:
-            told = f"{path} is of a {kind}, but its fields do not fit: it is damaged"
-            raise error(f"{told}. Choose another folder.") from failure
+        with fields_fit(path, kind, error):
+            return structured(record, Manifest)
 
     def write(self, path: Path) -> None:
         """Write it, whole or not at all."""
@@ -258,8 +244,10 @@ class Checkpoint:
         if not self.path.exists():
             return None
         tensors, kept = load_record(self.path, format=self._format, kind=self._kind)
-        check_same(kept["asked"], self.asked, self.path, self._kind, ReportError)
-        return tensors, kept["record"]
+        with fields_fit(self.path, self._kind):
+            check_same(kept["asked"], self.asked, self.path, self._kind, ReportError)
+            record: dict[str, Any] = kept["record"]
+        return tensors, record
 
     @property
     def is_due(self) -> bool:

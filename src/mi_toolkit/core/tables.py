@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
@@ -27,14 +28,21 @@ def joined(frames: Iterable[DataFrame]) -> DataFrame:
 def write_parquet(table: DataFrame, path: str | os.PathLike[str]) -> None:
     """Write a table to a Parquet file, whole or not at all; equal tables give equal files."""
     with atomic_write(path) as draft:
-        table.to_parquet(draft, index=False, compression="zstd")
+        table.to_parquet(draft, index=False, compression="zstd", write_page_checksum=True)
 
 
 def read_parquet(path: str | os.PathLike[str]) -> DataFrame:
-    """Read a table back; whole numbers that may be missing stay whole."""
+    """Read a table back; whole numbers that may be missing stay whole.
+
+    Raises:
+        ReportError: no such file, or it is damaged.
+    """
     import pandas as pd
 
-    return pd.read_parquet(path)
+    from mi_toolkit.core.parquet import undamaged  # which imports pyarrow
+
+    with undamaged(path, ReportError):
+        return pd.read_parquet(path, page_checksum_verification=True)
 
 
 def frame(columns: Mapping[str, Any], *, integers: Sequence[str] = ()) -> DataFrame:

@@ -189,7 +189,8 @@ def pattern_preserving(
             "A pattern-preserving ablation keeps the patterns of a clean run: pass the ids that "
             "will run as reference=."
         )
-    first = min(target.layer for target in needed)
+    # Where nothing is ablated, nothing is kept.
+    first = min((target.layer for target in needed), default=int(model.cfg.n_layers))
     layers = [layer for layer in attention_layers(model) if layer >= first]
     with running_clean():
         patterns = patterns_of(model, reference.ids, layers)

@@ -8,7 +8,6 @@ known model is reached as `./name`.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from mi_toolkit.core.errors import ModelLoadError, unknown_name
-from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.io import file_digest, read_json
 from mi_toolkit.models.registry import find_known, known_models
 from mi_toolkit.models.specs import KnownModel
 
@@ -140,7 +139,7 @@ def _base_of(folder: Path) -> str | None:
     config = folder / _ADAPTER_CONFIG
     if not config.is_file():
         return None
-    base = json.loads(config.read_text()).get("base_model_name_or_path")
+    base = read_json(config, ModelLoadError).get("base_model_name_or_path")
     if not base:
         raise ModelLoadError(
             f"The adapter in {str(folder)!r} does not say which model it is for: load that model "

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mi_toolkit.core.errors import SweepError
+from mi_toolkit.core.errors import SweepError, in_one_line
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.sweeps.results import SweepSettings
-from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker, in_one_line
+from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker
 
 try:
     import ray

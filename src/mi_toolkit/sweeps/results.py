@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import SweepError, unknown_name
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import atomic_write, read_json
 from mi_toolkit.core.parquet import read_tables
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.result import fields_fit, structured
 from mi_toolkit.core.resumable import Manifest, ResumableFolder, check_same, plain
 from mi_toolkit.core.tables import write_parquet
 from mi_toolkit.sweeps.jobs import RESULT, STORE, TASKS, Job, files_read
@@ -286,12 +287,11 @@ def open_sweep(folder: str | os.PathLike[str]) -> SweepResults:
     path = Path(folder) / RECORD
     if not path.is_file():
         raise SweepError(f"No sweep at {folder}: there is no {RECORD} in it.")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        form = record["format"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise SweepError(f"{path} is damaged: {error}.") from error
+    record = read_json(path, SweepError)
+    form = record.get("format")
     if form != FORMAT:
         raise SweepError(f"{path} is of another version ({form!r}; wanted {FORMAT!r}).")
-    jobs = tuple(Job.of(each) for each in record["jobs"])
-    return SweepResults(Path(folder), jobs, record["failed"])
+    with fields_fit(path, KIND, SweepError):
+        jobs = tuple(Job.of(each) for each in record["jobs"])
+        failed = structured(record["failed"], dict[str, str])
+    return SweepResults(Path(folder), jobs, failed)

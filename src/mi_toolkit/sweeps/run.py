@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from mi_toolkit.core.errors import MIToolkitError, SweepError
+from mi_toolkit.core.errors import MIToolkitError, SweepError, in_one_line
 from mi_toolkit.core.io import file_digest, remove_drafts
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import available_bytes
@@ -228,13 +228,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def in_one_line(error: BaseException) -> str:
-    """An error in 500 letters at most, after its kind where it is none of the library's own."""
-    words = " ".join(str(error).split())
-    told = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
-    return told[:500]
 
 
 def _gib(n_bytes: float) -> str:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -25,15 +24,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import ModelLoadError, SweepError, unknown_name
+from mi_toolkit.core.errors import ModelLoadError, SweepError, in_one_line, unknown_name
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.result import Result
+from mi_toolkit.core.io import read_json
+from mi_toolkit.core.result import Result, fields_fit
 from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.sweeps.jobs import Job
 from mi_toolkit.sweeps.onsets import ChangePoint, Course, course
-from mi_toolkit.sweeps.run import in_one_line, sweep
+from mi_toolkit.sweeps.run import sweep
 
 PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
 """Of which each Pythia model has a revision, `step512` say (arXiv 2304.01373)."""
@@ -475,8 +475,9 @@ def _tokens_seen(folder: Path) -> int | None:
     path = folder / "trainer_state.json"
     if not path.is_file():
         return None
-    seen = json.loads(path.read_text(encoding="utf-8")).get("num_input_tokens_seen")
-    return None if seen is None else int(seen)
+    seen = read_json(path, SweepError).get("num_input_tokens_seen")
+    with fields_fit(path, "state of a Trainer", SweepError):
+        return None if seen is None else int(seen)
 
 
 def _is_pythia(model: str) -> bool:

@@ -321,6 +321,10 @@ def generate(
     )
 
 
+MOST_PENALTY = 10
+"""A power of a length beyond it orders sequences by their length alone, or is no number."""
+
+
 def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> None:
     """Check the numbers before anything runs.
 
@@ -331,6 +335,11 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
     for name, count in counts.items():
         if count < 1:
             raise GenerationError(f"{name}={count}: it must be 1 or more.")
+    if not abs(how.length_penalty) <= MOST_PENALTY:
+        raise GenerationError(
+            f"length_penalty={how.length_penalty:g}: it is a power of a length, from "
+            f"{-MOST_PENALTY} to {MOST_PENALTY}; 1 gives the mean log-probability."
+        )
     if how.sampling is not None:
         _check_sampling(how.sampling)
     name, context, vocabulary = model.cfg.model_name, model.cfg.n_ctx, int(model.cfg.d_vocab)

@@ -33,9 +33,10 @@ from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.coordinates import WeightMatrix
+from mi_toolkit.weights.edits import EDITS
 from mi_toolkit.weights.evaluation import Quality, qualities
 from mi_toolkit.weights.parameters import weight_matrices
-from mi_toolkit.weights.perturb import EDITS, Change, planned
+from mi_toolkit.weights.perturb import Change, planned
 from mi_toolkit.weights.weight_scores import WeightScores
 
 if TYPE_CHECKING:

@@ -13,10 +13,9 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +26,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
 from mi_toolkit.weights.calibration import require_usual
 from mi_toolkit.weights.coordinates import WeightMatrix
+from mi_toolkit.weights.edits import EDITS, bits
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import Ranking
 
@@ -51,47 +51,6 @@ class Edit:
     def n_not_finite(self) -> int:
         """New values that are NaN or infinite."""
         return int((~torch.isfinite(self.new)).sum())
-
-
-def zero(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """0."""
-    return torch.zeros_like(old)
-
-
-def sign_flip(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """−w."""
-    return -old
-
-
-def gaussian(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """Noise relative to the weight: w + scale·|w|·ε, ε standard normal."""
-    noise = torch.randn(old.shape, generator=generator).to(old.device)
-    return (old.float() + scale * old.float().abs() * noise).to(old.dtype)
-
-
-def scaled(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """scale·w."""
-    return old * scale
-
-
-def bit_flip(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """One random bit of the weight's own dtype is flipped; the result may be infinite or NaN."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[old.element_size()]
-    bits = torch.randint(8 * old.element_size(), old.shape, generator=generator)
-    flags = torch.tensor(1, dtype=integer) << bits.to(integer)
-    return (old.contiguous().view(integer) ^ flags.to(old.device)).view(old.dtype)
-
-
-EDITS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = MappingProxyType(
-    {
-        "zero": zero,
-        "sign_flip": sign_flip,
-        "gaussian": gaussian,
-        "bit_flip": bit_flip,
-        "scale": scaled,
-    }
-)
-"""How a weight can be changed: `(old values, scale, generator) -> new values`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -195,7 +154,7 @@ def applied(edits: Sequence[Edit]) -> Iterator[None]:
 
 def _check_changed(edit: Edit) -> None:
     now = edit.matrix.read(edit.rows, edit.columns)
-    same = (_bits(now) == _bits(edit.old)).nonzero().flatten()
+    same = (bits(now) == bits(edit.old)).nonzero().flatten()
     if len(same):
         first = int(same[0])
         raise WeightError(
@@ -203,11 +162,6 @@ def _check_changed(edit: Edit) -> None:
             f"first at [{int(edit.rows[first])}, {int(edit.columns[first])}], which is "
             f"{float(edit.old[first]):g}: its new value is the old one."
         )
-
-
-def _bits(values: Tensor) -> Tensor:
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-    return values.contiguous().view(integer)
 
 
 @contextmanager

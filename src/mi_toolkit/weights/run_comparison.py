@@ -13,7 +13,6 @@ that it wrote are read, no model and no scores.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, WeightError
-from mi_toolkit.core.result import Result
+from mi_toolkit.core.io import read_json
+from mi_toolkit.core.result import Result, fields_fit
 from mi_toolkit.core.resumable import FILE, Manifest
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.weights.ranking import jaccard
@@ -229,22 +229,24 @@ def _run(folder: Path, metric: str, k: int) -> Run:
         damage = next(manifest.parts[name].damage(folder, by_content=True), None)
         if damage is not None:
             raise ValueError(damage)
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(folder / "summary.json")
         top = read_parquet(folder / f"{name}.parquet").to_dict("records")
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
-    layers = tuple(row for row in summary["layers"] if row["metric"] == metric)
-    effects = [row for row in summary["effects"] or [] if row["metric"] == metric and row["k"] == k]
-    return Run(
-        name=folder.name or str(folder),
-        model=about["model"],
-        n_parameters=about["n_parameters"],
-        n_layers=about["n_layers"],
-        metric=metric,
-        layers=layers,
-        top=tuple({str(name): value for name, value in row.items()} for row in top),
-        effect=effects[0] if effects else None,
-    )
+    with fields_fit(folder / FILE, KIND):
+        layers = tuple(row for row in summary["layers"] if row["metric"] == metric)
+        tested = summary["effects"] or []
+        effects = [row for row in tested if (row["metric"], row["k"]) == (metric, k)]
+        return Run(
+            name=folder.name or str(folder),
+            model=about["model"],
+            n_parameters=about["n_parameters"],
+            n_layers=about["n_layers"],
+            metric=metric,
+            layers=layers,
+            top=tuple({str(name): value for name, value in row.items()} for row in top),
+            effect=effects[0] if effects else None,
+        )
 
 
 def _format_value(value: Any) -> str:

@@ -17,7 +17,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 from mi_toolkit.activations.batcher import START, Cursor
 from mi_toolkit.core import resumable
 from mi_toolkit.core.errors import StoreError
+from mi_toolkit.core.result import fields_fit, structured
 from mi_toolkit.core.resumable import FILE, Part, ResumableFolder
 
 FORMAT, KIND = "mi_toolkit activation store 2", "recording of activations"
@@ -122,7 +123,13 @@ def read_manifest(folder: Path) -> Manifest:
             "Activations.save writes it, opens with Activations.load."
         )
     kept = resumable.Manifest.read(folder / FILE, format=FORMAT, kind=KIND, error=StoreError)
-    return Manifest.of(kept)
+    with fields_fit(folder / FILE, KIND, StoreError):
+        about = structured({**kept.about, "parts": {}}, Manifest)
+        manifest = replace(about, parts=kept.parts)
+        torch.empty(0, dtype=getattr(torch, manifest.settings["dtype"]))
+        structured(vars(manifest.place), Cursor)
+        structured([vars(shard) for shard in manifest.shards], list[Shard])
+    return manifest
 
 
 def check_files(manifest: Manifest, folder: Path, *, by_content: bool = False) -> None:
@@ -235,9 +242,19 @@ def map_shard(path: Path) -> dict[str, Tensor]:
     """The tensors of a shard, mapped: what is not looked at is not read.
 
     The map is private: writing into a tensor changes nothing on disk.
+
+    Raises:
+        StoreError: it is damaged.
     """
+    with fields_fit(path, "shard", StoreError):
+        return _mapped(path)
+
+
+def _mapped(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
+        if length > path.stat().st_size:
+            raise ValueError("its header is longer than the file")
         header = json.loads(file.read(length))
     start = 8 + length
     if path.stat().st_size == start:

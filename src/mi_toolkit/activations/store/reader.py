@@ -111,8 +111,15 @@ class MappedShards:
         if number not in self._open:
             while len(self._open) >= OPEN_SHARDS:
                 self._open.pop(next(iter(self._open)))
-            path = self.folder / self.manifest.shards[number].tensors
-            self._open[number] = map_shard(path)
+            shard = self.manifest.shards[number]
+            found = map_shard(self.folder / shard.tensors)
+            wanted = {
+                hook: (self._none(hook).dtype, (shard.rows, *shape))
+                for hook, shape in self.manifest.shapes.items()
+            }
+            if wanted != {hook: (each.dtype, (*each.shape,)) for hook, each in found.items()}:
+                raise StoreError(f"{self.folder / shard.tensors} is damaged: it holds other rows.")
+            self._open[number] = found
         return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
