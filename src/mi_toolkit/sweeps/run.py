@@ -26,8 +26,8 @@ import torch
 
 from mi_toolkit.core.errors import MIToolkitError, SweepError
 from mi_toolkit.core.io import file_digest, remove_drafts
+from mi_toolkit.core.memory import available_bytes
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.models.facts import model_size
