@@ -112,7 +112,7 @@ def in_gib(n_bytes: float) -> str:
     """Bytes as people read them.
 
     >>> in_gib(1_610_612_736), in_gib(52_428_800)
-    ('1.5 GiB', '0.05 GiB')
+    ('1.5 GiB', '50 MiB')
     """
-    gib = n_bytes / 2**30
-    return f"{gib:.1f} GiB" if gib >= 0.95 else f"{gib:.2f} GiB"
+    mebibytes = n_bytes / 2**20
+    return f"{mebibytes / 2**10:.1f} GiB" if mebibytes >= 973 else f"{mebibytes:.0f} MiB"

@@ -28,6 +28,12 @@ from mi_toolkit.models.checkpoints import explained, load_weights, quiet_transfo
 from mi_toolkit.models.sources import Source
 
 
+def skeleton(config: Any, *, trust_remote_code: bool = False) -> Any:
+    """The Hugging Face model of a config on torch's `meta` device: shapes, and no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
 def block_stack(model: Any) -> str | None:
     """Where a Hugging Face model has its blocks: `transformer.h`; None where that is not seen."""
     n_layers = int(model.config.get_text_config().num_hidden_layers)
@@ -65,9 +71,9 @@ def load_with_blocks_on_disk(
             f"{source.name} is {kind}, which is read as a whole: load it once without "
             "layers_at_a_time (--layers-at-a-time), where there is memory for it."
         )
-    with explained(source), quiet_transformers(source, revision), torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    stack = block_stack(skeleton)
+    with explained(source), quiet_transformers(source, revision):
+        shapes = skeleton(config, trust_remote_code=trust_remote_code)
+    stack = block_stack(shapes)
     if stack is None:
         raise UnsupportedModelError(f"{source.name} has no one list of its blocks. {WAY_OUT}")
     folder = tempfile.TemporaryDirectory(prefix="mi_toolkit-")
@@ -79,7 +85,7 @@ def load_with_blocks_on_disk(
             device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
-            device_map=dict.fromkeys(_around(skeleton, stack), str(device)) | {stack: "disk"},
+            device_map=dict.fromkeys(_around(shapes, stack), str(device)) | {stack: "disk"},
             offload_folder=folder.name,
             **options,
         )
