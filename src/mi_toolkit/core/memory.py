@@ -21,21 +21,28 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_bytes(device: str | torch.device | None = None) -> int:
-    """Bytes that can still be taken on a device without swapping."""
+    """Bytes that can still be taken on a device without swapping; a guess where nothing says."""
+    known = known_bytes(device)
+    return UNKNOWN if known is None else known
+
+
+def known_bytes(device: str | torch.device | None = None) -> int | None:
+    """Bytes that can still be taken on a device without swapping; None where nothing says."""
     where = torch.device(device or "cpu")
     if where.type == "cuda":
         return int(torch.cuda.mem_get_info(where)[0])
-    return max(0, min(_of_system(), *_of_groups(), *_of_limits()))
+    found = [free for free in (_of_system(), *_of_groups(), *_of_limits()) if free is not None]
+    return max(0, min(found)) if found else None
 
 
-def _of_system() -> int:
+def _of_system() -> int | None:
     free = _kilobytes(_PROC / "meminfo", "MemAvailable")
     if free is not None:
         return free
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        return UNKNOWN
+        return None
 
 
 def _of_limits() -> Iterator[int]:

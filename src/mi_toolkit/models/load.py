@@ -15,7 +15,7 @@ import logging
 import os
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from mi_toolkit.core.blocks_on_disk import blocks_on_disk
 from mi_toolkit.core.errors import (
     MIToolkitError,
     ModelLoadError,
+    OutOfMemoryError,
     UnknownNameError,
     UnsupportedModelError,
     unknown_name,
 )
-from mi_toolkit.core.memory import is_out_of_memory
+from mi_toolkit.core.memory import in_gib, is_out_of_memory, known_bytes
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import one_job, without_inference_tensors
+from mi_toolkit.core.process_state import SMALLER, one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
@@ -46,9 +47,10 @@ from mi_toolkit.models.checkpoints import (
     load_weights,
 )
 from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
+from mi_toolkit.models.memory_use import config_size, held_parameters
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+from mi_toolkit.models.sources import Source, bytes_on_disk, cached_snapshot, find_source
 from mi_toolkit.models.streamed import load_with_blocks_on_disk
 
 logger = logging.getLogger("mi_toolkit")
@@ -125,6 +127,7 @@ def load_model(
         ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM, computes
             NaN, the tokenizer has tokens that the model has no embedding for, or `hf_model` is
             wrapped already.
+        OutOfMemoryError: there is not enough memory for it; the message says what takes less.
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
@@ -209,6 +212,8 @@ def load_source(
             "attn_implementation": attn_implementation,
             "trust_remote_code": trust_remote_code,
         }
+        if device_map is None:
+            _check_memory(source, config, given, layers_at_a_time)
         if layers_at_a_time is None:
             weights = load_weights(source, config, device_map=device_map, **given)
         else:
@@ -229,6 +234,31 @@ def load_source(
         tokenizer=own,
         check=check,
     )
+
+
+def _check_memory(
+    source: Source, config: Any, given: Mapping[str, Any], layers: int | None
+) -> None:
+    """Check that the weights alone fit in what is free: else the system may end the process.
+
+    Raises:
+        OutOfMemoryError: they do not.
+    """
+    free, dtype = known_bytes(given["device"]), given["dtype"]
+    files = bytes_on_disk(source, given["revision"])
+    # A quantised file grows by eight at most; to know more takes building the model's shapes.
+    if free is None or 0 < _MOST_GROWTH * files < free:
+        return
+    size = config_size(source, config, trust_remote_code=given["trust_remote_code"])
+    wanted = dtype.itemsize * held_parameters(size, layers)
+    if wanted > free:
+        raise OutOfMemoryError(
+            f"{source.name} does not fit: its weights take {in_gib(wanted)} in "
+            f"{str(dtype).removeprefix('torch.')}, and {in_gib(free)} are free. {SMALLER}"
+        )
+
+
+_MOST_GROWTH = 8
 
 
 def _own_tokenizer(source: Source, revision: str | None, *, trust_remote_code: bool) -> Any:

@@ -31,7 +31,7 @@ from mi_toolkit.models.streamed import block_stack, skeleton
 
 MEBIBYTE = 2**20
 
-IMPORTS = 500 * MEBIBYTE
+IMPORTS = 485 * MEBIBYTE
 """Python, torch, transformers, TransformerLens, and the code of a family."""
 
 OF_TOKEN = 2_000
@@ -122,8 +122,25 @@ def source_size(
         ModelLoadError: as `model_size` does.
     """
     config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
-    with explained(source), quiet_transformers(source, revision):
+    return config_size(source, config, trust_remote_code=trust_remote_code)
+
+
+def config_size(source: Source, config: Any, *, trust_remote_code: bool = False) -> ModelSize:
+    """The size of a model by its config.
+
+    Raises:
+        ModelLoadError: transformers builds no model of it.
+    """
+    with explained(source), quiet_transformers(source, None):
         return size_of(source.name, skeleton(config, trust_remote_code=trust_remote_code))
+
+
+def held_parameters(size: ModelSize, layers: int | None) -> int:
+    """Parameters in memory: all, or those outside the blocks and of so many blocks."""
+    blocks = size.in_blocks + size.split
+    if layers is not None:
+        blocks = -(-blocks * min(layers, size.n_layers) // size.n_layers)
+    return size.n_parameters - size.in_blocks + blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +156,7 @@ class Workload:
     tokens: int
     """That run in all, by the standard protocol or bundled texts."""
 
-    fixed: int = 40 * MEBIBYTE
+    fixed: int = 30 * MEBIBYTE
     """What it imports, and tables."""
 
     logits: bool = False
@@ -161,7 +178,7 @@ class Workload:
 WORKLOADS: Mapping[str, Workload] = MappingProxyType(
     {
         "classify": Workload(
-            sequences=31, length=129, tokens=10_600, figures=True, fixed=80 * MEBIBYTE
+            sequences=31, length=129, tokens=10_600, figures=True, fixed=75 * MEBIBYTE
         ),
         "confirm": Workload(sequences=8, length=129, tokens=1_000_000, logits=True),
         "record": Workload(sequences=16, length=128, tokens=100_000),
@@ -206,8 +223,7 @@ def memory_parts(
         sequences: to a pass; None for what the task takes by itself.
         layers: blocks in memory at a time; None for all.
     """
-    blocks = size.in_blocks + size.split
-    held = blocks if layers is None else -(-blocks * min(layers, size.n_layers) // size.n_layers)
+    outside = size.n_parameters - size.in_blocks
     tokens = task.length * (task.sequences if sequences is None else sequences)
     of_pass = tokens * itemsize * (8 * size.d_model + 4 * size.d_mlp)
     if task.figures:
@@ -220,8 +236,9 @@ def memory_parts(
     return {
         "imports": IMPORTS + task.fixed,
         "vocabulary": OF_TOKEN * size.d_vocab,
-        "embeddings": task.models * (size.n_parameters - size.in_blocks) * itemsize,
-        "blocks": held * itemsize + (task.models - 1) * size.in_blocks * itemsize,
+        "embeddings": task.models * outside * itemsize,
+        "blocks": (held_parameters(size, layers) - outside) * itemsize
+        + (task.models - 1) * size.in_blocks * itemsize,
         "gradients and scores": task.scores * size.n_block_weights * FLOAT,
         "a pass": of_pass,
     }

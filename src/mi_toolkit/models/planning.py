@@ -21,7 +21,7 @@ import torch
 from transformers import PretrainedConfig
 
 from mi_toolkit.core.display import TextTable, human_count
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import ModelLoadError, PromptError
 from mi_toolkit.core.memory import available_bytes, in_gib
 from mi_toolkit.core.result import Result
 from mi_toolkit.models.checkpoints import causal_architecture
@@ -287,7 +287,15 @@ def _room(n_gpus: int) -> int:
 
 def _size(model: Any, revision: str | None, *, trust_remote_code: bool) -> ModelSize:
     if not isinstance(model, PretrainedConfig):
-        return model_size(model, revision=revision, trust_remote_code=trust_remote_code)
+        try:
+            return model_size(model, revision=revision, trust_remote_code=trust_remote_code)
+        except ModelLoadError as error:
+            if "is not in the cache" not in str(error):
+                raise
+            raise ModelLoadError(
+                f"{error} For a plan a folder with its config.json alone will do, or a config of "
+                "transformers."
+            ) from error
     name = model.name_or_path or causal_architecture(model) or type(model).__name__
     return size_of(name, skeleton(model, trust_remote_code=trust_remote_code))
 
