@@ -44,7 +44,7 @@ COMMANDS = [
     *("classify", "confirm", "attribute", "ablate", "view", "generate", "trace", "compare"),
     *("sweep", "sweep-run", "dynamics", "stimuli", "atlas", "record", "activations info"),
     "sensitivity",
-    *("sensitivity compare", "super-weights", "models", "describe", "verify", "app"),
+    *("sensitivity compare", "super-weights", "models", "describe", "plan", "verify", "app"),
 ]
 
 

@@ -50,6 +50,7 @@ BACKEND = (
     "interventions/test_effects.py",
     "interventions/test_patching.py",
     "models/test_adapters.py",
+    "models/test_blocks_on_disk.py",
     "models/test_describe.py",
     "models/test_gguf_cache.py",
     "models/test_hub_cache.py",

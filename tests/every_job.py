@@ -101,6 +101,7 @@ JOBS: Mapping[str, Job] = {
 
 
 FURTHER: Mapping[str, Job] = {
+    "plan": lambda model, _: mi.plan("toy-gpt2", memory="4GiB"),
     "untrained_control": lambda model, _: mi.untrained_control(model, PROMPT, n=2),
     "compare_stimuli": lambda model, _: mi.compare.compare_stimuli(
         {"one": mi.classify_heads(model, TEXTS), "other": mi.classify_heads(model, PROMPT)}

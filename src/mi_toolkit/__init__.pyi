@@ -38,6 +38,7 @@ from .interventions.patching import activation_patching as activation_patching
 from .interventions.sweep import ablation_sweep as ablation_sweep
 from .models.describe import describe_model as describe_model
 from .models.load import load_model as load_model
+from .models.planning import plan as plan
 from .models.specs import MODELS as MODELS
 from .sweeps.results import open_sweep as open_sweep
 from .sweeps.run import sweep as sweep

@@ -11,7 +11,7 @@ import pytest
 
 from mi_toolkit.cli.app import run
 from mi_toolkit.cli.sensitivity_asked import budget_of
-from mi_toolkit.models.facts import ModelSize, model_size
+from mi_toolkit.models.memory_use import ModelSize, model_size
 from mi_toolkit.models.sources import bundled_folder
 from tests.conftest import ROOT
 from tests.hub_cache import hub_config

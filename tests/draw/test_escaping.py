@@ -59,6 +59,7 @@ from mi_toolkit.interventions.gradient_patching import (
 )
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.models.planning import RunPlan
 from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
@@ -228,6 +229,7 @@ RESULTS: dict[type, Callable[[], Any]] = {
     ScoreFidelity: lambda: mi.weights.score_fidelity(
         model(), mi.score_weights(model(), PROMPT), [PROMPT], n=10
     ),
+    RunPlan: lambda: mi.plan("toy-gpt2", memory="4GiB"),
     AblationEffect: ablated,
     AblationSweep: lambda: mi.ablation_sweep(model(), PROMPT),
     Patching: lambda: mi.activation_patching(model(), PROMPT, CORRUPTED, **ASKED, progress=False),

@@ -16,8 +16,8 @@ from huggingface_hub.file_download import DryRunFileInfo
 from mi_toolkit.app.settings import Settings, gigabytes
 from mi_toolkit.core.errors import ModelLoadError
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.models.facts import source_size
 from mi_toolkit.models.load import load_source
+from mi_toolkit.models.memory_use import source_size
 from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, cached_snapshot, find_source
 

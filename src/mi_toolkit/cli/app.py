@@ -33,7 +33,7 @@ from mi_toolkit.cli.compare import compare, stimuli
 from mi_toolkit.cli.confirm import confirm
 from mi_toolkit.cli.generate import generate
 from mi_toolkit.cli.head import head
-from mi_toolkit.cli.models import describe, models
+from mi_toolkit.cli.models import describe, models, plan
 from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.cli.record import info, record
 from mi_toolkit.cli.sensitivity import compare as compare_sensitivity
@@ -171,6 +171,7 @@ for _command in (
     super_weights,
     models,
     describe,
+    plan,
     verify,
 ):
     app.command(_command)

@@ -1,14 +1,24 @@
-"""`mi-toolkit models` and `mi-toolkit describe`: which models are known, and what one is."""
+"""`mi-toolkit models`, `describe` and `plan`: which models are known, what one is and takes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch
-from mi_toolkit.cli.output import as_json, columns, fields_of
-from mi_toolkit.cli.terminal import FOR_READING, bold, width
+from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, as_json, columns, fields_of
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    uncollected,
+    width,
+)
 from mi_toolkit.core.display import human_count
+from mi_toolkit.core.errors import OutOfMemoryError
 from mi_toolkit.models.sources import is_here
 
 if TYPE_CHECKING:
@@ -102,3 +112,54 @@ def describe(
         return
     print(bold(facts.name))
     print(*columns(fact_rows(facts), width=width(elsewhere=FOR_READING)), sep="\n")
+
+
+def plan(
+    model: str,
+    /,
+    *,
+    task: str = "classify",
+    memory: str | None = None,
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    tokens: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    revision: str | None = None,
+    trust_remote_code: Switch = False,
+    out: OutputOptions = DEFAULT_OUTPUT,
+) -> None:
+    """Say what a task will take on a model before it is loaded: memory, time, layers at a time.
+
+    The model's config is enough: from the hub or its cache, or a folder with config.json alone.
+    Exit code 1 where it does not fit.
+
+    Args:
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        task: classify, confirm, record, statistics, score_weights, ablation_sweep or verify.
+        memory: What there is for it, such as 4GiB. Without it, what is free here.
+        dtype: Precision of the weights. Without it float32, and bfloat16 where nothing else fits.
+        tokens: That will run. Without it, those of the standard protocol, or 100,000 of texts.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Let Python code that comes with the model run on this machine.
+        out: What it gives; RunPlan.load reads plan.safetensors.
+    """
+    out.check()
+    with doing(f"Planning for {model}"), third_parties_kept_off_stdout(), uncollected():
+        found = mi.plan(
+            model,
+            task,
+            memory=memory,
+            dtype=dtype,
+            tokens=tokens,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+    out.deliver(
+        found,
+        name="plan",
+        record=lambda: {**next(iter(found.rows())), "parts": dict(found.parts), "load": found.load},
+        lines=lambda: [
+            bold(found.title()),
+            *columns(found.cells(), width=width(elsewhere=FOR_READING)),
+        ],
+    )
+    if not found.fits:
+        raise OutOfMemoryError(f"{found.title()}.")

@@ -88,6 +88,10 @@ class LoadOptions:
     device_map: str | None = None
     """Spread a large model over devices, as transformers does: auto, balanced, sequential."""
 
+    layers_at_a_time: Annotated[int | None, Parameter(validator=at_least_one)] = None
+    """Leave the weights of the blocks in their files, and read so many at a time: a large model in
+    little memory. 1 takes the least."""
+
     revision: str | None = None
     """Branch, tag or commit on the hub, such as step1000 of a Pythia model."""
 
@@ -128,6 +132,7 @@ class LoadOptions:
             "dtype": self.dtype,
             "device": None if self.device == "auto" else self.device,
             "device_map": self.device_map,
+            "layers_at_a_time": self.layers_at_a_time,
             "revision": self.revision,
             "trust_remote_code": self.trust_remote_code,
             "check": not self.unchecked,

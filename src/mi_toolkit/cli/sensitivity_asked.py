@@ -15,9 +15,10 @@ from mi_toolkit.cli.terminal import (
     uncollected,
 )
 from mi_toolkit.core.errors import PromptError, unknown_name
+from mi_toolkit.models.specs import LARGE, VERY_LARGE
 
 if TYPE_CHECKING:
-    from mi_toolkit.models.facts import ModelSize
+    from mi_toolkit.models.memory_use import ModelSize
     from mi_toolkit.weights.study import Settings
 
 
@@ -78,7 +79,6 @@ def seeds_of(seeds: list[int] | None, *, asked: bool) -> list[int]:
     return seeds if seeds is not None else [0, 1, 2, 3] if asked else []
 
 
-LARGE, VERY_LARGE = 1_000_000_000, 7_000_000_000
 TOLD_FROM = 100_000_000
 """Parameters from which the estimate is worth a line."""
 
@@ -167,8 +167,8 @@ def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:
     with doing(f"Reading the config of {name}"), third_parties_kept_off_stdout(), uncollected():
         import torch
 
-        from mi_toolkit.core.process_state import available_bytes
-        from mi_toolkit.models.facts import model_size
+        from mi_toolkit.core.memory import available_bytes
+        from mi_toolkit.models.memory_use import model_size
 
         size = model_size(name, revision=load.revision, trust_remote_code=load.trust_remote_code)
         # Spread over devices, what one of them has free says nothing.

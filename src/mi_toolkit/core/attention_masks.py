@@ -22,6 +22,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
 
+from mi_toolkit.core.blocks_on_disk import BringsBlock
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import allowing_nan
@@ -203,7 +204,10 @@ def _rows_of(boolean: Callable[..., Any], asked: Mapping[str, Any]) -> _MaskRows
 
 @contextmanager
 def _silent(model: Any) -> Iterator[None]:
-    """Inside, no hook of anybody fires: they were made for other prompts than ours."""
+    """Inside, no hook of anybody fires: they were made for other prompts than ours.
+
+    What brings the weights of a block is none of these.
+    """
     held = [
         (module, name, hooks)
         for module in {*model.modules(), *model.original_model.modules()}
@@ -211,7 +215,8 @@ def _silent(model: Any) -> Iterator[None]:
         if (hooks := getattr(module, name))
     ]
     for module, name, hooks in held:
-        module.__dict__[name] = type(hooks)()
+        kept = ((key, hook) for key, hook in hooks.items() if isinstance(hook, BringsBlock))
+        module.__dict__[name] = type(hooks)(kept)
     try:
         yield
     finally:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from mi_toolkit.core.blocks_on_disk import bring
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.model import plain_module
 
@@ -51,9 +52,14 @@ _FOLD = "Put what it adds into the weight itself, or take the hook or wrapper of
 
 
 def module_at(model: Any, place: str) -> Any:
-    """The module at TransformerLens' path `blocks.3.attn.o`; None where there is none."""
-    found = model
-    for name in place.split("."):
+    """The module at TransformerLens' path `blocks.3.attn.o`; None where there is none.
+
+    Its weights are in memory, until those of another block are asked for.
+    """
+    found, names = model, place.split(".")
+    if names[0] == "blocks":
+        bring(model, int(names[1]))
+    for name in names:
         children = dict(found.named_children())
         found = children[name] if name in children else getattr(found, name, None)
         if found is None:

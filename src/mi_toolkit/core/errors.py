@@ -33,6 +33,10 @@ class ModelLoadError(MIToolkitError):
     """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
 
 
+class OutOfMemoryError(MIToolkitError, MemoryError):
+    """Memory that is not there, for a model or for what is done with it."""
+
+
 class BehaviourError(MIToolkitError, ValueError):
     """A behaviour that cannot be registered or measured: its name, its mask, its entry point."""
 

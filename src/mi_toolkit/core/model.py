@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mi_toolkit.core.blocks_on_disk import bring_for
 from mi_toolkit.core.errors import UnsupportedModelError
 from mi_toolkit.core.process_state import alone_with, known_state
 
@@ -209,6 +210,7 @@ def weights_digest(model: HookedModel) -> str:
     """
     sha = hashlib.sha256()
     for module in model.modules():
+        bring_for(model, module)
         for weight in module.parameters(recurse=False):
             bits = weight.detach().contiguous().view(_BITS[weight.element_size()]).flatten()
             sample = bits[:: max(1, len(bits) // _SAMPLED)]

@@ -251,7 +251,8 @@ def _not_finite(model: Any, module: str, what: str) -> str:
     module = _WRAPPED.sub("", module)
     layer = _LAYER.match(module)
     where = f"layer {layer[1]}, at {module}" if layer else module or "its logits"
-    damaged = next((name for name, w in model.named_parameters() if not w.isfinite().all()), None)
+    here = ((name, w) for name, w in model.named_parameters() if not w.is_meta)
+    damaged = next((name for name, w in here if not w.isfinite().all()), None)
     if damaged is None:
         way_out = (
             f"Its weights are numbers, so a value is too large for {_dtype(model)}: load the "

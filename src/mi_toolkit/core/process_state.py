@@ -18,14 +18,14 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.errors import MIToolkitError, ModelTypeError, OutOfMemoryError
+from mi_toolkit.core.memory import available_bytes, in_gib, is_out_of_memory
 from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
@@ -262,9 +262,34 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
             stack.enter_context(known_state())
             stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
+            stack.enter_context(_memory_explained(function.__name__, model))
             return function(*given, **named)
 
     return run
+
+
+@contextmanager
+def _memory_explained(job: str, model: Any) -> Iterator[None]:
+    """Inside, memory that cannot be had is an error of one line, with the way out."""
+    try:
+        yield
+    except Exception as error:  # of torch, safetensors, the system: each has a class of its own
+        if isinstance(error, MIToolkitError) or not is_out_of_memory(error):
+            raise
+        cfg = getattr(model, "cfg", None)
+        name = str(getattr(cfg, "model_name", model if isinstance(model, str) else "the model"))
+        free = in_gib(available_bytes(getattr(cfg, "device", None)))
+        raise OutOfMemoryError(
+            f"{job} of {name} takes more memory than there is ({free} are free now). {SMALLER}"
+        ) from error
+
+
+SMALLER = (
+    "Of a model with layers_at_a_time=1 (--layers-at-a-time 1) one block is in memory at a time; "
+    "dtype='bfloat16' halves the weights; batch_size=1, where a function takes it, the pass. "
+    "mi.plan(name, task) (mi-toolkit plan) says what fits."
+)
+"""The ways out where memory runs out."""
 
 
 def without_inference_tensors(model: nn.Module) -> None:
@@ -284,23 +309,3 @@ def without_inference_tensors(model: nn.Module) -> None:
                             copied = nn.Parameter(copied, tensor.requires_grad)
                         usual[id(tensor)] = copied
                     held[name] = usual[id(tensor)]  # type: ignore[assignment]
-
-
-UNKNOWN = 4 * 2**30
-"""What is taken to be free where the system does not say."""
-
-
-def available_bytes(device: str | torch.device | None = None) -> int:
-    """Bytes that can still be taken on a device without swapping."""
-    where = torch.device(device or "cpu")
-    if where.type == "cuda":
-        return int(torch.cuda.mem_get_info(where)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN

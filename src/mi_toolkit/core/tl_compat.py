@@ -28,6 +28,7 @@ from jaxtyping import Float
 from tokenizers import Tokenizer, models
 from torch import Tensor
 
+from mi_toolkit.core.blocks_on_disk import blocks_on_disk
 from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import track
@@ -146,6 +147,7 @@ def bridge(
         _prepared(tokenizer) as own_tokenizer,
         _embedding_not_copied(TransformerBridge),
         _nothing_installed(),
+        _read_later(hf_model),
         adapter_of_its_variant(hf_model),
     ):
         model = TransformerBridge.boot_transformers(
@@ -317,6 +319,30 @@ def _embedding_not_copied(bridge_class: Any) -> Iterator[None]:
         yield
     finally:
         bridge_class.W_E_pos = copying
+
+
+@contextmanager
+def _read_later(hf_model: Any) -> Iterator[None]:
+    """Let a booting bridge take projections apart whose weights are read when a block runs.
+
+    It refuses weights that are shapes alone: what it made of them is made again of the weights.
+    """
+    if blocks_on_disk(hf_model) is None:
+        yield
+        return
+    from transformer_lens.utilities import quantization
+
+    refusing = quantization.unreadable_weight_reason
+
+    def reason(weight: Any) -> str | None:
+        is_shape = isinstance(weight, Tensor) and weight.is_meta
+        return None if is_shape else refusing(weight)
+
+    quantization.unreadable_weight_reason = reason
+    try:
+        yield
+    finally:
+        quantization.unreadable_weight_reason = refusing
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
+from mi_toolkit.draw.plan import view_plan
 from mi_toolkit.draw.report import view_report, view_untrained
 from mi_toolkit.draw.sensitivity import view_fidelity
 from mi_toolkit.draw.statistics import view_statistics
@@ -40,6 +41,7 @@ from mi_toolkit.interventions.effect import AblationEffect
 from mi_toolkit.interventions.gradient_patching import AttributionPatching, EdgeAttribution
 from mi_toolkit.interventions.patching import Patching
 from mi_toolkit.interventions.sweep import AblationSweep
+from mi_toolkit.models.planning import RunPlan
 from mi_toolkit.sweeps.training import HeadDynamics
 from mi_toolkit.text.generation import Generation
 from mi_toolkit.text.pipeline import Pipeline
@@ -81,7 +83,8 @@ def view(
     | HeadDynamics
     | StimulusComparison
     | RunComparison
-    | ScoreFidelity,
+    | ScoreFidelity
+    | RunPlan,
 ) -> ResultView: ...
 def view(result: Any, *how: Any, **options: Any) -> View:
     """A result as something to look at: in a notebook as the last line of a cell, or saved.
@@ -162,6 +165,7 @@ _view.register(HeadDynamics)(view_dynamics)
 _view.register(StimulusComparison)(view_stimuli)
 _view.register(RunComparison)(view_runs)
 _view.register(ScoreFidelity)(view_fidelity)
+_view.register(RunPlan)(view_plan)
 for _ablated in (AblationEffect, AblationSweep):
     _view.register(_ablated)(view_ablation)
 for _patched in (Patching, AttributionPatching, EdgeAttribution, DirectAttribution):

@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mi_toolkit.core import tl_compat
+from mi_toolkit.core.blocks_on_disk import require_in_memory
 from mi_toolkit.core.errors import (
     BehaviourError,
     ModelLoadError,
@@ -214,6 +215,7 @@ def _config_of(model: Any) -> Any:
     """
     name = model.cfg.model_name
     wrapped = getattr(model, "original_model", None)
+    require_in_memory(model, "An untrained twin")
     if isinstance(wrapped, PreTrainedModel):
         if len(set(map(str, (getattr(wrapped, "hf_device_map", None) or {}).values()))) > 1:
             raise UnsupportedModelError(

@@ -1,6 +1,8 @@
 from .describe import describe_model as describe_model
 from .facts import ModelFacts as ModelFacts
 from .load import load_model as load_model
+from .planning import RunPlan as RunPlan
+from .planning import plan as plan
 from .registry import BUNDLED as BUNDLED
 from .registry import SIBLINGS as SIBLINGS
 from .registry import known_models as known_models

@@ -42,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError
 from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.memory import is_out_of_memory
 from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 
@@ -57,6 +58,8 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
     except (MIToolkitError, SafetensorError):
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelLoadError(_message(source, part, error)) from error
 
 
@@ -315,7 +318,8 @@ def load_weights(
     revision: str | None,
     attn_implementation: str,
     trust_remote_code: bool,
-    device_map: str | None = None,
+    device_map: str | Mapping[str, str] | None = None,
+    offload_folder: str | None = None,
 ) -> Any:
     """The Hugging Face model of `source`, in `dtype`, on `device`, or spread by `device_map`.
 
@@ -330,6 +334,7 @@ def load_weights(
         attn_implementation=attn_implementation,
         trust_remote_code=trust_remote_code,
         device_map=device_map,
+        offload_folder=offload_folder,
     )
     _check_complete(source, loading)
     # A model that is spread over devices cannot be moved as one.
@@ -344,11 +349,13 @@ def read_weights(
     revision: str | None,
     attn_implementation: str,
     trust_remote_code: bool,
-    device_map: str | None = None,
+    device_map: str | Mapping[str, str] | None = None,
+    offload_folder: str | None = None,
 ) -> tuple[Any, Loading]:
     """The Hugging Face model of `source`, and what became of the tensors.
 
-    It is on the CPU, or where `device_map` puts it.
+    It is on the CPU, or where `device_map` puts it; what is to be on disk and is in no file as it
+    is, in `offload_folder`.
 
     Raises:
         ModelLoadError: a weight file is missing or damaged.
@@ -369,10 +376,12 @@ def read_weights(
                 output_loading_info=True,
                 # The mismatches are then in the report, which names them, unlike the exception.
                 ignore_mismatched_sizes=True,
-                **({} if device_map is None else {"device_map": device_map}),
+                **_spread(device_map, offload_folder),
                 **_gguf(source),
             )
         except SafetensorError as error:
+            if is_out_of_memory(error):
+                raise
             raise _damaged(source, revision, error) from error
     model, report = loaded
     return model, Loading(
@@ -382,6 +391,18 @@ def read_weights(
             for name, stored, wanted in sorted(report["mismatched_keys"])
         ),
         unused=_but_buffers(report["unexpected_keys"]),
+    )
+
+
+def _spread(
+    device_map: str | Mapping[str, str] | None, offload_folder: str | None
+) -> dict[str, Any]:
+    """What transformers is asked for where a model is not read as a whole to the CPU."""
+    if device_map is None:
+        return {}
+    asked = device_map if isinstance(device_map, str) else dict(device_map)
+    return {"device_map": asked} | (
+        {} if offload_folder is None else {"offload_folder": offload_folder}
     )
 
 

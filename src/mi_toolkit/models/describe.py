@@ -152,7 +152,7 @@ def describe_model(model: Any) -> ModelFacts:
         n_kv_heads=_n_kv_heads(config),
         d_model=int(config.hidden_size),
         d_head=_d_head(config),
-        d_mlp=_d_mlp(config),
+        d_mlp=mlp_width(config),
         d_vocab=int(config.vocab_size),
         context=_context(model, config),
         **_positions(config, weights),
@@ -213,7 +213,8 @@ def _d_head(config: Any) -> int:
     return int(given or (config.hidden_size // n_heads if n_heads else 0))
 
 
-def _d_mlp(config: Any) -> int:
+def mlp_width(config: Any) -> int:
+    """Neurons of an MLP, by a Hugging Face config; of one expert in a mixture."""
     for field in ("ffn_dim", "n_inner", "intermediate_size", "ffn_hidden_size"):
         if getattr(config, field, None) is not None:
             return int(getattr(config, field))

@@ -1,26 +1,16 @@
-"""What a loaded model is: the record that `describe_model` returns.
-
-How large a model is, from its config alone: asked before any weight is read.
-
-The model is built on torch's `meta` device, which has shapes and no memory.
-"""
+"""What a loaded model is: the record that `describe_model` returns."""
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from mi_toolkit.core.display import TableRepr, TextTable, human_count
-from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
+from mi_toolkit.models.checkpoints import load_config
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import Source, find_source, is_here
+from mi_toolkit.models.sources import find_source, is_here
 from mi_toolkit.models.specs import (
     MODELS,
     Normalisation,
@@ -179,46 +169,6 @@ def _positions(facts: ModelFacts) -> str:
     return ", ".join(parts)
 
 
-_BLOCK = re.compile(r"\.(\d+)\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSize:
-    """Parameters of a model that need not be in memory."""
-
-    name: str
-    """Name of the model, as results give it."""
-
-    n_parameters: int
-    """All of them; tied embeddings once."""
-
-    n_layers: int
-    """Blocks of attention and MLP."""
-
-    n_block_weights: int
-    """Weights in the matrices of all blocks: those that are scored unless told otherwise."""
-
-    def weights(self, bytes_each: int) -> int:
-        """Bytes of the weights."""
-        return self.n_parameters * bytes_each
-
-
-def model_size(
-    name: str | os.PathLike[str], *, revision: str | None = None, trust_remote_code: bool = False
-) -> ModelSize:
-    """The size of a model by any name that `load_model` takes.
-
-    >>> model_size("toy-gpt2").n_layers
-    4
-
-    Raises:
-        UnknownNameError: nothing is called so.
-        ModelLoadError: its config is missing, unreachable, gated, or no causal language model's.
-    """
-    source = find_source(name, revision=revision)
-    return source_size(source, revision=revision, trust_remote_code=trust_remote_code)
-
-
 @cache
 def attention_shape(name: str) -> tuple[int, int] | None:
     """Layers and query heads of a model that is known by name, without the network or its weights.
@@ -237,25 +187,3 @@ def attention_shape(name: str) -> tuple[int, int] | None:
     source = find_source(name)
     config = load_config(source, revision=None, trust_remote_code=False).get_text_config()
     return int(config.num_hidden_layers), int(config.num_attention_heads)
-
-
-def source_size(
-    source: Source, *, revision: str | None = None, trust_remote_code: bool = False
-) -> ModelSize:
-    """The size of a model at a place that was found already.
-
-    Raises:
-        ModelLoadError: as `model_size` does.
-    """
-    config = load_config(source, revision=revision, trust_remote_code=trust_remote_code)
-    with explained(source), quiet_transformers(source, revision), torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    blocks = {
-        name: parameter for name, parameter in model.named_parameters() if _BLOCK.search(name)
-    }
-    return ModelSize(
-        name=source.name,
-        n_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        n_layers=int(config.get_text_config().num_hidden_layers),
-        n_block_weights=sum(p.numel() for p in blocks.values() if p.ndim > 1),
-    )

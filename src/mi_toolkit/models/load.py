@@ -15,7 +15,7 @@ import logging
 import os
 import traceback
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,18 @@ import torch
 from torch import nn
 
 from mi_toolkit.core import tl_compat
+from mi_toolkit.core.blocks_on_disk import blocks_on_disk
 from mi_toolkit.core.errors import (
     MIToolkitError,
     ModelLoadError,
+    OutOfMemoryError,
     UnknownNameError,
     UnsupportedModelError,
     unknown_name,
 )
+from mi_toolkit.core.memory import in_gib, is_out_of_memory, known_bytes
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import one_job, without_inference_tensors
+from mi_toolkit.core.process_state import SMALLER, one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
@@ -44,9 +47,11 @@ from mi_toolkit.models.checkpoints import (
     load_weights,
 )
 from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
+from mi_toolkit.models.memory_use import config_size, held_parameters
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import Source, cached_snapshot, find_source
+from mi_toolkit.models.sources import Source, bytes_on_disk, cached_snapshot, find_source
+from mi_toolkit.models.streamed import load_with_blocks_on_disk
 
 logger = logging.getLogger("mi_toolkit")
 
@@ -63,6 +68,7 @@ def load_model(
     backend: str = "auto",
     device: str | torch.device | None = None,
     device_map: str | None = None,
+    layers_at_a_time: int | None = None,
     dtype: str | torch.dtype = "float32",
     revision: str | None = None,
     attn_implementation: str = "eager",
@@ -90,6 +96,10 @@ def load_model(
             be asked for: TransformerLens knows it to give wrong numbers.
         device_map: how to spread the model over devices, as transformers takes it: `auto`,
             `balanced`, `sequential`, or one device. Instead of `device`.
+        layers_at_a_time: leave the weights of the blocks in their files, and have so many blocks
+            in memory at a time: each is read before it runs. 1 takes the least; more are not read
+            again and again. None: the whole model. Figures are the same; gradients, and what
+            scores or changes weights, need the whole model and say so. Embeddings are in memory.
         dtype: `float32`, `float16` or `bfloat16`. The weights load in it; where the file has
             another, each tensor is converted as it is read.
         revision: a branch, tag or commit of the hub repo, such as Pythia's `step1000`.
@@ -117,6 +127,7 @@ def load_model(
         ModelLoadError: the model is missing, unreachable, gated, damaged or no causal LM, computes
             NaN, the tokenizer has tokens that the model has no embedding for, or `hf_model` is
             wrapped already.
+        OutOfMemoryError: there is not enough memory for it; the message says what takes less.
     """
     if backend not in _BACKENDS:
         raise unknown_name("backend", backend, _BACKENDS)
@@ -129,6 +140,11 @@ def load_model(
         raise ModelLoadError(
             "device_map= spreads a model that is read from files, on the bridge: leave device= and "
             "hf_model= out, and backend= as it is."
+        )
+    if layers_at_a_time is not None and (device_map or backend == "hooked" or hf_model):
+        raise ModelLoadError(
+            "layers_at_a_time= is for a model that is read from files, on the bridge and one "
+            "device: leave device_map= and hf_model= out, and backend= as it is."
         )
     if hf_model is not None:
         return _load_given(
@@ -146,6 +162,7 @@ def load_model(
         backend=backend,
         device=device,
         device_map=device_map,
+        layers_at_a_time=layers_at_a_time,
         dtype=torch_dtype,
         revision=revision,
         attn_implementation=attn_implementation,
@@ -163,6 +180,7 @@ def load_source(
     backend: str = "auto",
     device: str | torch.device | None = None,
     device_map: str | None = None,
+    layers_at_a_time: int | None = None,
     dtype: torch.dtype = torch.float32,
     revision: str | None = None,
     attn_implementation: str = "eager",
@@ -187,16 +205,19 @@ def load_source(
         if own is None:
             own = _own_tokenizer(source, revision, trust_remote_code=trust_remote_code)
         check_vocabulary(source.name, own, int(config.get_text_config().vocab_size))
-        weights = load_weights(
-            source,
-            config,
-            dtype=dtype,
-            device=_device(device),
-            revision=revision,
-            attn_implementation=attn_implementation,
-            trust_remote_code=trust_remote_code,
-            device_map=device_map,
-        )
+        given: dict[str, Any] = {
+            "dtype": dtype,
+            "device": _device(device),
+            "revision": revision,
+            "attn_implementation": attn_implementation,
+            "trust_remote_code": trust_remote_code,
+        }
+        if device_map is None:
+            _check_memory(source, config, given, layers_at_a_time)
+        if layers_at_a_time is None:
+            weights = load_weights(source, config, device_map=device_map, **given)
+        else:
+            weights = load_with_blocks_on_disk(source, config, at_a_time=layers_at_a_time, **given)
     if source.adapter is not None:
         weights = with_adapter(weights, Path(source.adapter))
     # A tokenizer that was given says nothing of the file's own; what is spread may lie elsewhere.
@@ -213,6 +234,31 @@ def load_source(
         tokenizer=own,
         check=check,
     )
+
+
+def _check_memory(
+    source: Source, config: Any, given: Mapping[str, Any], layers: int | None
+) -> None:
+    """Check that the weights alone fit in what is free: else the system may end the process.
+
+    Raises:
+        OutOfMemoryError: they do not.
+    """
+    free, dtype = known_bytes(given["device"]), given["dtype"]
+    files = bytes_on_disk(source, given["revision"])
+    # A quantised file grows by eight at most; to know more takes building the model's shapes.
+    if free is None or 0 < _MOST_GROWTH * files < free:
+        return
+    size = config_size(source, config, trust_remote_code=given["trust_remote_code"])
+    wanted = dtype.itemsize * held_parameters(size, layers)
+    if wanted > free:
+        raise OutOfMemoryError(
+            f"{source.name} does not fit: its weights take {in_gib(wanted)} in "
+            f"{str(dtype).removeprefix('torch.')}, and {in_gib(free)} are free. {SMALLER}"
+        )
+
+
+_MOST_GROWTH = 8
 
 
 def _own_tokenizer(source: Source, revision: str | None, *, trust_remote_code: bool) -> Any:
@@ -331,10 +377,15 @@ def _hooked(
 ) -> HookedModel:
     reference = None
     without_inference_tensors(hf_model)
+    blocks = blocks_on_disk(hf_model)
     if check:
         check_finite(name, hf_model)
+        if blocks is not None:
+            blocks.when_read = lambda layer, block: check_finite(name, block, f"layer {layer}, ")
         hf_model.set_attn_implementation(attn_implementation)
         reference = reference_pass(name, hf_model)
+    if blocks is not None:
+        blocks.when_read = None
     try:
         if backend == "hooked":
             model = tl_compat.hooked_transformer(name, hf_model=hf_model, tokenizer=tokenizer)
@@ -346,6 +397,8 @@ def _hooked(
                 hf_model=hf_model,
                 tokenizer=tokenizer,
             )
+        if blocks is not None:
+            blocks.hooked(model.blocks)  # type: ignore[attr-defined]
         if reference is not None:
             prove(model, reference, config=hf_model.config)
     except UnsupportedModelError as error:
@@ -353,6 +406,8 @@ def _hooked(
     except MIToolkitError:
         raise
     except _BOOT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise _with_adapter_named(name, hf_model, _cannot_wrap(name, hf_model, error)) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mi_toolkit.core.blocks_on_disk import blocks_on_disk
 from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
 from mi_toolkit.core.passes import activations_that_fire, logits_and_activations
@@ -60,15 +61,20 @@ class Reference:
     """Attention patterns in the order in which they were computed; none where fused kernels ran."""
 
 
-def check_finite(name: str, hf_model: nn.Module) -> None:
-    """Nothing, where every weight is a number.
+def check_finite(name: str, module: nn.Module, at: str = "") -> None:
+    """Nothing, where every weight of a model that is in memory is a number.
 
     The least and the greatest of each weight, about the time of reading them once.
+
+    Args:
+        name: of the model.
+        module: the model, or a part of it.
+        at: which part, in words.
 
     Raises:
         ModelLoadError: a weight is NaN or infinite.
     """
-    for weight_name, weight in hf_model.named_parameters():
+    for weight_name, weight in module.named_parameters():
         if (
             weight.is_meta
             or not weight.numel()
@@ -80,7 +86,7 @@ def check_finite(name: str, hf_model: nn.Module) -> None:
         if not least_and_most.isfinite().all():
             n_bad = int((~weight.isfinite()).sum())
             raise ModelLoadError(
-                f"The weights of {name} are damaged: {weight_name} holds {n_bad} of "
+                f"The weights of {name} are damaged: {at}{weight_name} holds {n_bad} of "
                 f"{weight.numel()} values that are NaN or infinite. Download or save the model "
                 "again; check=False loads it as it is."
             )
@@ -92,7 +98,7 @@ def reference_pass(name: str, hf_model: Any) -> Reference | None:
     Raises:
         ModelLoadError: the logits are no numbers.
     """
-    spread = getattr(hf_model, "hf_device_map", None) is not None
+    spread = getattr(hf_model, "hf_device_map", None) or blocks_on_disk(hf_model)
     if not spread and any(weight.is_meta for weight in hf_model.parameters()):
         return None
     hf_model.eval()

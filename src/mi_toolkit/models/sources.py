@@ -201,6 +201,17 @@ def is_here(known: KnownModel) -> bool:
     return source.kind == "folder" or in_hub_cache(source.location)
 
 
+def bytes_on_disk(source: Source, revision: str | None = None) -> int:
+    """Bytes of the weight files of a model; 0 where they are not on this machine."""
+    folder: Path | None = Path(source.location)
+    if source.kind == "hub":
+        folder = cached_snapshot(source.location, revision)
+    if folder is None:
+        return 0
+    names = [source.gguf_file] if source.gguf_file else ["*.safetensors", "*.bin"]
+    return sum(path.stat().st_size for name in names for path in folder.glob(name))
+
+
 def weights_of(source: Source, revision: str | None) -> str | None:
     """The commit of a hub model in the cache, or SHA-256 over the files of a folder.
 

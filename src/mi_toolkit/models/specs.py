@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+LARGE, VERY_LARGE = 1_000_000_000, 7_000_000_000
+"""Parameters from which less of what is asked for is tried."""
+
 Access = Literal["open", "gated"]
 Positional = Literal["learned", "rotary", "alibi", "sinusoidal", "none"]
 Normalisation = Literal["LayerNorm", "RMSNorm"]

@@ -22,7 +22,7 @@ from typing import Any
 from mi_toolkit.core.errors import SweepError, in_one_line
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.sweeps.results import SweepSettings
-from mi_toolkit.sweeps.run import OVERHEAD, Outcome, Queue, Work, Worker
+from mi_toolkit.sweeps.run import Outcome, Queue, Work, Worker
 
 try:
     import ray
@@ -300,4 +300,4 @@ class _Pool:
 
 def _serves(slot: _Slot, work: Work) -> bool:
     """Whether a worker has the memory for a piece of work, and not far more than it needs."""
-    return work.n_bytes <= slot.n_bytes <= max(2 * work.n_bytes, 2 * OVERHEAD)
+    return work.n_bytes <= slot.n_bytes <= 2 * max(work.n_bytes, 2**30)

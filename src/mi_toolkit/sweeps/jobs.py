@@ -160,9 +160,6 @@ class Task:
     table: Callable[[Any], DataFrame] | None = lambda found: found.to_pandas()
     """What the sweep's table has of a result; None for nothing."""
 
-    copies: float = 1.0
-    """The memory that it takes at its most, in times that of the weights."""
-
     needs: tuple[str, ...] = ()
     """Arguments that it does not go without."""
 
@@ -317,7 +314,6 @@ TASKS: Mapping[str, Task] = {
         run=_score,
         load=lambda folder: WeightScores.load(folder / RESULT),
         table=WeightScores.by_layer,
-        copies=3.0,  # weights, gradients, scores
     ),
     "ablation_sweep": Task(
         function=ablation_sweep,
@@ -330,7 +326,6 @@ TASKS: Mapping[str, Task] = {
         run=_verify,
         load=lambda folder: Verification.load(folder / RESULT),
         not_asked=("dtype",),
-        copies=2.0,  # the checkpoint is read again
     ),
 }
 """By name."""

@@ -26,12 +26,12 @@ import torch
 
 from mi_toolkit.core.errors import MIToolkitError, SweepError, in_one_line
 from mi_toolkit.core.io import file_digest, remove_drafts
+from mi_toolkit.core.memory import available_bytes, in_gib
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.models.facts import model_size
 from mi_toolkit.models.load import dtype_named, load_model
+from mi_toolkit.models.memory_use import ModelSize, model_size, peak_bytes
 from mi_toolkit.models.sources import find_source, weights_of
 from mi_toolkit.sweeps.jobs import TASKS, Job, Parts, Split
 from mi_toolkit.sweeps.results import (
@@ -45,9 +45,6 @@ from mi_toolkit.sweeps.results import (
 )
 
 logger = logging.getLogger("mi_toolkit")
-
-OVERHEAD = 2**30
-"""Bytes that a worker takes next to weights: Python, torch, and a pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,9 +190,10 @@ class Worker:
         free = available_bytes(device)
         if work.n_bytes > free:
             raise SweepError(
-                f"{work.job.task} on {work.job.model} takes about {_gib(work.n_bytes)} in "
-                f"{work.job.dtype}, and {_gib(free)} are free here: take bfloat16, or a machine "
-                "with more memory."
+                f"{work.job.task} on {work.job.model} takes about {in_gib(work.n_bytes)} in "
+                f"{work.job.dtype}, and {in_gib(free)} are free here: take bfloat16, load="
+                "{'layers_at_a_time': 1}, which reads its blocks from disk, or a machine with more "
+                "memory."
             )
 
 
@@ -230,34 +228,33 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _gib(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"
-
-
 def _weights_of_model(model: str, revision: str | None) -> str | None:
     """What tells weights from others; None for weights that are not on this machine."""
     return weights_of(find_source(model, revision=revision), revision)
 
 
 @cache
-def _n_parameters(model: str) -> int:
+def _size(model: str) -> ModelSize | None:
     try:
-        return model_size(model).n_parameters
+        return model_size(model)
     except MIToolkitError:
-        return 0  # whoever loads it says why
+        return None  # whoever loads it says why
 
 
-def bytes_needed(job: Job) -> int:
-    """The memory that a job takes, by the model's config: its weights, and what it adds to them."""
-    weights = _n_parameters(job.model) * dtype_named(job.dtype).itemsize
-    return OVERHEAD + int(TASKS[job.task].copies * weights)
+def bytes_needed(job: Job, *, layers: int | None = None) -> int:
+    """The memory that a job takes, by the model's config: that of `mi.plan`; 0 where unknown."""
+    size = _size(job.model)
+    itemsize = dtype_named(job.dtype).itemsize
+    return 0 if size is None else peak_bytes(size, job.task, itemsize=itemsize, layers=layers)
 
 
 class Queue:
     """The work that is to be done: the largest models first, each job's result after its parts."""
 
-    def __init__(self, folders: Mapping[str, JobFolder], *, retries: int) -> None:
-        self.folders, self.retries = folders, retries
+    def __init__(
+        self, folders: Mapping[str, JobFolder], *, retries: int, layers: int | None = None
+    ) -> None:
+        self.folders, self.retries, self.layers = folders, retries, layers
         self.waiting: list[Work] = []
         self._left: dict[str, int] = {}
         self._deaths: dict[Any, int] = {}
@@ -265,7 +262,7 @@ class Queue:
 
     def add(self, job: Job, *, n_parts: int, weights: str | None) -> None:
         """Add a job that is not done: the parts of it that are missing."""
-        result = Work(job=job, n_parts=n_parts, n_bytes=bytes_needed(job))
+        result = Work(job=job, n_parts=n_parts, n_bytes=bytes_needed(job, layers=self.layers))
         parts = [replace(result, part=part) for part in range(n_parts if n_parts > 1 else 0)]
         folder = self.folders[job.name]
         parts = [part for part in parts if not folder.has_part(part.part_name, weights)]
@@ -455,7 +452,8 @@ def _prepared(
             job.name: JobFolder(folder, job, settings, mixed_versions=mixed_versions)
             for job in jobs
         }
-        queue = Queue(folders, retries=retries)
+        layers = settings.load.get("layers_at_a_time")
+        queue = Queue(folders, retries=retries, layers=layers)
         for job in jobs:
             own = weights(job.model, job.revision)
             if folders[job.name].is_done(own):

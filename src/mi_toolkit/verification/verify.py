@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
+from mi_toolkit.core.blocks_on_disk import require_in_memory
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ModelLoadError, ModelTypeError, PromptError
 from mi_toolkit.core.model import HookedModel
@@ -169,6 +170,8 @@ def verify_model(
         )
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens={max_new_tokens}: it has to be 1 or more.")
+    if model is not None:
+        require_in_memory(model, "Verification")
     reference, loading = _reference(
         name,
         dtype=dtype if model is None else describe_model(model).dtype,

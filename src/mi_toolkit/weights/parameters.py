@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from mi_toolkit.core.blocks_on_disk import require_in_memory
 from mi_toolkit.core.errors import UnsupportedModelError, WeightError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -47,8 +48,9 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
         UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
             latent attention), a matrix next to them (a state-space mixer), a weight that is not
             what its module applies (an adapter, a parametrisation, quantisation), or a layout that
-            is not known.
+            is not known; or the model's blocks are on disk.
     """
+    require_in_memory(model, "A table of the weights")
     is_bridge = hasattr(model, "original_model")
     parts = _once(bridge_parts(model) if is_bridge else hooked_parts(model))
     found = _matrices(model, parts)
