@@ -30,7 +30,7 @@ from mi_toolkit.app.sources import VisitorModels
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.app.weights import weights_section
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.process_state import available_bytes
+from mi_toolkit.core.memory import available_bytes
 from mi_toolkit.models.registry import BUNDLED
 
 HEADER = """<header class="top">

@@ -167,7 +167,7 @@ def budget_for(name: str, load: LoadOptions, **asked: Any) -> Budget:
     with doing(f"Reading the config of {name}"), third_parties_kept_off_stdout(), uncollected():
         import torch
 
-        from mi_toolkit.core.process_state import available_bytes
+        from mi_toolkit.core.memory import available_bytes
         from mi_toolkit.models.facts import model_size
 
         size = model_size(name, revision=load.revision, trust_remote_code=load.trust_remote_code)

@@ -10,6 +10,14 @@ class MIToolkitError(Exception):
     """Base class of every error that mi_toolkit raises on purpose."""
 
 
+class WriteError(MIToolkitError, OSError):
+    """A file that cannot be written: the disk is full, say. One that was there is as it was."""
+
+
+class OutOfMemoryError(MIToolkitError, MemoryError):
+    """Work that takes more memory than there is: how much it takes, and what takes less."""
+
+
 class UnknownNameError(MIToolkitError, ValueError):
     """A name (of a model, behaviour, head, layer, …) that does not exist here."""
 

@@ -18,7 +18,6 @@ from contextvars import ContextVar
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,6 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.interrupts import contexts_whole
+from mi_toolkit.core.memory import memory_told
 from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
@@ -139,11 +140,12 @@ def alone_with(model: Any) -> Iterator[None]:
     one each and wait for the other's wait for ever.
     """
     turn, name = _turn_of(model)
-    turn.take(name)
-    try:
-        yield
-    finally:
-        turn.give_back()
+    with contexts_whole():
+        turn.take(name)
+        try:
+            yield
+        finally:
+            turn.give_back()
 
 
 def check_arguments(
@@ -245,7 +247,8 @@ def allows_nan() -> bool:
 def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
     """The function in `known_state`, and alone with the model that is its first argument.
 
-    Its argument `allow_nan`, where it has one, holds for every pass that it runs.
+    Its argument `allow_nan`, where it has one, holds for every pass that it runs. Ctrl-C leaves no
+    context half-entered, and where memory does not suffice, an `OutOfMemoryError` says what does.
     """
     parameters = signature(function).parameters
     takes_model = next(iter(function.__annotations__.items()), None) == ("model", "HookedModel")
@@ -257,6 +260,8 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
         if takes_model and (given or "model" in named):
             require_hooks(model, function.__name__)
         with ExitStack() as stack:
+            stack.enter_context(contexts_whole())
+            stack.enter_context(memory_told(function, given, named))
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
@@ -284,23 +289,3 @@ def without_inference_tensors(model: nn.Module) -> None:
                             copied = nn.Parameter(copied, tensor.requires_grad)
                         usual[id(tensor)] = copied
                     held[name] = usual[id(tensor)]  # type: ignore[assignment]
-
-
-UNKNOWN = 4 * 2**30
-"""What is taken to be free where the system does not say."""
-
-
-def available_bytes(device: str | torch.device | None = None) -> int:
-    """Bytes that can still be taken on a device without swapping."""
-    where = torch.device(device or "cpu")
-    if where.type == "cuda":
-        return int(torch.cuda.mem_get_info(where)[0])
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN

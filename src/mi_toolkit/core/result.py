@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from functools import cache, reduce
@@ -26,6 +25,7 @@ from torch import Tensor
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.memory import is_out_of_memory
 from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
 
@@ -49,24 +49,13 @@ def save_record(
         record: plain values that JSON can hold.
 
     Raises:
-        OSError: it cannot be written: the disk is full, say.
+        WriteError: it cannot be written: the disk is full, say.
     """
     metadata = {"format": format, "report": json.dumps(record)}
     with atomic_write(path) as draft:
-        try:
-            plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(plain, draft, metadata=metadata)
-        except SafetensorError as error:
-            raise _of_the_system(error) from error
+        plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(plain, draft, metadata=metadata)
         _order_metadata(draft)
-
-
-def _of_the_system(error: SafetensorError) -> OSError:
-    """What the operating system said, which safetensors puts into words."""
-    number = re.search(r"os error (\d+)", str(error))
-    if number is None:
-        return OSError(str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _order_metadata(path: Path) -> None:
@@ -109,6 +98,8 @@ def load_record(
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        if is_out_of_memory(error):
+            raise
         raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
     if metadata.get("format") in outdated:
         why = outdated[metadata["format"]]
@@ -155,7 +146,7 @@ class SavedResult:
         Whole or not at all: an interrupted save leaves what was there before.
 
         Raises:
-            OSError: it cannot be written: the disk is full, say.
+            WriteError: it cannot be written: the disk is full, say.
         """
         record, tensors = self.taken_apart()
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)

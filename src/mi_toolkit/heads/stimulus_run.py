@@ -27,9 +27,9 @@ from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.errors import PromptError, ReportError
+from mi_toolkit.core.memory import available_bytes
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import Visitor, visit_activations
-from mi_toolkit.core.process_state import available_bytes
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import Checkpoint
 from mi_toolkit.core.sight import Sight, Square, looks_ahead

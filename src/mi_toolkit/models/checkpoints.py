@@ -42,6 +42,7 @@ from transformers.utils import logging as transformers_logging
 
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError
 from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.memory import is_out_of_memory
 from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
 
@@ -57,6 +58,8 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
     except (MIToolkitError, SafetensorError):
         raise
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelLoadError(_message(source, part, error)) from error
 
 
@@ -373,6 +376,8 @@ def read_weights(
                 **_gguf(source),
             )
         except SafetensorError as error:
+            if is_out_of_memory(error):
+                raise
             raise _damaged(source, revision, error) from error
     model, report = loaded
     return model, Loading(

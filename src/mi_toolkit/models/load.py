@@ -31,6 +31,7 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
     unknown_name,
 )
+from mi_toolkit.core.memory import is_out_of_memory
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
@@ -353,6 +354,8 @@ def _hooked(
     except MIToolkitError:
         raise
     except _BOOT_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise _with_adapter_named(name, hf_model, _cannot_wrap(name, hf_model, error)) from error
     model.cfg.revision = revision
     if tokenizer is not None and put_in_front(tokenizer):

@@ -11,8 +11,6 @@ Changing single weights and putting them back: what is changed, and to what.
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,16 +179,14 @@ def applied(edits: Sequence[Edit]) -> Iterator[None]:
         WeightError: a weight did not change, so the perturbation is none.
     """
     try:
-        with _interrupt_later():
-            for edit in edits:
-                edit.matrix.write(edit.rows, edit.columns, edit.new)
+        for edit in edits:
+            edit.matrix.write(edit.rows, edit.columns, edit.new)
         for edit in edits:
             _check_changed(edit)
         yield
     finally:
-        with _interrupt_later():
-            for edit in edits:
-                edit.matrix.write(edit.rows, edit.columns, edit.old)
+        for edit in edits:
+            edit.matrix.write(edit.rows, edit.columns, edit.old)
 
 
 def _check_changed(edit: Edit) -> None:
@@ -208,22 +204,6 @@ def _check_changed(edit: Edit) -> None:
 def _bits(values: Tensor) -> Tensor:
     integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
     return values.contiguous().view(integer)
-
-
-@contextmanager
-def _interrupt_later() -> Iterator[None]:
-    """Let Ctrl-C wait until the weights are all written: half of them would be neither state."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        signal.raise_signal(came[0])  # to whoever handles it now
 
 
 logger = logging.getLogger("mi_toolkit")
