@@ -70,8 +70,9 @@ tests-tl3: .venv-tl3/.installed
 tests: .venv/.installed-dev
 	.venv/bin/python $(PYTEST)
 
-# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged. Not part of
-# `make test`, which has the quick ones of them. TransformerLens' own class is on the older set alone.
+# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged, kills and
+# Ctrl-C at random moments, full disks, too little memory. Not part of `make test`, which has the
+# quick ones of them. TransformerLens' own class is on the older set alone.
 fire: .venv/.installed-dev .venv-tl3/.installed
 	.venv/bin/python $(PYTEST) -m fire tests
 	.venv-tl3/bin/python $(PYTEST) --jaxtyping-packages= -m fire -k transformer_lens_own_class tests/fire

@@ -73,12 +73,6 @@ JOBS: Mapping[str, tuple[Run, str]] = {
         lambda model, _, n, length: mi.cards.profile_heads(model, texts(n, length), batch_size=n),
         "batch_size=1",
     ),
-    "confirm_heads": (
-        lambda model, _, n, __: mi.confirm_heads(
-            model, {"induction": ["L2H0"]}, n_sequences=max(n, 4), batch_size=n
-        ),
-        "n_sequences below",
-    ),
     "score_weights": (
         lambda model, _, n, length: mi.score_weights(
             model, ids(n, length), "fisher", batch_size=n, max_length=length
@@ -109,7 +103,8 @@ JOBS: Mapping[str, tuple[Run, str]] = {
     ),
     "sweep": (swept, "batch_size=1"),
 }
-"""What is run, and the way out that it has to name."""
+"""What is run, and the way out that it has to name. `confirm_heads` has room: it runs one sequence
+at a time."""
 
 
 def outcome(run: Run, model: Any, at: Path) -> dict[str, object]:

@@ -46,10 +46,8 @@ def contexts_whole() -> Iterator[None]:
         yield
     finally:
         # A generator may be closed in another thread, and somebody may have set a handler inside.
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is handler
-        ):
+        current: object = signal.getsignal(signal.SIGINT)
+        if threading.current_thread() is threading.main_thread() and current is handler:
             signal.signal(signal.SIGINT, before)
             handler.wait()
 
@@ -74,7 +72,7 @@ class _PuttingOff:
     def _come_again(self, number: int) -> None:
         time.sleep(AGAIN)
         self._one_is_coming.release()  # first: it may be put off another time
-        _thread.interrupt_main(number)
+        _thread.interrupt_main(signal.Signals(number))
         self._arrived.append(number)
 
     def wait(self) -> None:

@@ -112,7 +112,7 @@ def left_of_group(groups: Path, own: Path = Path("/proc/self/cgroup")) -> int | 
     Pages of files that nobody uses count as free: the kernel gives them up.
     """
     left: list[int] = []
-    for line in own.read_text(encoding="ascii").splitlines() if own.exists() else ():
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else ():
         _, name, path = line.split(":", maxsplit=2)
         if name not in _GROUP_FILES:
             continue
