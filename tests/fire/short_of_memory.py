@@ -91,20 +91,14 @@ JOBS: Mapping[str, tuple[Run, str]] = {
         ),
         "fewer or shorter texts",
     ),
-    "ablation_effect": (
-        lambda model, _, n, length: mi.ablation_effect(
-            model, ids(1, length), ["L0H1"], n_random=n, batch_size=n, max_new_tokens=0
-        ),
-        "batch_size=1",
-    ),
     "attribute": (
         lambda model, _, n, length: mi.attribute(model, ids(1, length), 7, batch_size=n),
         "batch_size=1",
     ),
-    "sweep": (swept, "batch_size=1"),
+    "sweep": (swept, "take bfloat16, or a machine with more memory"),
 }
-"""What is run, and the way out that it has to name. `confirm_heads` has room: it runs one sequence
-at a time."""
+"""What is run, and the way out that it has to name. What runs one sequence at a time has room:
+`confirm_heads`, `ablation_effect`."""
 
 
 def outcome(run: Run, model: Any, at: Path) -> dict[str, object]:
@@ -116,7 +110,8 @@ def outcome(run: Run, model: Any, at: Path) -> dict[str, object]:
         return {"message": None}
     except OutOfMemoryError as error:
         message = str(error)
-    run(model, at, 1, 12)
+    if run is not swept:  # a worker wants a GiB, whatever it is to do
+        run(model, at, 1, 12)
     return {"message": message}
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_a_result_that_is_saved(job: str, tmp_path: Path) -> None:
     check_file(JOBS[job](loaded("toy-gpt2"), tmp_path).save, tmp_path / "made" / "result")
 
 
+@cache
 def report() -> mi.HeadReport:
     return mi.classify_heads(loaded("toy-gpt2"), TEXTS[:2])
 
@@ -219,7 +221,7 @@ def test_standard_output_on_a_full_disk_is_told() -> None:
     assert done.stderr == "mi-toolkit: standard output cannot be written: the disk is full.\n"
 
 
-WRITES = {"write_text", "write_bytes", "to_csv", "to_parquet", "savefig", "save_file"}
+WRITES = {"write_text", "write_bytes", "to_csv", "to_parquet", "save_file"}
 NOT_TO_DRAFTS = {
     "app/example.py": "the maintainers' own, of a file that is under version control",
     "models/gguf_cache.py": "into a folder that is renamed once it is whole",

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 TOLD = re.compile(
     r"(\w+)( on toy-gpt2)? takes [\d.]+ [MG]iB of memory or more \([\d.]+ [MG]iB in use, "
     r"[\d.]+ [MG]iB asked for at once\), and [\d.]+ [MG]iB are there\. Take .+\."
+    r"|classify on toy-gpt2 takes about 1\.0 GiB in float32, and \d+ MiB are free here: take .+\."
 )
 
 
