@@ -70,9 +70,10 @@ tests-tl3: .venv-tl3/.installed
 tests: .venv/.installed-dev
 	.venv/bin/python $(PYTEST)
 
-# Bad days: faults of the hub, an accelerator that is pretended, files that are damaged, any prompt
-# and option, mutants of the pure code. Not part of `make test`, which has the quick ones of them.
-# TransformerLens' own class is on the older set alone. Each prints its figures; MUTANTS= runs all.
+# Bad days: faults of the hub, an accelerator that is pretended, kills and Ctrl-C at random moments,
+# full disks, too little memory, files that are damaged, any prompt and option, mutants of the pure
+# code. Not part of `make test`, which has the quick ones of them. TransformerLens' own class is on
+# the older set alone. Each prints its figures; MUTANTS= runs all mutants.
 MUTANTS ?= 3
 fire: .venv/.installed-dev .venv-tl3/.installed
 	.venv/bin/python $(PYTEST) -m fire tests

@@ -116,9 +116,7 @@ def test_a_disk_that_refuses_is_told_in_one_line(
     monkeypatch.setattr("mi_toolkit.draw.page.atomic_write", refuse)
     page = tmp_path / "page.html"
     assert run(["view", "x y z", *TOY, "--layer", "0", "--html", str(page)]) == 1
-    assert capsys.readouterr().err == (
-        f"mi-toolkit: {page} cannot be written: No space left on device.\n"
-    )
+    assert capsys.readouterr().err == (f"mi-toolkit: {page} cannot be written: the disk is full.\n")
 
 
 def test_ctrl_c_exits_with_130_and_no_traceback(

@@ -16,7 +16,7 @@ import mi_toolkit as mi
 from mi_toolkit.cli.app import run
 from mi_toolkit.core.display import human_count
 from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError
-from mi_toolkit.core.memory import in_gib
+from mi_toolkit.core.memory import gigabytes
 from mi_toolkit.models.memory_use import WORKLOADS, memory_parts, model_size, workload
 from mi_toolkit.models.planning import RunPlan, measured_flops, measured_reading
 from mi_toolkit.sweeps.jobs import TASKS, Job
@@ -214,9 +214,9 @@ def test_the_table_in_the_docs_is_what_plans_say() -> None:
     found = {name: mi.plan(config, memory="4GiB") for name, config in all_configs().items()}
     whole = {name: mi.plan(config, memory="999GiB") for name, config in all_configs().items()}
     rows = [
-        f"| {name} | {human_count(plan.n_parameters)} | {in_gib(whole[name].peak)} | "
+        f"| {name} | {human_count(plan.n_parameters)} | {gigabytes(whole[name].peak)} | "
         f"{'all' if plan.layers_at_a_time is None else plan.layers_at_a_time} of {plan.n_layers} | "
-        f"{plan.batch_size} | {in_gib(plan.peak)} |"
+        f"{plan.batch_size} | {gigabytes(plan.peak)} |"
         for name, plan in sorted(found.items(), key=lambda item: item[1].n_parameters)
     ]
     assert all(plan.fits for plan in found.values())

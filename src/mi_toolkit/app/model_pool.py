@@ -14,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mi_toolkit.app.held import return_memory
-from mi_toolkit.app.settings import gigabytes
 from mi_toolkit.core.errors import ModelLoadError
-from mi_toolkit.core.memory import available_bytes
+from mi_toolkit.core.memory import available_bytes, gigabytes
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.load import load_model
 

@@ -26,15 +26,6 @@ PUBLIC_MODEL_BYTES, PUBLIC_DISK = 2 * 2**30, 10 * 2**30
 """What a public server's downloads are held to, unless it says otherwise."""
 
 
-def gigabytes(n_bytes: int) -> str:
-    """A size as people write it.
-
-    >>> gigabytes(3 * 2**29)
-    '1.5 GiB'
-    """
-    return f"{n_bytes / 2**30:.1f} GiB"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The bounds of one server."""

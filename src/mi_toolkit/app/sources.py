@@ -13,8 +13,9 @@ from huggingface_hub import scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound, DryRunError
 from huggingface_hub.file_download import DryRunFileInfo
 
-from mi_toolkit.app.settings import Settings, gigabytes
+from mi_toolkit.app.settings import Settings
 from mi_toolkit.core.errors import ModelLoadError
+from mi_toolkit.core.memory import gigabytes
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.load import load_source
 from mi_toolkit.models.memory_use import source_size

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from mi_toolkit.core.io import atomic_write
+
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
@@ -42,18 +44,18 @@ class Saveable:
             case ".png":
                 self.view.save_png(path)
             case ".csv":
-                self.table().to_csv(path, index=False, float_format="%.6g")
+                with atomic_write(path) as draft:
+                    self.table().to_csv(draft, index=False, float_format="%.6g")
             case _:
                 rows = self.table().to_dict("records")
-                path.write_text(
-                    json.dumps(
-                        {**self.about, "rows": [_plain_row(row) for row in rows]},
-                        ensure_ascii=False,
-                        allow_nan=False,
-                        indent=1,
-                    ),
-                    encoding="utf-8",
+                text = json.dumps(
+                    {**self.about, "rows": [_plain_row(row) for row in rows]},
+                    ensure_ascii=False,
+                    allow_nan=False,
+                    indent=1,
                 )
+                with atomic_write(path) as draft:
+                    draft.write_text(text, encoding="utf-8")
 
 
 def _plain_row(row: dict[Any, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from mi_toolkit.atlas.folder import (
     FORMAT,
+    HEADVIS,
     INDEX,
     KIND,
     MEASURED,
@@ -292,7 +293,7 @@ def head_atlas(
         facts = _measure(each.source.name, folder, loading, measuring, headvis=headvis)
         files = [REPORT, PAGE, PICTURE]
         if headvis:
-            exported = folder.glob("headvis/**/*.json")
+            exported = folder.glob(f"{HEADVIS}/**/*.json")
             files += [path.relative_to(folder).as_posix() for path in exported]
         # Weights that were not on this machine are, now.
         settings["weights"] = each.weights
@@ -368,6 +369,7 @@ def _measure(
     model_page(report).save_html(folder / PAGE)
     save_label_map(report, folder / PICTURE)
     if headvis:
-        export_headvis(model, report, folder / "headvis")
+        remove_drafts(folder / HEADVIS, and_below=True)  # whatever is there is entered
+        export_headvis(model, report, folder / HEADVIS)
     facts = describe_model(model)
     return {**facts.record(), "parameters": facts.parameters}

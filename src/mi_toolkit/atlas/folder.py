@@ -65,6 +65,9 @@ REPORT, PAGE, PICTURE, PROVENANCE = (
     "labels.png",
     "provenance.json",
 )
+HEADVIS = "headvis"
+"""Folder of a model for HeadVis, where it was asked for."""
+
 MEASURED = "measured"
 """The part that a finished model is."""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mi_toolkit.attribution.baselines import Objective, replaced_embeddings
 from mi_toolkit.core.errors import AttributionError, HookError
-from mi_toolkit.core.model import HookedModel, evaluating, uncached
+from mi_toolkit.core.model import HookedModel, attached, evaluating, uncached
 from mi_toolkit.core.progress import track
 
 
@@ -141,13 +141,9 @@ def _unembedding_the_last(model: HookedModel) -> Iterator[None]:
     if unembed is None:
         yield
         return
-    handle = unembed.register_forward_pre_hook(
-        lambda _, given: (given[0][:, -1:], *given[1:]), prepend=True
-    )
-    try:
+    hook = unembed.register_forward_pre_hook
+    with attached([hook(lambda _, given: (given[0][:, -1:], *given[1:]), prepend=True)]):
         yield
-    finally:
-        handle.remove()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

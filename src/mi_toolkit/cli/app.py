@@ -210,10 +210,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print("\nInterrupted.", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:
-        # Else Python flushes standard output again at exit, and complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         code = PIPE_CLOSED
+    except OSError as error:
+        from mi_toolkit.core.io import FULL, disk_is_full
+
+        if not disk_is_full(error):
+            raise
+        _forget_output()
+        _complain(f"standard output cannot be written: {FULL}.")
+        code = FAILURE
     sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Else Python flushes standard output again at exit, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -19,8 +19,8 @@ from cyclopts import Group, Parameter
 import mi_toolkit as mi
 from mi_toolkit.cli.options import Switch
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
-from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import atomic_write, picture_kind
+from mi_toolkit.core.errors import MIToolkitError, WriteError
+from mi_toolkit.core.io import atomic_write, picture_kind, refusal
 
 if TYPE_CHECKING:
     from mi_toolkit.core.result import Result
@@ -81,8 +81,10 @@ def writing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield path
+    except WriteError:
+        raise
     except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise OutputError(f"{path} cannot be written: {refusal(error)}.") from error
 
 
 @Parameter(name="*", group=Group("What it gives", sort_key=2))

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as TABLE
 
 from mi_toolkit.core.blocks_on_disk import BringsBlock
-from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook, uncached
+from mi_toolkit.core.model import HookedModel, attached, evaluating, pattern_hook, uncached
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import allowing_nan
 from mi_toolkit.core.sight import Sight, Square
@@ -144,15 +144,12 @@ def _read(model: Any) -> dict[int, _MaskRows]:
         return look
 
     ids = torch.arange(_SHORT, device=model.cfg.device)[None] % int(model.cfg.d_vocab)
-    with ExitStack() as stack:
-        stack.enter_context(_silent(model))
-        stack.enter_context(_noted(made))
-        stack.enter_context(evaluating(model))
-        for layer, block in enumerate(model.blocks):
-            if hasattr(block, "attn"):
-                hook = block.attn.register_forward_pre_hook(watching(layer), with_kwargs=True)
-                stack.callback(hook.remove)
-        stack.enter_context(torch.no_grad())
+    watched = attached(
+        block.attn.register_forward_pre_hook(watching(layer), with_kwargs=True)
+        for layer, block in enumerate(model.blocks)
+        if hasattr(block, "attn")
+    )
+    with _silent(model), _noted(made), evaluating(model), watched, torch.no_grad():
         model(ids, return_type=None, attention_mask=torch.ones_like(ids), **uncached(model))
     return found
 

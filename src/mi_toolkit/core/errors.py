@@ -17,6 +17,14 @@ def in_one_line(error: BaseException) -> str:
     return told[:500]
 
 
+class WriteError(MIToolkitError, OSError):
+    """A file that cannot be written: the disk is full, say. One that was there is as it was."""
+
+
+class OutOfMemoryError(MIToolkitError, MemoryError):
+    """Work that takes more memory than there is: how much it takes, and what takes less."""
+
+
 class UnknownNameError(MIToolkitError, ValueError):
     """A name (of a model, behaviour, head, layer, …) that does not exist here."""
 
@@ -31,10 +39,6 @@ class ModelTypeError(MIToolkitError, TypeError):
 
 class ModelLoadError(MIToolkitError):
     """A model that cannot be loaded: missing, damaged, gated, unreachable, or not a causal LM."""
-
-
-class OutOfMemoryError(MIToolkitError, MemoryError):
-    """Memory that is not there, for a model or for what is done with it."""
 
 
 class BehaviourError(MIToolkitError, ValueError):

@@ -1,7 +1,8 @@
-"""Files are written whole: to a temporary name, then renamed."""
+"""Files are written whole: to a temporary name, then renamed. A disk that refuses is told."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,7 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mi_toolkit.core.errors import MIToolkitError, ReportError, UnknownNameError, in_one_line
+from mi_toolkit.core.errors import (
+    MIToolkitError,
+    ReportError,
+    UnknownNameError,
+    WriteError,
+    in_one_line,
+)
+from mi_toolkit.core.interrupts import contexts_whole
 
 
 @contextmanager
@@ -20,27 +28,92 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the same folder; it takes the name `path` when the block succeeds.
 
     After an error, or when the process is killed, `path` is what it was before.
+
+    Raises:
+        WriteError: the system refuses to write: the disk is full, say.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.draft-", suffix=target.suffix
-    )
-    os.close(handle)
-    draft = Path(name)
+    with contexts_whole(), _told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.name}.draft-", suffix=target.suffix
+        )
+        os.close(handle)
+        draft = Path(name)
+        try:
+            with system_errors():
+                yield draft
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            draft.chmod(0o666 & ~_umask())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
     try:
-        yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.chmod(0o666 & ~_umask())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        room = "Make room, or give" if disk_is_full(error) else "Give"
+        told = WriteError(
+            f"{path} cannot be written: {refusal(error)}. {room} another place; what was there "
+            "before is as it was."
+        )
+        told.errno = error.errno
+        raise told from error
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what `atomic_write` left in a folder when its process was killed."""
-    for path in folder.glob(".*.draft-*"):
+FULL = "the disk is full"
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error is of a disk that took no more, or has its cause in one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EFBIG,
+        ):
+            return True
+        error = error.__cause__
+    return False
+
+
+def refusal(error: OSError) -> str:
+    """Why the system refuses, in words that go on after a colon."""
+    if disk_is_full(error):
+        return FULL
+    cause = error.__cause__
+    return refusal(cause) if isinstance(cause, OSError) else error.strerror or str(error)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """Inside, what libraries in Rust say of the system is an OSError, as Python's own say it.
+
+    Safetensors and tokenizers put the system's number into the words of errors of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None or isinstance(error, OSError):
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def remove_drafts(folder: Path, *, and_below: bool = False) -> None:
+    """Remove what `atomic_write` left in a folder when its process was killed.
+
+    Args:
+        folder: the folder; it may not be there.
+        and_below: in all folders in it, too: where the whole of it is the library's own.
+    """
+    for path in folder.glob("**/.*.draft-*" if and_below else ".*.draft-*"):
         path.unlink()
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mi_toolkit.core.errors import HookError
-from mi_toolkit.core.model import HookedModel, evaluating, method_replaced, uncached
+from mi_toolkit.core.model import HookedModel, attached, evaluating, method_replaced, uncached
 from mi_toolkit.core.passes import check_finite_pass
 
 _log = logging.getLogger(__name__)
@@ -124,16 +124,12 @@ class LaterBlocks:
 
             return keep
 
-        handles = [
+        with attached(
             block.register_forward_hook(keeper(layer))
             for layer, block in enumerate(self.blocks, start=1)
             if layer in self._layers
-        ]
-        try:
+        ):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def _is_repeated(self) -> bool:
         layer = min(self._outputs, key=lambda kept: abs(kept - len(self.blocks) // 2), default=0)

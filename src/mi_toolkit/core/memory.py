@@ -1,23 +1,49 @@
-"""How much memory can still be had, and what is said where there is none left.
+"""Memory: what can still be taken, and work that takes more than there is.
 
-Free is the least of what the system has, what the groups of processes that this one is in may still
-take (Slurm, containers), and what its own limits leave (`ulimit`).
+1. What can be taken is what the machine has free, and no more than the limits of the process leave:
+   that of its address space (`ulimit -v`), and that of its control group (a container's).
+2. Where an allocation fails in whichever library, the job that was asked for says in one line how
+   much it takes, how much there is, and which of its arguments takes less.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+import re
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from inspect import signature
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
+
+from mi_toolkit.core.errors import MIToolkitError, OutOfMemoryError
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 UNKNOWN = 4 * 2**30
 """What is taken to be free where the system does not say."""
 
-_PROC = Path("/proc")
-_CGROUPS = Path("/sys/fs/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+"""Where Linux says what control groups may take."""
+
+
+def gigabytes(n_bytes: float) -> str:
+    """A size as people write it.
+
+    >>> gigabytes(3 * 2**29), gigabytes(2**25)
+    ('1.5 GiB', '32 MiB')
+    """
+    mebibytes = n_bytes / 2**20
+    return f"{mebibytes / 2**10:.1f} GiB" if mebibytes >= 973 else f"{mebibytes:.0f} MiB"
 
 
 def available_bytes(device: str | torch.device | None = None) -> int:
@@ -31,95 +57,204 @@ def known_bytes(device: str | torch.device | None = None) -> int | None:
     where = torch.device(device or "cpu")
     if where.type == "cuda":
         return int(torch.cuda.mem_get_info(where)[0])
-    found = [free for free in (_of_system(), *_of_groups(), *_of_limits()) if free is not None]
-    return max(0, min(found)) if found else None
+    found = (_free(), _left_of_address_space(), _left_of_data(), left_of_group(GROUPS))
+    left = [each for each in found if each is not None]
+    return max(0, min(left)) if left else None
 
 
-def _of_system() -> int | None:
-    free = _kilobytes(_PROC / "meminfo", "MemAvailable")
-    if free is not None:
-        return free
+def _free() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def _of_limits() -> Iterator[int]:
-    """What `ulimit -v` and `ulimit -d` leave."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    status = _PROC / "self" / "status"
-    for limit, held in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
-        most, taken = resource.getrlimit(limit)[0], _kilobytes(status, held)
-        if most != resource.RLIM_INFINITY and taken is not None:
-            yield most - taken
+def _left_of_address_space() -> int | None:
+    """What `ulimit -v` leaves; None without a limit."""
+    limit, sizes = _limit("RLIMIT_AS"), _sizes()
+    return None if limit is None or sizes is None else limit - sizes[0]
 
 
-def _of_groups() -> Iterator[int]:
-    """What the control groups of Linux leave, first the process' own, then those around it."""
-    try:
-        lines = (_PROC / "self" / "cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        of_v1 = bool(controllers)
-        root = _CGROUPS / "memory" if of_v1 else _CGROUPS
-        names = ("limit_in_bytes", "usage_in_bytes") if of_v1 else ("max", "current")
-        for path in (PurePosixPath(group), *PurePosixPath(group).parents):
-            folder = root / str(path).lstrip("/")
-            try:
-                most, taken = (
-                    int((folder / f"memory.{name}").read_text(encoding="ascii")) for name in names
-                )
-            except (OSError, ValueError):  # no such group to see from here, or "max"
-                continue
-            # Of files that were read, the system takes the memory back.
-            yield most - taken + _inactive_files(folder, of_v1=of_v1)
+def _left_of_data() -> int | None:
+    """What `ulimit -d` leaves; None without a limit."""
+    limit, status = _limit("RLIMIT_DATA"), Path("/proc/self/status")
+    if limit is None or not status.exists():
+        return None
+    lines = status.read_text(encoding="ascii", errors="replace").splitlines()
+    held = next((line for line in lines if line.startswith("VmData:")), None)
+    return None if held is None else limit - int(held.split()[1]) * 1024
 
 
-def _inactive_files(folder: Path, *, of_v1: bool) -> int:
-    wanted = "total_inactive_file" if of_v1 else "inactive_file"
-    for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(" ")
-        if name == wanted:
-            return int(value)
-    return 0
+def _limit(name: str) -> int | None:
+    if resource is None:
+        return None
+    limit = int(resource.getrlimit(getattr(resource, name))[0])
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _kilobytes(path: Path, name: str) -> int | None:
-    """The bytes that a line `name:  123 kB` says; None where there is none."""
-    if path.exists():
-        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    return None
+def _sizes() -> tuple[int, int] | None:
+    """Bytes of this process' address space, and those of them in memory; None where unknown."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        return None
+    mapped, resident = statm.read_text(encoding="ascii").split()[:2]
+    page = os.sysconf("SC_PAGE_SIZE")
+    return int(mapped) * page, int(resident) * page
 
 
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that memory could not be had."""
-    while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            return True
-        # Of the CPU's allocator, and of safetensors, there is the text alone.
-        if any(words in str(error) for words in ("can't allocate memory", "(os error 12)")):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+_GROUP_FILES = MappingProxyType(
+    {
+        "": ("", "memory.max", "memory.current", "inactive_file"),
+        "memory": (
+            "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    }
+)
+"""By what `/proc/self/cgroup` calls it (version 2 has no name): folder, limit, use, idle files."""
 
 
-def in_gib(n_bytes: float) -> str:
-    """Bytes as people read them.
+def left_of_group(groups: Path, own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """What the process' control group, and those that it is in, leave it; None without a limit.
 
-    >>> in_gib(1_610_612_736), in_gib(52_428_800)
-    ('1.5 GiB', '50 MiB')
+    Pages of files that nobody uses count as free: the kernel gives them up.
     """
-    mebibytes = n_bytes / 2**20
-    return f"{mebibytes / 2**10:.1f} GiB" if mebibytes >= 973 else f"{mebibytes:.0f} MiB"
+    left: list[int] = []
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else ():
+        _, name, path = line.split(":", maxsplit=2)
+        if name not in _GROUP_FILES:
+            continue
+        folder, limit, use, idle = _GROUP_FILES[name]
+        # Inside a container its own group may be the root of what it sees.
+        for group in (Path(path), *Path(path).parents):
+            place = groups / folder / group.relative_to("/")
+            if (
+                not (place / use).is_file()
+                or (most := (place / limit).read_text().strip()) == "max"
+            ):
+                continue
+            stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
+            left.append(int(most) - int((place / use).read_text()) + int(stat.get(idle, 0)))
+    return min(left, default=None)
+
+
+_WORDS = re.compile(
+    r"can't allocate memory|cannot allocate memory|unable to allocate|not enough memory"
+    r"|out of memory|bad_alloc|os error 12\b",
+    re.IGNORECASE,
+)
+"""How torch, numpy, safetensors, Arrow and the system say it."""
+
+_ASKED = re.compile(
+    r"(?:tried|unable) to allocate ([\d.]+) ?(bytes|KiB|MiB|GiB|TiB)", re.IGNORECASE
+)
+_UNITS = {"bytes": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is of memory that did not suffice, in whichever library's words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, MIToolkitError):
+        return False
+    is_systems = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return is_systems or bool(_WORDS.search(str(error)))
+
+
+LESS: Mapping[str, Callable[[Any], str | None]] = MappingProxyType(
+    {
+        "batch_size": lambda n: None if n == 1 else "batch_size=1",
+        "blocks_at_once": lambda n: None if n == 1 else "blocks_at_once=1",
+        "max_length": lambda n: "a smaller max_length" if n is None else f"max_length below {n}",
+        "num_beams": lambda n: f"num_beams below {n}" if n > 1 else None,
+        "max_new_tokens": lambda n: f"max_new_tokens below {n}" if n else None,
+        "n_sequences": lambda n: f"n_sequences below {n}" if n else "fewer n_sequences",
+        "eval_limit": lambda n: "an eval_limit" if n is None else f"eval_limit below {n}",
+        "layers": lambda chosen: "layers=[0]" if chosen is None else None,
+        "positions": lambda chosen: "positions='last'" if chosen is None else None,
+    }
+)
+"""What takes less memory, by the name of a job's argument and what it is; None: nothing less."""
+
+SMALLER = (
+    "Of a model with layers_at_a_time=1 (--layers-at-a-time 1) one block is in memory at a time; "
+    "dtype='bfloat16' halves the weights. mi.plan(name, task) (mi-toolkit plan) says what fits."
+)
+"""What takes less memory where a model does not fit."""
+
+TEXTS = frozenset({"prompt", "prompts", "texts", "text", "clean"})
+
+
+_in_job: ContextVar[bool] = ContextVar("_in_job", default=False)
+
+
+@contextmanager
+def memory_told(
+    job: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]
+) -> Iterator[None]:
+    """Inside runs a job with these arguments; where it runs out of memory, that is said.
+
+    Of jobs that call others the outermost says it: its arguments are the caller's to change. What
+    the job held is let go, so that another try finds the memory that this one did.
+
+    Raises:
+        OutOfMemoryError: an allocation failed.
+    """
+    if _in_job.get():
+        yield
+        return
+    token = _in_job.set(True)
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)
+        raise OutOfMemoryError(_told(job, given, named, error)) from error
+    finally:
+        _in_job.reset(token)
+
+
+def _told(
+    job: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any], error: Exception
+) -> str:
+    bound = signature(job).bind(*given, **named)
+    bound.apply_defaults()
+    first = next(iter(bound.arguments.values()))
+    cfg = getattr(first, "cfg", None)
+    device = getattr(cfg, "device", None)
+    of = f" on {cfg.model_name}" if cfg is not None else ""
+    used = _in_use(device)
+    asked = _ASKED.search(str(error))
+    words = "its memory"
+    if used is not None:
+        there = f"{gigabytes(used + available_bytes(device))} are there"
+        words = f"more memory than the {there}"
+        if asked is not None:
+            more = int(float(asked[1]) * _UNITS[asked[2].lower()])
+            words = (
+                f"{gigabytes(used + more)} of memory or more ({gigabytes(used)} in use, "
+                f"{gigabytes(more)} asked for at once), and {there}"
+            )
+    asked_for = bound.arguments
+    ways = [way for name in LESS if name in asked_for and (way := LESS[name](asked_for[name]))]
+    ways += ["fewer or shorter texts"] if TEXTS & asked_for.keys() else []
+    if getattr(cfg, "dtype", asked_for.get("dtype")) in (torch.float32, "float32"):
+        ways.append("load_model(…, dtype='bfloat16')")
+    ways += [] if cfg is None else ["load_model(…, layers_at_a_time=1)"]
+    return f"{job.__name__}{of} takes {words}. Take {' or '.join(ways) or 'a larger machine'}."
+
+
+def _in_use(device: str | torch.device | None) -> int | None:
+    """Bytes that this process has taken on a device, of what its limit counts."""
+    if torch.device(device or "cpu").type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    sizes = _sizes()
+    return None if sizes is None else sizes[_limit("RLIMIT_AS") is None]

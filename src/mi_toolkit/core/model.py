@@ -6,8 +6,8 @@ Every public function takes any object that fits `HookedModel`; none asks which 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -184,6 +184,18 @@ def _forget_rows(model: HookedModel) -> None:
     positions = getattr(model, "pos_embed", None)
     if positions is not None and hasattr(positions, "_current_batch_size"):
         positions._current_batch_size = None
+
+
+@contextmanager
+def attached(handles: Iterable[Any]) -> Iterator[None]:
+    """Inside, these hooks of torch are there; after it they are removed.
+
+    Give a generator that registers them: it runs as the context is entered.
+    """
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
 
 
 @contextmanager

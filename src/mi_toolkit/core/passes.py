@@ -20,6 +20,7 @@ from mi_toolkit.core.errors import HookError, NotFiniteError
 from mi_toolkit.core.model import (
     HookedModel,
     HookFunction,
+    attached,
     by_head,
     evaluating,
     pattern_hook,
@@ -235,15 +236,11 @@ def _first_not_finite(model: Any, ids: Tensor) -> tuple[str, str] | None:
 
         return look
 
-    handles = [
+    watched = attached(
         module.register_forward_hook(watching(name)) for name, module in model.named_modules()
-    ]
-    try:
-        with suppress(_LastOneSeen):
-            _run(model, ids, {}, return_type="logits")
-    finally:
-        for handle in handles:
-            handle.remove()
+    )
+    with watched, suppress(_LastOneSeen):
+        _run(model, ids, {}, return_type="logits")
     return found[0] if found else None
 
 

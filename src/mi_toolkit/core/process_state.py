@@ -24,8 +24,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mi_toolkit.core.errors import MIToolkitError, ModelTypeError, OutOfMemoryError
-from mi_toolkit.core.memory import available_bytes, in_gib, is_out_of_memory
+from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.interrupts import contexts_whole
+from mi_toolkit.core.memory import memory_told
 from mi_toolkit.core.progress import own_progress
 
 logger = logging.getLogger("mi_toolkit")
@@ -139,11 +140,12 @@ def alone_with(model: Any) -> Iterator[None]:
     one each and wait for the other's wait for ever.
     """
     turn, name = _turn_of(model)
-    turn.take(name)
-    try:
-        yield
-    finally:
-        turn.give_back()
+    with contexts_whole():
+        turn.take(name)
+        try:
+            yield
+        finally:
+            turn.give_back()
 
 
 def check_arguments(
@@ -245,7 +247,8 @@ def allows_nan() -> bool:
 def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
     """The function in `known_state`, and alone with the model that is its first argument.
 
-    Its argument `allow_nan`, where it has one, holds for every pass that it runs.
+    Its argument `allow_nan`, where it has one, holds for every pass that it runs. Ctrl-C leaves no
+    context half-entered, and where memory does not suffice, an `OutOfMemoryError` says what does.
     """
     parameters = signature(function).parameters
     takes_model = next(iter(function.__annotations__.items()), None) == ("model", "HookedModel")
@@ -257,39 +260,16 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
         if takes_model and (given or "model" in named):
             require_hooks(model, function.__name__)
         with ExitStack() as stack:
+            stack.enter_context(contexts_whole())
+            stack.enter_context(memory_told(function, given, named))
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
             stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
-            stack.enter_context(_memory_explained(function.__name__, model))
             return function(*given, **named)
 
     return run
-
-
-@contextmanager
-def _memory_explained(job: str, model: Any) -> Iterator[None]:
-    """Inside, memory that cannot be had is an error of one line, with the way out."""
-    try:
-        yield
-    except Exception as error:  # of torch, safetensors, the system: each has a class of its own
-        if isinstance(error, MIToolkitError) or not is_out_of_memory(error):
-            raise
-        cfg = getattr(model, "cfg", None)
-        name = str(getattr(cfg, "model_name", model if isinstance(model, str) else "the model"))
-        free = in_gib(available_bytes(getattr(cfg, "device", None)))
-        raise OutOfMemoryError(
-            f"{job} of {name} takes more memory than there is ({free} are free now). {SMALLER}"
-        ) from error
-
-
-SMALLER = (
-    "Of a model with layers_at_a_time=1 (--layers-at-a-time 1) one block is in memory at a time; "
-    "dtype='bfloat16' halves the weights; batch_size=1, where a function takes it, the pass. "
-    "mi.plan(name, task) (mi-toolkit plan) says what fits."
-)
-"""The ways out where memory runs out."""
 
 
 def without_inference_tensors(model: nn.Module) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,7 +52,7 @@ def save_record(
         record: plain values that JSON can hold.
 
     Raises:
-        OSError: it cannot be written: the disk is full, say.
+        WriteError: it cannot be written: the disk is full, say.
     """
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(record)
@@ -65,10 +64,7 @@ def save_record(
         "checksum": str(zlib.crc32(f"{text}{checksums}".encode())),
     }
     with atomic_write(path) as draft:
-        try:
-            save_file(plain, draft, metadata=metadata)
-        except SafetensorError as error:
-            raise _of_the_system(error) from error
+        save_file(plain, draft, metadata=metadata)
         _order_metadata(draft)
 
 
@@ -76,14 +72,6 @@ def _checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's type, shape and bytes: what shows damage, at the speed of reading."""
     content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return zlib.crc32(content, zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode()))
-
-
-def _of_the_system(error: SafetensorError) -> OSError:
-    """What the operating system said, which safetensors puts into words."""
-    number = re.search(r"os error (\d+)", str(error))
-    if number is None:
-        return OSError(str(error))
-    return OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _order_metadata(path: Path) -> None:
@@ -215,7 +203,7 @@ class SavedResult:
         Whole or not at all: an interrupted save leaves what was there before.
 
         Raises:
-            OSError: it cannot be written: the disk is full, say.
+            WriteError: it cannot be written: the disk is full, say.
         """
         record, tensors = self.taken_apart()
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)

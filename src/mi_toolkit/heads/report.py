@@ -501,7 +501,7 @@ class HeadReport(Result):
         """Write the report to one safetensors file, with its record as JSON in the header.
 
         Raises:
-            OSError: it cannot be written: the disk is full, say.
+            WriteError: it cannot be written: the disk is full, say.
         """
         parts = self.parts or {next(iter(self.tokens)): replace(self, untrained=None)}
         ReportFile(

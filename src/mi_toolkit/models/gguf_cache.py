@@ -30,7 +30,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mi_toolkit.core.io import file_digest
+from mi_toolkit.core.io import file_digest, refusal, system_errors
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.resumable import fingerprint
 from mi_toolkit.models.checkpoints import load_config, load_tokenizer, read_weights
@@ -94,14 +94,15 @@ def keep(source: Source, *, config: Any, tokenizer: Any, model: Any, dtype: torc
     wanted = _wanted(source, dtype)
     entry = _entry(source, wanted)
     try:
-        _write(entry, wanted, source, config=config, tokenizer=tokenizer, model=model)
+        with system_errors():
+            _write(entry, wanted, source, config=config, tokenizer=tokenizer, model=model)
     except OSError as error:
         logger.warning(
             "%s: what was converted from GGUF could not be kept in %s (%s); the next load converts "
             "it again.",
             source.name,
             entry.parent,
-            error.strerror or error,
+            refusal(error),
         )
 
 

@@ -33,9 +33,9 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
     unknown_name,
 )
-from mi_toolkit.core.memory import in_gib, is_out_of_memory, known_bytes
+from mi_toolkit.core.memory import SMALLER, gigabytes, is_out_of_memory, known_bytes
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.process_state import SMALLER, one_job, without_inference_tensors
+from mi_toolkit.core.process_state import one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
 from mi_toolkit.models.checkpoints import (
     causal_architecture,
@@ -253,8 +253,8 @@ def _check_memory(
     wanted = dtype.itemsize * held_parameters(size, layers)
     if wanted > free:
         raise OutOfMemoryError(
-            f"{source.name} does not fit: its weights take {in_gib(wanted)} in "
-            f"{str(dtype).removeprefix('torch.')}, and {in_gib(free)} are free. {SMALLER}"
+            f"{source.name} does not fit: its weights take {gigabytes(wanted)} in "
+            f"{str(dtype).removeprefix('torch.')}, and {gigabytes(free)} are free. {SMALLER}"
         )
 
 

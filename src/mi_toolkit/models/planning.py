@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 
 from mi_toolkit.core.display import TextTable, human_count
 from mi_toolkit.core.errors import ModelLoadError, PromptError
-from mi_toolkit.core.memory import available_bytes, in_gib
+from mi_toolkit.core.memory import available_bytes, gigabytes
 from mi_toolkit.core.result import Result
 from mi_toolkit.models.checkpoints import causal_architecture
 from mi_toolkit.models.load import DTYPES, dtype_named
@@ -147,8 +147,8 @@ class RunPlan(Result):
         """The plan in one line."""
         verdict = "fits" if self.fits else "DOES NOT FIT"
         return (
-            f"{self.task} on {self.model}: {in_gib(self.peak)} at the peak, {verdict} in "
-            f"{in_gib(self.memory)}"
+            f"{self.task} on {self.model}: {gigabytes(self.peak)} at the peak, {verdict} in "
+            f"{gigabytes(self.memory)}"
         )
 
     def text_table(self) -> TextTable:
@@ -157,7 +157,7 @@ class RunPlan(Result):
 
     def cells(self) -> list[list[str]]:
         """What the plan is about, and what it says."""
-        held = ", ".join(f"{name} {in_gib(size)}" for name, size in self.parts.items() if size)
+        held = ", ".join(f"{name} {gigabytes(size)}" for name, size in self.parts.items() if size)
         layers, n = self.layers_at_a_time, self.n_layers
         where = self.device if self.device_map is None else f"device_map {self.device_map}"
         rate = f"{self.flops_per_second / 1e9:,.0f} GFLOP/s"
@@ -168,12 +168,12 @@ class RunPlan(Result):
             ["weights", f"{self.dtype} on {where}"],
             ["layers at a time", f"all {n}" if layers is None else f"{layers} of {n}, from disk"],
             ["batch", f"batch_size={self.batch_size}: sequences to a pass"],
-            ["peak memory", f"{in_gib(self.peak)}: {held}"],
+            ["peak memory", f"{gigabytes(self.peak)}: {held}"],
             ["time", f"{_in_words(self.seconds)} or more for {self.tokens:,} tokens, at {rate}"],
             ["mode", self.mode],
         ]
         if not self.fits:
-            needed = f"{in_gib(self.peak)} is the least: more memory, or a smaller model"
+            needed = f"{gigabytes(self.peak)} is the least: more memory, or a smaller model"
             return [*rows, ["way out", needed]]
         return [*rows, ["load", f"load_model({self.model!r}{self._arguments()})"]]
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mi_toolkit.core.blocks_on_disk import blocks_on_disk
 from mi_toolkit.core.errors import ModelLoadError, UnsupportedModelError
-from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook
+from mi_toolkit.core.model import HookedModel, attached, attention_layers, pattern_hook
 from mi_toolkit.core.passes import activations_that_fire, logits_and_activations
 from mi_toolkit.core.process_state import allowing_nan
 from mi_toolkit.core.tolerances import ATTENTION, HALF_PRECISION, LOGITS, logit_floor
@@ -145,12 +145,8 @@ def _watched(hf_model: Any, ids: Tensor) -> Iterator[tuple[list[Tensor], list[Te
             if is_pattern and not any(part is known for known in patterns):
                 patterns.append(part.detach())
 
-    handles = [module.register_forward_hook(look) for module in hf_model.modules()]
-    try:
+    with attached(module.register_forward_hook(look) for module in hf_model.modules()):
         yield layers, patterns
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def prove(model: HookedModel, reference: Reference, *, config: Any) -> None:

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 
 from mi_toolkit.core.errors import MIToolkitError, SweepError, in_one_line
-from mi_toolkit.core.io import file_digest, remove_drafts
-from mi_toolkit.core.memory import available_bytes, in_gib
+from mi_toolkit.core.io import FULL, disk_is_full, file_digest, refusal, remove_drafts
+from mi_toolkit.core.memory import available_bytes, gigabytes
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
@@ -120,7 +120,7 @@ class Worker:
             with _threads(self._settings.threads):
                 return self._done(work)
         except Exception as error:
-            is_full = _disk_is_full(error)
+            is_full = disk_is_full(error)
             if not is_full and not isinstance(error, MIToolkitError):
                 logger.warning("%s failed.", work.job.name, exc_info=error)
             return Outcome(
@@ -190,8 +190,8 @@ class Worker:
         free = available_bytes(device)
         if work.n_bytes > free:
             raise SweepError(
-                f"{work.job.task} on {work.job.model} takes about {in_gib(work.n_bytes)} in "
-                f"{work.job.dtype}, and {in_gib(free)} are free here: take bfloat16, load="
+                f"{work.job.task} on {work.job.model} takes about {gigabytes(work.n_bytes)} in "
+                f"{work.job.dtype}, and {gigabytes(free)} are free here: take bfloat16, load="
                 "{'layers_at_a_time': 1}, which reads its blocks from disk, or a machine with more "
                 "memory."
             )
@@ -210,22 +210,6 @@ def _threads(n: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-FULL = "the disk is full"
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error is of a disk that took no more, or has its cause in one."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EFBIG,
-        ):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _weights_of_model(model: str, revision: str | None) -> str | None:
@@ -417,10 +401,9 @@ def _written_to(folder: Path, jobs: Sequence[Job]) -> Iterator[None]:
         yield
     except OSError as error:
         n_done = len(SweepResults(folder, tuple(jobs), {}).done)
-        reason = FULL if _disk_is_full(error) else error.strerror or str(error)
         raise SweepError(
-            f"{folder} cannot be written: {reason}. {n_done} of {len(jobs)} jobs are done; the "
-            "same call goes on from there."
+            f"{folder} cannot be written: {refusal(error)}. {n_done} of {len(jobs)} jobs are done; "
+            "the same call goes on from there."
         ) from error
 
 

@@ -20,7 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.model import HookedModel, attention_layers, evaluating, pattern_hook
+from mi_toolkit.core.model import (
+    HookedModel,
+    attached,
+    attention_layers,
+    evaluating,
+    pattern_hook,
+)
 from mi_toolkit.core.tolerances import ATTENTION, logit_floor
 from mi_toolkit.models.describe import QK_NORM, QKV_BIAS
 from mi_toolkit.verification.check_input import SHIFT, CheckInput
@@ -49,12 +55,8 @@ def qk_norm(subject: CheckInput) -> Outcome:
     ]
     if not norms:
         return not_applicable("The family does not normalise queries and keys.")
-    handles = [module.register_forward_hook(_passing) for module in norms]
-    try:
+    with attached(module.register_forward_hook(_passing) for module in norms):
         without = subject.reference_logits()
-    finally:
-        for handle in handles:
-            handle.remove()
     return _different(subject, subject.logits(), without, "the norms of Q and K")
 
 

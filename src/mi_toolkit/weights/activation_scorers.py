@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mi_toolkit.core.effective_weights import ONLY_WATCHES
 from mi_toolkit.core.errors import HookError, WeightError
-from mi_toolkit.core.model import HookedModel, evaluating
+from mi_toolkit.core.model import HookedModel, attached, evaluating
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.weights.calibration import ByMatrix, Calibration, Scored, run, weights_of
 from mi_toolkit.weights.coordinates import Tap, WeightMatrix
@@ -141,16 +141,12 @@ def input_sums(
         summed = each(tokens.float()).sum(dim=0, dtype=torch.float64)
         sums[name] = sums[name] + summed if name in sums else summed
 
-    handles = [watch_input(tap, name, width, seen) for name, (tap, width) in taps.items()]
-    try:
-        with evaluating(calibration.model), torch.no_grad():
-            for batch, _ in calibration.batches():
-                places = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
-                real = places.flatten().to(calibration.model.cfg.device)
-                run(calibration.model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = attached(watch_input(tap, name, n, seen) for name, (tap, n) in taps.items())
+    with evaluating(calibration.model), watched, torch.no_grad():
+        for batch, _ in calibration.batches():
+            places = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+            real = places.flatten().to(calibration.model.cfg.device)
+            run(calibration.model, batch)
     if missing := [name for name in taps if name not in sums]:
         raise HookError(f"The input of {missing[0]} was not seen: its module did not run.")
     return sums
@@ -176,14 +172,10 @@ def routed_tokens(
         # What an expert does not see is shown as zeros.
         counts[name] += int(activation.detach().reshape(-1, width)[real].any(dim=-1).sum())
 
-    handles = [watch_input(tap, name, width, seen) for name, (tap, width) in taps.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            for batch in batches:
-                places = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
-                real = places.flatten().to(model.cfg.device)
-                run(model, batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watched = attached(watch_input(tap, name, n, seen) for name, (tap, n) in taps.items())
+    with evaluating(model), watched, torch.no_grad():
+        for batch in batches:
+            places = torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+            real = places.flatten().to(model.cfg.device)
+            run(model, batch)
     return dict(counts)

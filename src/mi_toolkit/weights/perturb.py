@@ -11,8 +11,6 @@ Changing single weights and putting them back: what is changed, and to what.
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,16 +138,14 @@ def applied(edits: Sequence[Edit]) -> Iterator[None]:
         WeightError: a weight did not change, so the perturbation is none.
     """
     try:
-        with _interrupt_later():
-            for edit in edits:
-                edit.matrix.write(edit.rows, edit.columns, edit.new)
+        for edit in edits:
+            edit.matrix.write(edit.rows, edit.columns, edit.new)
         for edit in edits:
             _check_changed(edit)
         yield
     finally:
-        with _interrupt_later():
-            for edit in edits:
-                edit.matrix.write(edit.rows, edit.columns, edit.old)
+        for edit in edits:
+            edit.matrix.write(edit.rows, edit.columns, edit.old)
 
 
 def _check_changed(edit: Edit) -> None:
@@ -162,22 +158,6 @@ def _check_changed(edit: Edit) -> None:
             f"first at [{int(edit.rows[first])}, {int(edit.columns[first])}], which is "
             f"{float(edit.old[first]):g}: its new value is the old one."
         )
-
-
-@contextmanager
-def _interrupt_later() -> Iterator[None]:
-    """Let Ctrl-C wait until the weights are all written: half of them would be neither state."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
-        return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if came:
-        signal.raise_signal(came[0])  # to whoever handles it now
 
 
 logger = logging.getLogger("mi_toolkit")

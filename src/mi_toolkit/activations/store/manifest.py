@@ -12,7 +12,6 @@ library's own (a length, a JSON header, the tensors one after the other), and it
 
 from __future__ import annotations
 
-import errno
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from torch import Tensor
 from mi_toolkit.activations.batcher import START, Cursor
 from mi_toolkit.core import resumable
 from mi_toolkit.core.errors import StoreError
+from mi_toolkit.core.io import refusal
 from mi_toolkit.core.result import fields_fit, structured
 from mi_toolkit.core.resumable import FILE, Part, ResumableFolder
 
@@ -191,11 +191,9 @@ def disk_errors(kept: ResumableFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full" if full else error.strerror or str(error)
         recorded = Manifest.of(kept.manifest)
         raise StoreError(
-            f"{kept.path} cannot be written: {reason}. {recorded.rows:,} rows of "
+            f"{kept.path} cannot be written: {refusal(error)}. {recorded.rows:,} rows of "
             f"{recorded.place.documents:,} documents are recorded and can be read; with room on "
             "the disk the same call goes on from there."
         ) from error

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
 from importlib import resources
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from io import BytesIO
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
@@ -132,10 +131,7 @@ class Sheet(Figure):
     """A figure of this package: a notebook shows it, whether pyplot is in use there or not."""
 
     def _repr_png_(self) -> bytes:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / "figure.png"
-            save_figure(self, path)
-            return path.read_bytes()
+        return _drawn(self, "png")
 
 
 def axes_at(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
@@ -216,10 +212,7 @@ def draw_strip(ax: Axes, y: float, strip: DotStrip, *, dots: str) -> None:
 
 def as_svg(figure: Figure) -> str:
     """A figure as an SVG document."""
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "figure.svg"
-        save_figure(figure, path)
-        return path.read_text(encoding="utf-8")
+    return _drawn(figure, "svg").decode()
 
 
 PAD = 0.05
@@ -243,11 +236,18 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
     Raises:
         UnknownNameError: another ending, or none.
+        WriteError: it cannot be written: the disk is full, say.
     """
-    kind = picture_kind(path)
+    # Drawn in memory: on a full disk matplotlib's PDF leaves its file open, and complains of zlib.
+    picture = _drawn(figure, picture_kind(path))
+    with atomic_write(path) as draft:
+        draft.write_bytes(picture)
+
+
+def _drawn(figure: Figure, kind: str) -> bytes:
+    picture = BytesIO()
     installed = {font.name for font in fontManager.ttflist}
     with (
-        atomic_write(path) as draft,
         mpl.rc_context(
             {
                 "font.family": [font for font in FONTS if font in installed],
@@ -260,10 +260,11 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         # A script that no installed font has is shown as boxes, which says as much.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(
-            draft,
+            picture,
             format=kind,
             dpi=DOTS_PER_INCH,
             bbox_inches=_whole(figure),
             facecolor=figure.get_facecolor(),
             metadata=UNDATED.get(kind),
         )
+    return picture.getvalue()
