@@ -97,7 +97,8 @@ def test_a_notebook_s_outputs_become_text_files_and_frames() -> None:
     assert f"({Path(picture).name})" in page
     (view,) = [name for name in made if name.endswith(".html")]
     assert made[view] == '<p>a "b"</p>'
-    assert f'src="../{Path(view).name}"' in page
+    assert f'data-mi-toolkit src="../{Path(view).name}"' in page
+    assert page.rstrip().endswith('<script src="../frame.js"></script>')
 
 
 def test_a_link_that_leads_nowhere_is_found(tmp_path: Path) -> None:

@@ -139,5 +139,9 @@ def test_a_notebook_s_page_holds_its_views_live(address: str, browser: Browser) 
         assert looked_at(page, address, "notebooks/01_first_look/") == []
         page.locator("iframe").scroll_into_view_if_needed()
         page.frame_locator("iframe").locator(".map svg").first.wait_for()
+        # Where the frame is out of sight, as on paper, its picture is there.
+        frame = "document.querySelector('iframe')"
+        page.wait_for_function(f"{frame}.style.background.includes('data:image/svg+xml')")
+        assert page.evaluate(f"{frame}.scrollHeight === {frame}.clientHeight")
     finally:
         page.close()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from matplotlib.image import imread
 
 from mi_toolkit.draw.page import Page
+from mi_toolkit.draw.primitives import VERDICTS
 from mi_toolkit.draw.report import view_report
 from tests.browser.chromium import OpenPage
 from tests.browser.conftest import OpenHTML
@@ -165,6 +166,53 @@ def test_a_frame_out_of_sight_is_in_a_picture_of_the_whole_page(
     opened.page.emulate_media(color_scheme="dark", media="print")
     assert frame.evaluate(paper) == "rgb(255, 255, 255)"
     assert frame.evaluate("getComputedStyle(document.body).printColorAdjust") == "exact"
+
+
+CONTRAST = """([words, paper]) => {
+    const channels = (colour) => {
+        const canvas = document.createElement("canvas").getContext("2d");
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const luminance = (colour) => {
+        const [red, green, blue] = channels(colour).map((value) => value / 255)
+            .map((s) => s <= 0.04045 ? s / 12.92 : ((s + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+    };
+    const [high, low] = [luminance(words), luminance(paper)].sort((a, b) => b - a);
+    return (high + 0.05) / (low + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("paper", ["light", "dark"])
+def test_words_in_the_colour_of_a_verdict_can_be_read(
+    paper: Literal["light", "dark"], tmp_path: Path, open_html: OpenHTML
+) -> None:
+    made_view(["a", "b"]).save_html(tmp_path / "view.html")
+    opened = open_html(tmp_path / "view.html")
+    opened.page.emulate_media(color_scheme=paper)
+    of = "getComputedStyle({}).{}".format
+    back = opened.page.evaluate(of("document.body", "backgroundColor"))
+    for colour in VERDICTS.values():
+        words = opened.page.evaluate(
+            "colour => { const word = document.createElement('b'); word.className = 'verdict';"
+            "word.style.setProperty('--verdict', colour); document.body.append(word);"
+            f"return {of('word', 'color')} }}",
+            colour,
+        )
+        assert opened.page.evaluate(CONTRAST, [words, back]) > 3.8, (colour, words)
+
+
+def test_on_paper_nothing_is_cut_off_or_closed(tmp_path: Path, open_html: OpenHTML) -> None:
+    report = made_report({"diffuse": torch.full((6, 6), 0.95)})
+    opened = open_view(open_html, view_report(report), tmp_path / "report.html")
+    behind = "[...document.querySelectorAll('details .head')].map(each => each.checkVisibility())"
+    assert set(opened.page.evaluate(behind)) == {False}
+    opened.page.emulate_media(media="print")
+    assert set(opened.page.evaluate(behind)) == {True}
+    wide = "[...document.querySelectorAll('.wide')].map(each => getComputedStyle(each).overflowX)"
+    assert set(opened.page.evaluate(wide)) == {"visible"}
 
 
 def test_what_a_page_cannot_draw_it_says(tmp_path: Path, open_html: OpenHTML) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from matplotlib.image import imread
 
 from mi_toolkit.draw.figures.heads import pattern_grid
 from mi_toolkit.draw.figures.maps import head_map, label_map, scope_map
+from mi_toolkit.draw.figures.style import Sheet
 from mi_toolkit.draw.primitives import FRAME
 from mi_toolkit.draw.report import view_report
 from tests.draw.made import made_report, made_view
@@ -89,6 +91,13 @@ def test_pictures_hold_the_patterns_and_name_at_most_forty_tokens() -> None:
 @pytest.mark.parametrize("token", ["$x$", "$\\frac", "中文", "\n", "</svg>"])
 def test_a_token_is_written_as_it_is_whatever_it_holds(token: str, tmp_path: Path) -> None:
     made_view([token, "b"]).save_png(tmp_path / "heads.png")
+
+
+def test_a_notebook_shows_a_figure_without_pyplot() -> None:
+    view = made_view(["a", "b", "c"])
+    shown = pattern_grid(view.patterns, view.tokens, ["L3H0", "L3H1"])
+    assert isinstance(shown, Sheet)
+    assert imread(BytesIO(shown._repr_png_())).std() > 0.1
 
 
 def test_a_pattern_stays_sharp_in_vector_graphics(tmp_path: Path) -> None:

@@ -203,6 +203,15 @@ def test_a_length_curve_is_one_panel_of_the_sweep() -> None:
         figures.length_curve(sweep, "locality")
 
 
+def test_a_head_far_below_chance_is_still_in_the_panel() -> None:
+    one = made_report({"induction": torch.tensor([[-0.4, 0.9], [0.1, 0.2]])})
+    sweep = LengthSweep(model="made", lengths=(1,), reports={("prompt", 1): one})
+    assert figures.length_curve(sweep, "induction").get_ylim()[0] < -0.4
+    panel, *_ = figures.stimulus_grid(compare_stimuli({"one": one, "other": one})).axes
+    assert panel.get_xlim()[0] < -0.4
+    assert panel.get_ylim()[0] < -0.4
+
+
 def test_every_new_figure_draws_in_the_caller_s_axes() -> None:
     ax = Figure().subplots()
     report = made_report({"induction": torch.rand(2, 2), "locality": torch.rand(2, 2)})

@@ -41,6 +41,11 @@ def test_every_type_that_the_overloads_name_is_registered() -> None:
     ("thing", "way"),
     [
         (lambda: loaded("toy-gpt2"), r"mi\.view\(mi\.classify_heads\(model\)\)"),
+        (
+            lambda: mi.heads.copying_scores(loaded("toy-gpt2")),
+            "CopyingScores is a table: .*to_pandas",
+        ),
+        (lambda: mi.text.trace_and_classify(loaded("toy-gpt2"), PROMPT), "2 results: .*mi.Page"),
         (lambda: [1, 2], "There is no view of a list: .*view_attention"),
     ],
 )

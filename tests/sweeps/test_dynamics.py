@@ -137,6 +137,7 @@ def test_a_table_a_text_and_a_file_say_the_same(followed: HeadDynamics, tmp_path
     assert len(table) == 16 * len(followed.label_names) * 12
     assert table["tokens"].iloc[-1] == followed.tokens[-1]
     assert "induction" in repr(followed)
+    assert followed.title().startswith(f"Heads of {TRAINING.name} over training")
     followed.save(tmp_path / "dynamics")
     again = HeadDynamics.load(tmp_path / "dynamics")
     assert list(again.onset_rows()) == list(followed.onset_rows())
