@@ -101,6 +101,9 @@ def _kilobytes(path: Path, name: str) -> int | None:
     return None
 
 
+_WORDS = ("can't allocate memory", "not enough memory: you tried", "(os error 12)")
+
+
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether an error, or what caused it, is that memory could not be had."""
     while error is not None:
@@ -109,7 +112,7 @@ def is_out_of_memory(error: BaseException | None) -> bool:
         if isinstance(error, OSError) and error.errno == errno.ENOMEM:
             return True
         # Of the CPU's allocator, and of safetensors, there is the text alone.
-        if any(words in str(error) for words in ("can't allocate memory", "(os error 12)")):
+        if any(words in str(error) for words in _WORDS):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -277,7 +277,8 @@ def _memory_explained(job: str, model: Any) -> Iterator[None]:
         if isinstance(error, MIToolkitError) or not is_out_of_memory(error):
             raise
         cfg = getattr(model, "cfg", None)
-        name = str(getattr(cfg, "model_name", model if isinstance(model, str) else "the model"))
+        own = getattr(cfg, "model_name", None) or getattr(model, "name", None)  # of a place, say
+        name = own or (model if isinstance(model, str | os.PathLike) else "the model")
         free = in_gib(available_bytes(getattr(cfg, "device", None)))
         raise OutOfMemoryError(
             f"{job} of {name} takes more memory than there is ({free} are free now). {SMALLER}"
