@@ -367,7 +367,7 @@ MEASURED = 0.1
 
 def measured_flops(dtype: torch.dtype, device: str) -> float:
     """Floating-point operations in a second, of a product of matrices as a block has them."""
-    n, width = 256, 1024
+    n, width = (128, 512) if device == "cpu" else (1024, 4096)
     tokens = torch.ones(n, width, dtype=dtype, device=device)
     weights = torch.ones(width, width, dtype=dtype, device=device)
 
