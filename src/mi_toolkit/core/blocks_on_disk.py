@@ -59,7 +59,7 @@ class BlocksOnDisk:
         self._sources = [dict(each) for each in sources]
         self._modules = [set(block.modules()) for block in self.blocks]
         self._split: list[list[tuple[Any, str]]] = [[] for _ in blocks]
-        self._held: dict[int, list[tuple[nn.Module, str, nn.Parameter]]] = {}
+        self._held: dict[int, list[tuple[nn.Module, str, nn.Parameter | None]]] = {}
         for layer, block in enumerate(self.blocks):
             block.register_forward_pre_hook(BringsBlock(self, layer), with_kwargs=True)
 

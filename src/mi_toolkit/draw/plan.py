@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mi_toolkit.core.display import html_table
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.page import ResultView
 from mi_toolkit.models.planning import RunPlan
 
@@ -24,6 +25,6 @@ def view_plan(plan: RunPlan) -> ResultView:
             "least, by rates that were measured for it."
         ),
         body=lambda: html_table((), rows),
-        draw=None,
+        draw=lambda: figures.plan_figure(plan),
         height=160 + 44 * len(rows),
     )

@@ -6,8 +6,9 @@ The peak of a process of its own, in bytes, is the sum of what is known to lie i
 2. the vocabulary: tokenizer, and the logits of the probe that a model proves itself by;
 3. the weights: all of them, or those outside the blocks and those of a few blocks; queries, keys
    and values once more where TransformerLens copies them out of a fused projection;
-4. gradients and scores, or a second copy of the model, where the task has them;
-5. a pass: so many tokens at so many numbers each; logits of them; for gradients, every layer's.
+4. gradients, or a second copy of the model, where the task has them;
+5. a pass: so many tokens at so many numbers each; logits of them; for gradients, every layer's; or
+   what is made of the gradients after it, where that is more.
 
 `tests/models/test_plan.py` holds it to the measured peaks of processes, within 15%.
 """
@@ -165,8 +166,8 @@ class Workload:
     figures: bool = False
     """Whether figures are taken of rows of attention."""
 
-    scores: int = 0
-    """Numbers kept for each scored weight: a gradient and a score."""
+    scores: bool = False
+    """Whether weights have gradients, and after the passes scores that are made of them."""
 
     models: int = 1
     """Copies of the model in memory."""
@@ -184,7 +185,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
         "record": Workload(sequences=16, length=128, tokens=100_000),
         "statistics": Workload(sequences=16, length=128, tokens=100_000),
         "score_weights": Workload(
-            sequences=8, length=128, tokens=3_500, logits=True, scores=2, by_layer=False
+            sequences=8, length=128, tokens=3_500, logits=True, scores=True, by_layer=False
         ),
         "ablation_sweep": Workload(sequences=16, length=16, tokens=5_000, logits=True),
         "verify": Workload(
@@ -224,6 +225,7 @@ def memory_parts(
         layers: blocks in memory at a time; None for all.
     """
     outside = size.n_parameters - size.in_blocks
+    gradients = size.n_block_weights * FLOAT if task.scores else 0
     tokens = task.length * (task.sequences if sequences is None else sequences)
     of_pass = tokens * itemsize * (8 * size.d_model + 4 * size.d_mlp)
     if task.figures:
@@ -239,8 +241,8 @@ def memory_parts(
         "embeddings": task.models * outside * itemsize,
         "blocks": (held_parameters(size, layers) - outside) * itemsize
         + (task.models - 1) * size.in_blocks * itemsize,
-        "gradients and scores": task.scores * size.n_block_weights * FLOAT,
-        "a pass": of_pass,
+        "gradients": gradients,
+        "a pass": max(of_pass, gradients),  # or the scores after it
     }
 
 

@@ -115,7 +115,7 @@ class RunPlan(Result):
         return next(fewer, MODE_OF_LARGEST)
 
     @property
-    def load(self) -> dict[str, Any]:
+    def load_options(self) -> dict[str, Any]:
         """The arguments of `load_model` that it stands for."""
         asked = {
             "dtype": self.dtype,
@@ -178,7 +178,7 @@ class RunPlan(Result):
         return [*rows, ["load", f"load_model({self.model!r}{self._arguments()})"]]
 
     def _arguments(self) -> str:
-        return "".join(f", {name}={value!r}" for name, value in self.load.items())
+        return "".join(f", {name}={value!r}" for name, value in self.load_options.items())
 
 
 def _in_words(seconds: float) -> str:
@@ -236,7 +236,7 @@ def plan(
     Example:
         >>> import mi_toolkit as mi
         >>> found = mi.plan("toy-gpt2", memory="4GiB")
-        >>> found.fits, found.layers_at_a_time, found.load
+        >>> found.fits, found.layers_at_a_time, found.load_options
         (True, None, {'dtype': 'float32'})
     """
     work = workload(task)
@@ -367,7 +367,7 @@ MEASURED = 0.1
 
 def measured_flops(dtype: torch.dtype, device: str) -> float:
     """Floating-point operations in a second, of a product of matrices as a block has them."""
-    n, width = 256, 1024
+    n, width = (128, 512) if device == "cpu" else (1024, 4096)
     tokens = torch.ones(n, width, dtype=dtype, device=device)
     weights = torch.ones(width, width, dtype=dtype, device=device)
 

@@ -27,6 +27,7 @@ from .patching import attribution_maps as attribution_maps
 from .patching import direct_map as direct_map
 from .patching import edge_figure as edge_figure
 from .patching import patching_map as patching_map
+from .plan import plan_figure as plan_figure
 from .prompt import attribution_figure as attribution_figure
 from .prompt import generation_figure as generation_figure
 from .prompt import pipeline_figure as pipeline_figure
