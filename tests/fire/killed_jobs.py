@@ -62,12 +62,11 @@ def atlas(folder: Path) -> None:
 
 @cache
 def small_models() -> list[Path]:
-    """Two models in folders, of 2 layers and 48 positions."""
+    """Two models in folders, of one layer and 32 positions."""
     folders = [Path(kind).absolute() for kind in ("llama", "qwen2")]
     for folder in folders:
-        tiny_model(folder.name, num_hidden_layers=2, max_position_embeddings=48).save_pretrained(
-            folder
-        )
+        sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+        tiny_model(folder.name, **sizes).save_pretrained(folder)
         tiny_tokenizer().save_pretrained(folder)
     return folders
 

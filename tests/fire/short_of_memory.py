@@ -75,7 +75,7 @@ JOBS: Mapping[str, tuple[Run, str]] = {
     ),
     "score_weights": (
         lambda model, _, n, length: mi.score_weights(
-            model, ids(n, length), "fisher", batch_size=n, max_length=length
+            model, ids(n, length), batch_size=n, max_length=length
         ),
         "max_length below",
     ),
