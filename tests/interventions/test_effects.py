@@ -159,7 +159,157 @@ def test_an_effect_and_its_controls_are_what_each_set_does(name: str, how: str) 
         assert found == pytest.approx(alone, abs=2e-4)
 
 
-def test_ablating_nothing_changes_nothing_whatever_the_kind() -> None:
+def test_ablating_nothing_changes_nothing_to_the_bit() -> None:
+    effect = ablation_effect(loaded("toy-opt"), IDS[0], [])
+    assert effect.change == {"log_prob": 0, "logit": 0, "rank": 0, "kl": 0, "loss": 0}
+    assert effect.before == effect.after
+    assert effect.top_before == effect.top_after
+    assert effect.controls == ()
+    assert effect.share_beyond("kl") != effect.share_beyond("kl")
+    assert effect.title() == "Nothing of toy-opt under zero ablation"
+
+
+def test_the_target_is_the_most_probable_token_or_the_one_asked_for() -> None:
+    model, prompt = loaded("toy-gpt2"), "Mary and John went to"
+    best = ablation_effect(model, prompt, "L2H0", n_random=0)
+    assert best.before == best.top_before[0]
+    assert best.before.rank == 1
+    assert len(best.top_before) == len(best.top_after) == 10
+    asked = ablation_effect(model, prompt, "L2H0", target=" John", n_random=0, top_k=3)
+    assert asked.before.text == " John"
+    assert asked.texts[1:] == ("Mary", " and", " John", " went", " to")
+    assert len(asked.top_after) == 3
+
+
+def test_free_text_is_what_the_model_and_the_ablated_model_generate() -> None:
+    model, prompt = loaded("toy-gpt2"), "Mary and John went to"
+    effect = ablation_effect(model, prompt, "L2H0", n_random=0, max_new_tokens=5)
+    free = effect.free_text
+    assert free is not None
+    assert free.before == tuple(generate(model, prompt, max_new_tokens=5).sequences[0].ids.tolist())
+    with ablating(model, "L2H0"):
+        under = generate(model, prompt, max_new_tokens=5).sequences[0]
+    assert free.after == tuple(under.ids.tolist())
+    assert free.texts[1] == under.text
+    # The first token under ablation is the one that teacher forcing finds most probable.
+    assert free.after[0] == effect.top_after[0].token
+    assert free.before[: free.same] == free.after[: free.same]
+    none = ablation_effect(model, prompt, "L2H0", n_random=0, how="pattern_preserving")
+    assert none.free_text is None
+
+
+def test_readings_are_those_of_logits_made_by_hand() -> None:
+    clean = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 1.0]])
+    ablated = clean.clone()
+    ablated[1, 1] = 0.5
+    ids = torch.tensor([3, 1])
+    found = readings(torch.stack([clean, ablated]), clean, ids, 1)
+    expected = by_hand(clean, ablated, ids, 1)
+    for figure in ("log_prob", "logit", "rank", "kl"):
+        values = getattr(found, figure)
+        assert float(values[1] - values[0]) == pytest.approx(expected[figure], abs=1e-6)
+    assert found.rank.tolist() == [1, 2]
+    # An even prediction over four tokens.
+    assert found.loss.tolist() == pytest.approx([torch.tensor(4.0).log().item()] * 2)
+    assert losses(clean[None, :1], ids[:1]).shape == (1, 0)
+
+
+def test_controls_have_as_many_of_each_kind_in_each_layer_and_are_other_sets() -> None:
+    model = loaded("toy-gpt2")
+    chosen = [Component.of(name) for name in ("L1H0", "L1H2", "L3N7")]
+    sets = random_controls(model, chosen, n_sets=30, seed=0)
+    assert len(set(sets)) == len(sets) == 30
+    for drawn in sets:
+        assert [str(c)[:3] for c in drawn] == ["L1H", "L1H", "L3N"]
+        assert set(drawn) != set(chosen)
+    mlps = random_controls(model, [Component.of("L1.mlp")], n_sets=9, seed=0)
+    assert sorted(str(drawn[0]) for drawn in mlps) == ["L0.mlp", "L2.mlp", "L3.mlp"]
+    assert random_controls(model, chosen, n_sets=30, seed=0) == sets
+    assert random_controls(model, chosen, n_sets=30, seed=1) != sets
+    every = [Component.of((0, head)) for head in range(4)]
+    assert random_controls(model, every, n_sets=5, seed=0) == ()
+
+
+def test_results_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
+    model, path = loaded("toy-gpt2"), tmp_path / "kept.safetensors"
+    effect = ablation_effect(model, IDS[0], ["L2H0", "L1.mlp"], n_random=3)
+    effect.save(path)
+    again = AblationEffect.load(path)
+    assert repr(again) == repr(effect)
+    assert again.to_pandas().equals(effect.to_pandas())
+    assert (again.controls, again.top_after) == (effect.controls, effect.top_after)
+    assert again.provenance == effect.provenance
+    with pytest.raises(ReportError, match="holds no ablation sweep of this version"):
+        AblationSweep.load(path)
+    swept("toy-gpt2", "zero").save(path)
+    assert AblationSweep.load(path).to_pandas().equals(swept("toy-gpt2", "zero").to_pandas())
+
+
+def test_tables_have_a_row_for_each_head_and_each_set() -> None:
+    sweep = swept("toy-gpt2", "zero")
+    table = sweep.to_pandas()
+    assert list(table.name)[:5] == ["L0H0", "L0H1", "L0H2", "L0H3", "L1H0"]
+    row = table[table.name == "L2H0"].iloc[0]
+    assert row.kl == pytest.approx(float(sweep.kl[2, 0]))
+    head, change = sweep.top(1)[0]
+    assert abs(change) == pytest.approx(float(table.log_prob.abs().max()))
+    assert str(head) == table.name[table.log_prob.abs().argmax()]
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda m: ablation_effect(m, IDS, "L0H0"),
+            PromptError,
+            "takes one prompt at a time",
+        ),
+        (lambda m: ablation_sweep(m, IDS[0], how="zro"), UnknownNameError, "Did you mean 'zero'"),
+        (
+            lambda m: ablation_sweep(m, IDS[0], how="resample"),
+            PromptError,
+            "at least as long as the prompt, as reference=",
+        ),
+        (lambda m: ablation_effect(m, IDS[0], "L0H0", target=5000), PromptError, "Token id 5000"),
+        (lambda m: ablation_effect(m, IDS[0], "L9H0"), UnknownNameError, "has no head L9H0"),
+        (lambda m: ablation_effect(m, IDS[0], "L0H0", n_random=-1), PromptError, "0 or more"),
+        (lambda m: swept("toy-gpt2", "zero")["klx"], UnknownNameError, "No figure is called 'klx'"),
+    ],
+)
+def test_a_mistaken_call_says_what_to_do(call, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(loaded("toy-gpt2"))
+
+
+def test_a_hook_that_does_not_fire_is_an_error() -> None:
+    model = loaded("toy-gpt2")
+    later, targets = PrefixCachedRuns(model, IDS[0]), targets_of(model, [[Head(2, 0)]])
+    with pytest.raises(HookError, match=r"blocks.2.attn.hook_z .* did not fire"):
+        later.logits(targets, [], 1)
+
+
+@needs_hooked_transformer
+@pytest.mark.parametrize("name", ["EleutherAI/pythia-160m", "facebook/opt-125m"])
+def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    lay_out(tmp_path, name, shrunk(hub_config(name), n_layers=3), tiny_tokenizer())
+    ids = torch.randint(1, 250, (10,), generator=torch.Generator().manual_seed(1))
+    found = []
+    for backend in ("bridge", "hooked"):
+        model = load_model(name, backend=backend)
+        assert PrefixCachedRuns(model, ids).reuses
+        components = ["L1H3", "L2N5", "L1.mlp"]
+        effect = ablation_effect(model, ids, components, target=9, n_random=2)
+        found.append((ablation_sweep(model, ids, target=9), effect))
+    (bridge, of_bridge), (hooked, of_hooked) = found
+    for figure in ("log_prob", "logit", "kl", "loss"):
+        torch.testing.assert_close(hooked[figure], bridge[figure], atol=2e-3, rtol=1e-3)
+        assert of_hooked.change[figure] == pytest.approx(of_bridge.change[figure], abs=2e-3)
+
+
+def test_no_component_has_no_effect_by_any_kind() -> None:
     for how in KINDS:
         other = {"reference": "John went to the store"} if how == "resample" else {}
         found = ablation_effect(
