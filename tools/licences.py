@@ -61,12 +61,16 @@ def required(root: str = "mi-toolkit", extras: Collection[str] = RUNTIME_EXTRAS)
 
 def licence_of(package: Distribution) -> str:
     """Its licence as an SPDX expression; empty where it gives none that is known."""
-    metadata = package.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
-    classifiers = metadata.get_all("Classifier") or []
-    own = [each.rpartition(" :: ")[2] for each in classifiers if each.startswith("License ::")]
-    for written in [str(metadata.get("License") or ""), *own]:
+    told = {
+        field: [str(each) for each in package.metadata.get_all(field) or ()]
+        for field in ("License-Expression", "License", "Classifier")
+    }
+    if told["License-Expression"]:
+        return told["License-Expression"][0]
+    of_classifiers = [
+        each.rpartition(" :: ")[2] for each in told["Classifier"] if each.startswith("License ::")
+    ]
+    for written in [*told["License"], *of_classifiers]:
         named = WRITTEN.get(written.strip(), written.strip())
         if is_known(named):
             return named

@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REASONS = ROOT / "tests" / "fire" / "survivors.toml"
+MUTMUT = str(Path(sys.executable).with_name("mutmut"))
 LEAST = 0.9
 KILLED = (1, 3)
 TIMED_OUT = (36, -24, 24, 152, 255)
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
     digits = arguments[0] if arguments else ""
     shutil.rmtree(ROOT / "mutants", ignore_errors=True)
     wanted = [f"*__mutmut_*[{digits}]"] if digits else []
-    command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", "2", *wanted]
+    command = [MUTMUT, "run", "--max-children", "2", *wanted]
     single = {**os.environ, "OMP_NUM_THREADS": "1"}  # a process with threads cannot be forked
     done = subprocess.run(command, cwd=ROOT, env=single, capture_output=True, text=True)
     verdicts = read_verdicts(digits)
@@ -92,7 +93,7 @@ def read_verdicts(digits: str = "") -> dict[str, int | None]:
 def survivor(name: str) -> Survivor:
     """The mutant of a name, by what was changed."""
     shown = subprocess.run(
-        [Path(sys.executable).with_name("mutmut"), "show", name],
+        [MUTMUT, "show", name],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import mi_toolkit as mi
+from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.io import file_digest
 from tests.models_here import TOYS, loaded
 
@@ -34,3 +36,13 @@ def test_its_labels_are_what_the_library_finds_now(name: str, repository: Path) 
     now = mi.classify_heads(loaded(name))
     for label in kept.label_names:
         assert kept.heads(label) == now.heads(label), label
+
+
+def test_a_report_that_is_not_what_was_written_is_refused(repository: Path, tmp_path: Path) -> None:
+    shutil.copytree(repository / "docs" / "atlas", tmp_path / "atlas")
+    atlas = mi.atlas.HeadAtlas.load(tmp_path / "atlas")
+    report = atlas.model_folder("toy-gpt2") / "report.safetensors"
+    content = report.read_bytes()
+    report.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    with pytest.raises(ReportError, match=r"report\.safetensors is damaged: build the atlas again"):
+        atlas.report("toy-gpt2")

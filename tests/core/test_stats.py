@@ -191,6 +191,21 @@ def test_over_queries_counts_what_a_series_is_worth() -> None:
     assert float(found.freedom) == pytest.approx(worth - 1)
 
 
+def test_queries_of_several_heads_have_their_own_ratio_and_weights() -> None:
+    generator = torch.Generator().manual_seed(2)
+    below = torch.rand(20, 2, generator=generator, dtype=torch.float64) + torch.tensor([0.2, 3.0])
+    above = below * torch.rand(20, 2, generator=generator, dtype=torch.float64)
+    found = over_queries(above, below, lengths=[20], bounds=(0.0, 1.0))
+    for head in range(2):
+        own, weights = above[:, head], below[:, head]
+        deviations = (own - own.sum() / weights.sum() * weights)[:, None]
+        worth = float(effective_size(deviations, torch.tensor([20.0]).double(), [20]))
+        value, centre, error = by_hand(own.tolist(), weights.tolist(), worth, (0.0, 1.0))
+        assert float(found.value[head]) == pytest.approx(value)
+        assert float(found.centre[head]) == pytest.approx(centre)
+        assert float(found.standard_error[head]) == pytest.approx(error)
+
+
 def test_under_eight_queries_a_series_has_no_interval() -> None:
     for n in (MIN_QUERIES - 1, MIN_QUERIES):
         found = over_queries(column([0.5] * n), column([1.0] * n), lengths=[n], bounds=(0.0, 1.0))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, seed, settings
+from hypothesis import Phase, given, seed, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -278,7 +278,7 @@ def test_a_damaged_file_is_refused_or_read_as_it_was(
     count = {"cases": 0, "refused": 0}
 
     @seed(FIRE_SEED)
-    @settings(max_examples=cases(form.cases), deadline=None, database=None)
+    @settings(max_examples=cases(form.cases), deadline=None, database=None, phases=[Phase.generate])
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         file = data.draw(st.sampled_from(files))
@@ -317,7 +317,7 @@ def test_fields_that_were_changed_with_their_checksums_are_refused_or_read(
     tensors, record = load_record(file, format=kind, kind="thing")
 
     @seed(FIRE_SEED)
-    @settings(max_examples=cases(25), deadline=None, database=None)
+    @settings(max_examples=cases(25), deadline=None, database=None, phases=[Phase.generate])
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         changed, moved = record, dict(tensors)

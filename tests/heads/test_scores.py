@@ -116,7 +116,8 @@ def test_attention_to_several_copies_adds_up() -> None:
 
 
 def test_chance_that_is_certain_has_no_lift() -> None:
-    assert math.isnan(lift(torch.tensor(1.0), torch.tensor(1.0)))
+    for score in (0.5, 1.0):
+        assert math.isnan(lift(torch.tensor(score), torch.tensor(1.0)))
 
 
 @pytest.mark.parametrize("length", LENGTHS)

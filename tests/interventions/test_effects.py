@@ -309,7 +309,7 @@ def test_a_hooked_transformer_gives_the_effects_of_a_bridge(
         assert of_hooked.change[figure] == pytest.approx(of_bridge.change[figure], abs=2e-3)
 
 
-def test_ablating_nothing_changes_nothing_whatever_the_kind() -> None:
+def test_no_component_has_no_effect_by_any_kind() -> None:
     for how in KINDS:
         other = {"reference": "John went to the store"} if how == "resample" else {}
         found = ablation_effect(

@@ -307,3 +307,13 @@ def test_our_own_mistakes_keep_their_traceback(
 
 def test_a_device_is_a_torch_device_too(folder: Path) -> None:
     assert load_model(folder, device=torch.device("cpu")).cfg.n_layers == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("version", "2.5"), ("added_tokens", [{"id": 0, "content": "x", "lstrip": ""}])],
+)
+def test_a_tokenizer_whose_fields_do_not_fit_is_named(folder: Path, field: str, wrong: Any) -> None:
+    file = folder / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: wrong}))
+    assert "The tokenizer of" in refused(folder)

@@ -58,3 +58,10 @@ def test_a_bit_flip_changes_one_bit_and_in_time_every_bit(dtype: torch.dtype) ->
     counts = [bin(each % 2**64).count("1") for each in changed.tolist()]
     assert set(counts) == {1}
     assert len(changed.unique()) == width
+
+
+def test_equal_generators_make_equal_edits() -> None:
+    old = torch.linspace(-2, 2, 64)
+    for kind, edit in EDITS.items():
+        one, other = (bits(edit(old, 0.5, generator())) for _ in range(2))
+        assert torch.equal(one, other), kind

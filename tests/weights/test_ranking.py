@@ -175,3 +175,10 @@ def test_halves_that_claim_nothing_keep_nothing_that_could_be_told() -> None:
     kept, shared = kept_by_the_other([zeros, zeros], [ranked(zeros, 1)] * 2)
     assert math.isnan(kept)
     assert shared == 1
+
+
+def test_small_scores_and_two_weights_are_enough() -> None:
+    little = {"a": torch.tensor([[0.25, 0.5]])}
+    kept, _ = kept_by_the_other([little, little], [ranked(little, 1)] * 2)
+    assert kept == 1
+    assert spearman(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])) == pytest.approx(1)

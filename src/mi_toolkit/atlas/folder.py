@@ -25,7 +25,7 @@ from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.io import folder_name, read_json
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.result import fields_fit, structured
-from mi_toolkit.core.resumable import Manifest
+from mi_toolkit.core.resumable import Manifest, Part, WrittenFile
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.kinds import Weighting
@@ -97,8 +97,12 @@ class HeadAtlas(TableRepr):
 
         Raises:
             UnknownNameError: the atlas does not have the model.
+            ReportError: the model is not finished, or its report is not what was written.
         """
-        return HeadReport.load(self.model_folder(model) / REPORT)
+        part, path = self._measured(model), self.model_folder(model) / REPORT
+        if path.is_file() and part.files.get(REPORT) not in (None, WrittenFile.of(path)):
+            raise ReportError(f"{path} is damaged: build the atlas again, or bring it back.")
+        return HeadReport.load(path)
 
     def provenance(self, model: str) -> Mapping[str, Any]:
         """One model's facts, protocol and weights, and the digests of its files.
@@ -107,12 +111,16 @@ class HeadAtlas(TableRepr):
             UnknownNameError: the atlas does not have the model.
             ReportError: the model is not finished.
         """
+        part = self._measured(model)
+        digests = {name: file.sha256 for name, file in part.files.items()}
+        return {**part.settings, **part.facts, "files": digests}
+
+    def _measured(self, model: str) -> Part:
         path = self.model_folder(model) / PROVENANCE
         part = Manifest.read(path, format=FORMAT, kind=KIND).parts.get(MEASURED)
         if part is None:
             raise ReportError(f"{path} is of a model that is not finished: build the atlas again.")
-        digests = {name: file.sha256 for name, file in part.files.items()}
-        return {**part.settings, **part.facts, "files": digests}
+        return part
 
     def profiles(self, model: str) -> tuple[LabelProfile, ...]:
         """Counts, shares and depths of one model's labels and scopes."""

@@ -99,4 +99,4 @@ def read_tables(paths: Sequence[str | os.PathLike[str]]) -> DataFrame:
         table: DataFrame = found.to_table().to_pandas()
         return table
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise ReportError(f"The tables cannot be read as one: {error}.") from error
+        raise ReportError(f"The tables cannot be read as one: {in_one_line(error)}.") from error

@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import MIToolkitError, ReportError
+from mi_toolkit.core.errors import MIToolkitError, ReportError, in_one_line
 from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
@@ -147,7 +147,8 @@ def _read_whole(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, RuntimeError, *UNFIT) as error:
-        raise ReportError(f"{path} is no safetensors file, or is damaged: {error}.") from error
+        told = in_one_line(error)
+        raise ReportError(f"{path} is no safetensors file, or is damaged: {told}.") from error
 
 
 def _check(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:

@@ -57,10 +57,21 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
         yield
     except (MIToolkitError, SafetensorError):
         raise
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+    except _RAISED as error:
         if is_out_of_memory(error):
             raise
         raise ModelLoadError(_message(source, part, error)) from error
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers has no kind of its own for damaged files
+            raise
+        raise ModelLoadError(_message(source, part, error)) from error
+
+
+_RAISED = (
+    *(OSError, ValueError, RuntimeError, LookupError, ImportError),
+    *(TypeError, AttributeError, ArithmeticError),  # of fields that are not what they should be
+)
+"""What transformers, and what it reads files with, are known to raise."""
 
 
 def _message(source: Source, part: str, error: Exception) -> str:
