@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
 
+ELSEWHERE = {
+    "mi.view(result).save_png": ("png", "jpg", "jpeg"),
+    "mi.view(result).save_svg": ("svg",),
+    "mi.view(result).save_html": ("html", "htm"),
+    "result.to_pandas().to_csv": ("csv", "tsv"),
+    "result.to_pandas().to_json": ("json", "jsonl"),
+    "result.to_pandas().to_parquet": ("parquet",),
+}
+"""What writes the files whose names end so."""
+
+
 def save_record(
     path: str | os.PathLike[str],
     *,
@@ -49,8 +60,16 @@ def save_record(
         record: plain values that JSON can hold.
 
     Raises:
+        ReportError: by its name the file is of a kind that something else writes.
         OSError: it cannot be written: the disk is full, say.
     """
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    for writer, endings in ELSEWHERE.items():
+        if ending in endings:
+            raise ReportError(
+                f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
+                f"{writer} writes that."
+            )
     metadata = {"format": format, "report": json.dumps(record)}
     with atomic_write(path) as draft:
         try:
@@ -155,6 +174,7 @@ class SavedResult:
         Whole or not at all: an interrupted save leaves what was there before.
 
         Raises:
+            ReportError: by its name the file is a picture, a page or a table.
             OSError: it cannot be written: the disk is full, say.
         """
         record, tensors = self.taken_apart()
