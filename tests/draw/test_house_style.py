@@ -14,6 +14,7 @@ from matplotlib.image import imread
 from mi_toolkit.compare.agreement import Agreement
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
+from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.figures.grids import draw_values

@@ -36,6 +36,17 @@ if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
 
 
+ELSEWHERE = {
+    "mi.view(result).save_png": ("png", "jpg", "jpeg"),
+    "mi.view(result).save_svg": ("svg",),
+    "mi.view(result).save_html": ("html", "htm"),
+    "result.to_pandas().to_csv": ("csv", "tsv"),
+    "result.to_pandas().to_json": ("json", "jsonl"),
+    "result.to_pandas().to_parquet": ("parquet",),
+}
+"""What writes the files whose names end so."""
+
+
 def save_record(
     path: str | os.PathLike[str],
     *,
@@ -52,8 +63,16 @@ def save_record(
         record: plain values that JSON can hold.
 
     Raises:
+        ReportError: by its name the file is of a kind that something else writes.
         WriteError: it cannot be written: the disk is full, say.
     """
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    for writer, endings in ELSEWHERE.items():
+        if ending in endings:
+            raise ReportError(
+                f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
+                f"{writer} writes that."
+            )
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(record)
     checksums = json.dumps({name: _checksum(tensor) for name, tensor in plain.items()})
@@ -204,6 +223,7 @@ class SavedResult:
         Whole or not at all: an interrupted save leaves what was there before.
 
         Raises:
+            ReportError: by its name the file is a picture, a page or a table.
             WriteError: it cannot be written: the disk is full, say.
         """
         record, tensors = self.taken_apart()

@@ -501,6 +501,7 @@ class HeadReport(Result):
         """Write the report to one safetensors file, with its record as JSON in the header.
 
         Raises:
+            ReportError: by its name the file is a picture, a page or a table.
             WriteError: it cannot be written: the disk is full, say.
         """
         parts = self.parts or {next(iter(self.tokens)): replace(self, untrained=None)}

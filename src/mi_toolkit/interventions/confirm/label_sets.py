@@ -70,8 +70,10 @@ def confirm_heads(
     corrected over all labels tested (Benjamini and Hochberg's false discovery rate), is at most
     `alpha`, and the effect's interval lies above 0 (below it for `prefix_suppression`, whose heads
     hold the right token back). It is **undecided** where it ranks high (p up to a quarter) among
-    too few sets to rule out chance: in a layer of four heads a single head has three others. Else
-    it **fails**.
+    too few sets to rule out chance: in a layer of four heads a single head has three others, and
+    chance alone puts it first one time in four. Its row says how often, and how many others a
+    verdict takes; the bundled models have 16 heads in all, so that no single head of theirs can
+    reach a p of 0.05 by any choice of others. Else it **fails**.
 
     Each trial's `explanation` says what explains the verdict: the effect of each layer's part next
     to other heads of that layer, and the heads that the sets which do as much have in common. With
