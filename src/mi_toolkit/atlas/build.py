@@ -24,6 +24,7 @@ from mi_toolkit.atlas.folder import (
     MEASURED,
     PAGE,
     PICTURE,
+    PROFILES,
     PROVENANCE,
     RECORD,
     REPORT,
@@ -33,6 +34,7 @@ from mi_toolkit.atlas.folder import (
     protocol_of,
 )
 from mi_toolkit.atlas.headvis import export_headvis
+from mi_toolkit.cards.profile import profile_heads
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
@@ -227,6 +229,7 @@ def head_atlas(
     batch_size: int | None = None,
     load: Mapping[str, Any] | None = None,
     headvis: bool = False,
+    profiles: bool = False,
     progress: bool | None = None,
 ) -> HeadAtlas:
     """The standard protocol for each of `models`, in one folder with a page to begin at.
@@ -246,6 +249,8 @@ def head_atlas(
         batch_size: sequences to a forward pass; it changes figures by rounding only.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
         headvis: write each model's heads for HeadVis too, into `models/<name>/headvis`.
+        profiles: keep what each model's heads move in the bundled passages, for
+            `HeadAtlas.head_profiles`; a model without a tokenizer has none.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -262,7 +267,12 @@ def head_atlas(
     options = dict(load or {})
     sources = _sources(models, options.get("revision"))
     protocol = protocol_of(
-        min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
+        min_lift=min_lift,
+        weighting=weighting,
+        seed=seed,
+        load=options,
+        headvis=headvis,
+        profiles=profiles,
     )
     measuring = {
         "min_lift": min_lift,
@@ -282,8 +292,10 @@ def head_atlas(
         settings = {"protocol": protocol, "weights": weights}
         if weights is not None and kept.has(MEASURED, settings):
             continue
-        facts = _measure(name, folder, options, measuring, headvis=headvis)
+        facts = _measure(name, folder, options, measuring, headvis=headvis, profiles=profiles)
         files = [REPORT, PAGE, PICTURE]
+        if (folder / PROFILES).exists():
+            files.append(PROFILES)
         if headvis:
             exported = folder.glob("headvis/**/*.json")
             files += [path.relative_to(folder).as_posix() for path in exported]
@@ -316,7 +328,13 @@ def _sources(models: Sequence[str], revision: str | None) -> dict[str, Source]:
 
 
 def _measure(
-    name: str, folder: Path, options: Mapping[str, Any], measuring: Any, *, headvis: bool
+    name: str,
+    folder: Path,
+    options: Mapping[str, Any],
+    measuring: Any,
+    *,
+    headvis: bool,
+    profiles: bool,
 ) -> dict[str, Any]:
     """Load one model and write its files; its facts. The model is let go at the end."""
     model = load_model(name, **options)
@@ -326,5 +344,8 @@ def _measure(
     save_label_map(report, folder / PICTURE)
     if headvis:
         export_headvis(model, report, folder / "headvis")
+    (folder / PROFILES).unlink(missing_ok=True)
+    if profiles and model.tokenizer is not None:
+        profile_heads(model, seed=measuring["seed"], progress=False).save(folder / PROFILES)
     facts = describe_model(model)
     return {**facts.record(), "parameters": facts.parameters}

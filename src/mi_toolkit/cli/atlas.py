@@ -29,6 +29,7 @@ def atlas(
     seed: int = 0,
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     headvis: Switch = False,
+    profiles: Switch = False,
     json: Switch = False,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
@@ -47,6 +48,7 @@ def atlas(
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         headvis: Also write each model's heads for HeadVis, into models/NAME/headvis.
+        profiles: Also keep what every head moves in natural text, for mi-toolkit head --atlas.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the models are loaded.
     """
@@ -65,6 +67,7 @@ def atlas(
             seed=seed,
             batch_size=batch_size,
             headvis=headvis,
+            profiles=profiles,
             load=load.arguments(),
         )
     counts = {
