@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mi_toolkit.app.context import Analysis, analyse
-from mi_toolkit.app.investigate import ablate, attribute, compare
-from mi_toolkit.app.panel import of_same_analysis, token_choices
+from mi_toolkit.app.context import Analysis, Session, analyse
+from mi_toolkit.app.investigate import ablate, attribute, card, compare
+from mi_toolkit.app.panel import _next_step, of_same_analysis, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable
 from mi_toolkit.attribution.methods import METHODS
+from mi_toolkit.cards.card import PARTS
 from mi_toolkit.core.errors import ComparisonError, PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -82,6 +83,15 @@ def compared(prompt: str) -> compare.Compared:
     return compare.run_comparison(lent, analysed(prompt), COMPARED, settings=SETTINGS)
 
 
+@cache
+def carded(prompt: str = REPEATING, n_parts: int = len(PARTS)) -> card.Carded:
+    model = loaded("toy-gpt2")
+    done = card.begin_card(model, analysed(prompt), "L2H0", None)
+    for _ in range(n_parts):
+        done = card.with_next_part(model, done)
+    return done
+
+
 def executed(code: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(code, names)  # noqa: S102 - that it runs is what the page promises
@@ -141,6 +151,64 @@ def test_the_code_of_a_comparison_gives_its_figures() -> None:
         assert given == reading.traced.output.predictions
 
 
+def test_the_code_of_a_card_gives_its_figures() -> None:
+    done = carded()
+    assert done.card is not None
+    given = executed(card.card_code(done))["card"]
+    pd.testing.assert_frame_equal(given.to_pandas(), done.card.to_pandas())
+
+
+def test_a_card_grows_part_by_part_and_says_what_is_to_come() -> None:
+    begun, grown, whole = carded(n_parts=0), carded(n_parts=1), carded()
+    told, to_come = card.shown(begun)
+    assert "When it acts" not in told
+    assert "Still to come: when it acts, what it reads and writes," in to_come
+    told, to_come = card.shown(grown)
+    assert "<h3>When it acts</h3>" in told
+    assert "<h3>What hangs on it</h3>" not in told
+    assert "when it acts" not in to_come
+    told, to_come = card.shown(whole)
+    assert "<h3>What hangs on it</h3>" in told
+    assert not to_come
+    assert card.with_next_part(loaded("toy-gpt2"), whole) is whole
+
+
+def test_the_pass_over_the_texts_serves_all_heads_of_a_model_and_no_other_model() -> None:
+    first, model = carded(), loaded("toy-gpt2")
+    again = card.begin_card(model, first.analysis, "L0H0", first)
+    assert again.profiles is first.profiles
+    assert again.card is not None
+    assert again.card.head == Head(0, 0)
+    anew = replace(first.analysis)
+    kept = card.still(anew, first)
+    assert kept is not None
+    assert (kept.profiles, kept.card) == (first.profiles, None)
+    assert card.still(replace(anew, model="toy-opt"), first) is None
+    with pytest.raises(PromptError, match="Click a head"):
+        card.card_saveable(kept)
+    with pytest.raises(PromptError, match="Choose a head"):
+        card.begin_card(model, first.analysis, "", None)
+
+
+def test_a_step_that_another_answer_overtook_is_dropped() -> None:
+    session, begun, newer = Session(), carded(n_parts=0), carded(n_parts=1)
+    session.answers["card"] = begun
+
+    def overtaken(model: HookedModel, done: card.Carded) -> card.Carded:
+        session.answers["card"] = newer
+        return card.with_next_part(model, done)
+
+    assert _next_step(replace(card.CARD, step=overtaken), session, lent) is None
+    assert session.answers["card"] is newer
+    gone_on = _next_step(card.CARD, session, lent)
+    assert gone_on is not None
+    assert session.answers["card"] is gone_on
+    assert gone_on.card is not None
+    assert gone_on.card.parts == ("examples", "circuits")
+    session.answers.clear()
+    assert _next_step(card.CARD, session, lent) is None
+
+
 def test_original_and_ablated_stand_side_by_side() -> None:
     done = ablated(analysed())
     shown = ablate.ablated_html(done)
@@ -169,8 +237,12 @@ def test_original_and_ablated_stand_side_by_side() -> None:
             lambda prompt: compare.compared_html(compared(prompt)),
             lambda prompt: compare.compared_saveable(compared(prompt)),
         ),
+        (
+            lambda prompt: card.shown(carded(prompt, 1))[0],
+            lambda prompt: card.card_saveable(carded(prompt, 1)),
+        ),
     ],
-    ids=["ablate", "attribute", "compare"],
+    ids=["ablate", "attribute", "compare", "card"],
 )
 def test_a_hostile_prompt_stays_text_on_the_page_and_in_files(
     shown: Any, saveable: Any, tmp_path: Path

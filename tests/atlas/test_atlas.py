@@ -9,9 +9,11 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+import torch
 
 import mi_toolkit as mi
 from mi_toolkit.atlas import build
+from mi_toolkit.cli.app import run
 from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
 from mi_toolkit.core.io import folder_name
 from tests.hub_cache import hub_config, lay_out, shrunk
@@ -56,6 +58,29 @@ def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
     assert again.profiles("toy-gpt2")[0].label == "previous_token"
     with pytest.raises(UnknownNameError, match="No model of this atlas is called 'toy-opt'"):
         again.report("toy-opt")
+
+
+@pytest.mark.slow
+def test_it_keeps_what_heads_move_for_cards_and_families(
+    atlas: mi.atlas.HeadAtlas, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ReportError, match="has no profiles of heads: build it with profiles=True"):
+        atlas.head_profiles()
+    asked = ["atlas", *MODELS, "--profiles", "--output", str(tmp_path)]
+    assert run(asked) == 0
+    made = mi.atlas.HeadAtlas.load(tmp_path)
+    assert "profiles.safetensors" in made.provenance("toy-qwen2")["files"]
+    others = made.head_profiles()
+    assert list(others) == MODELS
+    alone = mi.cards.profile_heads(mi.load_model("toy-qwen2"))
+    torch.testing.assert_close(others["toy-qwen2"].on, alone.on, rtol=0, atol=0, equal_nan=True)
+    before = files_of(tmp_path)
+    assert run(asked) == 0
+    assert files_of(tmp_path) == before
+    capsys.readouterr()
+    few = ["--n-sequences", "2", "--n-tokens", "20", "--how", "zero"]
+    assert run(["head", "L2H0", "--atlas", str(tmp_path), *few]) == 0
+    assert "L2H0 of toy-qwen2" in capsys.readouterr().out
 
 
 @pytest.mark.slow

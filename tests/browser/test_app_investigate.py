@@ -17,6 +17,20 @@ HOSTILE = "</script><img src=x onerror=alert(1)> one </script><img src=x onerror
 
 RUN_AGAIN = "setInterval(() => document.querySelector('#ablate-run:enabled')?.click(), 50)"
 
+WATCH_CARD = """() => {
+  window.cards = [];
+  new MutationObserver(() => {
+    const shown = document.querySelector("#card-shown .mi")?.textContent ?? "";
+    const head = shown.match(/^(L\\d+H\\d+) of/)?.[1];
+    if (!head) return;
+    const next = document.querySelector("#card-next .mi")?.textContent ?? "";
+    const missing = next.match(/Still to come: (.*)\\./)?.[1].split(", ").length ?? 0;
+    const seen = `${head} ${missing}`;
+    if (window.cards.at(-1) !== seen) window.cards.push(seen);
+  }).observe(document.querySelector("#card"), { childList: true, subtree: true });
+}"""
+"""Notes each state of a card: the head, and how many of its parts are still to come."""
+
 EMPTY = re.compile("run it again|Choose a token")
 
 pytestmark = pytest.mark.browser
@@ -137,6 +151,34 @@ def test_models_stand_side_by_side_on_one_prompt(open_app: OpenApp) -> None:
         visit.choose_model("toy-gpt2", field)
     page.click("#compare-run")
     assert "Choose two models or more" in visit.toast()
+    visit.clean()
+
+
+def test_a_click_on_a_head_brings_its_card_part_by_part(open_app: OpenApp) -> None:
+    visit = open_app()
+    page = visit.page
+    visit.analyze(REPEATING)
+    page.wait_for_selector("#ablate-labels button")
+    visit.unfold("card")
+    page.evaluate(WATCH_CARD)
+    page.click("#card-map [data-pick=L0H0]")
+    shown = page.locator("#card-shown")
+    expect(shown).to_contain_text("What hangs on it", timeout=120_000)
+    expect(page.locator("#card-next")).not_to_contain_text("Still to come")
+    seen = page.evaluate("window.cards")
+    assert [state for state in dict.fromkeys(seen) if state != "L0H0 0"] == [
+        "L0H0 4", "L0H0 3", "L0H0 2", "L0H0 1",
+    ]  # fmt: skip
+    expect(page.locator("#card-map [data-pick=L0H0]")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#card-head input")).to_have_value(re.compile("^L0H0"))
+    assert "'L0H0'" in code(visit, "card")
+    page.click("#card-map [data-pick=L1H1]")
+    page.click("#card-map [data-pick=L2H0]")  # before the other head's card is whole
+    expect(shown).to_contain_text("L2H0 of toy-gpt2", timeout=120_000)
+    expect(shown).to_contain_text("What hangs on it", timeout=120_000)
+    expect(page.locator("#card-next")).not_to_contain_text("Still to come")
+    heads = [seen.split()[0] for seen in page.evaluate("window.cards")]
+    assert heads == sorted(heads, key=["L0H0", "L1H1", "L2H0"].index)  # none comes back
     visit.clean()
 
 

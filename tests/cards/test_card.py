@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from math import isnan
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 import mi_toolkit as mi
 from mi_toolkit.cards.card import (
+    PARTS,
     HeadCard,
     examples_of,
     frequent_ids,
@@ -19,11 +22,13 @@ from mi_toolkit.cards.card import (
     token_kinds,
 )
 from mi_toolkit.cards.circuits import (
+    COPYING,
     circuit_tables,
     composition_scores,
     head_vectors,
     interactions,
     links_of,
+    map_scores,
     random_corners,
     table_of_tokens,
     turned,
@@ -87,6 +92,18 @@ def test_tables_are_those_of_brute_force_over_the_vocabulary() -> None:
     matched, logits = gpt2_by_hand(ids, Head(2, 0))
     torch.testing.assert_close(tables["reads"][0], matched, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(tables["writes"][0], logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["toy-gpt-neo", "toy-pythia", "toy-opt"])
+def test_vectors_put_in_together_are_those_put_in_one_by_one(name: str) -> None:
+    model, ids = loaded(name), torch.tensor([5, 17, 30])
+    embedding = effective_embedding(model, ids)
+    together = head_vectors(model, Head(2, 1), embedding, offset=3)
+    for place in range(len(ids)):
+        alone = head_vectors(model, Head(2, 1), embedding[place : place + 1], offset=3)
+        for all_of_them, one in zip(together, alone, strict=True):
+            torch.testing.assert_close(all_of_them[place : place + 1], one, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together.query[0], together.query[1])
 
 
 @pytest.mark.parametrize("offset", [0, 3])
@@ -174,6 +191,26 @@ def test_composition_is_that_of_whole_matrices() -> None:
                 assert found.score == pytest.approx(float(score), rel=1e-3), (found.writer, way)
 
 
+def test_composition_is_that_of_transformer_lens_where_no_norm_stands_between() -> None:
+    model, head = mi.load_model("toy-qwen2"), Head(2, 1)
+    with torch.no_grad():  # TransformerLens leaves norms out; a gain of 1 makes them nothing
+        gains = [
+            weights for name, weights in model.named_parameters()
+            if "ln1" in name or "input_layernorm" in name
+        ]  # fmt: skip
+        assert len(gains) >= int(model.cfg.n_layers)
+        for gain in gains:
+            gain.fill_(1)
+    ways = {"query": "Q", "key": "K", "value": "V"}
+    scores = {way: model.all_composition_scores(mode) for way, mode in ways.items()}
+    links = links_of(model, head, seed=0)
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    assert len(links) == len(ways) * (n_layers - 1) * n_heads
+    for link in links:
+        theirs = float(scores[link.way][(*link.writer, *link.reader)])
+        assert link.score == pytest.approx(theirs, rel=1e-3)
+
+
 def test_an_induction_head_reads_its_keys_from_the_previous_token_head() -> None:
     best = links_of(loaded("toy-gpt2"), Head(2, 0), seed=0)[0]
     assert (best.writer, best.reader, best.way) == (Head(0, 0), Head(2, 0), "key")
@@ -259,9 +296,25 @@ def test_examples_show_the_place_its_text_and_what_each_key_adds() -> None:
 
 def test_the_nearest_head_is_the_one_that_does_the_same() -> None:
     mine = profiles()
-    assert nearest_heads(mine, Head(2, 0), {"again": mine})[0].head == Head(2, 0)
-    assert nearest_heads(mine, Head(2, 0), {"again": mine})[0].distance == 0
-    assert all(near.head != Head(2, 0) for near in nearest_heads(mine, Head(2, 0), {}))
+    *own, same, _ = nearest_heads(mine, Head(2, 0), {"again": mine, "toy-gpt2": mine})
+    assert (same.model, same.head, same.distance) == ("again", Head(2, 0), 0)
+    assert own == list(nearest_heads(mine, Head(2, 0), {}))
+    assert all(near.head != Head(2, 0) and near.model == "toy-gpt2" for near in own)
+    assert own[0].distance <= own[-1].distance <= own[0].typical
+
+
+@pytest.mark.parametrize("name", ["toy-gpt-neo", "toy-qwen2", "toy-pythia", "toy-opt"])
+def test_an_induction_head_is_like_the_induction_heads_of_other_models(name: str) -> None:
+    *_, nearest, _ = nearest_heads(profiles(), Head(2, 0), {name: profiles(name)})
+    report = mi.classify_heads(loaded(name), behaviours=["induction"])
+    assert "induction" in report.labels_of(nearest.head)
+    assert nearest.distance < nearest.typical / 2
+
+
+def test_profiles_of_other_texts_are_not_compared() -> None:
+    others = {"toy-qwen2": profile_heads(loaded("toy-qwen2"), TEXTS[:2])}
+    with pytest.raises(ReportError, match="toy-qwen2 are of other texts than those of toy-gpt2"):
+        nearest_heads(profiles(), Head(2, 0), others)
 
 
 def test_the_most_frequent_tokens_come_first_and_no_special_does() -> None:
@@ -274,9 +327,46 @@ def test_the_most_frequent_tokens_come_first_and_no_special_does() -> None:
 
 
 def test_maps_of_words_hold_pairs_of_single_tokens() -> None:
-    for each in word_maps(loaded("toy-gpt2").tokenizer):
+    tokenizer = loaded("toy-gpt2").tokenizer
+    for each in word_maps(tokenizer):
         assert {target for _, target in each.pairs} <= set(each.candidates)
-        assert len(each.pairs) >= 4
+        for pair in each.pairs:
+            for id_ in pair:
+                assert tokenizer.encode(tokenizer.decode([id_])) == [id_]
+
+
+def test_a_head_that_copies_carries_out_the_map_of_words_to_themselves() -> None:
+    model = loaded("toy-qwen2")
+    copies, rests = (
+        next(each for each in map_scores(model, head) if each.name == COPYING)
+        for head in (Head(2, 0), Head(2, 2))  # an induction head, and one that looks at the sink
+    )
+    assert copies.n_pairs == rests.n_pairs >= 8
+    assert copies.low > 0.1 > abs(rests.lift)
+
+
+def test_a_map_of_which_the_vocabulary_has_too_little_is_not_applicable() -> None:
+    found = map_scores(loaded("toy-gpt2"), Head(2, 0))
+    small = [each for each in found if each.not_applicable]
+    assert "English to French" in {each.name for each in small}
+    for each in small:
+        assert isnan(each.lift)
+        assert re.search(r"not applicable: [0-3] of \d+ pairs are single", each.not_applicable)
+    lifts = [each.lift for each in found if not each.not_applicable]
+    assert lifts == sorted(lifts, reverse=True)
+
+
+def test_a_card_in_parts_is_the_card_at_once() -> None:
+    model, options = loaded("toy-gpt2"), {"n_sequences": 4, "n_tokens": 40}
+    report = mi.classify_heads(model, behaviours=["induction", "locality"])
+    made = mi.head_card(model, "L2H0", profiles=profiles(), report=report, parts=(), **options)
+    assert (made.examples, made.reads, made.links, made.losses) == ((), None, (), ())
+    assert made.labels == card().labels
+    for n, part in enumerate(PARTS, start=1):
+        made = mi.head_card(model, "L2H0", profiles=profiles(), onto=made, parts=[part], **options)
+        assert made.parts == tuple(PARTS)[:n]
+    assert repr(list(made.rows())) == repr(list(card().rows()))  # a NaN is no NaN's equal
+    assert made.provenance == card().provenance
 
 
 def test_a_card_says_what_the_head_does() -> None:
@@ -301,3 +391,7 @@ def test_what_is_not_of_the_model_is_refused() -> None:
     report = mi.classify_heads(loaded("toy-qwen2"), TEXTS[:1])
     with pytest.raises(ReportError, match="toy-gpt2; one given is of toy-qwen2"):
         mi.head_card(model, "L2H0", profiles=profiles(), report=report)
+    with pytest.raises(UnknownNameError, match="No part of a card is called 'loss'"):
+        mi.head_card(model, "L2H0", profiles=profiles(), parts=["loss"])
+    with pytest.raises(ReportError, match="is of L2H0, not of L2H1"):
+        mi.head_card(model, "L2H1", profiles=profiles(), onto=card())

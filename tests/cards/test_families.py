@@ -18,6 +18,7 @@ from mi_toolkit.cards.families import (
     family_name,
     grouped,
     profile_vectors,
+    recurrences,
     stabilities,
 )
 from mi_toolkit.cards.profile import GROUPS, HeadProfiles, profile_heads
@@ -117,6 +118,49 @@ def test_families_of_a_trained_toy_put_the_known_heads_apart() -> None:
     assert "diffuse" in repr(found)
 
 
+@pytest.mark.parametrize("name", ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"])
+def test_planted_families_recur_in_models_whose_training_planted_such_heads(name: str) -> None:
+    profiles, heads, truth = planted()
+    model = loaded(name)
+    there = profile_heads(model, passages()[:12], max_length=96, overlong="truncate")
+    found = recurrences(profiles, heads, families_of(truth), name, there, seed=0)
+    report = mi.classify_heads(model, passages()[:12], behaviours=["previous_token", "induction"])
+    for label, kind in (("previous_token", "distance_1"), ("induction", "after_copy")):
+        recurrence = found[1 + KINDS.index(kind)]
+        assert report.strongest(label) in recurrence.heads
+        assert recurrence.by_chance < 0.3 < len(recurrence.heads)
+    for kind in ("delimiter", "sentence_start"):  # which no toy was taught
+        assert not found[1 + KINDS.index(kind)].heads
+
+
+def families_of(truth: Tensor) -> Tensor:
+    """The planted kinds as groups: noise is the diffuse one, 0."""
+    return (truth + 1) % (len(KINDS) + 1)
+
+
+def test_no_planted_family_recurs_in_an_untrained_twin() -> None:
+    profiles, heads, truth = planted()
+    twin = untrained_twin(loaded("toy-gpt2"), seed=0)
+    there = profile_heads(twin, passages()[:12], max_length=96, overlong="truncate")
+    found = recurrences(profiles, heads, families_of(truth), "twin", there, seed=0)
+    assert [label for label, each in found.items() if each.heads] == [0]
+
+
+def test_families_say_in_which_models_they_recur() -> None:
+    texts = passages()[:12]
+    of = {
+        name: profile_heads(loaded(name), texts, max_length=96, overlong="truncate")
+        for name in ("toy-gpt2", "toy-qwen2")
+    }
+    model = loaded("toy-gpt2")
+    found = mi.head_families(model, profiles=of["toy-gpt2"], others=of, min_size=2, n_draws=3)
+    assert {each.model for one in found.families for each in one.recurrence} == {"toy-qwen2"}
+    assert "of 16 in toy-qwen2 (chance" in repr(found)
+    others = {"toy-qwen2": profile_heads(loaded("toy-qwen2"), texts[:3])}
+    with pytest.raises(ReportError, match="of other texts"):
+        mi.head_families(model, profiles=of["toy-gpt2"], others=others, min_size=2, n_draws=1)
+
+
 def changes(shared: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Three heads of a family in three layers of four, that share a part of what they do."""
     generator = torch.Generator().manual_seed(0)
@@ -137,6 +181,29 @@ def test_a_family_whose_members_do_alike_holds_and_one_that_does_not_fails() -> 
         assert replace(family, gain=gain, gain_low=low, gain_high=high).verdict == verdict
     assert family.verdict == "stable"
     assert replace(family, stability=0.5).verdict == "unstable"
+
+
+def test_a_large_family_of_any_heads_fails_where_all_heads_share_what_they_change() -> None:
+    generator = torch.Generator().manual_seed(0)
+    everybody = torch.randn(120, 400, generator=generator) + torch.randn(400, generator=generator)
+    member = torch.randperm(120, generator=generator) < 60
+    gain, low, high = family_gain(
+        everybody, torch.arange(400) // 50, member, torch.arange(120) // 10
+    )
+    assert low < 0 < high
+    assert abs(gain) < 0.02
+
+
+def test_the_gain_is_the_mean_difference_of_correlations_of_two_heads() -> None:
+    found, sequence, member, layer = changes(1.0)
+    expected = []
+    for head in member.nonzero()[:, 0].tolist():
+        alike = torch.corrcoef(found)[head]
+        others = [other for other in member.nonzero()[:, 0].tolist() if other != head]
+        expected.append(alike[others].mean() - alike[(layer == layer[head]) & ~member].mean())
+    assert family_gain(found, sequence, member, layer)[0] == pytest.approx(
+        float(torch.stack(expected).mean()), abs=1e-5
+    )
 
 
 def test_a_family_is_named_by_what_sets_it_apart() -> None:

@@ -21,6 +21,7 @@ from mi_toolkit.app.glossary import DARK, asset, definitions, glossary_section, 
 from mi_toolkit.app.guard import Guard, is_loopback
 from mi_toolkit.app.investigate.ablate import ablate_panel
 from mi_toolkit.app.investigate.attribute import attribute_panel
+from mi_toolkit.app.investigate.card import card_panel
 from mi_toolkit.app.investigate.compare import compare_panel
 from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.panel import Builder
@@ -53,9 +54,10 @@ def header() -> gr.HTML:
 
 
 def investigate_section(page: Builder) -> None:
-    """Ablate, attribute, compare. The last one needs a server that offers two models."""
+    """Ablate, a head's card, attribute, compare. The last needs a server that offers two models."""
     gr.Markdown("## Investigate\nExperiments on the prompt above. Each runs when you say so.")
     ablate_panel(page)
+    card_panel(page)
     attribute_panel(page)
     if len(page.context.settings.offered) > 1:
         compare_panel(page)

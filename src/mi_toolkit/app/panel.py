@@ -13,10 +13,19 @@ from typing import Any, Generic, Protocol, TypeVar
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.context import FIRST, Analysis, AppContext, Job, Session, errors_shown
+from mi_toolkit.app.context import (
+    FIRST,
+    Analysis,
+    AppContext,
+    Job,
+    Lend,
+    Session,
+    errors_shown,
+)
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.tools import FORMATS, Saveable, drawing
 from mi_toolkit.core.errors import PromptError, UnknownNameError
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw.primitives import visible
 
@@ -89,6 +98,9 @@ class Panel(Generic[Found]):
     saveable: Callable[[Found], Saveable]
     """It in files."""
 
+    is_given_last: bool = False
+    """Whether its job is given the last answer too, or None, before what the visitor chose."""
+
     button: str = "Run"
     """What the button says."""
 
@@ -100,6 +112,13 @@ class Panel(Generic[Found]):
 
     invitation: str = "Press Run."
     """What stands in the first drawing before there is an answer."""
+
+    n_steps: int = 0
+    """How often the answer is gone on from: it is shown after each step, and between two of them
+    others have their turn."""
+
+    step: Callable[[HookedModel, Found], Found] | None = None
+    """What the next step makes of an answer; the same answer where nothing is left to do."""
 
     still: Callable[[Analysis, Found], Found | None] = of_same_analysis
     """What of an answer holds under a new analysis."""
@@ -301,14 +320,37 @@ class Builder:
         self.when_analysed(refreshed, outputs=[*built.outputs, button])
         run = partial(
             self.run,
-            job=lambda session, *chosen: panel.job(session.analysed(), *chosen),
+            job=lambda session, *chosen: panel.job(
+                session.analysed(), *self._last(session, panel), *chosen
+            ),
             shown=partial(self.answered, panel),
             inputs=built.choices,
             outputs=built.outputs,
         )
         if panel.runs_itself:
             self._next.append(partial(run, show_progress_on=built.drawings[0]))
-        run(button.click)
+        # Pressed again while it runs, it runs once more after that.
+        ran = run(button.click, trigger_mode="always_last" if panel.n_steps else "once")
+        self._in_steps(panel, ran, built.outputs)
+
+    def _last(self, session: Session, panel: Panel[Found]) -> tuple[Found | None, ...]:
+        return (session.answers.get(panel.name),) if panel.is_given_last else ()
+
+    def _in_steps(self, panel: Panel[Found], ran: Any, outputs: list[Any]) -> None:
+        """Once an answer is there, go on from it step by step."""
+
+        def going_on(session: Session) -> Job[Found | None]:
+            return lambda lend: _next_step(panel, session, lend)
+
+        def gone_on(session: Session, found: Any) -> Any:
+            if found is None or session.answers.get(panel.name) is not found:
+                return (gr.skip(),) * len(outputs)
+            return panel.outputs(found)
+
+        for _ in range(panel.n_steps):
+            # Over the last drawing: what is there by now can be read meanwhile.
+            below = outputs[len(panel.drawings) - 1]
+            ran = self.run(ran.success, going_on, gone_on, outputs=outputs, show_progress_on=below)
 
     def answered(self, panel: Panel[Found], session: Session, found: Found) -> tuple[str, ...]:
         """Keep an answer, and show it; if another prompt was analyzed meanwhile, say so."""
@@ -365,6 +407,26 @@ class Builder:
 
 def _is_of_before(panel: Panel[Found], session: Session, found: Found) -> bool:
     return panel.still(session.analysed(), found) is None
+
+
+def _next_step(panel: Panel[Found], session: Session, lend: Lend) -> Found | None:
+    """Take the next step from a panel's answer and keep it; None where another came meanwhile.
+
+    A visitor who starts anew while steps of before still wait has more steps than are needed. They
+    are all of the newest answer; what one of them made, the next goes on from.
+    """
+    before: Found | None = session.answers.get(panel.name)
+    if before is None or panel.step is None:
+        return None
+    with lend(before.analysis.model) as model:
+        begun: Found | None = session.answers.get(panel.name)
+        if begun is None or begun.analysis.model != before.analysis.model:
+            return None
+        found = panel.step(model, begun)
+        if session.answers.get(panel.name) is not begun:
+            return None
+        session.answers[panel.name] = found
+        return found
 
 
 def of_analysis(saveable: Callable[..., Saveable]) -> Callable[..., Saveable]:

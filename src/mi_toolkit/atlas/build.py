@@ -25,6 +25,7 @@ from mi_toolkit.atlas.folder import (
     MEASURED,
     PAGE,
     PICTURE,
+    PROFILES,
     PROVENANCE,
     RECORD,
     REPORT,
@@ -34,6 +35,7 @@ from mi_toolkit.atlas.folder import (
     protocol_of,
 )
 from mi_toolkit.atlas.headvis import export_headvis
+from mi_toolkit.cards.profile import profile_heads
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
@@ -232,6 +234,7 @@ def head_atlas(
     revisions: Sequence[str] | None = None,
     load: Mapping[str, Any] | None = None,
     headvis: bool = False,
+    profiles: bool = False,
     progress: bool | None = None,
 ) -> HeadAtlas:
     """The standard protocol for each of `models`, in one folder with a page to begin at.
@@ -253,6 +256,8 @@ def head_atlas(
             model is there once for each, called `EleutherAI/pythia-160m@step1000`.
         load: arguments to `load_model`, such as `{"dtype": "bfloat16"}`, the same for all.
         headvis: write each model's heads for HeadVis too, into `models/<name>/headvis`.
+        profiles: keep what each model's heads move in the bundled passages, for
+            `HeadAtlas.head_profiles`; a model without a tokenizer has none.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
@@ -270,7 +275,12 @@ def head_atlas(
     options = dict(load or {})
     asked = _asked(models, revisions, options.pop("revision", None))
     protocol = protocol_of(
-        min_lift=min_lift, weighting=weighting, seed=seed, load=options, headvis=headvis
+        min_lift=min_lift,
+        weighting=weighting,
+        seed=seed,
+        load=options,
+        headvis=headvis,
+        profiles=profiles,
     )
     measuring = {
         "min_lift": min_lift,
@@ -290,8 +300,12 @@ def head_atlas(
         if each.weights is not None and kept.has(MEASURED, settings):
             continue
         loading = {**options, "revision": each.revision}
-        facts = _measure(each.source.name, folder, loading, measuring, headvis=headvis)
+        facts = _measure(
+            each.source.name, folder, loading, measuring, headvis=headvis, profiles=profiles
+        )
         files = [REPORT, PAGE, PICTURE]
+        if (folder / PROFILES).exists():
+            files.append(PROFILES)
         if headvis:
             exported = folder.glob(f"{HEADVIS}/**/*.json")
             files += [path.relative_to(folder).as_posix() for path in exported]
@@ -360,7 +374,13 @@ def _rows(report: HeadReport, revision: str | None) -> DataFrame:
 
 
 def _measure(
-    name: str, folder: Path, options: Mapping[str, Any], measuring: Any, *, headvis: bool
+    name: str,
+    folder: Path,
+    options: Mapping[str, Any],
+    measuring: Any,
+    *,
+    headvis: bool,
+    profiles: bool,
 ) -> dict[str, Any]:
     """Load one model and write its files; its facts. The model is let go at the end."""
     model = load_model(name, **options)
@@ -371,5 +391,8 @@ def _measure(
     if headvis:
         remove_drafts(folder / HEADVIS, and_below=True)  # whatever is there is entered
         export_headvis(model, report, folder / HEADVIS)
+    (folder / PROFILES).unlink(missing_ok=True)
+    if profiles and model.tokenizer is not None:
+        profile_heads(model, seed=measuring["seed"], progress=False).save(folder / PROFILES)
     facts = describe_model(model)
     return {**facts.record(), "parameters": facts.parameters}

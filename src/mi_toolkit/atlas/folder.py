@@ -8,6 +8,7 @@
 | `atlas.json` | the models, in order, and the protocol |
 | `models/<name>/report.safetensors` | a model's report: `HeadReport.load` |
 | `models/<name>/index.html`, `labels.png` | its page and its map of labels |
+| `models/<name>/profiles.safetensors` | what its heads move, where that was asked for |
 | `models/<name>/provenance.json` | protocol, digests, facts; written last: the model is done |
 """
 
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mi_toolkit.cards.profile import HeadProfiles
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
@@ -29,6 +31,7 @@ from mi_toolkit.core.resumable import Manifest, Part, WrittenFile
 from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.kinds import Weighting
+from mi_toolkit.heads.relations import RELATIONS
 from mi_toolkit.heads.report import HeadReport
 
 if TYPE_CHECKING:
@@ -41,7 +44,13 @@ _NO_FIGURE = ("device", "cache")
 
 
 def protocol_of(
-    *, min_lift: float, weighting: Weighting, seed: int, load: Mapping[str, Any], headvis: bool
+    *,
+    min_lift: float,
+    weighting: Weighting,
+    seed: int,
+    load: Mapping[str, Any],
+    headvis: bool,
+    profiles: bool = False,
 ) -> Any:
     """What is done to every model, as plain values: it decides all figures, with the weights."""
     return {
@@ -54,6 +63,7 @@ def protocol_of(
             name: str(value) for name, value in sorted(load.items()) if name not in _NO_FIGURE
         },
         "headvis": headvis,
+        **({"profiles": list(RELATIONS)} if profiles else {}),  # else as before there were any
         "versions": installed_versions(),
     }
 
@@ -67,6 +77,9 @@ REPORT, PAGE, PICTURE, PROVENANCE = (
 )
 HEADVIS = "headvis"
 """Folder of a model for HeadVis, where it was asked for."""
+
+PROFILES = "profiles.safetensors"
+"""What a model's heads move, where it was asked for."""
 
 MEASURED = "measured"
 """The part that a finished model is."""
@@ -103,6 +116,23 @@ class HeadAtlas(TableRepr):
         if path.is_file() and part.files.get(REPORT) not in (None, WrittenFile.of(path)):
             raise ReportError(f"{path} is damaged: build the atlas again, or bring it back.")
         return HeadReport.load(path)
+
+    def head_profiles(self) -> dict[str, HeadProfiles]:
+        """What the heads of each model move, as `others` of `head_card` and `head_families`.
+
+        Of the models that were profiled, by name (`head_atlas(..., profiles=True)`).
+
+        Raises:
+            ReportError: none was.
+        """
+        paths = {name: self.model_folder(name) / PROFILES for name in self.models}
+        found = {name: HeadProfiles.load(path) for name, path in paths.items() if path.is_file()}
+        if not found:
+            raise ReportError(
+                f"The atlas at {self.folder} has no profiles of heads: build it with "
+                "profiles=True (mi-toolkit atlas --profiles)."
+            )
+        return found
 
     def provenance(self, model: str) -> Mapping[str, Any]:
         """One model's facts, protocol and weights, and the digests of its files.

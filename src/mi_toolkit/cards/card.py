@@ -9,12 +9,16 @@
    is predicted, next to other heads of its layer.
 5. Who it works with: composition with the heads of other layers, against turned weights.
 6. Who is like it: heads whose relations are lifted alike.
+
+1 and 6 come from what was measured for all heads; 2 to 5 are parts (`PARTS`) that are made head by
+head, the quick ones first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -31,14 +35,26 @@ from mi_toolkit.cards.circuits import (
     map_scores,
     table_of_tokens,
 )
-from mi_toolkit.cards.profile import AFTER, HeadProfiles, profile_heads, value_lengths
+from mi_toolkit.cards.profile import (
+    AFTER,
+    HeadProfiles,
+    check_comparable,
+    profile_heads,
+    value_lengths,
+)
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import PromptError, ReportError, UnsupportedModelError
+from mi_toolkit.core.errors import (
+    PromptError,
+    ReportError,
+    UnsupportedModelError,
+    unknown_name,
+)
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, pattern_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import one_job
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.random_sets import random_sets
 from mi_toolkit.core.result import Result
@@ -68,10 +84,16 @@ EXAMPLES = 8
 TENTHS = 10
 
 NEAREST = 6
-"""Heads that a card names as alike."""
+"""Heads of its own model that a card names as alike."""
+
+NEAREST_ELSEWHERE = 2
+"""Heads of each other model."""
 
 LINKS = 12
 """Links that a card keeps of each direction."""
+
+WORTH_SAYING = 0.02
+"""The lift from which a relation is named."""
 
 MOST_OFFSET = 8
 """Positions between query and key at most where circuits are read: farther is cut to this."""
@@ -195,6 +217,9 @@ class Neighbour:
     distance: float
     """Between the two heads' lifts over all relations (Euclidean)."""
 
+    typical: float
+    """The median distance of that model's heads."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HeadCard(Result):
@@ -251,7 +276,10 @@ class HeadCard(Result):
     """What hangs on it, by kind of ablation and kind of token."""
 
     nearest: tuple[Neighbour, ...]
-    """Heads that are like it, the nearest first."""
+    """Heads that are like it: of its own model, then of each other one, the nearest first."""
+
+    parts: tuple[str, ...]
+    """What of `PARTS` was made; the fields of the others are empty."""
 
     n_documents: int
     """Documents that relations and examples rest on."""
@@ -302,9 +330,10 @@ class HeadCard(Result):
                 chance = table.shuffled_highest if pair.value > 0 else table.shuffled_lowest
                 yield row(name, f"{pair.source!r} → {pair.target!r}", pair.value, chance=chance)
         for each_map in self.maps:
+            note = each_map.not_applicable or f"{each_map.n_pairs} pairs"
             yield row(
                 "map", each_map.name, each_map.lift, chance=0.0, low=each_map.low,
-                high=each_map.high, note=f"{each_map.n_pairs} pairs",
+                high=each_map.high, note=note,
             )  # fmt: skip
         for loss in self.losses:
             yield row(
@@ -318,7 +347,7 @@ class HeadCard(Result):
                 note=f"{link.z:.1f} sd above",
             )  # fmt: skip
         for near in self.nearest:
-            yield row("like it", f"{near.head} of {near.model}", near.distance)
+            yield row("like it", f"{near.head} of {near.model}", near.distance, chance=near.typical)
 
     def title(self) -> str:
         """The head, in one line."""
@@ -341,12 +370,16 @@ class HeadCard(Result):
         if self.links:
             shown = [f"{a.writer} → {a.reader} {a.way} ({a.z:.0f} sd)" for a in self.links[:4]]
             rows.append(("works with", "  ".join(shown)))
-        nearest = "  ".join(f"{near.head} {near.distance:.2f}" for near in self.nearest)
+        own = self.provenance.model
+        nearest = "  ".join(
+            f"{near.head}{'' if near.model == own else f' of {near.model}'} {near.distance:.2f}"
+            for near in self.nearest
+        )
         return TextTable(title=self.title(), rows=[*rows, ("is like", nearest)])
 
     def in_words(self) -> str:
-        """The relations whose lift is above 0 beyond doubt, the highest first."""
-        clear = [each for each in self.relations if each.low > 0][:4]
+        """The relations whose lift is above 0 beyond doubt, and not by next to nothing."""
+        clear = [each for each in self.relations if each.low > 0 and each.lift > WORTH_SAYING][:4]
         said = ", ".join(f"{RELATIONS[each.relation].meaning} {each.lift:.2f}" for each in clear)
         return said or "no kind of key beyond chance"
 
@@ -360,6 +393,8 @@ def head_card(
     profiles: HeadProfiles | None = None,
     report: HeadReport | None = None,
     others: Mapping[str, HeadProfiles] | None = None,
+    parts: Sequence[str] | None = None,
+    onto: HeadCard | None = None,
     how: Sequence[str] = ("zero", "mean", "resample"),
     held_out: Prompt | None = None,
     n_sequences: int = 16,
@@ -381,7 +416,12 @@ def head_card(
             cards of all heads.
         report: of this model, from `classify_heads`; None to classify the head by the standard
             behaviours and those of text.
-        others: profiles of other models by name, among which heads like it are looked for too.
+        others: profiles of other models by name, made on the same texts, among which heads like it
+            are looked for too (`HeadAtlas.head_profiles`); one of this model's name is passed over.
+        parts: which of `PARTS` to make, in their order; None for all. Where it looks and who is
+            like it are on every card.
+        onto: a card of this head to add to, made with the same `profiles` and options: its parts
+            are not made again.
         how: the kinds of ablation.
         held_out: texts to take losses on; None for the testing half of the bundled evaluation
             passages.
@@ -392,8 +432,8 @@ def head_card(
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
-        UnknownNameError: no such head, or no such kind of ablation.
-        ReportError: profiles or report of another model.
+        UnknownNameError: no such head, no such part, or no such kind of ablation.
+        ReportError: profiles, report or card of another model, or a card of another head.
         PromptError: the texts cannot be fed, or a count is under 1.
 
     Example:
@@ -407,78 +447,184 @@ def head_card(
         check_kind(kind)
     if min(n_sequences, n_random, n_tokens - 1) < 1:
         raise PromptError("n_sequences and n_random are 1 or more, n_tokens 2 or more.")
+    wanted = PARTS if parts is None else parts
+    for name in wanted:
+        if name not in PARTS:
+            raise unknown_name("part of a card", name, PARTS)
     if profiles is None:
         profiles = profile_heads(model, texts, seed=seed, progress=progress)
-    if report is None:
+    if onto is None and report is None:
         report = classify_heads(
             model, behaviours=list(CARD_BEHAVIOURS), seed=seed, progress=progress
         )
-    own = describe_model(model).name
-    for given in (profiles.provenance.model, report.provenance.model):
-        if given != own:
-            raise ReportError(
-                f"Profiles and report have to be of the model of the card, {own}; one given is of "
-                f"{given}."
-            )
-    batch = loss_batch(
-        model,
-        halves(evaluation_passages(model))[1] if held_out is None else held_out,
-        max_length=LOSS_LENGTH,
-        limit=n_sequences,
-    )
-    losses = tuple(
-        change
-        for kind in how
-        for change in loss_changes(
-            model, chosen, batch, how=kind, n_random=n_random, seed=seed, progress=progress
-        )
-    )
-    relations = relation_figures(profiles, chosen)
-    offset = offset_of(relations)
-    activity = profiles.activity()[chosen.layer]
-    return HeadCard(
+    _check_same(describe_model(model).name, chosen, profiles, report, onto)
+    asked = _Asked(
+        model=model,
         head=chosen,
-        behaviours=tuple(behaviour_figures(report, chosen)),
-        window=profiles.windows[chosen.layer],
-        sink_moved=float(profiles.sink_share()[chosen]),
-        sink_attended=float(profiles.sink_share("attended")[chosen]),
-        activity=float(activity[chosen.head]),
-        activity_rank=1 + int((activity > activity[chosen.head]).sum()),
+        profiles=profiles,
+        how=tuple(how),
+        held_out=held_out,
+        n_sequences=n_sequences,
+        n_random=n_random,
+        n_tokens=n_tokens,
+        seed=seed,
+        progress=progress,
+    )
+    card = begun_card(asked, report, others or {}) if onto is None else onto
+    todo = [name for name in PARTS if name in wanted and name not in card.parts]
+    for name in track(
+        todo,
+        total=len(todo),
+        label=f"card of {chosen}",
+        unit="part",
+        show=progress,
+        at_rest=model,
+    ):
+        card = replace(card, **PARTS[name](asked, card), parts=(*card.parts, name))
+    return card
+
+
+def _check_same(
+    own: str,
+    head: Head,
+    profiles: HeadProfiles,
+    report: HeadReport | None,
+    onto: HeadCard | None,
+) -> None:
+    """Check that all that a card is made from is of one model, and of one head."""
+    for given in (profiles, report, onto):
+        if given is not None and given.provenance.model != own:
+            raise ReportError(
+                f"Profiles, report and card have to be of the model of the card, {own}; one given "
+                f"is of {given.provenance.model}."
+            )
+    if onto is not None and onto.head != head:
+        raise ReportError(f"The card to add to is of {onto.head}, not of {head}.")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asked:
+    """What the parts of a card are made from."""
+
+    model: HookedModel
+    head: Head
+    profiles: HeadProfiles
+    how: tuple[str, ...]
+    held_out: Prompt | None
+    n_sequences: int
+    n_random: int
+    n_tokens: int
+    seed: int
+    progress: bool | None
+
+
+def begun_card(
+    asked: _Asked, report: HeadReport | None, others: Mapping[str, HeadProfiles]
+) -> HeadCard:
+    """Where a head looks and who is like it; the parts are still to be made."""
+    profiles, head = asked.profiles, asked.head
+    activity = profiles.activity()[head.layer]
+    relations, read = relation_figures(profiles, head), profiles.provenance
+    return HeadCard(
+        head=head,
+        behaviours=() if report is None else tuple(behaviour_figures(report, head)),
+        window=profiles.windows[head.layer],
+        sink_moved=float(profiles.sink_share()[head]),
+        sink_attended=float(profiles.sink_share("attended")[head]),
+        activity=float(activity[head.head]),
+        activity_rank=1 + int((activity > activity[head.head]).sum()),
         relations=relations,
-        examples=tuple(examples_of(model, profiles, chosen)),
-        offset=offset,
-        **_off_the_weights(
-            model, chosen, frequent_ids(model, profiles.counts, n_tokens), offset, seed
-        ),
-        losses=losses,
-        nearest=nearest_heads(profiles, chosen, others or {}),
+        examples=(),
+        offset=offset_of(relations),
+        reads=None,
+        writes=None,
+        maps=(),
+        links=(),
+        unknown={},
+        losses=(),
+        nearest=nearest_heads(profiles, head, others),
+        parts=(),
         n_documents=profiles.n_documents,
         n_queries=int(profiles.n_queries.sum()),
-        provenance=provenance_of(model, {"losses": batch}, seed=seed),
+        provenance=replace(
+            provenance_of(asked.model, {}, seed=asked.seed),
+            bos=read.bos,
+            bos_id=read.bos_id,
+            prompts=read.prompts,
+        ),
     )
 
 
-def _off_the_weights(
-    model: HookedModel, head: Head, ids: Int[Tensor, " token"], offset: int, seed: int
-) -> dict[str, Any]:
-    """Tables, maps and links, as far as they are known for the model, and why not."""
-    found: dict[str, Any] = {"reads": None, "writes": None, "maps": (), "links": ()}
-    unknown: dict[str, str] = {}
+def _examples(asked: _Asked, card: HeadCard) -> dict[str, Any]:
+    """Places of the texts, and where the head takes from there what it moves."""
+    return {"examples": tuple(examples_of(asked.model, asked.profiles, card.head))}
+
+
+def _circuits(asked: _Asked, card: HeadCard) -> dict[str, Any]:
+    """Tables and maps of words, or why they are not known for the model."""
+    model, head = asked.model, card.head
+    ids = frequent_ids(model, asked.profiles.counts, asked.n_tokens)
     texts = token_texts(model.tokenizer, ids.tolist())
     try:
-        tables = circuit_tables(model, head, ids, offset=offset, seed=seed)
-        found |= {name: table_of_tokens(table, texts) for name, table in tables.items()}
-        found["maps"] = map_scores(model, head)
+        tables = circuit_tables(model, head, ids, offset=card.offset, seed=asked.seed)
+        maps = map_scores(model, head)
     except UnsupportedModelError as error:
-        unknown["circuits"] = str(error)
+        return {"unknown": {**card.unknown, "circuits": str(error)}}
+    return {
+        **{name: table_of_tokens(table, texts) for name, table in tables.items()},
+        "maps": maps,
+    }
+
+
+def _links(asked: _Asked, card: HeadCard) -> dict[str, Any]:
+    """The strongest links from earlier heads and to later ones, or why they are not known."""
     try:
-        links = links_of(model, head, seed=seed)
-        before = [link for link in links if link.reader == head][:LINKS]
-        after = [link for link in links if link.writer == head][:LINKS]
-        found["links"] = tuple(sorted([*before, *after], key=lambda link: -link.z))
+        links = links_of(asked.model, card.head, seed=asked.seed)
     except UnsupportedModelError as error:
-        unknown["links"] = str(error)
-    return {**found, "unknown": unknown}
+        return {"unknown": {**card.unknown, "links": str(error)}}
+    before = [link for link in links if link.reader == card.head][:LINKS]
+    after = [link for link in links if link.writer == card.head][:LINKS]
+    return {"links": tuple(sorted([*before, *after], key=lambda link: -link.z))}
+
+
+def _losses(asked: _Asked, card: HeadCard) -> dict[str, Any]:
+    """What ablating the head does to held-out text, by every kind of ablation."""
+    model, texts = asked.model, asked.held_out
+    batch = loss_batch(
+        model,
+        halves(evaluation_passages(model))[1] if texts is None else texts,
+        max_length=LOSS_LENGTH,
+        limit=asked.n_sequences,
+    )
+    changes = [
+        change
+        for how in asked.how
+        for change in loss_changes(
+            model,
+            card.head,
+            batch,
+            how=how,
+            n_random=asked.n_random,
+            seed=asked.seed,
+            progress=asked.progress,
+        )
+    ]
+    made = card.provenance
+    return {
+        "losses": tuple(changes),
+        "provenance": replace(
+            made,
+            bos={**made.bos, "losses": batch.bos},
+            prompts={**made.prompts, "losses": batch.digest},
+        ),
+    }
+
+
+PARTS: Mapping[str, Callable[[_Asked, HeadCard], Mapping[str, Any]]] = MappingProxyType(
+    {"examples": _examples, "circuits": _circuits, "links": _links, "losses": _losses}
+)
+"""What a card is made of beyond what is measured for all heads, the quick parts first: the fields
+that each gives."""
 
 
 def behaviour_figures(report: HeadReport, head: Head) -> Iterator[BehaviourFigure]:
@@ -648,20 +794,31 @@ def token_kinds(
 def nearest_heads(
     profiles: HeadProfiles, head: Head, others: Mapping[str, HeadProfiles]
 ) -> tuple[Neighbour, ...]:
-    """The heads whose lifts over all relations are nearest to this one's.
+    """The heads whose lifts over all relations are nearest to this one's, model by model.
 
     Raises:
-        ReportError: the profiles of another model are of other relations.
+        ReportError: the profiles of another model are of other relations or other texts.
     """
-    wanted = profiles.lift().nan_to_num(0.0)[head]
-    found = []
-    own_model = (profiles.provenance.model, profiles)
-    for place, (name, each) in enumerate([own_model, *others.items()]):
-        if each.relations != profiles.relations:
-            raise ReportError(f"The profiles of {name} are of other relations: make them again.")
+    wanted, own = profiles.lift().nan_to_num(0.0)[head], profiles.provenance.model
+    elsewhere = {name: each for name, each in others.items() if name != own}
+    found: list[Neighbour] = []
+    for name, each in {own: profiles, **elsewhere}.items():
+        check_comparable(profiles, each, name)
         distance = (each.lift().nan_to_num(0.0) - wanted).norm(dim=-1)
-        for index, value in enumerate(distance.flatten().tolist()):
-            at = Head(*divmod(index, distance.shape[1]))
-            if place or at != head:
-                found.append(Neighbour(model=name, head=at, distance=value))
-    return tuple(sorted(found, key=lambda near: near.distance)[:NEAREST])
+        if name == own:
+            distance[head] = torch.inf
+        order = distance.flatten().sort(stable=True)
+        n = min(NEAREST if name == own else NEAREST_ELSEWHERE, int(distance.isfinite().sum()))
+        typical = float(distance[distance.isfinite()].median()) if n else float("nan")
+        found += [
+            Neighbour(
+                model=name,
+                head=Head(*divmod(index, distance.shape[1])),
+                distance=value,
+                typical=typical,
+            )
+            for value, index in zip(
+                order.values[:n].tolist(), order.indices[:n].tolist(), strict=True
+            )
+        ]
+    return tuple(found)

@@ -14,9 +14,10 @@ rotation and shared key heads included, `offset` positions apart.
    tokens. The strongest pairs of that are what chance would show.
 4. A token with itself: the mean of the diagonal. Under shuffled pairs it is 0 in the mean, with a
    standard error of `1 / √(tokens - 1)` (Hoeffding 1951).
-5. Relations that `writes` may carry out (plural, capital, …) are small maps of words, scored as
-   `successor` is, against the mean over all permutations of the targets (after Elhelo and Geva
-   2024, arXiv 2412.11965).
+5. Relations that `writes` may carry out (copying, plural, capital, …) are small maps of words,
+   scored as `successor` is, against the mean over all permutations of the targets (after Elhelo
+   and Geva 2024, arXiv 2412.11965). Words that are no single token are left out; a list of which
+   too few are left is not applicable, with how many there were.
 
 **Heads.** Composition of an earlier head with a later one (Elhage et al. 2021) is
 `‖A B‖ / (‖A‖ ‖B‖)` in Frobenius norms, where `A = W_V W_O` of the earlier one and `B` is what the
@@ -73,6 +74,9 @@ _MAPS: Mapping[str, str] = {
     "country to capital": "France Paris Italy Rome Spain Madrid Germany Berlin Russia Moscow "
     "Japan Tokyo China Beijing England London Egypt Cairo Greece Athens Austria Vienna Ireland "
     "Dublin Norway Oslo Portugal Lisbon Poland Warsaw Cuba Havana",
+    "country to language": "France French Italy Italian Spain Spanish Germany German Russia "
+    "Russian Japan Japanese China Chinese England English Greece Greek Portugal Portuguese Poland "
+    "Polish Sweden Swedish Turkey Turkish Korea Korean Netherlands Dutch Israel Hebrew",
     "English to French": "the le and et of de in dans with avec for pour house maison water eau "
     "world monde day jour night nuit city ville good bon love amour life vie man homme",
     "past tense": "go went say said make made take took come came see saw know knew get got "
@@ -80,6 +84,10 @@ _MAPS: Mapping[str, str] = {
     "opposite": "good bad big small old new high low long short left right up down hot cold "
     "early late open closed first last black white day night",
 }
+
+
+COPYING = "copying"
+"""The map of each word of the lists to itself."""
 
 
 class HeadVectors(NamedTuple):
@@ -165,6 +173,9 @@ class MapScore:
     high: float
     """Upper end of the same."""
 
+    not_applicable: str = ""
+    """Why there are no figures; empty where there are."""
+
 
 Way = Literal["query", "key", "value"]
 
@@ -218,9 +229,10 @@ def head_vectors(
         )
         return query.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1])
 
+    # One row until the head's layer, where all vectors are put in its place.
+    ids = torch.zeros(1, offset + 1, dtype=torch.long)
     for start in range(0, len(embedding), ROWS):
         rows = embedding[start : start + ROWS]
-        ids = torch.zeros(len(rows), offset + 1, dtype=torch.long)
         put = (f"blocks.{head.layer}.hook_resid_pre", _putting(rows))
         with model.hooks(fwd_hooks=[put]), attention_by(model, [head.layer], attention):
             visit_activations(model, ids, [z_hook(head.layer)], lambda *_: None)
@@ -312,48 +324,90 @@ def table_of_tokens(tables: Float[Tensor, "table token token"], texts: Sequence[
 
 
 def word_maps(tokenizer: Any) -> list[TokenMap]:
-    """The maps of words of which the tokenizer has enough as single tokens; successors too."""
-    found = []
+    """The maps of words, as far as both words of a pair are single tokens; successors too."""
+    found: list[TokenMap] = []
+    all_ids: dict[str, int] = {}
     for name, listed in _MAPS.items():
         words = listed.split()
         ids = single_token_ids(tokenizer, dict.fromkeys(words))
-        pairs = [
+        all_ids |= ids
+        pairs = tuple(
             (ids[a], ids[b])
             for a, b in zip(words[::2], words[1::2], strict=True)
             if a in ids and b in ids
-        ]
+        )
         candidates = tuple(dict.fromkeys(target for _, target in pairs))
-        if min(len(pairs), len(candidates)) >= MIN_CLASS:
-            found.append(TokenMap(name=name, candidates=candidates, pairs=tuple(pairs)))
-    return [*found, *successor_maps(tokenizer)]
+        found.append(TokenMap(name=name, candidates=candidates, pairs=pairs))
+    every = tuple(dict.fromkeys(all_ids.values()))
+    copying = TokenMap(name=COPYING, candidates=every, pairs=tuple((id_, id_) for id_ in every))
+    return [copying, *found, *successor_maps(tokenizer)]
+
+
+def n_listed(name: str) -> int:
+    """How many pairs a list of words has."""
+    return len(_MAPS[name].split()) // 2
 
 
 def map_scores(model: HookedModel, head: Head) -> tuple[MapScore, ...]:
-    """How far what a head writes carries out each map of words, the strongest first."""
+    """How far what a head writes carries out each map of words, the strongest first.
+
+    Those that are not applicable come last.
+    """
     unembedding = effective_unembedding(model)
     weights = output_weights(model, head.layer)[head.head].cpu()
+    maps = word_maps(model.tokenizer)
+    large = [each for each in maps if min(len(each.pairs), len(each.candidates)) >= MIN_CLASS]
+    # All words at once: a pass of the model for each list would take most of the time.
+    ids = torch.tensor(list(dict.fromkeys(id_ for each in large for id_, _ in each.pairs)))
+    row = {id_: index for index, id_ in enumerate(ids.tolist())}
+    written = ids.new_zeros(0, weights.shape[1]).float()
+    if large:
+        vectors = head_vectors(model, head, effective_embedding(model, ids), offset=1)
+        written = vectors.value @ weights
     found = []
-    for each in word_maps(model.tokenizer):
-        sources = torch.tensor([source for source, _ in each.pairs])
+    for each in large:
+        sources = torch.tensor([row[source] for source, _ in each.pairs])
         place = {id_: index for index, id_ in enumerate(each.candidates)}
         target = torch.tensor([place[id_] for _, id_ in each.pairs])
-        vectors = head_vectors(model, head, effective_embedding(model, sources), offset=1)
         directions = unembedding.directions(torch.tensor(each.candidates)).cpu()
-        logits = (vectors.value @ weights @ directions.T)[None]
-        figures = circuit_figures(pair_hits(logits, target), bar=0.0)
-        has_interval = len(each.pairs) >= MIN_QUERIES
-        found.append(
-            MapScore(
-                name=each.name,
-                n_pairs=len(each.pairs),
-                score=float(figures.score[0]),
-                null=float(figures.null[0]),
-                lift=float(figures.lift[0]),
-                low=float(figures.ci_low[0]) if has_interval else float("nan"),
-                high=float(figures.ci_high[0]) if has_interval else float("nan"),
-            )
-        )
-    return tuple(sorted(found, key=lambda each: -each.lift))
+        found.append(_map_score(each, (written[sources] @ directions.T)[None], target))
+    found.sort(key=lambda each: -each.lift)
+    small = [_not_applicable(each) for each in maps if each not in large]
+    return (*found, *small)
+
+
+def _map_score(
+    words: TokenMap, logits: Float[Tensor, "1 pair candidate"], target: Int[Tensor, " pair"]
+) -> MapScore:
+    figures = circuit_figures(pair_hits(logits, target), bar=0.0)
+    has_interval = len(words.pairs) >= MIN_QUERIES
+    return MapScore(
+        name=words.name,
+        n_pairs=len(words.pairs),
+        score=float(figures.score[0]),
+        null=float(figures.null[0]),
+        lift=float(figures.lift[0]),
+        low=float(figures.ci_low[0]) if has_interval else float("nan"),
+        high=float(figures.ci_high[0]) if has_interval else float("nan"),
+    )
+
+
+def _not_applicable(words: TokenMap) -> MapScore:
+    nan = float("nan")
+    of = f" of {n_listed(words.name)}" if words.name in _MAPS else ""
+    return MapScore(
+        name=words.name,
+        n_pairs=len(words.pairs),
+        score=nan,
+        null=nan,
+        lift=nan,
+        low=nan,
+        high=nan,
+        not_applicable=(
+            f"not applicable: {len(words.pairs)}{of} pairs are single tokens of this vocabulary, "
+            f"and {MIN_CLASS} are needed"
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

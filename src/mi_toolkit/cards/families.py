@@ -8,16 +8,21 @@
    with the most similar group, in the mean over draws, is its stability; under `MIN_JACCARD` it is
    shown as unstable.
 3. On text that was not used, every head is ablated alone. A family holds where a member's changes
-   of loss, token by token, go with those of the other members more than with those of the other
-   heads of its layer: the mean difference of the two correlations, with a jackknife over texts. A
-   family whose interval does not lie above 0 is shown as failed.
+   of loss, token by token, go with another member's more than with those of a head of its layer
+   that is none: the mean difference of the two correlations, with a jackknife over texts. A family
+   whose interval does not lie above 0 is shown as failed. Heads are set against each other one by
+   one: the mean of a large family has less noise than that of a layer, whatever it holds.
+4. It recurs in another model, profiled on the same texts, where heads of that one do the same: the
+   nearest head of this model is a member, no farther away than members may be from their nearest
+   fellow, or than `NEAR`, where all members are closer. By chance: the same for profiles of as high
+   lifts, but of other relations (permuted).
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,7 +31,7 @@ from torch import Tensor
 
 from mi_toolkit.activations.batcher import Texts
 from mi_toolkit.cards.card import LOSS_LENGTH
-from mi_toolkit.cards.profile import GROUPS, HeadProfiles, profile_heads
+from mi_toolkit.cards.profile import GROUPS, HeadProfiles, check_comparable, profile_heads
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import MIToolkitError, PromptError, ReportError
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
@@ -56,7 +61,31 @@ MIN_SIZE = 5
 
 SHOWN_RELATIONS = 3
 
+NEAR = 0.3
+"""Between the directions of profiles that are of one kind however close others are: their cosine is
+0.955."""
+
+PERMUTATIONS = 200
+"""Of the relations of another model's heads: what would be found there by chance."""
+
 Verdict = Literal["unstable", "stable", "holds", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recurrence:
+    """The heads of another model that do what a family does."""
+
+    model: str
+    """That model."""
+
+    heads: tuple[Head, ...]
+    """Its heads, the nearest to a member first; none where the family does not recur."""
+
+    n_heads: int
+    """How many heads the model has."""
+
+    by_chance: float
+    """Heads that would be found, in the mean, were each one's lifts of other relations."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,14 +111,22 @@ class Family:
     """Mean Jaccard index with the most similar group over draws of documents."""
 
     gain: float
-    """How much more a member's changes of loss go with those of other members than with those of
-    other heads of its layer: a difference of correlations. NaN where it was not tested."""
+    """How much more a member's changes of loss go with another member's than with those of another
+    head of its layer: a difference of correlations. NaN where it was not tested."""
 
     gain_low: float
     """Lower end of its 95% interval."""
 
     gain_high: float
     """Upper end of the same."""
+
+    recurrence: tuple[Recurrence, ...] = ()
+    """Where it was looked for, model by model."""
+
+    @property
+    def recurs_in(self) -> tuple[str, ...]:
+        """The models with more heads like it than chance would give."""
+        return tuple(each.model for each in self.recurrence if len(each.heads) > each.by_chance)
 
     @property
     def verdict(self) -> Verdict:
@@ -149,6 +186,7 @@ class HeadFamilies(Result):
                 "distance": None if each is None else each.distances[each.members.index(head)],
                 "stability": None if each is None else each.stability,
                 "gain": None if each is None else each.gain,
+                "recurs_in": "" if each is None else ", ".join(each.recurs_in),
             }
 
     def title(self) -> str:
@@ -174,12 +212,19 @@ class HeadFamilies(Result):
                 "" if each.gain != each.gain
                 else f"{each.gain:+.2f} [{each.gain_low:+.2f}, {each.gain_high:+.2f}]",
                 each.verdict,
+                "; ".join(
+                    f"{len(there.heads)} of {there.n_heads} in {there.model} "
+                    f"(chance {there.by_chance:.1f})"
+                    for there in each.recurrence
+                ),
             ]
             for each in self.families
         ]  # fmt: skip
 
 
-FAMILY_HEADER = ("family", "heads", "exemplar and members", "stability", "gain", "verdict")
+FAMILY_HEADER = (
+    "family", "heads", "exemplar and members", "stability", "gain", "verdict", "recurs"
+)  # fmt: skip
 
 
 @one_job
@@ -188,6 +233,7 @@ def head_families(
     texts: Texts | None = None,
     *,
     profiles: HeadProfiles | None = None,
+    others: Mapping[str, HeadProfiles] | None = None,
     min_size: int = MIN_SIZE,
     n_draws: int = 50,
     test: bool = False,
@@ -205,6 +251,8 @@ def head_families(
         texts: what heads are watched on, as `profile_heads` takes it; None for the bundled
             passages.
         profiles: of this model, from `profile_heads`, in the place of `texts`.
+        others: profiles of other models by name, made on the same texts, in which families are
+            looked for (`HeadAtlas.head_profiles`); one of this model's name is passed over.
         min_size: heads of a family, at least.
         n_draws: draws of documents, with replacement, that each family has to come back in.
         test: whether every head is ablated on held-out text, to see whether membership predicts
@@ -216,7 +264,7 @@ def head_families(
     Raises:
         MIToolkitError: scikit-learn is not installed.
         PromptError: under 3 groups of documents, or a count under 1.
-        ReportError: the profiles are of another model.
+        ReportError: the profiles are of another model, or those of `others` of other texts.
 
     Example:
         >>> import mi_toolkit as mi
@@ -241,20 +289,32 @@ def head_families(
         raise PromptError(
             "Families have to come back where documents are drawn anew: give 3 documents or more."
         )
+    elsewhere = {
+        name: each for name, each in (others or {}).items() if name != profiles.provenance.model
+    }
+    for name, each in elsewhere.items():
+        check_comparable(profiles, each, name)
     heads = every_head(model, attention_layers(model))
     groups = grouped(profile_vectors(profiles, heads), min_size)
     stability = stabilities(profiles, heads, groups, min_size, n_draws=n_draws, seed=seed)
     gains: Mapping[int, tuple[float, float, float]] = {}
     if test:
         gains = gains_of(model, heads, groups, n_sequences=n_sequences, progress=progress)
+    found = {
+        name: recurrences(profiles, heads, groups, name, each, seed=seed)
+        for name, each in elsewhere.items()
+    }
     families = [
-        _family(profiles, heads, groups, label, stability[label], gains.get(label))
+        replace(
+            _family(profiles, heads, groups, label, stability[label], gains.get(label)),
+            recurrence=tuple(of_label[label] for of_label in found.values()),
+        )
         for label in sorted(stability)
     ]
     families.sort(key=lambda each: (each.verdict == "unstable", -len(each.members)))
     family = torch.full(profiles.sink.shape[2:], -1)
-    for place, each in enumerate(families):
-        for head in each.members:
+    for place, made in enumerate(families):
+        for head in made.members:
             family[head] = place
     return HeadFamilies(
         families=tuple(families),
@@ -330,6 +390,81 @@ def _members(groups: Int[Tensor, " head"], label: int) -> list[int]:
     return (groups == label).nonzero()[:, 0].tolist()
 
 
+def recurrences(
+    profiles: HeadProfiles,
+    heads: Sequence[Head],
+    groups: Int[Tensor, " head"],
+    name: str,
+    other: HeadProfiles,
+    *,
+    seed: int,
+) -> dict[int, Recurrence]:
+    """For each group, the heads of another model that belong to it, and how many by chance."""
+    n_layers, n_heads = other.sink.shape[2:]
+    there = [
+        Head(layer, head)
+        for layer in range(n_layers)
+        for head in range(n_heads)
+        if not other.on[0, :, layer, head].isnan().all()
+    ]
+    own, found = profile_vectors(profiles, heads), profile_vectors(other, there)
+    reach = reaches(own, groups)
+    label, distance = placed(found, own, groups, reach)
+    generator = torch.Generator().manual_seed(seed)
+    by_chance = torch.zeros(int(groups.max()) + 2)
+    for _ in range(PERMUTATIONS):
+        order = torch.rand(found.shape, generator=generator).argsort(dim=1)
+        permuted, _ = placed(found.gather(1, order), own, groups, reach)
+        by_chance += (permuted + 1).bincount(minlength=len(by_chance)) / PERMUTATIONS
+    nearest = distance.argsort(stable=True).tolist()
+    return {
+        group: Recurrence(
+            model=name,
+            heads=tuple(there[place] for place in nearest if int(label[place]) == group),
+            n_heads=len(there),
+            by_chance=float(by_chance[group + 1]),
+        )
+        for group in groups.unique().tolist()
+        if group >= 0
+    }
+
+
+def reaches(
+    vectors: Float[Tensor, "head relation"], groups: Int[Tensor, " head"]
+) -> Float[Tensor, " head"]:
+    """For each head of a group, the greatest distance of its members from their nearest fellow.
+
+    `NEAR` where that is less.
+    """
+    pointing = directions(vectors)
+    apart = torch.cdist(pointing, pointing)
+    apart.fill_diagonal_(torch.inf)
+    apart[groups[:, None] != groups] = torch.inf
+    nearest = apart.amin(dim=1)
+    reach = torch.full_like(nearest, NEAR)
+    for group in groups.unique().tolist():
+        own = nearest[groups == group]
+        if own.isfinite().all():
+            reach[groups == group] = own.amax().clamp_min(NEAR)
+    return reach
+
+
+def placed(
+    found: Float[Tensor, "other relation"],
+    own: Float[Tensor, "head relation"],
+    groups: Int[Tensor, " head"],
+    reach: Float[Tensor, " head"],
+) -> tuple[Int[Tensor, " other"], Float[Tensor, " other"]]:
+    """Which group each head of another model is of, -1 for none, and how far its nearest head is.
+
+    Diffuse heads are of the diffuse one, as they are here.
+    """
+    distance, nearest = torch.cdist(directions(found), directions(own)).min(dim=1)
+    label = torch.where(distance <= reach[nearest], groups[nearest], -1)
+    diffuse = found.amax(dim=1) < DIFFUSE_BELOW
+    return torch.where(diffuse, 0, torch.where(label == 0, -1, label)), distance
+
+
 def gains_of(
     model: HookedModel,
     heads: Sequence[Head],
@@ -369,22 +504,23 @@ def family_gain(
         member: which heads are of the family.
         layer: each head's layer.
     """
-    # Each head's changes count alike, however large they are.
-    scaled = changes / changes.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    pairs = []
-    for head in member.nonzero()[:, 0].tolist():
-        others = member.clone()
-        others[head] = False
-        neighbours = (layer == layer[head]) & ~member
-        if others.any() and neighbours.any():
-            pairs.append((scaled[head], scaled[others].mean(dim=0), scaled[neighbours].mean(dim=0)))
-    if not pairs:
+    others = member & ~torch.eye(len(member), dtype=torch.bool)
+    neighbours = (layer[:, None] == layer) & ~member
+    counted = member & others.any(dim=1) & neighbours.any(dim=1)
+    if not counted.any():
         return (float("nan"),) * 3
 
     def mean_gain(kept: Tensor) -> Tensor:
-        return torch.stack(
-            [_correlation(a[kept], b[kept]) - _correlation(a[kept], c[kept]) for a, b, c in pairs]
-        ).mean()
+        # Each head's changes count alike, however large they are.
+        rows = changes[:, kept] - changes[:, kept].mean(dim=1, keepdim=True)
+        rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        alike = rows[counted] @ rows.T
+        with_others, with_neighbours = (
+            (alike * those[counted]).sum(dim=1) / those[counted].sum(dim=1)
+            for those in (others, neighbours)
+        )
+        gain: Tensor = (with_others - with_neighbours).mean()
+        return gain
 
     texts = sequence.unique()
     value = mean_gain(torch.ones_like(sequence, dtype=torch.bool))
@@ -393,11 +529,6 @@ def family_gain(
     error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
     half = students_t(torch.tensor(max(n - 1.0, 1.0))) * error
     return float(value), float(value - half), float(value + half)
-
-
-def _correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Pearson's; 0 where one of them is the same everywhere."""
-    return torch.cosine_similarity(one - one.mean(), other - other.mean(), dim=0)
 
 
 def _family(

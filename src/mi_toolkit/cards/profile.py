@@ -53,7 +53,7 @@ from mi_toolkit.activations.statistics import (
 )
 from mi_toolkit.core.attention_masks import sights
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, ReportError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
@@ -338,6 +338,7 @@ def profile_heads(
         label="profiling heads",
         unit="batch",
         show=progress,
+        at_rest=model,
     ):
         stream.see(fed)
         if checkpoint is not None and checkpoint.is_due:
@@ -347,6 +348,21 @@ def profile_heads(
     if not int(stream.sums["n_queries"].sum()):
         raise PromptError("The texts have no token to measure: they are empty.")
     return stream.result(feed.end, settings)
+
+
+def check_comparable(profiles: HeadProfiles, others: HeadProfiles, name: str) -> None:
+    """Check that the profiles of another model can be set against these.
+
+    Raises:
+        ReportError: they are of other relations, or of other texts.
+    """
+    if others.relations != profiles.relations:
+        raise ReportError(f"The profiles of {name} are of other relations: make them again.")
+    if others.provenance.prompts != profiles.provenance.prompts:
+        raise ReportError(
+            f"The profiles of {name} are of other texts than those of "
+            f"{profiles.provenance.model}: profile both on the same."
+        )
 
 
 def value_lengths(

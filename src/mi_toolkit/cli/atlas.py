@@ -31,6 +31,7 @@ def atlas(
     batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     revisions: Texts = None,
     headvis: Switch = False,
+    profiles: Switch = False,
     json: Switch = False,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
@@ -51,6 +52,7 @@ def atlas(
         revisions: Branches, tags or commits on the hub, such as step1000 step2000 of a Pythia
             model: each model is there once for each.
         headvis: Also write each model's heads for HeadVis, into models/NAME/headvis.
+        profiles: Also keep what every head moves in natural text, for mi-toolkit head --atlas.
         json: Write JSON instead of a table, and nothing else, to standard output.
         load: How the models are loaded.
     """
@@ -70,6 +72,7 @@ def atlas(
             batch_size=batch_size,
             revisions=revisions,
             headvis=headvis,
+            profiles=profiles,
             load=load.arguments(),
         )
     counts = {

@@ -39,6 +39,7 @@ def head(
     data_file: Path | None = None,
     field: str = "text",
     profiles: Path | None = None,
+    atlas: Path | None = None,
     how: Several[Literal["zero", "mean", "resample"]] = None,
     n_sequences: Number = 16,
     n_random: Number = 12,
@@ -60,6 +61,8 @@ def head(
         field: The field or column of --data-file with the text.
         profiles: A file for what the pass over the texts found: written where it is not there,
             read where it is.
+        atlas: An atlas with profiles (mi-toolkit atlas --profiles), in whose other models heads
+            like it are looked for; of the bundled passages, so not together with --data-file.
         how: Kinds of ablation. Without it all three.
         n_sequences: Held-out texts to take losses on.
         n_random: Other heads of its layer to ablate too.
@@ -72,6 +75,7 @@ def head(
     kept = None
     if profiles is not None and profiles.exists():
         kept = mi.cards.HeadProfiles.load(profiles)
+    others = None if atlas is None else mi.atlas.HeadAtlas.load(atlas).head_profiles()
     hooked = load.load(model)
     with third_parties_kept_off_stdout():
         # Imported here: it takes seconds. A head that is not there is told before the pass.
@@ -86,6 +90,7 @@ def head(
             hooked,
             head,
             profiles=kept,
+            others=others,
             how=how or ("zero", "mean", "resample"),
             n_sequences=n_sequences,
             n_random=n_random,

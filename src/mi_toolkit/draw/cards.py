@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from markupsafe import Markup
 
-from mi_toolkit.cards.card import Example, HeadCard, LossChange, RelationFigure
+from mi_toolkit.cards.card import WORTH_SAYING, Example, HeadCard, LossChange, RelationFigure
 from mi_toolkit.cards.circuits import TokenTable
 from mi_toolkit.cards.families import DIFFUSE, FAMILY_HEADER, HeadFamilies
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import Cell, HeadMap, map_figure
-from mi_toolkit.draw.markup import render, strip_svg, tables_html
+from mi_toolkit.draw.markup import render, strip_svg, tables_html, value_grid
 from mi_toolkit.draw.page import ResultView
 from mi_toolkit.draw.primitives import (
     LABELS,
@@ -33,10 +34,6 @@ from mi_toolkit.interventions.confirm.confirmation import (
 
 STRIP_WIDTH, STRIP_HEIGHT = 200, 22
 """Pixels of a strip on a card."""
-
-
-WORTH_A_ROW = 0.02
-"""The lift from which a relation is shown before the page is unfolded."""
 
 
 MOST_BEFORE = 40
@@ -66,7 +63,7 @@ def view_card(card: HeadCard) -> ResultView:
 
 
 def card_html(card: HeadCard) -> Markup:
-    """The whole card."""
+    """The card, as far as it was made."""
     span = span_of(map(relation_strip, card.relations))
     by_kind: dict[str, list[LossChange]] = {}
     for loss in card.losses:
@@ -75,7 +72,7 @@ def card_html(card: HeadCard) -> Markup:
         "head_card",
         card=card,
         sink=sink_in_words(card),
-        clear=max(3, sum(each.low > 0 and each.lift > WORTH_A_ROW for each in card.relations)),
+        clear=max(3, sum(each.low > 0 and each.lift > WORTH_SAYING for each in card.relations)),
         relations=[
             (
                 each.relation,
@@ -109,7 +106,11 @@ def card_html(card: HeadCard) -> Markup:
         maps=[
             (each.name, str(each.n_pairs), with_interval(each.lift, each.low, each.high, digits=2))
             for each in card.maps
+            if not each.not_applicable
         ],
+        small_maps="; ".join(
+            f"{each.name}: {each.not_applicable}" for each in card.maps if each.not_applicable
+        ),
         losses=[(how, _loss_rows(rows)) for how, rows in by_kind.items()],
         links=[
             (
@@ -122,7 +123,10 @@ def card_html(card: HeadCard) -> Markup:
             )
             for link in card.links
         ],
-        nearest=[(str(near.head), near.model, f"{near.distance:.2f}") for near in card.nearest],
+        nearest=[
+            (str(near.head), near.model, f"{near.distance:.2f}", f"{near.typical:.2f}")
+            for near in card.nearest
+        ],
         facts=made_text(card.provenance, further=f"Seed {card.provenance.seed}."),
     )
 
@@ -271,14 +275,6 @@ def view_families(found: HeadFamilies) -> ResultView:
         >>> mi.view(mi.head_families(mi.load_model("toy-gpt2"), min_size=2, n_draws=2))
         View of Families of the heads of toy-gpt2: ...
     """
-    lifts = TextTable(
-        title="Mean lift of each relation",
-        header=("relation", *(each.name for each in found.families)),
-        rows=[
-            (relation, *(signed(float(each.profile[place])) for each in found.families))
-            for place, relation in enumerate(found.relations)
-        ],
-    )
     table = TextTable(title="Families", header=FAMILY_HEADER, rows=found.cells())
     return ResultView(
         title=found.title(),
@@ -286,12 +282,34 @@ def view_families(found: HeadFamilies) -> ResultView:
             "Heads that move the same kinds of keys, however strongly. Stability is the Jaccard "
             f"index with the most similar group over {found.n_draws} draws of documents: a family "
             "under 0.8 is unstable. Gain, where it was tested, is how much more a member's changes "
-            "of loss under ablation go with those of other members than with those of its layer; "
-            "a family whose gain is not above 0 beyond doubt is shown as failed."
+            "of loss under ablation go with another member's than with those of a head of its "
+            "layer that is none, a difference of correlations; a family whose gain is not above 0 "
+            "beyond doubt is shown as failed. Where other models were looked at, it recurs in "
+            "those with more heads like it than chance gives."
         ),
-        body=lambda: map_figure(family_map(found)) + tables_html(table, lifts),
+        body=lambda: map_figure(family_map(found)) + tables_html(table) + family_strips(found),
         draw=lambda: figures.map_picture(family_map(found)),
         height=500 + 26 * found.family.shape[0] + 40 * len(found.families),
+    )
+
+
+STRIP_CELL = 26
+"""Pixels of a relation in a family's strip."""
+
+
+def family_strips(found: HeadFamilies) -> Markup:
+    """What each family lifts in the mean, a strip of all relations for each."""
+    if not found.families:
+        return Markup()
+    return render(
+        "family_strips",
+        grid=value_grid(
+            torch.stack([each.profile for each in found.families]),
+            down=[f"{each.name} ({len(each.members)})" for each in found.families],
+            across=found.relations,
+            said="Mean lift of each relation, family by family",
+            cell=STRIP_CELL,
+        ),
     )
 
 

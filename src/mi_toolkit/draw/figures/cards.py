@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from matplotlib.figure import Figure
 
 from mi_toolkit.cards.card import HeadCard
@@ -14,10 +16,14 @@ from mi_toolkit.draw.figures.style import (
     in_house_style,
     muted_text,
     title,
+    write,
 )
 
 LEFT, WIDTH, ROW = 2.1, 3.6, 0.24
 """Inches of names, of a panel next to them, and of a row."""
+
+LINE, SIGNS = 0.18, 140
+"""Inches of a line of words, and the signs that it has room for."""
 
 
 @in_house_style
@@ -26,11 +32,13 @@ def card_figure(card: HeadCard) -> Figure:
 
     Left, each relation's lift with its 95% interval, and a dot for the lift by attention alone.
     Right, for the first kind of ablation, the change of the loss by kind of predicted token, with a
-    dot for each other head of the layer.
+    dot for each other head of the layer. Below, the card in words.
     """
     losses = [loss for loss in card.losses if loss.how == card.losses[0].how]
-    height = 1.5 + ROW * max(len(card.relations), len(losses))
-    figure = Sheet(figsize=(2 * (LEFT + WIDTH) + 0.3, height))
+    words = [(name, textwrap.wrap(said, SIGNS) or [""]) for name, said in card.text_table().rows]
+    below = 1.35 + ROW * max(len(card.relations), len(losses))
+    n_lines = sum(len(lines) for _, lines in words)
+    figure = Sheet(figsize=(2 * (LEFT + WIDTH) + 0.3, below + LINE * n_lines + 0.2))
     title(figure, card.title())
     panels = [
         ("lift over chance of what it moves (dot: by attention alone)",
@@ -51,4 +59,10 @@ def card_figure(card: HeadCard) -> Figure:
         ax.tick_params(axis="x", labelsize=7, length=2)
         ax.tick_params(axis="y", length=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
+    down = below
+    for name, lines in words:
+        write(figure, LEFT - 0.15, down, name, fontsize=8, ha="right", va="top", color=muted_text())
+        for line in lines:
+            write(figure, LEFT, down, line, fontsize=8, va="top")
+            down += LINE
     return figure

@@ -238,7 +238,10 @@ def measure(
     todo = [(run, None if folder is None else _kept(run, folder, weights)) for run in runs]
     total = sum(len(run.chunks) * len(_missing(run)) for run, _ in todo)
     passes = (None for run, kept in todo for _ in _passes(run, kept))
-    for _ in track(passes, total=total, label="ablating heads", unit="pass", show=progress):
+    model = runs[0].model if runs else None
+    for _ in track(
+        passes, total=total, label="ablating heads", unit="pass", show=progress, at_rest=model
+    ):
         pass
 
 
