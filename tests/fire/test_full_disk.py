@@ -121,6 +121,7 @@ def test_a_report_in_every_format(kind: str, tmp_path: Path) -> None:
     check_file(lambda path: written(kind, path), tmp_path / "made" / f"file.{kind}")
 
 
+@pytest.mark.slow
 def test_a_report_in_some_formats(tmp_path: Path) -> None:
     for kind in ("save", "csv"):
         check_file(lambda path, kind=kind: written(kind, path), tmp_path / f"file.{kind}")

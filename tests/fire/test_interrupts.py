@@ -169,6 +169,7 @@ def check(name: str, moments: int, folder: Path) -> None:
     assert differences(figures_of(whole), figures_of(found)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("handler")
 def test_ctrl_c_leaves_nothing_behind_at_two_moments(tmp_path: Path) -> None:
     for job in ("ablation", "generation"):
