@@ -263,3 +263,11 @@ def test_discoveries_are_at_the_rate_or_under() -> None:
     assert discoveries(p, 0.05).tolist() == [True, True, False]
     assert discoveries(p, 0.049).tolist() == [False, False, False]
     assert discoveries(torch.full((2, 2), math.nan), 0.05).tolist() == [[False, False]] * 2
+
+
+def test_heads_side_by_side_are_worth_what_each_is_alone() -> None:
+    series = torch.randn(30, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    n = torch.full((3,), 30.0, dtype=torch.float64)
+    together = effective_size(series.cumsum(dim=0), n, [30])
+    alone = [float(effective_size(series.cumsum(dim=0)[:, [i]], n[[i]], [30])) for i in range(3)]
+    assert together.tolist() == pytest.approx(alone)

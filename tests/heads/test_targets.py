@@ -133,3 +133,8 @@ def test_blocks_of_a_pattern_are_read_from_where_they_begin() -> None:
     cell, slot = found.gathered(2, 2, 2, 3, 6)
     assert (slot >= 12).sum() == 0
     assert found.gathered(2, 2, 2, 3, 6)[0] is cell
+
+
+def test_no_mask_has_no_cell() -> None:
+    cells = Targets(lists=[], length=4, window=None).cells(0, 4)
+    assert [column.tolist() for column in cells] == [[], [], []]

@@ -345,7 +345,8 @@ class Builder:
         def gone_on(session: Session, found: Any) -> Any:
             if found is None or session.answers.get(panel.name) is not found:
                 return (gr.skip(),) * len(outputs)
-            return panel.outputs(found)
+            answer: Found = found
+            return panel.outputs(answer)
 
         for _ in range(panel.n_steps):
             # Over the last drawing: what is there by now can be read meanwhile.

@@ -89,10 +89,8 @@ def save_record(
 
 def _checksum(tensor: Tensor) -> int:
     """CRC-32 of a tensor's type, shape and bytes: what shows damage, at the speed of reading."""
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return zlib.crc32(
-        memoryview(content), zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode())
-    )
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return zlib.crc32(content, zlib.crc32(f"{tensor.dtype} {list(tensor.shape)}".encode()))
 
 
 def _order_metadata(path: Path) -> None:
