@@ -207,12 +207,14 @@ def made_card() -> HeadCard:
     )
 
 
+def made_families() -> HeadFamilies:
+    return mi.head_families(model(), [PROMPT, CORRUPTED, PROMPT], min_size=2, n_draws=1)
+
+
 RESULTS: dict[type, Callable[[], Any]] = {
     mi.HeadReport: report,
     HeadCard: made_card,
-    HeadFamilies: lambda: mi.head_families(
-        model(), [PROMPT, CORRUPTED, PROMPT], min_size=2, n_draws=1
-    ),
+    HeadFamilies: made_families,
     UntrainedControl: lambda: mi.untrained_control(model(), PROMPT, n=2),
     Confirmation: lambda: mi.confirm_heads(model(), {"induction": ["L2H0"]}, n_sequences=4),
     Pipeline: traced,
@@ -275,6 +277,15 @@ def hostile_map() -> head_maps.HeadMap:
     return dataclasses.replace(shown, title=HOSTILE, subtitle=HOSTILE, layers=(HOSTILE,) * 4)
 
 
+def hostile_families() -> HeadFamilies:
+    made = made_families()
+    return dataclasses.replace(
+        made,
+        families=tuple(dataclasses.replace(each, name=HOSTILE) for each in made.families),
+        relations=(HOSTILE,) * len(made.relations),
+    )
+
+
 STRIP = DotStrip(value=1.0, others=[0.0], said=HOSTILE, tips=[HOSTILE], colour=HOSTILE)
 PARTS: dict[str, Callable[[], str]] = {
     "ablation.effect_html": lambda: ablation.effect_html(hostile(ablated())),
@@ -282,6 +293,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
     "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
     "cards.card_html": lambda: cards.card_html(hostile(made_card())),
+    "cards.family_strips": lambda: cards.family_strips(hostile_families()),
     "comparison.agreement_html": lambda: comparison.agreement_html(hostile(compared())),
     "comparison.aligned_html": lambda: comparison.aligned_html(PROMPT, {HOSTILE: reading()}),
     "comparison.class_html": lambda: comparison.class_html(
