@@ -42,7 +42,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def _notebooks() -> Iterator[Made]:
     import nbformat
 
-    from mi_toolkit.draw.page import asset
+    from mi_toolkit.draw.markup import asset
 
     yield Made("notebooks/frame.js", asset("frame.js"))
     folder = Path(os.environ.get("DOCS_NOTEBOOKS", ROOT / "notebooks"))
