@@ -1,4 +1,4 @@
-"""Doctests of docstrings as code on the reference page: griffe knows them under `Examples:` alone."""
+"""Doctests of docstrings as code on the reference page: griffe knows them under `Examples:`."""
 
 from __future__ import annotations
 
