@@ -190,3 +190,12 @@ def test_the_example_of_the_home_page_runs(tmp_path: Path, monkeypatch: pytest.M
     report = names["report"]
     assert [str(head) for head in report.heads("induction")] == ["L2H0"]  # type: ignore[attr-defined]
     assert (tmp_path / "store").is_dir()
+
+
+def test_doctests_are_code_on_the_reference_page() -> None:
+    pytest.importorskip("griffe")
+    from pages.reference_examples import with_examples
+
+    under = "What.\n\nExample:\n    >>> f(1)\n    2"
+    assert with_examples(under) == "What.\n\nExamples:\n    >>> f(1)\n    2"
+    assert with_examples("What.\n\n>>> f(1)\n2") == "What.\n\nExamples:\n    >>> f(1)\n    2"

@@ -142,6 +142,7 @@ def test_a_notebook_s_page_holds_its_views_live(address: str, browser: Browser) 
         # Where the frame is out of sight, as on paper, its picture is there.
         frame = "document.querySelector('iframe')"
         page.wait_for_function(f"{frame}.style.background.includes('data:image/svg+xml')")
-        assert page.evaluate(f"{frame}.scrollHeight === {frame}.clientHeight")
+        document = page.frames[1].evaluate("document.documentElement.offsetHeight")
+        page.wait_for_function(f"Math.abs({frame}.offsetHeight - {document}) <= 1")
     finally:
         page.close()
