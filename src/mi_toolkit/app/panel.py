@@ -342,11 +342,11 @@ class Builder:
         def going_on(session: Session) -> Job[Found | None]:
             return lambda lend: _next_step(panel, session, lend)
 
-        def gone_on(session: Session, found: Any) -> Any:
-            if found is None or session.answers.get(panel.name) is not found:
+        def gone_on(session: Session, found: Found | None) -> Any:
+            is_last = session.answers.get(panel.name) is found
+            if found is None or not is_last:
                 return (gr.skip(),) * len(outputs)
-            answer: Found = found
-            return panel.outputs(answer)
+            return panel.outputs(found)
 
         for _ in range(panel.n_steps):
             # Over the last drawing: what is there by now can be read meanwhile.
