@@ -168,6 +168,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return is_systems or bool(_WORDS.search(str(error)))
 
 
+BLOCKS = "layers_at_a_time=1 (--layers-at-a-time 1)"
+
 LESS: Mapping[str, Callable[[Any], str | None]] = MappingProxyType(
     {
         "batch_size": lambda n: None if n == 1 else "batch_size=1",
@@ -177,6 +179,7 @@ LESS: Mapping[str, Callable[[Any], str | None]] = MappingProxyType(
         "max_new_tokens": lambda n: f"max_new_tokens below {n}" if n else None,
         "n_sequences": lambda n: f"n_sequences below {n}" if n else "fewer n_sequences",
         "eval_limit": lambda n: "an eval_limit" if n is None else f"eval_limit below {n}",
+        "layers_at_a_time": lambda n: BLOCKS if n is None else None,
         "layers": lambda chosen: "layers=[0]" if chosen is None else None,
         "positions": lambda chosen: "positions='last'" if chosen is None else None,
     }
@@ -184,7 +187,7 @@ LESS: Mapping[str, Callable[[Any], str | None]] = MappingProxyType(
 """What takes less memory, by the name of a job's argument and what it is; None: nothing less."""
 
 SMALLER = (
-    "Of a model with layers_at_a_time=1 (--layers-at-a-time 1) one block is in memory at a time; "
+    f"Of a model with {BLOCKS} one block is in memory at a time; "
     "dtype='bfloat16' halves the weights. mi.plan(name, task) (mi-toolkit plan) says what fits."
 )
 """What takes less memory where a model does not fit."""
@@ -248,7 +251,7 @@ def _told(
     ways += ["fewer or shorter texts"] if TEXTS & asked_for.keys() else []
     if getattr(cfg, "dtype", asked_for.get("dtype")) in (torch.float32, "float32"):
         ways.append("load_model(…, dtype='bfloat16')")
-    ways += [] if cfg is None else ["load_model(…, layers_at_a_time=1)"]
+    ways += [] if cfg is None else [f"load_model(…, {BLOCKS})"]
     return f"{job.__name__}{of} takes {words}. Take {' or '.join(ways) or 'a larger machine'}."
 
 

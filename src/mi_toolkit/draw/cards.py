@@ -64,7 +64,6 @@ def view_card(card: HeadCard) -> ResultView:
 
 def card_html(card: HeadCard) -> Markup:
     """The card, as far as it was made."""
-    span = span_of(map(relation_strip, card.relations))
     by_kind: dict[str, list[LossChange]] = {}
     for loss in card.losses:
         by_kind.setdefault(loss.how, []).append(loss)
@@ -73,18 +72,7 @@ def card_html(card: HeadCard) -> Markup:
         card=card,
         sink=sink_in_words(card),
         clear=max(3, sum(each.low > 0 and each.lift > WORTH_SAYING for each in card.relations)),
-        relations=[
-            (
-                each.relation,
-                RELATIONS[each.relation].meaning,
-                with_interval(each.lift, each.low, each.high, digits=2),
-                strip_svg(relation_strip(each), span, width=STRIP_WIDTH, height=STRIP_HEIGHT),
-                f"{each.share:.1%}",
-                f"{each.chance:.1%}",
-                signed(each.attention_lift),
-            )
-            for each in card.relations
-        ],
+        relations=_relation_rows(card),
         behaviours=[
             (
                 each.behaviour,
@@ -129,6 +117,22 @@ def card_html(card: HeadCard) -> Markup:
         ],
         facts=made_text(card.provenance, further=f"Seed {card.provenance.seed}."),
     )
+
+
+def _relation_rows(card: HeadCard) -> list[tuple[str, ...]]:
+    span = span_of(map(relation_strip, card.relations))
+    return [
+        (
+            each.relation,
+            RELATIONS[each.relation].meaning,
+            with_interval(each.lift, each.low, each.high, digits=2),
+            strip_svg(relation_strip(each), span, width=STRIP_WIDTH, height=STRIP_HEIGHT),
+            f"{each.share:.1%}",
+            f"{each.chance:.1%}",
+            signed(each.attention_lift),
+        )
+        for each in card.relations
+    ]
 
 
 def sink_in_words(card: HeadCard) -> str:
