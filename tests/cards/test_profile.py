@@ -203,5 +203,5 @@ def test_hooks_on_patterns_make_it_read_them_whole() -> None:
 def test_what_cannot_be_read_is_refused() -> None:
     with pytest.raises(PromptError, match="no token to measure"):
         profile_heads(loaded("toy-gpt2"), [])
-    with pytest.raises(PromptError, match="1 or more"):
+    with pytest.raises(PromptError, match="keep 1 to"):
         profile_heads(loaded("toy-gpt2"), TEXTS, top_k=0)

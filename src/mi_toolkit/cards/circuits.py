@@ -219,22 +219,25 @@ def head_vectors(
     kept: list[HeadVectors] = []
 
     def attention(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        shared = head.head // (query.shape[1] // key.shape[1])
-        kept.append(
-            HeadVectors(
-                query=query[:, head.head, -1].float().cpu() * scale,
-                key=key[:, shared, 0].float().cpu(),
-                value=value[:, shared, 0].float().cpu(),
+        if layer == head.layer:
+            shared = head.head // (query.shape[1] // key.shape[1])
+            kept.append(
+                HeadVectors(
+                    query=query[:, head.head, -1].float().cpu() * scale,
+                    key=key[:, shared, 0].float().cpu(),
+                    value=value[:, shared, 0].float().cpu(),
+                )
             )
-        )
         return query.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1])
 
+    # Of the layers before, nothing is left; some models look the attention of all up in one place.
+    layers = [layer for layer in attention_layers(model) if layer <= head.layer]
     # One row until the head's layer, where all vectors are put in its place.
     ids = torch.zeros(1, offset + 1, dtype=torch.long)
     for start in range(0, len(embedding), ROWS):
         rows = embedding[start : start + ROWS]
         put = (f"blocks.{head.layer}.hook_resid_pre", _putting(rows))
-        with model.hooks(fwd_hooks=[put]), attention_by(model, [head.layer], attention):
+        with model.hooks(fwd_hooks=[put]), attention_by(model, layers, attention):
             visit_activations(model, ids, [z_hook(head.layer)], lambda *_: None)
     return HeadVectors(*(torch.cat(part) for part in zip(*kept, strict=True)))
 
