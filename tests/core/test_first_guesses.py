@@ -17,7 +17,7 @@ from tests.every_job import CLEAN, PROMPT
 from tests.models_here import loaded, untouched
 
 PACKAGES = (mi.heads, mi.weights, mi.interventions, mi.activations, mi.attribution, mi.text)
-BY_NAME = ("load_model", "verify_model", "dynamics")
+BY_NAME = ("load_model", "verify_model", "dynamics", "plan")
 """What takes a model's name."""
 
 
