@@ -85,7 +85,7 @@ newest:
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --no-compile --upgrade --upgrade-strategy eager hatchling setuptools
 	.venv-newest/bin/python -m pip install --no-compile --upgrade --upgrade-strategy eager --no-build-isolation -e ".[test,families]"
-	.venv-newest/bin/python $(PYTEST) -m "backend and not (hub or slow or browser or smollm2)" tests
+	.venv-newest/bin/python $(PYTEST) -m "backend and not (hub or slow or browser or smollm2 or fire)" tests
 
 # Of all that users install: name, version, licence.
 licences: .venv/.installed-dev
