@@ -126,14 +126,25 @@ def test_a_control_group_bounds_what_can_be_taken(version: str, tmp_path: Path) 
     assert left_of_group(tmp_path, own) == 50 - (30 - 5)
 
 
-def test_a_limit_of_the_address_space_bounds_what_can_be_taken() -> None:
+def test_a_group_that_is_seen_in_part_bounds_nothing(tmp_path: Path) -> None:
+    own = tmp_path / "cgroup"
+    own.write_text("0::/\n0::\n")
+    (tmp_path / "memory.current").write_text("30\n")  # and no memory.max
+    assert left_of_group(tmp_path, own) is None
+
+
+@pytest.mark.parametrize(("limit", "used"), memory.LIMITS.items())
+def test_a_limit_of_the_process_bounds_what_can_be_taken(limit: str, used: str) -> None:
     code = (
-        "import resource, torch\n"
-        "from mi_toolkit.core.memory import available_bytes, _sizes\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (_sizes()[0] + 2**26, resource.RLIM_INFINITY))\n"
+        "import re, resource, torch\n"
+        "from pathlib import Path\n"
+        "from mi_toolkit.core.memory import available_bytes\n"
+        f"own = re.search(r'{used}:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]\n"
+        f"most = int(own) * 1024 + 2**26, resource.RLIM_INFINITY\n"
+        f"resource.setrlimit(resource.{limit}, most)\n"
         "print(available_bytes())"
     )
-    if memory.resource is None or not Path("/proc/self/statm").exists():
+    if memory.resource is None or not Path("/proc/self/status").exists():
         pytest.skip("there is no such limit here")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 0 < int(done.stdout) <= 2**26 < available_bytes()

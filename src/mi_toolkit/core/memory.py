@@ -1,7 +1,8 @@
 """Memory: what can still be taken, and work that takes more than there is.
 
 1. What can be taken is what the machine has free, and no more than the limits of the process leave:
-   that of its address space (`ulimit -v`), and that of its control group (a container's).
+   those of its address space and data (`ulimit -v`, `ulimit -d`), and those of its control groups
+   (a container's, a batch system's).
 2. Where an allocation fails in whichever library, the job that was asked for says in one line how
    much it takes, how much there is, and which of its arguments takes less.
 """
@@ -57,37 +58,30 @@ def known_bytes(device: str | torch.device | None = None) -> int | None:
     where = torch.device(device or "cpu")
     if where.type == "cuda":
         return int(torch.cuda.mem_get_info(where)[0])
-    found = (_free(), _left_of_address_space(), _left_of_data(), left_of_group(GROUPS))
+    found = (_free(), *_left_of_limits(), left_of_group(GROUPS))
     left = [each for each in found if each is not None]
     return max(0, min(left)) if left else None
 
 
 def _free() -> int | None:
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
+    free = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    if free is not None:
+        return free
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
 
 
-def _left_of_address_space() -> int | None:
-    """What `ulimit -v` leaves; None without a limit."""
-    limit, sizes = _limit("RLIMIT_AS"), _sizes()
-    return None if limit is None or sizes is None else limit - sizes[0]
+LIMITS = MappingProxyType({"RLIMIT_AS": "VmSize", "RLIMIT_DATA": "VmData"})
+"""What `ulimit -v` and `ulimit -d` set, and what the system calls the use that each limits."""
 
 
-def _left_of_data() -> int | None:
-    """What `ulimit -d` leaves; None without a limit."""
-    limit, status = _limit("RLIMIT_DATA"), Path("/proc/self/status")
-    if limit is None or not status.exists():
-        return None
-    lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-    held = next((line for line in lines if line.startswith("VmData:")), None)
-    return None if held is None else limit - int(held.split()[1]) * 1024
+def _left_of_limits() -> Iterator[int]:
+    for name, used in LIMITS.items():
+        limit, taken = _limit(name), _kilobytes(STATUS, used)
+        if limit is not None and taken is not None:
+            yield limit - taken
 
 
 def _limit(name: str) -> int | None:
@@ -97,14 +91,16 @@ def _limit(name: str) -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _sizes() -> tuple[int, int] | None:
-    """Bytes of this process' address space, and those of them in memory; None where unknown."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        return None
-    mapped, resident = statm.read_text(encoding="ascii").split()[:2]
-    page = os.sysconf("SC_PAGE_SIZE")
-    return int(mapped) * page, int(resident) * page
+STATUS = Path("/proc/self/status")
+
+
+def _kilobytes(path: Path, name: str) -> int | None:
+    """The bytes that a line `name:   123 kB` says; None where there is none."""
+    if path.exists():
+        for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 _GROUP_FILES = MappingProxyType(
@@ -134,14 +130,13 @@ def left_of_group(groups: Path, own: Path = Path("/proc/self/cgroup")) -> int | 
         folder, limit, use, idle = _GROUP_FILES[name]
         # Inside a container its own group may be the root of what it sees.
         for group in (Path(path), *Path(path).parents):
-            place = groups / folder / group.relative_to("/")
-            if (
-                not (place / use).is_file()
-                or (most := (place / limit).read_text().strip()) == "max"
-            ):
+            place = groups / folder / str(group).lstrip("/")
+            try:
+                most, taken = (int((place / name).read_text()) for name in (limit, use))
+                stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group to see from here, or its limit is "max"
                 continue
-            stat = dict(row.split() for row in (place / "memory.stat").read_text().splitlines())
-            left.append(int(most) - int((place / use).read_text()) + int(stat.get(idle, 0)))
+            left.append(most - taken + int(stat.get(idle, 0)))
     return min(left, default=None)
 
 
@@ -259,5 +254,5 @@ def _in_use(device: str | torch.device | None) -> int | None:
     """Bytes that this process has taken on a device, of what its limit counts."""
     if torch.device(device or "cpu").type == "cuda":
         return torch.cuda.memory_allocated(device)
-    sizes = _sizes()
-    return None if sizes is None else sizes[_limit("RLIMIT_AS") is None]
+    limited = (used for name, used in LIMITS.items() if _limit(name) is not None)
+    return _kilobytes(STATUS, next(limited, "VmRSS"))
