@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import mi_toolkit as mi
 from mi_toolkit.core.errors import ReportError
 from mi_toolkit.core.result import load_record, save_record
+from tests.models_here import loaded
 
 
 def test_equal_results_are_equal_files(tmp_path: Path) -> None:
@@ -27,6 +29,8 @@ def test_equal_results_are_equal_files(tmp_path: Path) -> None:
 def test_a_name_of_another_kind_of_file_is_refused_with_what_writes_it(
     name: str, writer: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ReportError, match=f"names another kind: .*{writer} writes that"):
-        save_record(tmp_path / name, format="f 1", tensors={}, record={})
+    report = mi.classify_heads(loaded("toy-gpt2"), "one two one two")
+    for result in (report, mi.compare.compare_stimuli({"one": report, "other": report})):
+        with pytest.raises(ReportError, match=f"names another kind: .*{writer} writes that"):
+            result.save(tmp_path / name)
     assert not list(tmp_path.iterdir())

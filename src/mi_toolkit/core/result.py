@@ -63,16 +63,8 @@ def save_record(
         record: plain values that JSON can hold.
 
     Raises:
-        ReportError: by its name the file is of a kind that something else writes.
         WriteError: it cannot be written: the disk is full, say.
     """
-    ending = Path(path).suffix.casefold().removeprefix(".")
-    for writer, endings in ELSEWHERE.items():
-        if ending in endings:
-            raise ReportError(
-                f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
-                f"{writer} writes that."
-            )
     plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
     text = json.dumps(record)
     checksums = json.dumps({name: _checksum(tensor) for name, tensor in plain.items()})
@@ -226,6 +218,13 @@ class SavedResult:
             ReportError: by its name the file is a picture, a page or a table.
             WriteError: it cannot be written: the disk is full, say.
         """
+        ending = Path(path).suffix.casefold().removeprefix(".")
+        for writer, endings in ELSEWHERE.items():
+            if ending in endings:
+                raise ReportError(
+                    f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
+                    f"{writer} writes that."
+                )
         record, tensors = self.taken_apart()
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)
 
