@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -155,3 +156,17 @@ def test_a_part_holds_the_sums_of_its_own_texts(tmp_path: Path) -> None:
     whole.measure(tmp_path / "whole", 0)
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert max(sizes["0"], sizes["1"]) < 0.3 * sizes["whole"]
+
+
+def test_sums_that_are_no_numbers_are_kept_in_a_part(tmp_path: Path) -> None:
+    model: Any = mi.load_model("toy-gpt2")
+    with torch.no_grad():
+        model.blocks[1].attn.q.weight.fill_(torch.nan)
+    given: Any = {"prompt": TEXTS[:4], "batch_size": 2, "allow_nan": True}
+    at_once = mi.classify_heads(model, **given, progress=False)
+    assert at_once.score[:, 1].isnan().all()
+    in_parts = ClassificationInParts(model, n_parts=2, **given)
+    for part in range(2):
+        in_parts.measure(tmp_path / str(part), part)
+    merged = in_parts.report([tmp_path / "0", tmp_path / "1"])
+    assert differences(figures_of(merged), figures_of(at_once)) == []

@@ -308,6 +308,7 @@ class ClassificationInParts:
         *,
         n_parts: int,
         batch_size: int,
+        allow_nan: bool = False,
         **options: Any,
     ) -> None:
         """Expect the parts of a prompt.
@@ -317,11 +318,11 @@ class ClassificationInParts:
             prompt: the whole of it.
             n_parts: how many parts there are.
             batch_size: sequences to a pass.
+            allow_nan: as for `classify_heads`.
             options: all others of `classify_heads` but `resume`.
         """
-        self.model, self.n_parts = model, n_parts
+        self.model, self.n_parts, self._allow_nan = model, n_parts, allow_nan
         self._asked = _asked(model, prompt, batch_size=batch_size, **options)
-        self._empty = {name: run.empty() for name, run in self._asked.runs.items()}
 
     def measure(
         self, path: str | os.PathLike[str], part: int, *, progress: bool | None = None
@@ -331,7 +332,8 @@ class ClassificationInParts:
         Raises:
             MIToolkitError: as `classify_heads` does.
         """
-        _measure_part(self.model, self._asked, self._sweep(path, part), progress)
+        sweep = self._sweep(path, part)
+        _measure_part(self.model, self._asked, sweep, progress, allow_nan=self._allow_nan)
 
     def report(self, paths: Sequence[str | os.PathLike[str]]) -> HeadReport:
         """The report of all parts, from their files in order: that of `classify_heads`, bit by bit.
@@ -339,18 +341,24 @@ class ClassificationInParts:
         Raises:
             ReportError: a part is missing, damaged, not finished, or of something else.
         """
-        return _report_of_parts(self.model, self._asked, self._sweep(None, 0), paths)
+        sweep = self._sweep(None, 0)
+        return _report_of_parts(self.model, self._asked, sweep, paths, allow_nan=self._allow_nan)
 
     def _sweep(self, path: str | os.PathLike[str] | None, part: int) -> Sweep:
-        for name, run in self._asked.runs.items():
-            run.begin_again(self._empty[name])
-        own, n_parts = self._asked, self.n_parts
-        return Sweep(path, own.runs, own.seed, part=part, n_parts=n_parts, empty=self._empty)
+        own = self._asked
+        for run in own.runs.values():
+            run.clear()
+        return Sweep(path, own.runs, own.seed, part=part, n_parts=self.n_parts)
 
 
 @one_job
 def _measure_part(
-    model: HookedModel, asked: _Classification, sweep: Sweep, progress: bool | None
+    model: HookedModel,
+    asked: _Classification,
+    sweep: Sweep,
+    progress: bool | None,
+    *,
+    allow_nan: bool,
 ) -> None:
     if not sweep.remaining():  # fewer batches than parts
         sweep.save()
@@ -363,6 +371,8 @@ def _report_of_parts(
     asked: _Classification,
     sweep: Sweep,
     paths: Sequence[str | os.PathLike[str]],
+    *,
+    allow_nan: bool,
 ) -> HeadReport:
     sweep.join(paths)
     return asked.report()

@@ -13,6 +13,7 @@ head's direct effect on the logit does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -174,11 +175,20 @@ class CopyingMeasurement:
         named = {f"kept.{layer}.{sequence}": z for (layer, sequence), z in self._kept.items()}
         return named | {f"effect.{layer}": effects for layer, effects in self._effects.items()}
 
+    def blank(self, name: str) -> float | None:
+        """What a tensor's rows hold before anything is added; None for outputs, kept as a whole."""
+        return math.nan if name.startswith("effect.") else None
+
+    def clear(self) -> None:
+        """Forget what was added."""
+        self._kept.clear()
+        self._bytes = 0
+        for effects in self._effects.values():
+            effects.fill_(math.nan)
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` once were."""
-        self._kept.clear()
-        for effects in self._effects.values():
-            effects.fill_(torch.nan)
+        self.clear()
         self.join(tensors)
 
     def join(self, tensors: Mapping[str, Tensor]) -> None:

@@ -96,6 +96,15 @@ class Measurement:
             named |= {f"numerator.{index}": numerator, f"denominator.{index}": denominator}
         return named
 
+    def blank(self, name: str) -> float:
+        """What a tensor's rows hold before anything is summed."""
+        return 0.0
+
+    def clear(self) -> None:
+        """Forget what was summed."""
+        for name, held in self.tensors.items():
+            held.fill_(self.blank(name))
+
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` once held."""
         for name, held in self.tensors.items():

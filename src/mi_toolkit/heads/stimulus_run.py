@@ -15,8 +15,9 @@ first, so that what does not fit shows at once.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -139,42 +140,8 @@ WHOLE_PATTERNS = "whole patterns"
 BLOCKS_OF_QUERIES = "blocks of queries"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Empty:
-    """A run on one stimulus that has measured nothing."""
-
-    sums: Mapping[str, Tensor]
-    batches: tuple[Batch, ...]
-
-    def packed(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of each tensor the rows that differ from here: a part of many texts has few of them."""
-        packed = {}
-        for name, tensor in tensors.items():
-            own = self.sums.get(name)
-            if own is None or tensor.ndim < 2:
-                packed[name] = tensor
-                continue
-            same = (tensor == own) | (tensor.isnan() & own.isnan())
-            rows = (~same).flatten(1).any(dim=1).nonzero()[:, 0]
-            packed |= {name: tensor[rows], f"{name}{_ROWS}": rows}
-        return packed
-
-    def unpacked(self, packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole of what `packed` was made of."""
-        whole = {}
-        for name, tensor in packed.items():
-            if name.endswith(_ROWS):
-                continue
-            rows = packed.get(f"{name}{_ROWS}")
-            if rows is None:
-                whole[name] = tensor
-            else:
-                whole[name] = self.sums[name].clone()
-                whole[name][rows] = tensor
-        return whole
-
-
 _ROWS = "/rows"
+"""After the name of a tensor: which of its rows there are."""
 
 
 class StimulusRun:
@@ -234,6 +201,7 @@ class StimulusRun:
             batch_size=batch_size,
             room=available_bytes(model.cfg.device),
         )
+        self._cut = tuple(self.batches)
 
     def _copying(self, plans: Mapping[Sight, Plan]) -> dict[str, CopyingMeasurement]:
         """For each behaviour that asks what a head does with what it sees: the outputs to keep."""
@@ -269,11 +237,7 @@ class StimulusRun:
     @property
     def tensors(self) -> dict[str, Tensor]:
         """All that was summed so far, by name."""
-        return {
-            f"{place}/{name}": tensor
-            for place, part in enumerate(self._parts)
-            for name, tensor in part.tensors.items()
-        }
+        return {key: tensor for key, tensor, _ in self._rows()}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` once were."""
@@ -285,16 +249,40 @@ class StimulusRun:
         for place, part in enumerate(self._parts):
             part.join(_below(tensors, f"{place}/"))
 
-    def empty(self) -> Empty:
-        """What the run holds now, before anything was measured: for `begin_again`."""
-        sums = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        return Empty(sums=sums, batches=tuple(self.batches))
+    def clear(self) -> None:
+        """Forget what was measured, and how its batches were cut."""
+        self.batches = list(self._cut)
+        for part in self._parts:
+            part.clear()
 
-    def begin_again(self, empty: Empty) -> None:
-        """Forget what was measured."""
-        self.batches = list(empty.batches)
+    @property
+    def packed(self) -> dict[str, Tensor]:
+        """`tensors`, of each the rows that were written: a part of many texts has few of them."""
+        few = {}
+        for key, tensor, blank in self._rows():
+            if blank is None or tensor.ndim < 2:
+                few[key] = tensor
+                continue
+            written = ~tensor.isnan() if math.isnan(blank) else tensor != blank
+            rows = written.flatten(1).any(dim=1).nonzero()[:, 0]
+            few |= {key: tensor[rows], f"{key}{_ROWS}": rows}
+        return few
+
+    def unpacked(self, few: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`tensors` of a run of the same stimulus, from what was `packed` there."""
+        whole = {key: tensor for key, tensor in few.items() if not key.endswith(_ROWS)}
+        for key, own, blank in self._rows():
+            rows = few.get(f"{key}{_ROWS}")
+            if rows is not None and blank is not None:
+                whole[key] = torch.full_like(own, blank)
+                whole[key][rows] = few[key]
+        return whole
+
+    def _rows(self) -> Iterator[tuple[str, Tensor, float | None]]:
+        """The tensors by name, and what the rows hold that nothing was written to."""
         for place, part in enumerate(self._parts):
-            part.restore(_below(empty.sums, f"{place}/"))
+            for name, tensor in part.tensors.items():
+                yield f"{place}/{name}", tensor, part.blank(name)
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -414,9 +402,7 @@ class Sweep:
         *,
         part: int = 0,
         n_parts: int = 1,
-        empty: Mapping[str, Empty] | None = None,
     ) -> None:
-        self._empty = dict(empty or {})
         self.runs, self.done = runs, dict.fromkeys(runs, 0)
         self.seed, self.part, self.n_parts = seed, part, n_parts
         self._checkpoint = None
@@ -458,7 +444,7 @@ class Sweep:
         tensors = {
             f"{name}/{key}": tensor
             for name, run in self.runs.items()
-            for key, tensor in self._written(name, run.tensors).items()
+            for key, tensor in run.packed.items()
         }
         batches = {
             name: [[batch.sequences, batch.n_fresh] for batch in run.batches]
@@ -485,7 +471,7 @@ class Sweep:
                         f"{path} is not the whole of part {part + 1} of {self.n_parts}: its texts "
                         "ran in other batches, or not all of them did. Delete it."
                     )
-                run.join(self._read(name, tensors))
+                run.join(run.unpacked(_below(tensors, f"{name}/")))
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         kept = checkpoint.load()
@@ -497,15 +483,8 @@ class Sweep:
                 Batch(sequences=tuple(sequences), n_fresh=n_fresh)
                 for sequences, n_fresh in record["batches"][name]
             ]
-            run.restore(self._read(name, tensors))
+            run.restore(run.unpacked(_below(tensors, f"{name}/")))
         self.done = record["done"]
-
-    def _written(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        return self._empty[name].packed(tensors) if self._empty else tensors
-
-    def _read(self, name: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        own = _below(tensors, f"{name}/")
-        return self._empty[name].unpacked(own) if self._empty else own
 
 
 def behaviour_identity(behaviour: Behaviour) -> list[str]:
