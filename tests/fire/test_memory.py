@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import subprocess
 import sys
@@ -17,26 +15,13 @@ from mi_toolkit.core.errors import OutOfMemoryError
 from mi_toolkit.core.memory import available_bytes, is_out_of_memory, left_of_group
 from mi_toolkit.models.load import load_model
 from tests.fire import long_run, short_of_memory
+from tests.fire.own_process import lines_of
 
-ROOT = Path(__file__).parents[2]
 TOLD = re.compile(
     r"(\w+)( on toy-gpt2)? takes [\d.]+ [MG]iB of memory or more \([\d.]+ [MG]iB in use, "
     r"[\d.]+ [MG]iB asked for at once\), and [\d.]+ [MG]iB are there\. Take .+\."
     r"|classify on toy-gpt2 takes about 1\.0 GiB in float32, and \d+ MiB are free here: take .+\."
 )
-
-
-def lines_of(script: str, folder: Path, *arguments: str) -> list[dict[str, object]]:
-    done = subprocess.run(
-        [sys.executable, script, *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def check_told(folder: Path, *jobs: str) -> None:

@@ -242,6 +242,8 @@ def unsupported_reason(model: HookedModel, layers: Sequence[int]) -> str | None:
 def attention_by(model: HookedModel, layers: Sequence[int], attention: Attention) -> Iterator[None]:
     """Inside, `attention` computes the attention of the given layers; after it, the model does.
 
+    All layers that run are to be given: some models look the attention of each up in one place.
+
     Raises:
         UnsupportedModelError: there is an obstacle.
     """
