@@ -95,7 +95,7 @@ JOBS: Mapping[str, tuple[Run, str]] = {
         lambda model, _, n, length: mi.attribute(model, ids(1, length), 7, batch_size=n),
         "batch_size=1",
     ),
-    "sweep": (swept, "take bfloat16, or a machine with more memory"),
+    "sweep": (swept, "take bfloat16, load={'layers_at_a_time': 1}"),
 }
 """What is run, and the way out that it has to name. What runs one sequence at a time has room:
 `confirm_heads`, `ablation_effect`."""

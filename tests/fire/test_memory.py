@@ -12,15 +12,19 @@ import torch
 
 from mi_toolkit.core import memory
 from mi_toolkit.core.errors import OutOfMemoryError
-from mi_toolkit.core.memory import available_bytes, is_out_of_memory, left_of_group
+from mi_toolkit.core.memory import available_bytes, gigabytes, is_out_of_memory, left_of_group
 from mi_toolkit.models.load import load_model
+from mi_toolkit.sweeps.jobs import Job
+from mi_toolkit.sweeps.run import bytes_needed
 from tests.fire import long_run, short_of_memory
 from tests.fire.own_process import lines_of
 
+ESTIMATE = gigabytes(bytes_needed(Job(model="toy-gpt2", task="classify")))
 TOLD = re.compile(
     r"(\w+)( on toy-gpt2)? takes [\d.]+ [MG]iB of memory or more \([\d.]+ [MG]iB in use, "
     r"[\d.]+ [MG]iB asked for at once\), and [\d.]+ [MG]iB are there\. Take .+\."
-    r"|classify on toy-gpt2 takes about 1\.0 GiB in float32, and \d+ MiB are free here: take .+\."
+    rf"|classify on toy-gpt2 takes about {ESTIMATE} in float32, "
+    r"and \d+ MiB are free here: take .+\."
 )
 
 
