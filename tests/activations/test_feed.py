@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mi_toolkit.activations.batcher import Batcher, documents, feeding
+from mi_toolkit.activations.batcher import START, Batcher, Cursor, documents, feeding
 from mi_toolkit.core.errors import PromptError, StoreError
+from mi_toolkit.core.progress import Watcher, watching
 from tests.models_here import loaded
 
 TEXTS = ["one two", "", "a form\x0cfeed", "Zoë"]
@@ -144,3 +146,31 @@ def test_other_texts_before_the_place_are_refused() -> None:
 def test_a_way_to_feed_that_does_not_exist_is_an_error(options, message: str) -> None:
     with pytest.raises(PromptError, match=message):
         fed(["x"], **options)
+
+
+def test_progress_counts_documents_also_where_they_are_split() -> None:
+    class Seen(Watcher):
+        done: ClassVar[list[tuple[int, int | None]]] = []
+
+        def report(self, label: str, done: int, total: int | None) -> None:
+            self.done.append((done, total))
+
+    model = loaded("toy-gpt2")
+    texts = ["one two three four five six", "seven", "eight nine ten eleven"]
+
+    def feed(start: Cursor = START) -> Batcher:
+        return Batcher(model, texts, feeding(model, None, 4, "split"), "text", start)
+
+    batches = list(feed().batches(1))
+    assert len(batches) > len(texts)
+    done = [batch.documents_done for batch in batches]
+    assert done == sorted(done)
+    assert done[-1] == len(texts)
+    assert 0 < done[0] < 1
+    with watching(Seen()):
+        again = list(feed().tracked(1, label="reading", show=None))
+        list(feed(batches[-2].place).tracked(1, label="reading", show=None))
+    assert [batch.place for batch in again] == [batch.place for batch in batches]
+    assert Seen.done[0] == (0, 3)
+    assert all(done <= total for done, total in Seen.done if total is not None)
+    assert [done for done, _ in Seen.done[: len(batches)]] == [0, *map(int, done[:-1])]

@@ -7,7 +7,8 @@ import struct
 import pytest
 import torch
 
-from mi_toolkit.weights.edits import EDITS, bit_flip, bits, gaussian
+from mi_toolkit.core.model import bits
+from mi_toolkit.weights.edits import EDITS, bit_flip, gaussian
 
 OLD = torch.tensor([0.5, -2.0, 0.0, 3.0])
 

@@ -31,9 +31,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mi_toolkit.core.errors import PromptError, StoreError
+from mi_toolkit.core.errors import PromptError, StoreError, in_one_line
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.parquet import column
+from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokenizer import Beginning, text_beginning
 from mi_toolkit.core.tokens import TokenBatch, check_fits, from_sequences, one_sequence_of_ids
 from mi_toolkit.core.vocabulary import require_tokenizer
@@ -54,6 +55,30 @@ def documents(texts: Texts, field: str = "text") -> Iterator[Document]:
     source = _lines_or_records(texts, field) if isinstance(texts, str | os.PathLike) else texts
     for number, entry in enumerate(source):
         yield _document(entry, number, field)
+
+
+def named_dataset(
+    name: str, *, config: str | None = None, split: str = "train", n_documents: int | None = None
+) -> Texts:
+    """A data set of the hub, or one in a folder, as `datasets` names it; its records as they come.
+
+    Nothing of it is downloaded but what is read, and none of its code is run.
+
+    Raises:
+        PromptError: there is none, it has no such configuration or split, or it is out of reach.
+    """
+    from datasets import load_dataset
+
+    try:
+        records: Any = load_dataset(name, config, split=split, streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise PromptError(
+            f"The data set {name!r} (configuration {config or 'default'}, split {split}) cannot be "
+            f"read: {in_one_line(error)}. A file of texts needs no data set: .txt, .jsonl or "
+            ".parquet."
+        ) from error
+    found: Texts = records if n_documents is None else records.take(n_documents)
+    return found
 
 
 def n_documents(texts: Texts) -> int | None:
@@ -181,6 +206,9 @@ class FedBatch:
     place: Cursor
     """Where the stream is after them."""
 
+    documents_done: float
+    """How many documents are done after them, the done part of the last one included."""
+
 
 def feeding(
     model: HookedModel, prepend_bos: bool | None, max_length: int | None, overlong: Overlong
@@ -220,16 +248,33 @@ class Batcher:
         """
         sequences = self._sequences()
         while taken := list(itertools.islice(sequences, batch_size)):
-            batch = from_sequences([ids for ids, _ in taken], self.how.beginning.bos_id)
+            batch = from_sequences([ids for ids, *_ in taken], self.how.beginning.bos_id)
             check_fits(self.model, batch)
             yield FedBatch(
                 batch=batch,
-                document=tuple(place.documents - 1 for _, place in taken),
-                chunk=tuple(place.chunks - 1 for _, place in taken),
+                document=tuple(place.documents - 1 for _, place, _ in taken),
+                chunk=tuple(place.chunks - 1 for _, place, _ in taken),
                 place=taken[-1][1],
+                documents_done=taken[-1][2],
             )
 
-    def _sequences(self) -> Iterator[tuple[list[int], Cursor]]:
+    def tracked(
+        self, batch_size: int, *, label: str, show: bool | None, at_rest: Any = None
+    ) -> Iterator[FedBatch]:
+        """`batches`, with how many of the documents are done for whoever looks (`track`)."""
+        total, before = n_documents(self.texts), self.start.documents
+        return track(
+            self.batches(batch_size),
+            total=None if total is None else max(0, total - before),
+            label=label,
+            unit="document",
+            show=show,
+            at_rest=at_rest,
+            done_after=lambda fed: max(0.0, fed.documents_done - before),
+        )
+
+    def _sequences(self) -> Iterator[tuple[list[int], Cursor, float]]:
+        """Each sequence, the place after it, and how many documents are done there."""
         place = replace(self.start, documents=0, chunks=0, digest="")
         for number, document in enumerate(documents(self.texts, self.field), start=1):
             digest = _chained(place.digest, document)
@@ -252,7 +297,7 @@ class Batcher:
             for chunk, ids in enumerate(pieces[fed:], start=fed + 1):
                 place = replace(place, chunks=chunk)
                 self.end = place
-                yield ids, place
+                yield ids, place, number - 1 + chunk / len(pieces)
         if place.documents < self.start.documents:
             raise StoreError(
                 f"The texts end after {place.documents} documents, but {self.start.documents} were "

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mi_toolkit.activations.batcher import Batcher, FedBatch, Overlong, Texts, feeding, n_documents
+from mi_toolkit.activations.batcher import Batcher, FedBatch, Overlong, Texts, feeding
 from mi_toolkit.activations.hooks import (
     DEFAULT_BATCH_SIZE,
     PADDING,
@@ -37,7 +37,6 @@ from mi_toolkit.activations.statistics import (
 from mi_toolkit.core.errors import ActivationsError, PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokenizer import token_texts
 
 
@@ -113,15 +112,8 @@ def activation_statistics(
         raise ActivationsError(f"{patterns[0]} has no units: its rows are as long as the texts.")
     how = feeding(model, prepend_bos, max_length, overlong)
     feed = Batcher(model, texts, how, field)
-    total = n_documents(texts)
     measuring = _Measuring(model, hooks, top_k, before, after)
-    for fed in track(
-        feed.batches(batch_size),
-        total=None if total is None else -(-total // batch_size),
-        label="measuring",
-        unit="batch",
-        show=progress,
-    ):
+    for fed in feed.tracked(batch_size, label="measuring", show=progress):
         measuring.see(fed, _chosen(fed, positions, skip_bos=skip_bos))
     if not measuring.units:
         raise PromptError("The texts have no token to measure: they are empty.")

@@ -40,7 +40,6 @@ from mi_toolkit.activations.batcher import (
     Overlong,
     Texts,
     feeding,
-    n_documents,
 )
 from mi_toolkit.activations.hooks import DEFAULT_BATCH_SIZE
 from mi_toolkit.activations.statistics import (
@@ -58,7 +57,6 @@ from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance, installed_versions
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.resumable import Checkpoint
@@ -331,15 +329,8 @@ def profile_heads(
         )
     start = stream.restored(checkpoint)
     feed = Batcher(model, read, how, field, start)
-    total = n_documents(read)
-    for fed in track(
-        feed.batches(batch_size),
-        total=None if total is None else -(-(total - start.documents) // batch_size),
-        label="profiling heads",
-        unit="batch",
-        show=progress,
-        at_rest=model,
-    ):
+    watched = feed.tracked(batch_size, label="profiling heads", show=progress, at_rest=model)
+    for fed in watched:
         stream.see(fed)
         if checkpoint is not None and checkpoint.is_due:
             stream.save(checkpoint, fed.place)

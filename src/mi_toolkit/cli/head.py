@@ -10,8 +10,10 @@ from cyclopts import Parameter
 
 import mi_toolkit as mi
 from mi_toolkit.cli.options import (
+    DEFAULT_CORPUS,
     DEFAULT_LOADING,
     DEFAULT_MODEL,
+    CorpusOptions,
     LoadOptions,
     ModelName,
     Several,
@@ -36,8 +38,6 @@ def head(
     /,
     *,
     model: ModelName = DEFAULT_MODEL,
-    data_file: Path | None = None,
-    field: str = "text",
     profiles: Path | None = None,
     atlas: Path | None = None,
     how: Several[Literal["zero", "mean", "resample"]] = None,
@@ -45,6 +45,7 @@ def head(
     n_random: Number = 12,
     n_tokens: Number = 512,
     seed: int = 0,
+    corpus: CorpusOptions = DEFAULT_CORPUS,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
@@ -56,18 +57,16 @@ def head(
     Args:
         head: Such as L5H1 or 5.1, both counted from zero.
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
-        data_file: Texts to watch it on: .txt (one per line), .jsonl or .parquet. Without it the
-            bundled passages.
-        field: The field or column of --data-file with the text.
         profiles: A file for what the pass over the texts found: written where it is not there,
             read where it is.
         atlas: An atlas with profiles (mi-toolkit atlas --profiles), in whose other models heads
-            like it are looked for; of the bundled passages, so not together with --data-file.
+            like it are looked for; of the bundled passages, so not together with texts.
         how: Kinds of ablation. Without it all three.
         n_sequences: Held-out texts to take losses on.
         n_random: Other heads of its layer to ablate too.
         n_tokens: How many of the most frequent tokens its circuits are read on.
         seed: Of shuffles, turns, and the choice of other heads.
+        corpus: The texts to watch it on. Without them the bundled passages.
         out: What it gives; HeadCard.load reads card.safetensors.
         load: How the model is loaded.
     """
@@ -75,6 +74,7 @@ def head(
     kept = None
     if profiles is not None and profiles.exists():
         kept = mi.cards.HeadProfiles.load(profiles)
+    texts = corpus.texts() if kept is None else None
     others = None if atlas is None else mi.atlas.HeadAtlas.load(atlas).head_profiles()
     hooked = load.load(model)
     with third_parties_kept_off_stdout():
@@ -83,7 +83,7 @@ def head(
 
         checked_heads(hooked, head)
         if kept is None:
-            kept = mi.cards.profile_heads(hooked, data_file, field=field, seed=seed)
+            kept = mi.cards.profile_heads(hooked, texts, field=corpus.field, seed=seed)
             if profiles is not None:
                 kept.save(profiles)
         found = mi.head_card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Group, Parameter, Token, convert
@@ -15,6 +16,7 @@ from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.models.sources import find_source
 
 if TYPE_CHECKING:
+    from mi_toolkit.activations.batcher import Texts as Documents
     from mi_toolkit.core.model import HookedModel
 
 DEFAULT_MODEL = "toy-gpt2"
@@ -140,6 +142,57 @@ class LoadOptions:
         }
 
 
+@Parameter(name="*", group=Group("Texts", sort_key=2))
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """Which texts are read: those of a file, or of a data set by its name."""
+
+    data_file: Path | None = None
+    """Texts: .txt (one per line), .jsonl or .parquet."""
+
+    dataset: str | None = None
+    """In the place of a file a data set of the hub, or a folder of one, read as it streams:
+    Salesforce/wikitext."""
+
+    dataset_config: str | None = None
+    """Its configuration, where it has several: wikitext-2-raw-v1."""
+
+    split: str = "train"
+    """Its split."""
+
+    n_documents: Annotated[int | None, Parameter(validator=at_least_one)] = None
+    """The first so many of its records. Without it all of them, however many there are."""
+
+    field: str = "text"
+    """Where there are records, the field or column with the text."""
+
+    def texts(self) -> Documents | None:
+        """What to read, or None where nothing is named.
+
+        Raises:
+            MIToolkitError: both are named, or what is named is not there.
+        """
+        if self.dataset is None:
+            if self.dataset_config or self.n_documents or self.split != "train":
+                raise UsageError(
+                    msg="--dataset-config, --split and --n-documents are of a --dataset: name it."
+                )
+            if self.data_file is not None and not self.data_file.is_file():
+                raise UsageError(msg=f"There is no file {self.data_file}.")
+            return self.data_file
+        if self.data_file is not None:
+            raise UsageError(msg="Give --data-file or --dataset, not both.")
+        from mi_toolkit.activations.batcher import named_dataset
+
+        with doing(f"Opening {self.dataset}"), third_parties_kept_off_stdout():
+            return named_dataset(
+                self.dataset,
+                config=self.dataset_config,
+                split=self.split,
+                n_documents=self.n_documents,
+            )
+
+
 def token_named(given: str | None) -> int | str | None:
     """A token as the library takes it: an id where `id:42` is given, else its text."""
     if given is None or not given.startswith("id:"):
@@ -165,6 +218,9 @@ def _check_name(name: str, revision: str | None) -> None:
             "front, a folder in this one ./."
         ) from None
 
+
+DEFAULT_CORPUS = CorpusOptions()
+"""The options of `CorpusOptions` where the caller gives none."""
 
 DEFAULT_LOADING = LoadOptions()
 """The options of `LoadOptions` where the caller gives none."""

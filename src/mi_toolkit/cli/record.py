@@ -10,8 +10,10 @@ from cyclopts import Parameter
 import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
+    DEFAULT_CORPUS,
     DEFAULT_LOADING,
     DEFAULT_MODEL,
+    CorpusOptions,
     LoadOptions,
     ModelName,
     Switch,
@@ -94,7 +96,6 @@ def store_record(store: ActivationStore) -> dict[str, Any]:
 def record(
     *,
     model: ModelName = DEFAULT_MODEL,
-    data_file: Path,
     names: Annotated[
         list[str], Parameter(consume_multiple=True, negative=(), converter=between_commas)
     ],
@@ -104,21 +105,20 @@ def record(
     max_length: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     overlong: Literal["split", "truncate", "error"] = "split",
     bos: bool | None = None,
-    field: str = "text",
     batch_size: Annotated[int, Parameter(validator=at_least_one)] = 8,
     shard_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
     resume: bool = True,
     json: Switch = False,
+    corpus: CorpusOptions = DEFAULT_CORPUS,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
-    """Record activations of a file of texts in a folder, a row per token.
+    """Record activations of texts in a folder, a row per token.
 
     A run that was stopped goes on where it stopped when it is called again in the same way. Read
     the folder with mi_toolkit.open_activations, or with any reader of safetensors and Parquet.
 
     Args:
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
-        data_file: Texts: .txt (one per line), .jsonl or .parquet.
         names: Which activations, one or several: resid_post, z5 (of layer 5), mlp_post,
             blocks.*.hook_mlp_out (in quotes) or a whole hook name.
         output: Folder to record into; it is made.
@@ -129,16 +129,17 @@ def record(
         overlong: What becomes of a longer text: split into sequences, truncate, or error.
         bos: Put a beginning-of-sequence token before each text. Without the option: wherever the
             model's tokenizer has one.
-        field: Where the file has records, the field with the text.
         batch_size: Sequences to a pass.
         shard_size: Rows of a file. Without it: as many as take 256 MiB.
         resume: Go on where an earlier run stopped; --no-resume refuses a folder that has one.
         json: Write JSON instead of a table, and nothing else, to standard output.
+        corpus: The texts to record on.
         load: How the model is loaded.
     """
     check_folder(output)
-    if not data_file.is_file():
-        raise UsageError(msg=f"There is no file {data_file}.")
+    texts = corpus.texts()
+    if texts is None:
+        raise UsageError(msg="Name the texts: --data-file texts.txt, or --dataset with its name.")
     if not names:
         raise UsageError(msg="--names needs at least one name, such as resid_post.")
     chosen = positions_in(positions)
@@ -148,7 +149,7 @@ def record(
     with third_parties_kept_off_stdout():
         store = mi.record_to_disk(
             hooked,
-            data_file,
+            texts,
             names,
             output,
             batch_size=batch_size,
@@ -158,7 +159,7 @@ def record(
             max_length=max_length,
             overlong=overlong,
             prepend_bos=bos,
-            field=field,
+            field=corpus.field,
             resume=resume,
         )
     print_store(store, as_data=json)

@@ -53,7 +53,6 @@ class HookedModel(Protocol):
         ...
 
 
-_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _SAMPLED = 64
 
 
@@ -213,6 +212,12 @@ def method_replaced(module: nn.Module, method: str, function: Callable[..., Any]
             module.__dict__[method] = before
 
 
+def bits(values: Tensor) -> Tensor:
+    """The same bits as whole numbers: equal where values are, NaN and the sign of 0 included."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
+    return values.contiguous().view(whole)
+
+
 def weights_digest(model: HookedModel) -> str:
     """SHA-256 that differs between sets of weights, down to a single bit of a single weight.
 
@@ -224,8 +229,8 @@ def weights_digest(model: HookedModel) -> str:
     for module in model.modules():
         bring_for(model, module)
         for weight in module.parameters(recurse=False):
-            bits = weight.detach().contiguous().view(_BITS[weight.element_size()]).flatten()
-            sample = bits[:: max(1, len(bits) // _SAMPLED)]
-            told = (list(weight.shape), int(bits.sum(dtype=torch.int64)), sample.tolist())
+            numbers = bits(weight.detach()).flatten()
+            sample = numbers[:: max(1, len(numbers) // _SAMPLED)]
+            told = (list(weight.shape), int(numbers.sum(dtype=torch.int64)), sample.tolist())
             sha.update(repr(told).encode())
     return sha.hexdigest()

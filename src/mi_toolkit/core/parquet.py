@@ -41,8 +41,10 @@ def undamaged(path: str | os.PathLike[str], error: type[MIToolkitError]) -> Iter
         raise
     # pyarrow's own errors are of these kinds, and damaged sizes ask for all memory there is.
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError) as failure:
-        told = in_one_line(failure)
-        raise error(f"{path} is no Parquet file, or is damaged: {told}.") from failure
+        what = "is no Parquet file, or is damaged"
+        if isinstance(failure, MemoryError):
+            what = "is damaged, or takes more memory than is free"
+        raise error(f"{path} {what}: {in_one_line(failure)}.") from failure
 
 
 def write_columns(path: str | os.PathLike[str], columns: Mapping[str, Column]) -> None:

@@ -157,6 +157,7 @@ def track(
     unit: str,
     show: bool | None,
     at_rest: Any = None,
+    done_after: Callable[[Item], float] | None = None,
 ) -> Iterator[Item]:
     """The items, and while they pass a line with the time so far and to go.
 
@@ -169,10 +170,11 @@ def track(
             looks (a terminal or a notebook). Within other tracked work there is no line of its own.
         at_rest: a model that is as it was between two items, and that nothing but this thread's one
             job holds: whoever watches may let others at it there.
+        done_after: how much of `total` is done once an item is; None where an item is one of it.
     """
     watcher, work = _watcher.get(), _Work(label, unit, total, _under_way.get())
     if watcher is not None:
-        items = _reported(items, watcher, label, total, at_rest)
+        items = _reported(items, watcher, work, at_rest)
     with _drawn(work, show):
         for item in items:
             token = _under_way.set(work)
@@ -180,8 +182,9 @@ def track(
                 yield item
             finally:
                 _under_way.reset(token)
-            work.done += 1
-            work.move(0.0)
+            done = work.done + 1 if done_after is None else done_after(item)
+            work.done = int(done)
+            work.move(done - work.done)
 
 
 class _Sink(Protocol):
@@ -348,12 +351,10 @@ def import_bars() -> None:
         import tqdm.auto  # noqa: F401
 
 
-def _reported(
-    items: Iterable[Item], watcher: Watcher, label: str, total: int | None, at_rest: Any
-) -> Iterator[Item]:
-    for done, item in enumerate(items):
-        watcher.report(label, done, total)
-        if at_rest is not None and done:
+def _reported(items: Iterable[Item], watcher: Watcher, work: _Work, at_rest: Any) -> Iterator[Item]:
+    for number, item in enumerate(items):
+        watcher.report(work.label, work.done, work.total)
+        if at_rest is not None and number:
             # Imported here: it imports torch, and this module is there before torch is.
             from mi_toolkit.core.process_state import others_first
 

@@ -8,6 +8,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from mi_toolkit.core.model import bits
+
 
 def zero(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
     """0."""
@@ -36,12 +38,6 @@ def bit_flip(old: Tensor, scale: float, generator: torch.Generator) -> Tensor:
     places = torch.randint(8 * old.element_size(), old.shape, generator=generator)
     flags = torch.tensor(1, dtype=integers.dtype) << places.to(integers.dtype)
     return (integers ^ flags.to(old.device)).view(old.dtype)
-
-
-def bits(values: Tensor) -> Tensor:
-    """The same bits as whole numbers: equal where values are, NaN and the sign of 0 included."""
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]
-    return values.contiguous().view(integer)
 
 
 EDITS: Mapping[str, Callable[[Tensor, float, torch.Generator], Tensor]] = MappingProxyType(

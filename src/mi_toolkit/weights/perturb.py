@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.core.errors import UnknownNameError, WeightError, unknown_name
-from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.model import HookedModel, bits
 from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
 from mi_toolkit.weights.calibration import require_usual
 from mi_toolkit.weights.coordinates import WeightMatrix
-from mi_toolkit.weights.edits import EDITS, bits
+from mi_toolkit.weights.edits import EDITS
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import Ranking
 

@@ -28,7 +28,6 @@ from mi_toolkit.activations.batcher import (
     Overlong,
     Texts,
     feeding,
-    n_documents,
 )
 from mi_toolkit.activations.hooks import (
     DEFAULT_BATCH_SIZE,
@@ -53,7 +52,6 @@ from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.parquet import write_columns
 from mi_toolkit.core.process_state import one_job
-from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tokens import TokenBatch
@@ -281,13 +279,6 @@ def record_to_disk(
     }
     kept = open_or_create(folder, about, resume=resume)
     feed = Batcher(model, texts, how, field, Manifest.of(kept.manifest).place)
-    total = n_documents(texts)
-    batches = track(
-        feed.batches(batch_size),
-        total=None if total is None else -(-max(0, total - feed.start.documents) // batch_size),
-        label="recording",
-        unit="batch",
-        show=progress,
-    )
+    batches = feed.tracked(batch_size, label="recording", show=progress)
     recording.run(batches, kept, feed)
     return open_activations(folder)
