@@ -8,9 +8,12 @@ that make a behaviour from a number, such as `offset_3`. Two claims to one name 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mi_toolkit.core.errors import BehaviourError, UnknownNameError, unknown_name
@@ -147,9 +150,24 @@ class BehaviourTable(Mapping[str, Behaviour]):
         return ", ".join(f"{family}_1, {family}_2, …" for family in self._families)
 
 
-def _declared() -> list[Any]:
-    # Entry points are of the class of importlib_metadata, the backport, where that is loaded.
+def _declared() -> Sequence[Any]:
+    return _declared_on(tuple((folder, _changed(folder)) for folder in sys.path))
+
+
+@lru_cache(maxsize=1)
+def _declared_on(_folders: tuple[tuple[str, int], ...]) -> Sequence[Any]:
+    """Read anew where a folder of packages changed: to read all of them takes longer than a pass.
+
+    Entry points are of the class of importlib_metadata, the backport, where that is loaded.
+    """
     return sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name)
+
+
+def _changed(folder: str) -> int:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _distribution(entry: Any) -> str:

@@ -106,6 +106,7 @@ class Worker:
         """Work in a folder whose record has that digest."""
         self._folder, self._digest, self._settings = Path(folder), digest, settings
         self._held: tuple[tuple[Any, ...], HookedModel] | None = None
+        self._has_loaded = False
         self._weights: str | None = None
         self._begun: tuple[str, Parts] | None = None
 
@@ -127,8 +128,6 @@ class Worker:
                 error=FULL if is_full else in_one_line(error),
                 is_fatal=is_full or isinstance(error, _FolderError),
             )
-        finally:
-            gc.collect()
 
     def _check_folder(self) -> None:
         record = self._folder / RECORD
@@ -139,8 +138,12 @@ class Worker:
             )
 
     def _done(self, work: Work) -> Outcome:
-        job, task = work.job, TASKS[work.job.task]
         model = self._model(work)
+        with _own_garbage():
+            return self._written(model, work)
+
+    def _written(self, model: HookedModel, work: Work) -> Outcome:
+        job, task = work.job, TASKS[work.job.task]
         folder = self._folder / JOBS / job.name
         parts = [folder / work.part_file(part) for part in range(work.n_parts)]
         if task.split is not None and work.part is not None:
@@ -173,7 +176,9 @@ class Worker:
         if self._held is None or self._held[0] != work.model:
             # Two never lie in memory together: the first goes before the second comes.
             self._held = self._begun = None
-            gc.collect()
+            if self._has_loaded:
+                gc.collect()
+            self._has_loaded = True
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._check_memory(work)
@@ -195,6 +200,23 @@ class Worker:
                 "{'layers_at_a_time': 1}, which reads its blocks from disk, or a machine with more "
                 "memory."
             )
+
+
+@contextmanager
+def _own_garbage() -> Iterator[None]:
+    """After it, what a job left behind is gone. What was there before is not searched for it.
+
+    That is most of what a process holds: to go through it takes longer than a small job.
+    """
+    was_frozen = gc.get_freeze_count()
+    if not was_frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if not was_frozen:
+            gc.unfreeze()
 
 
 class _FolderError(SweepError):
