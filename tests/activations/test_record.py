@@ -151,9 +151,11 @@ def test_the_model_is_left_as_it_was_and_stops_behind_the_last_hook() -> None:
 def test_values_are_kept_in_the_asked_precision() -> None:
     model = loaded("toy-gpt2")
     full = mi.record(model, TEXTS, "resid_post")
-    half = mi.record(model, TEXTS, "resid_post", dtype=torch.bfloat16)
+    half = mi.record(model, TEXTS, "resid_post", dtype="bfloat16")
     assert half.nbytes * 2 == full.nbytes
     assert torch.equal(half["resid_post", 3], full["resid_post", 3].bfloat16())
+    with pytest.raises(DtypeError, match="not in int8"):
+        mi.record(model, TEXTS, "resid_post", dtype="int8")
     with pytest.raises(DtypeError, match=r"not in torch\.int64"):
         mi.record(model, TEXTS, "resid_post", dtype=torch.int64)
 

@@ -240,13 +240,19 @@ def _cast(name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-def check_dtype(dtype: torch.dtype) -> None:
-    """Check that activations can be kept in `dtype`.
+_KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def kept_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """The dtype that activations are kept in, by itself or by its name.
 
     Raises:
-        DtypeError: it does not hold numbers with a fraction.
+        DtypeError: it does not hold numbers with a fraction, or there is none of that name.
     """
-    if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    known = {str(each): each for each in _KEPT}
+    found = known.get(f"torch.{str(dtype).removeprefix('torch.')}")
+    if found is None:
         raise DtypeError(
             f"Activations can be kept in float16, bfloat16, float32 or float64, not in {dtype}."
         )
+    return found

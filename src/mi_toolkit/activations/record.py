@@ -20,8 +20,8 @@ from mi_toolkit.activations.hooks import (
     ChosenPositions,
     Positions,
     activation_names,
-    check_dtype,
     choose_positions,
+    kept_dtype,
     visit_rows,
 )
 from mi_toolkit.activations.names import Names, is_pattern
@@ -40,7 +40,7 @@ def record(
     names: Names,
     *,
     positions: Positions = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     batch_size: int = DEFAULT_BATCH_SIZE,
     prepend_bos: bool | None = None,
     attention_mask: Any = None,
@@ -87,7 +87,7 @@ def record(
           blocks.*.hook_resid_post (all layers)  prompt 2, position 9, d_model 128        float32...
           blocks.0.attn.hook_z                   prompt 2, position 9, head 4, d_head 32  float32...
     """
-    check_dtype(dtype)
+    dtype = kept_dtype(dtype)
     if batch_size < 1:
         raise PromptError(f"batch_size is the number of prompts to a pass, not {batch_size}.")
     batch = tokenise(model, prompts, prepend_bos=prepend_bos, attention_mask=attention_mask)

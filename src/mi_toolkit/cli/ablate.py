@@ -141,9 +141,7 @@ def _record(found: AblationEffect | mi.interventions.AblationSweep) -> dict[str,
 
 
 def _effect_lines(effect: AblationEffect) -> list[str]:
-    from mi_toolkit.interventions.effect import HEADER
-
-    room = width(elsewhere=FOR_READING)
+    table, room = effect.text_table(), width(elsewhere=FOR_READING)
     before, after = effect.before, effect.after
     asked = (
         f"target {before.text!r}: {before.probability:.1%} (rank {before.rank}) clean, "
@@ -152,7 +150,7 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
     lines = [
         asked,
         "",
-        *columns([HEADER, *effect.cells()], width=room, align="<>>><"),
+        *columns([table.header, *table.rows], width=room, align="<>>><"),
         "",
     ]
     pairs = zip(effect.top_before, effect.top_after, strict=True)
@@ -166,8 +164,6 @@ def _effect_lines(effect: AblationEffect) -> list[str]:
 
 
 def _sweep_lines(sweep: AblationSweep) -> list[str]:
-    from mi_toolkit.interventions.sweep import HEADER
-
     clean, rows = sweep.clean, sweep.cells(SHOWN)
     asked = (
         f"target {clean.text!r}: {clean.probability:.1%} (rank {clean.rank}) with nothing ablated; "
@@ -175,5 +171,7 @@ def _sweep_lines(sweep: AblationSweep) -> list[str]:
     )
     return [
         asked,
-        *columns([HEADER, *rows], width=width(elsewhere=FOR_READING), align="<>>>>"),
+        *columns(
+            [sweep.text_table().header, *rows], width=width(elsewhere=FOR_READING), align="<>>>>"
+        ),
     ]

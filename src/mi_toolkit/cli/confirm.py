@@ -152,8 +152,7 @@ def _record(found: Confirmation) -> dict[str, Any]:
 
 
 def _lines(found: Confirmation) -> Iterator[str]:
-    from mi_toolkit.interventions.confirm.confirmation import HEADER
-
-    yield bold(found.title())
-    yield from columns([HEADER, *found.cells()], width=width(elsewhere=FOR_READING))
+    table = found.text_table()
+    yield bold(table.title)
+    yield from columns([table.header, *table.rows], width=width(elsewhere=FOR_READING))
     yield found.facts()

@@ -104,19 +104,15 @@ def _ablating(
 
 
 def _record(found: Generation) -> dict[str, Any]:
-    from mi_toolkit.text.generation import ROWS
-
     record = found.record()
     del record["tree"]  # all tensors: its nodes are among the rows
-    return {**record, **{kind: list(found.rows(kind)) for kind in ROWS}}
+    return {**record, **{kind: list(found.rows(kind)) for kind in found.kinds}}
 
 
 def _lines(found: Generation) -> Iterator[str]:
-    from mi_toolkit.text.generation import HEADER
-
-    room = width(elsewhere=FOR_READING)
-    yield bold(found.text_table().title)
-    yield from columns([HEADER, *found.cells()], width=room, align=">>><")
+    table, room = found.text_table(), width(elsewhere=FOR_READING)
+    yield bold(table.title)
+    yield from columns([table.header, *table.rows], width=room, align=">>><")
     yield ""
     yield from columns(_best(found), width=room, align="><>")
 

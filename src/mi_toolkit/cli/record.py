@@ -144,8 +144,6 @@ def record(
         raise UsageError(msg="--names needs at least one name, such as resid_post.")
     chosen = positions_in(positions)
     hooked = load.load(model)
-    import torch
-
     with third_parties_kept_off_stdout():
         store = mi.record_to_disk(
             hooked,
@@ -154,7 +152,7 @@ def record(
             output,
             batch_size=batch_size,
             shard_size=shard_size,
-            dtype=getattr(torch, keep),
+            dtype=keep,
             positions=chosen,
             max_length=max_length,
             overlong=overlong,

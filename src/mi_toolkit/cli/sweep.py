@@ -71,12 +71,12 @@ def sweep(
     out.check()
     hooked = load.load(model)
     from mi_toolkit.cli.comparison_text import sweep_lines
-    from mi_toolkit.compare.lengths import DEFAULT_LENGTHS, length_sweep
 
+    asked: dict[str, Any] = {"lengths": lengths} if lengths else {}
     with third_parties_kept_off_stdout():
-        swept = length_sweep(
+        swept = mi.compare.length_sweep(
             hooked,
-            lengths or DEFAULT_LENGTHS,
+            **asked,
             text=list(texts) or None,
             behaviours=behaviours,
             n_sequences=sequences,

@@ -106,10 +106,8 @@ def _lines(traced: Pipeline) -> Iterator[str]:
 
 
 def _embedding(traced: Pipeline) -> list[list[str]]:
-    from mi_toolkit.text.pipeline import token_rows
-
     rows = [["position", "token", "norm", "nearest tokens (cosine)"]]
-    for row in token_rows(traced):
+    for row in traced.rows("tokens"):
         norm = f"{row['input_norm']:.2f}"
         rows.append([str(row["position"]), repr(row["token"]), norm, row["nearest"]])
     return rows
@@ -140,9 +138,7 @@ def _neurons(traced: Pipeline) -> list[list[str]]:
 
 
 def _lens(traced: Pipeline) -> list[list[str]]:
-    from mi_toolkit.text.pipeline import lens_of
-
-    lens = lens_of(traced)
+    lens = traced.output.require_lens()
     rows = [["after", "rank of the final", "KL (nats)", "would predict"]]
     for entry, name in enumerate(lens.names):
         ids, log_probs = lens.top_ids[entry, -1].tolist(), lens.top_log_probs[entry, -1].exp()

@@ -12,8 +12,10 @@ from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
+from mi_toolkit.core.display import html_table
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.result import Result
+from mi_toolkit.draw import figures
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
 from mi_toolkit.draw.attribution import view_attribution
 from mi_toolkit.draw.cards import view_card, view_families
@@ -28,7 +30,6 @@ from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
-from mi_toolkit.draw.plan import view_plan
 from mi_toolkit.draw.report import view_report, view_untrained
 from mi_toolkit.draw.sensitivity import view_fidelity
 from mi_toolkit.draw.statistics import view_statistics
@@ -148,6 +149,21 @@ def _view_pipeline(traced: Pipeline, position: int | None = None, *, top_k: int 
     return view_position(traced, position, top_k=top_k)
 
 
+def _view_plan(plan: RunPlan) -> ResultView:
+    rows = plan.cells()
+    return ResultView(
+        title=plan.title(),
+        caption=(
+            "What will be done before anything is loaded, by the model's config alone. Peak memory "
+            "is that of a process of its own; time is what arithmetic and reading take here at the "
+            "least, by rates that were measured for it."
+        ),
+        body=lambda: html_table((), rows),
+        draw=lambda: figures.plan_figure(plan),
+        height=160 + 44 * len(rows),
+    )
+
+
 _view.register(HeadReport)(view_report)
 _view.register(HeadCard)(view_card)
 _view.register(HeadFamilies)(view_families)
@@ -165,7 +181,7 @@ _view.register(HeadDynamics)(view_dynamics)
 _view.register(StimulusComparison)(view_stimuli)
 _view.register(RunComparison)(view_runs)
 _view.register(ScoreFidelity)(view_fidelity)
-_view.register(RunPlan)(view_plan)
+_view.register(RunPlan)(_view_plan)
 for _ablated in (AblationEffect, AblationSweep):
     _view.register(_ablated)(view_ablation)
 for _patched in (Patching, AttributionPatching, EdgeAttribution, DirectAttribution):

@@ -241,10 +241,7 @@ def _confirm(model: HookedModel, job: Job, folder: Path) -> Confirmation:
 
 
 def _record(model: HookedModel, job: Job, folder: Path) -> Any:
-    given = dict(job.arguments)
-    if "dtype" in given:
-        given["dtype"] = dtype_named(given["dtype"])
-    return record_to_disk(model, path=folder / STORE, progress=False, **given)
+    return record_to_disk(model, path=folder / STORE, progress=False, **job.arguments)
 
 
 def _statistics(model: HookedModel, job: Job, folder: Path) -> ActivationStatistics:

@@ -310,6 +310,11 @@ class Generation(Result):
         """
         return tuple(self.texts[int(each)] for each in ids)
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What `rows` and `to_pandas` take."""
+        return tuple(ROWS)
+
     def rows(self, kind: str = "tokens") -> Iterable[Mapping[str, Any]]:
         """One row per token of each sequence, per alternative of each token, or per beams' node.
 

@@ -170,6 +170,16 @@ class OutputStage:
     lens: LensStage | None
     """Predictions read off every layer (the logit lens); None where that was not asked for."""
 
+    def require_lens(self) -> LensStage:
+        """The lens.
+
+        Raises:
+            ReportError: it was traced without.
+        """
+        if self.lens is None:
+            raise ReportError("This pipeline has no lens: trace it with lens=True.")
+        return self.lens
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Pipeline(Result):
@@ -367,7 +377,7 @@ def output_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
 
 def lens_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
     """What each layer would predict after every position, and how far that is from the end."""
-    lens = lens_of(traced)
+    lens = traced.output.require_lens()
     for entry, name in enumerate(lens.names):
         for position, text in enumerate(traced.tokens.texts):
             token = int(lens.top_ids[entry, position, 0])
@@ -382,17 +392,6 @@ def lens_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
                 "final_log_prob": float(lens.final_log_probs[entry, position]),
                 "divergence": float(lens.divergences[entry, position]),
             }
-
-
-def lens_of(traced: Pipeline) -> LensStage:
-    """The lens.
-
-    Raises:
-        ReportError: it was traced without.
-    """
-    if traced.output.lens is None:
-        raise ReportError("This pipeline has no lens: trace it with lens=True.")
-    return traced.output.lens
 
 
 ROWS: Mapping[str, Callable[[Pipeline], Iterator[dict[str, Any]]]] = MappingProxyType(

@@ -34,8 +34,8 @@ from mi_toolkit.activations.hooks import (
     ChosenPositions,
     Positions,
     activation_names,
-    check_dtype,
     choose_positions,
+    kept_dtype,
     visit_rows,
 )
 from mi_toolkit.activations.names import Names, is_pattern
@@ -74,15 +74,14 @@ class Recording:
         names: tuple[str, ...],
         folder: Path,
         *,
-        dtype: torch.dtype,
+        dtype: str | torch.dtype,
         positions: Positions,
         batch_size: int,
     ) -> None:
-        check_dtype(dtype)
         if batch_size < 1:
             raise PromptError(f"batch_size is the number of sequences to a pass, not {batch_size}.")
         self.model, self.names, self.folder = model, names, folder
-        self.dtype, self.positions = dtype, positions
+        self.dtype, self.positions = kept_dtype(dtype), positions
         named(positions)
         self.shapes = self._shapes()
         self._blocks: dict[str, list[Tensor]] = {}
@@ -193,7 +192,7 @@ def record_to_disk(
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
     shard_size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     positions: Positions = None,
     max_length: int | None = None,
     overlong: Overlong = "split",
@@ -265,7 +264,7 @@ def record_to_disk(
     settings = {
         "names": list(recording.names),
         "positions": named(positions),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(recording.dtype).removeprefix("torch."),
         "batch_size": batch_size,
         "shard_size": recording.rows_to_a_shard(shard_size),
         **how.settings,
