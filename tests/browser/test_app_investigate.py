@@ -173,6 +173,7 @@ def test_a_click_on_a_head_brings_its_card_part_by_part(open_app: OpenApp) -> No
     expect(page.locator("#card-head input")).to_have_value(re.compile("^L0H0"))
     assert "'L0H0'" in code(visit, "card")
     page.click("#card-map [data-pick=L1H1]")
+    expect(shown).to_contain_text("L1H1 of toy-gpt2", timeout=120_000)
     page.click("#card-map [data-pick=L2H0]")  # before the other head's card is whole
     expect(shown).to_contain_text("L2H0 of toy-gpt2", timeout=120_000)
     expect(shown).to_contain_text("What hangs on it", timeout=120_000)

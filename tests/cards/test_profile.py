@@ -158,7 +158,7 @@ def test_an_interrupted_pass_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
     class Stopping(Watcher):
         def report(self, label: str, done: int, total: int | None) -> None:
-            if done == 3:
+            if done == 4:
                 raise Stopped
 
     class Seeing(Watcher):

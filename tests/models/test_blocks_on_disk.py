@@ -149,7 +149,7 @@ except mi.core.errors.OutOfMemoryError as error:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.fire
 @pytest.mark.smollm2
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc, so Linux only")
 def test_a_real_model_is_classified_in_memory_that_it_does_not_fit_in(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def measured(folder: Path, model: str, task: str, dtype: str, layers: int | None
 SMOLLM2 = "smollm2-135m-instruct"
 CASES = [
     pytest.param("toy-gpt2", "classify", "float32", None, marks=pytest.mark.slow),
-    pytest.param("toy-gpt2", "score_weights", "float32", None, marks=pytest.mark.slow),
+    pytest.param("toy-gpt2", "score_weights", "float32", None, marks=pytest.mark.fire),
     pytest.param(SMOLLM2, "ablation_sweep", "float32", 1, marks=pytest.mark.fire),
     *(
         pytest.param("toy-gpt2", task, "float32", None, marks=pytest.mark.fire)

@@ -156,6 +156,16 @@ def _is_interactive() -> bool:
     return bool(getattr(sys, "ps1", sys.flags.interactive))
 
 
+def _without_figures_of_use(page: gr.Blocks) -> None:
+    """Have gradio keep no record of who asked for what, and sum none up.
+
+    After each event it makes a table of the last ten thousand, for a page that is closed here: a
+    tenth of a second for every button by the time that a class has pressed some hundreds.
+    """
+    page._queue.ANALYTICS_MAX_EVENTS = 1
+    page._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+
+
 def build(settings: Settings | None = None) -> Dashboard:
     """The page, to `launch()` from a script or in a notebook.
 
@@ -177,6 +187,7 @@ def build(settings: Settings | None = None) -> Dashboard:
     )
     page.context = context
     page.queue(max_size=MOST_WAITING, default_concurrency_limit=8, api_open=False)
+    _without_figures_of_use(page)
     with page:
         builder = Builder(context, page)
         header()

@@ -351,7 +351,15 @@ class Builder:
         for _ in range(panel.n_steps):
             # Over the last drawing: what is there by now can be read meanwhile.
             below = outputs[len(panel.drawings) - 1]
-            ran = self.run(ran.success, going_on, gone_on, outputs=outputs, show_progress_on=below)
+            # Where the same step of a run before is still under way, this one is no less needed.
+            ran = self.run(
+                ran.success,
+                going_on,
+                gone_on,
+                outputs=outputs,
+                show_progress_on=below,
+                trigger_mode="multiple",
+            )
 
     def answered(self, panel: Panel[Found], session: Session, found: Found) -> tuple[str, ...]:
         """Keep an answer, and show it; if another prompt was analyzed meanwhile, say so."""
