@@ -13,9 +13,11 @@ import torch
 
 import mi_toolkit as mi
 from mi_toolkit.atlas import build
+from mi_toolkit.cards import profile
 from mi_toolkit.cli.app import run
 from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
 from mi_toolkit.core.io import folder_name
+from mi_toolkit.core.stimuli import passages
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
 
@@ -62,8 +64,13 @@ def test_it_is_opened_again(atlas: mi.atlas.HeadAtlas) -> None:
 
 @pytest.mark.slow
 def test_it_keeps_what_heads_move_for_cards_and_families(
-    atlas: mi.atlas.HeadAtlas, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    atlas: mi.atlas.HeadAtlas,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few_texts = passages()[:10]
+    monkeypatch.setattr(profile, "passages", lambda: few_texts)
     with pytest.raises(ReportError, match="has no profiles of heads: build it with profiles=True"):
         atlas.head_profiles()
     asked = ["atlas", *MODELS, "--profiles", "--output", str(tmp_path)]

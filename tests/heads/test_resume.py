@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,18 @@ def bytes_held() -> int:
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
+@pytest.fixture
+def weighed_anew() -> Iterator[None]:
+    """What there is before is not looked through each time that tensors are weighed."""
+    loaded("toy-gpt2")
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("weighed_anew")
 def test_a_long_sweep_holds_the_sums_of_its_prompts_and_nothing_else_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -50,7 +50,7 @@ print(json.dumps({"peak": max(peak, own_bytes()) - before}))
     [
         ("gpt2", torch.float16, "float32"),
         ("pythia-160m", torch.float32, "bfloat16"),
-        ("Qwen2.5-0.5B", torch.bfloat16, "bfloat16"),
+        pytest.param("Qwen2.5-0.5B", torch.bfloat16, "bfloat16", marks=pytest.mark.fire),
     ],
 )
 def test_loading_takes_no_second_copy_of_the_weights(
