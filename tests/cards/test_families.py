@@ -187,11 +187,24 @@ def test_a_large_family_of_any_heads_fails_where_all_heads_share_what_they_chang
     generator = torch.Generator().manual_seed(0)
     everybody = torch.randn(120, 400, generator=generator) + torch.randn(400, generator=generator)
     member = torch.randperm(120, generator=generator) < 60
-    gain, low, high = family_gain(
-        everybody, torch.arange(400) // 50, member, torch.arange(120) // 10
-    )
+    texts, layer = torch.arange(400) // 50, torch.arange(120) // 10
+    gain, low, high = family_gain(everybody, texts, member, layer)
     assert low < 0 < high
     assert abs(gain) < 0.02
+
+
+def test_what_heads_of_a_layer_share_is_no_gain_and_no_loss_of_a_family() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texts, layer = torch.arange(800) // 100, torch.arange(120) // 10
+    of_layers = torch.randn(12, 800, generator=generator)
+    everybody = torch.randn(120, 800, generator=generator) + 2 * of_layers[layer]
+    gains = []
+    for _ in range(20):
+        member = torch.randperm(120, generator=generator) < 20
+        gains.append(family_gain(everybody, texts, member, layer)[0])
+    assert abs(sum(gains) / len(gains)) < 0.01
+    everybody[member] += torch.randn(800, generator=generator)
+    assert family_gain(everybody, texts, member, layer)[1] > 0
 
 
 def test_the_gain_is_the_mean_difference_of_correlations_of_two_heads() -> None:
@@ -199,8 +212,10 @@ def test_the_gain_is_the_mean_difference_of_correlations_of_two_heads() -> None:
     expected = []
     for head in member.nonzero()[:, 0].tolist():
         alike = torch.corrcoef(found)[head]
-        others = [other for other in member.nonzero()[:, 0].tolist() if other != head]
-        expected.append(alike[others].mean() - alike[(layer == layer[head]) & ~member].mean())
+        for other in member.nonzero()[:, 0].tolist():
+            if other != head:
+                outsiders = (layer == layer[other]) & ~member
+                expected.append(alike[other] - alike[outsiders].mean())
     assert family_gain(found, sequence, member, layer)[0] == pytest.approx(
         float(torch.stack(expected).mean()), abs=1e-5
     )

@@ -8,10 +8,11 @@
    with the most similar group, in the mean over draws, is its stability; under `MIN_JACCARD` it is
    shown as unstable.
 3. On text that was not used, every head is ablated alone. A family holds where a member's changes
-   of loss, token by token, go with another member's more than with those of a head of its layer
-   that is none: the mean difference of the two correlations, with a jackknife over texts. A family
-   whose interval does not lie above 0 is shown as failed. Heads are set against each other one by
-   one: the mean of a large family has less noise than that of a layer, whatever it holds.
+   of loss, token by token, go with another member's more than with those of the heads of that
+   other one's layer that are none: the mean difference of the correlations, with a jackknife over
+   texts. A family whose interval does not lie above 0 is shown as failed. Heads are set against
+   each other one by one, as the mean of a large family has less noise than that of a layer,
+   whatever it holds; and against heads as far away, as near ones change alike, whatever they do.
 4. It recurs in another model, profiled on the same texts, where heads of that one do the same: the
    nearest head of this model is a member, no farther away than members may be from their nearest
    fellow, or than `NEAR`, where all members are closer. By chance: the same for profiles of as high
@@ -111,8 +112,8 @@ class Family:
     """Mean Jaccard index with the most similar group over draws of documents."""
 
     gain: float
-    """How much more a member's changes of loss go with another member's than with those of another
-    head of its layer: a difference of correlations. NaN where it was not tested."""
+    """How much more a member's changes of loss go with another member's than with those of the
+    other heads of that one's layer: a difference of correlations. NaN where it was not tested."""
 
     gain_low: float
     """Lower end of its 95% interval."""
@@ -473,7 +474,7 @@ def gains_of(
     n_sequences: int,
     progress: bool | None,
 ) -> dict[int, tuple[float, float, float]]:
-    """For each group, how much more its members' changes of loss are alike than a layer's are."""
+    """For each group, how much more its members' changes of loss are alike than layers explain."""
     batch = loss_batch(
         model, halves(evaluation_passages(model))[1], max_length=LOSS_LENGTH, limit=n_sequences
     )
@@ -496,7 +497,12 @@ def family_gain(
     member: Tensor,
     layer: Int[Tensor, " head"],
 ) -> tuple[float, float, float]:
-    """The mean difference of correlations of one family's members, and its 95% interval.
+    """What membership tells of a head's changes beyond the layer, and its 95% interval.
+
+    Of a member, another member's changes are correlated with its own; so are, on average, those of
+    the heads of that other one's layer that are no members. The gain is the mean difference: heads
+    that are near each other change the loss alike whatever they do, and the difference is blind to
+    that. The interval is a jackknife over texts.
 
     Args:
         changes: of each head's ablation, at each counted query.
@@ -504,22 +510,20 @@ def family_gain(
         member: which heads are of the family.
         layer: each head's layer.
     """
-    others = member & ~torch.eye(len(member), dtype=torch.bool)
-    neighbours = (layer[:, None] == layer) & ~member
-    counted = member & others.any(dim=1) & neighbours.any(dim=1)
-    if not counted.any():
+    same_layer = (layer[:, None] == layer).float()
+    outsiders = same_layer * ~member  # of each head's layer
+    pairs = member[:, None] & member & ~torch.eye(len(member), dtype=torch.bool)
+    pairs &= outsiders.any(dim=1)
+    if not pairs.any():
         return (float("nan"),) * 3
+    outsiders = outsiders / outsiders.sum(dim=1, keepdim=True).clamp_min(1)
 
     def mean_gain(kept: Tensor) -> Tensor:
         # Each head's changes count alike, however large they are.
         rows = changes[:, kept] - changes[:, kept].mean(dim=1, keepdim=True)
         rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        alike = rows[counted] @ rows.T
-        with_others, with_neighbours = (
-            (alike * those[counted]).sum(dim=1) / those[counted].sum(dim=1)
-            for those in (others, neighbours)
-        )
-        gain: Tensor = (with_others - with_neighbours).mean()
+        alike = rows @ rows.T
+        gain: Tensor = (alike - alike @ outsiders.T)[pairs].mean()
         return gain
 
     texts = sequence.unique()
