@@ -39,7 +39,9 @@ def test_head_prints_a_card_writes_a_folder_and_keeps_the_profiles(
     assert card.n_documents == HeadProfiles.load(kept).n_documents == 6
     texts.unlink()
     assert run(["head", "0.0", *asked, "--json", "--html", str(tmp_path / "card.html")]) == 0
-    assert json.loads(capsys.readouterr().out)["n_documents"] == 6
+    said = capsys.readouterr()
+    assert json.loads(said.out)["n_documents"] == 6
+    assert "is there: the card is of the 6 documents" in " ".join(said.err.split())
 
 
 def test_head_tells_a_head_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:

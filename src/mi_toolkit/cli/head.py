@@ -23,6 +23,7 @@ from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
     FOR_READING,
     bold,
+    note,
     third_parties_kept_off_stdout,
     width,
 )
@@ -74,6 +75,11 @@ def head(
     kept = None
     if profiles is not None and profiles.exists():
         kept = mi.cards.HeadProfiles.load(profiles)
+        if corpus.data_file is not None or corpus.dataset is not None:
+            note(
+                f"{profiles} is there: the card is of the {kept.n_documents} documents that it was "
+                "made from, and the texts named here are not read."
+            )
     texts = corpus.texts() if kept is None else None
     others = None if atlas is None else mi.atlas.HeadAtlas.load(atlas).head_profiles()
     hooked = load.load(model)

@@ -288,8 +288,8 @@ def view_families(found: HeadFamilies) -> ResultView:
             "under 0.8 is unstable. Gain, where it was tested, is how much more a member's changes "
             "of loss under ablation go with another member's than with those of the heads of that "
             "other one's layer that are none, a difference of correlations; a family whose gain is "
-            "not above 0 beyond doubt is shown as failed. Where other models were looked at, it recurs in "
-            "those with more heads like it than chance gives."
+            "not above 0 beyond doubt is shown as failed. Where other models were looked at, it "
+            "recurs in those with more heads like it than chance gives."
         ),
         body=lambda: map_figure(family_map(found)) + tables_html(table) + family_strips(found),
         draw=lambda: figures.map_picture(family_map(found)),
