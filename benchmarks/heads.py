@@ -67,6 +67,7 @@ def main() -> None:
         return
     versions = ", ".join(f"{name} {version}" for name, version in installed_versions().items())
     parts = [
+        "---\nhide: [toc]  # tables as wide as the page\n---\n",
         "# Benchmarks",
         f"Written by `benchmarks/heads.py` with {versions}, {torch.get_num_threads()} threads."
         + loaded_by_others(),

@@ -76,7 +76,11 @@ def bare_pass(model: HookedModel, search: list[str]) -> float:
     return sorted(took[1:])[1]
 
 
-PAGE = """# Super weights
+PAGE = """---
+hide: [toc]  # tables as wide as the page
+---
+
+# Super weights
 
 Written by `benchmarks/super_weights.py` with {versions}, {threads} threads.
 
