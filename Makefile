@@ -6,7 +6,7 @@ PROMPT ?= When Mary and John went to the store, John gave a drink to
 # Two files of tests at a time, those with slow tests first (conftest.py sorts them). A worker holds
 # some 2 GB: one for each core is not for every machine.
 PYTEST  = -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
-# Each worker has a core: with more threads, they spend a third of the time waiting for each other.
+# Each worker has a core: threads of several workers on the same cores wait for each other.
 tests tests-tl3 quick-tests fire newest: export OMP_NUM_THREADS = 1
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

@@ -34,7 +34,7 @@ LONG = (
     *("untrained_control", "s_inhibition", "perturbation_test", "score_fidelity", "ranking"),
     *("confirm_heads", "find_super_weights", "compare_models", "integrated"),
 )
-"""Jobs that are made of others, which run here: `make fire` has them too."""
+"""Jobs left to `make fire`: they are made of others, which run here."""
 
 
 @pytest.mark.slow

@@ -240,7 +240,10 @@ def _cast(name: str, rows: Tensor, dtype: torch.dtype) -> Tensor:
     return cast
 
 
-_KEPT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_KEPT = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 def kept_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -249,8 +252,7 @@ def kept_dtype(dtype: str | torch.dtype) -> torch.dtype:
     Raises:
         DtypeError: it does not hold numbers with a fraction, or there is none of that name.
     """
-    known = {str(each): each for each in _KEPT}
-    found = known.get(f"torch.{str(dtype).removeprefix('torch.')}")
+    found = _KEPT.get(str(dtype).removeprefix("torch."))
     if found is None:
         raise DtypeError(
             f"Activations can be kept in float16, bfloat16, float32 or float64, not in {dtype}."
