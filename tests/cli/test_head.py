@@ -66,6 +66,20 @@ def test_a_data_set_is_read_as_far_as_is_asked(
     torch.testing.assert_close(read, file.lift(), rtol=0, atol=0, equal_nan=True)
 
 
+def test_a_data_set_that_breaks_off_is_told_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = "".join(json.dumps({"text": "one two three"}) + "\n" for _ in range(3))
+    (tmp_path / "train-0.jsonl").write_text(good)
+    (tmp_path / "train-1.jsonl").write_text("{broken\n")
+    assert run(["head", "L0H0", "--dataset", str(tmp_path), *FEW]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    # What `datasets` logs itself goes to a stream that a test before has closed.
+    assert (
+        f"The data set '{tmp_path}' (configuration default, split train) cannot be read: " in said
+    )
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [

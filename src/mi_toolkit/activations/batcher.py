@@ -57,28 +57,43 @@ def documents(texts: Texts, field: str = "text") -> Iterator[Document]:
         yield _document(entry, number, field)
 
 
-def named_dataset(
-    name: str, *, config: str | None = None, split: str = "train", n_documents: int | None = None
-) -> Texts:
-    """A data set of the hub, or one in a folder, as `datasets` names it; its records as they come.
+@dataclass(frozen=True, kw_only=True)
+class NamedDataset:
+    """The records of a data set of the hub, or of one in a folder, as they come.
 
-    Nothing of it is downloaded but what is read, and none of its code is run.
-
-    Raises:
-        PromptError: there is none, it has no such configuration or split, or it is out of reach.
+    Nothing of it is downloaded but what is read, and none of its code is run. It can be read again.
     """
-    from datasets import load_dataset
 
-    try:
-        records: Any = load_dataset(name, config, split=split, streaming=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise PromptError(
-            f"The data set {name!r} (configuration {config or 'default'}, split {split}) cannot be "
-            f"read: {in_one_line(error)}. A file of texts needs no data set: .txt, .jsonl or "
-            ".parquet."
-        ) from error
-    found: Texts = records if n_documents is None else records.take(n_documents)
-    return found
+    name: str
+    """As `datasets` names it."""
+
+    config: str | None = None
+    """Its configuration, where it has several."""
+
+    split: str = "train"
+    """Its split."""
+
+    n_documents: int | None = None
+    """The first so many of its records; None for all."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Its records.
+
+        Raises:
+            PromptError: there is none, it has no such configuration or split, or it cannot be read.
+        """
+        from datasets import load_dataset
+        from datasets.exceptions import DatasetGenerationError
+
+        try:
+            records = load_dataset(self.name, self.config, split=self.split, streaming=True)
+            yield from itertools.islice(records, self.n_documents)
+        except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+            raise PromptError(
+                f"The data set {self.name!r} (configuration {self.config or 'default'}, split "
+                f"{self.split}) cannot be read: {in_one_line(error)}. A file of texts needs no "
+                "data set: .txt, .jsonl or .parquet."
+            ) from error
 
 
 def n_documents(texts: Texts) -> int | None:

@@ -182,15 +182,17 @@ class CorpusOptions:
             return self.data_file
         if self.data_file is not None:
             raise UsageError(msg="Give --data-file or --dataset, not both.")
-        from mi_toolkit.activations.batcher import named_dataset
+        from mi_toolkit.activations.batcher import NamedDataset
 
+        named = NamedDataset(
+            name=self.dataset,
+            config=self.dataset_config,
+            split=self.split,
+            n_documents=self.n_documents,
+        )
         with doing(f"Opening {self.dataset}"), third_parties_kept_off_stdout():
-            return named_dataset(
-                self.dataset,
-                config=self.dataset_config,
-                split=self.split,
-                n_documents=self.n_documents,
-            )
+            next(iter(named), None)  # what cannot be read is told before a model is loaded
+        return named
 
 
 def token_named(given: str | None) -> int | str | None:
