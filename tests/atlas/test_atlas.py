@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from mi_toolkit.cli.app import run
 from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
 from mi_toolkit.core.io import folder_name
 from mi_toolkit.core.stimuli import passages
+from mi_toolkit.models.sources import bundled_folder
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
 
@@ -88,6 +90,23 @@ def test_it_keeps_what_heads_move_for_cards_and_families(
     few = ["--n-sequences", "2", "--n-tokens", "20", "--how", "zero"]
     assert run(["head", "L2H0", "--atlas", str(tmp_path), *few]) == 0
     assert "L2H0 of toy-qwen2" in capsys.readouterr().out
+    families = mi.head_families(made, min_size=3, n_draws=2)
+    assert list(families.family) == MODELS
+    assert made.load_model("toy-qwen2").cfg.model_name == "toy-qwen2"
+
+
+@pytest.mark.slow
+def test_a_model_of_an_atlas_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "mine"
+    shutil.copytree(bundled_folder("toy-gpt2"), checkpoint)
+    made = mi.head_atlas([str(checkpoint)], tmp_path / "atlas", load={"dtype": "bfloat16"})
+    (name,) = made.models
+    assert made.load_model(name).cfg.dtype == torch.bfloat16
+    assert made.load_model(name, dtype="float32").cfg.dtype == torch.float32
+    config = checkpoint / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ReportError, match="are not those that the atlas was built from"):
+        made.load_model(name)
 
 
 @pytest.mark.slow

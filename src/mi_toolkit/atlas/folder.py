@@ -25,6 +25,7 @@ from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.io import folder_name, read_json
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.result import fields_fit, structured
 from mi_toolkit.core.resumable import Manifest, Part, WrittenFile
@@ -33,6 +34,8 @@ from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.kinds import Weighting
 from mi_toolkit.heads.relations import RELATIONS
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.models.load import load_model
+from mi_toolkit.models.sources import find_source, weights_of
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
@@ -133,6 +136,30 @@ class HeadAtlas(TableRepr):
                 "profiles=True (mi-toolkit atlas --profiles)."
             )
         return found
+
+    def load_model(self, model: str, **options: Any) -> HookedModel:
+        """One of the models, at its revision and in its dtype, with the weights it had.
+
+        Args:
+            model: one of `models`.
+            options: further arguments to `load_model`, such as `device`.
+
+        Raises:
+            UnknownNameError: the atlas does not have the model.
+            ReportError: its weights are not those that were measured.
+            MIToolkitError: as `load_model` does.
+        """
+        made = self.report(model).provenance
+        source = find_source(made.model, revision=made.revision)
+        loaded = load_model(
+            made.model, **{"revision": made.revision, "dtype": made.dtype, **options}
+        )
+        if weights_of(source, made.revision) != self._measured(model).settings["weights"]:
+            raise ReportError(
+                f"The weights of {model} are not those that the atlas was built from: build it "
+                "again."
+            )
+        return loaded
 
     def provenance(self, model: str) -> Mapping[str, Any]:
         """One model's facts, protocol and weights, and the digests of its files.

@@ -17,6 +17,10 @@
    nearest head of this model is a member, no farther away than members may be from their nearest
    fellow, or than `NEAR`, where all members are closer. By chance: the same for profiles of as high
    lifts, but of other relations (permuted).
+
+Of an atlas, the heads of all models are grouped together. A family recurs in one of them where the
+heads of the others alone place heads of that one in it; changes of loss are set against each other
+within a model.
 """
 
 from __future__ import annotations
@@ -24,7 +28,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -34,7 +39,7 @@ from mi_toolkit.activations.batcher import Texts
 from mi_toolkit.cards.card import LOSS_LENGTH
 from mi_toolkit.cards.profile import GROUPS, HeadProfiles, check_comparable, profile_heads
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import MIToolkitError, PromptError, ReportError
+from mi_toolkit.core.errors import MIToolkitError, PromptError, ReportError, unknown_name
 from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers
@@ -96,11 +101,11 @@ class Family:
     name: str
     """The relations that set it apart, or `diffuse`."""
 
-    exemplar: Head
-    """The member nearest to the middle."""
-
     members: tuple[Head, ...]
-    """The heads, the exemplar first, then by their distance from the middle."""
+    """The heads, by their distance from the middle."""
+
+    models: tuple[str, ...]
+    """Each member's model."""
 
     distances: tuple[float, ...]
     """Each member's distance from the middle, by the direction of its profile."""
@@ -125,6 +130,11 @@ class Family:
     """Where it was looked for, model by model."""
 
     @property
+    def exemplar(self) -> Head:
+        """The member nearest to the middle."""
+        return self.members[0]
+
+    @property
     def recurs_in(self) -> tuple[str, ...]:
         """The models with more heads like it than chance would give."""
         return tuple(each.model for each in self.recurrence if len(each.heads) > each.by_chance)
@@ -141,15 +151,16 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class HeadFamilies(Result):
-    """The heads of a model, grouped by what they move."""
+    """The heads of a model, or of all models of an atlas, grouped by what they move."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit head families 1"
+    FORMAT: ClassVar[str] = "mi_toolkit head families 2"
+    OUTDATED: ClassVar[Mapping[str, str]] = {"mi_toolkit head families 1": "find them again"}
 
     families: tuple[Family, ...]
     """The largest first; unstable ones last."""
 
-    family: Int[Tensor, "layer head"]
-    """Each head's place in `families`; -1 for a head in none."""
+    family: Mapping[str, Int[Tensor, "layer head"]]
+    """By model, each head's place in `families`; -1 for a head in none."""
 
     relations: tuple[str, ...]
     """What profiles are of."""
@@ -160,42 +171,74 @@ class HeadFamilies(Result):
     n_held_out: int
     """Texts that membership was tested on; 0 where it was not."""
 
-    provenance: Provenance
-    """Model, texts and versions."""
+    provenance: Mapping[str, Provenance]
+    """Of each model: its facts, its texts and versions."""
 
-    def unexplained(self, labelled: Sequence[Head] = ()) -> float:
-        """The share of heads with neither a stable family nor one of the labels given."""
+    def unexplained(
+        self, labelled: Sequence[Head] | Mapping[str, Sequence[Head]] = (), *, model: str = ""
+    ) -> float:
+        """The share of heads with neither a stable family nor one of the labels given.
+
+        Args:
+            labelled: heads that have a label; of an atlas, by model.
+            model: one model of an atlas; empty for all heads.
+
+        Raises:
+            ReportError: heads of several models that do not say of which they are.
+            UnknownNameError: no such model.
+        """
+        if not isinstance(labelled, Mapping):
+            if labelled and len(self.family) > 1:
+                raise ReportError(
+                    "These are heads of several models: give the labelled ones by model, "
+                    "{'toy-gpt2': [Head(0, 1)]}."
+                )
+            labelled = dict.fromkeys(self.family, labelled)
+        for name in [*labelled, *([model] if model else [])]:
+            if name not in self.family:
+                raise unknown_name("model of these families", name, self.family)
         stable = [index for index, each in enumerate(self.families) if each.verdict != "unstable"]
-        has_family = torch.isin(self.family, torch.tensor(stable))
-        for head in labelled:
-            has_family[head] = True
-        return float((~has_family).float().mean())
+        named = []
+        for name in [model] if model else self.family:
+            has_name = torch.isin(self.family[name], torch.tensor(stable))
+            for head in labelled.get(name, ()):
+                has_name[head] = True
+            named.append(has_name.flatten())
+        return float((~torch.cat(named)).float().mean())
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per head: its family, how far from its middle, and the family's verdict."""
-        n_layers, n_heads = self.family.shape
-        for head in (Head(l, h) for l in range(n_layers) for h in range(n_heads)):
-            place = int(self.family[head])
-            each = None if place < 0 else self.families[place]
-            yield {
-                "model": self.provenance.model,
-                "layer": head.layer,
-                "head": head.head,
-                "name": str(head),
-                "family": "" if each is None else each.name,
-                "verdict": "" if each is None else each.verdict,
-                "distance": None if each is None else each.distances[each.members.index(head)],
-                "stability": None if each is None else each.stability,
-                "gain": None if each is None else each.gain,
-                "recurs_in": "" if each is None else ", ".join(each.recurs_in),
-            }
+        distance = {
+            (model, head): apart
+            for each in self.families
+            for model, head, apart in zip(each.models, each.members, each.distances, strict=True)
+        }
+        for model, family in self.family.items():
+            for layer, row in enumerate(family.tolist()):
+                for place, index in enumerate(row):
+                    head = Head(layer, place)
+                    each = None if index < 0 else self.families[index]
+                    yield {
+                        "model": model,
+                        "layer": layer,
+                        "head": place,
+                        "name": str(head),
+                        "family": "" if each is None else each.name,
+                        "verdict": "" if each is None else each.verdict,
+                        "distance": distance.get((model, head)),
+                        "stability": None if each is None else each.stability,
+                        "gain": None if each is None else each.gain,
+                        "recurs_in": "" if each is None else ", ".join(each.recurs_in),
+                    }
 
     def title(self) -> str:
         """How many there are, in one line."""
         stable = sum(each.verdict != "unstable" for each in self.families)
+        models = ", ".join(self.family) if len(self.family) < 4 else f"{len(self.family)} models"
+        in_none = sum(int((family < 0).sum()) for family in self.family.values())
         return (
-            f"Families of the heads of {self.provenance.model}: {stable} stable, "
-            f"{len(self.families) - stable} unstable, {int((self.family < 0).sum())} heads in none"
+            f"Families of the heads of {models}: {stable} stable, "
+            f"{len(self.families) - stable} unstable, {in_none} heads in none"
         )
 
     def text_table(self) -> TextTable:
@@ -208,29 +251,91 @@ class HeadFamilies(Result):
             [
                 each.name,
                 str(len(each.members)),
-                " ".join(map(str, each.members[:6])) + (" …" if len(each.members) > 6 else ""),
+                self._shown(each),
                 f"{each.stability:.2f}",
                 "" if each.gain != each.gain
                 else f"{each.gain:+.2f} [{each.gain_low:+.2f}, {each.gain_high:+.2f}]",
                 each.verdict,
-                "; ".join(
-                    f"{len(there.heads)} of {there.n_heads} in {there.model} "
-                    f"(chance {there.by_chance:.1f})"
-                    for there in each.recurrence
-                ),
+                self._recurring(each),
             ]
             for each in self.families
         ]  # fmt: skip
 
+    def _shown(self, family: Family) -> str:
+        """The first members; of an atlas, how many each model has, with its nearest one."""
+        if len(self.family) == 1:
+            more = " …" if len(family.members) > 6 else ""
+            return " ".join(map(str, family.members[:6])) + more
+        nearest = dict(zip(reversed(family.models), reversed(family.members), strict=True))
+        return ", ".join(
+            f"{family.models.count(model)} in {model} ({nearest[model]})"
+            for model in dict.fromkeys(family.models)
+        )
+
+    def _recurring(self, family: Family) -> str:
+        """Where it recurs; of one model's families, with how many heads there are elsewhere."""
+        if len(self.family) > 1:
+            return ", ".join(family.recurs_in)
+        return "; ".join(
+            f"{len(there.heads)} of {there.n_heads} in {there.model} (chance {there.by_chance:.1f})"
+            for there in family.recurrence
+        )
+
 
 FAMILY_HEADER = (
-    "family", "heads", "exemplar and members", "stability", "gain", "verdict", "recurs"
+    "family", "heads", "exemplar and members", "stability", "gain", "verdict", "recurs in"
 )  # fmt: skip
+
+
+@runtime_checkable
+class ProfiledModels(Protocol):
+    """Several models whose heads were watched on the same texts: a `HeadAtlas`."""
+
+    def head_profiles(self) -> Mapping[str, HeadProfiles]:
+        """What the heads of each model move, by its name."""
+        ...
+
+    def load_model(self, model: str) -> HookedModel:
+        """One of the models, as it was when it was watched."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The heads of one model or of several, in one row, by what they move in the same texts."""
+
+    profiles: Mapping[str, HeadProfiles]
+    """By model."""
+
+    @cached_property
+    def heads(self) -> list[tuple[str, Head]]:
+        """Each head, with its model: those of layers that have attention."""
+        return [
+            (name, head) for name, each in self.profiles.items() for head in watched_heads(each)
+        ]
+
+    def of(self, model: str) -> Tensor:
+        """Which heads are of one model."""
+        return torch.tensor([name == model for name, _ in self.heads])
+
+    def vectors(
+        self, weights: Float[Tensor, " group"] | None = None
+    ) -> Float[Tensor, "head relation"]:
+        """What each head lifts beyond chance, as `profile_vectors` says."""
+        return torch.cat(
+            [profile_vectors(each, watched_heads(each), weights) for each in self.profiles.values()]
+        )
+
+    @property
+    def documents(self) -> Int[Tensor, " drawn"]:
+        """Groups of documents in which there is a query, in all models."""
+        counts = torch.stack([each.n_queries for each in self.profiles.values()])
+        return (counts > 0).all(dim=0).nonzero()[:, 0]
 
 
 @one_job
 def head_families(
-    model: HookedModel,
+    model_or_atlas: HookedModel | ProfiledModels,
     texts: Texts | None = None,
     *,
     profiles: HeadProfiles | None = None,
@@ -248,24 +353,28 @@ def head_families(
     in these texts, not that they do the same with them.
 
     Args:
-        model: a HookedTransformer or a TransformerBridge; it is left as it was.
+        model_or_atlas: a HookedTransformer or a TransformerBridge, which is left as it was; or a
+            `HeadAtlas` with profiles, whose heads are grouped together, all models at once.
         texts: what heads are watched on, as `profile_heads` takes it; None for the bundled
-            passages.
+            passages. An atlas has watched its own.
         profiles: of this model, from `profile_heads`, in the place of `texts`.
         others: profiles of other models by name, made on the same texts, in which families are
-            looked for (`HeadAtlas.head_profiles`); one of this model's name is passed over.
+            looked for (`HeadAtlas.head_profiles`); a model whose heads are grouped is passed over.
         min_size: heads of a family, at least.
         n_draws: draws of documents, with replacement, that each family has to come back in.
         test: whether every head is ablated on held-out text, to see whether membership predicts
-            which tokens' loss rises. It takes as many forward passes as the model has heads.
+            which tokens' loss rises. It takes as many forward passes as there are heads; the models
+            of an atlas are loaded for it, one after the other.
         n_sequences: held-out texts for that.
         seed: of the draws.
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
         MIToolkitError: scikit-learn is not installed.
-        PromptError: under 3 groups of documents, or a count under 1.
-        ReportError: the profiles are of another model, or those of `others` of other texts.
+        PromptError: under 3 groups of documents, or a count under 1; texts or profiles next to an
+            atlas.
+        ReportError: the profiles are of another model, or those of `others`, or of models of the
+            atlas, of other texts; an atlas without profiles, or whose models changed.
 
     Example:
         >>> import mi_toolkit as mi
@@ -280,51 +389,95 @@ def head_families(
         )
     if min_size < 2 or n_draws < 1 or n_sequences < 1:
         raise PromptError("min_size is 2 or more, n_draws and n_sequences are 1 or more.")
-    if profiles is None:
-        profiles = profile_heads(model, texts, seed=seed, progress=progress)
-    if profiles.provenance.model != describe_model(model).name:
-        raise ReportError(
-            f"The profiles are of {profiles.provenance.model}, not of {describe_model(model).name}."
-        )
-    if int((profiles.n_queries > 0).sum()) < MIN_TEXTS:
+    if isinstance(model_or_atlas, ProfiledModels):
+        if texts is not None or profiles is not None:
+            raise PromptError(
+                "An atlas has the profiles of its models: leave texts= and profiles= out, or give "
+                "a model."
+            )
+        pool = Pool(model_or_atlas.head_profiles())
+    else:
+        pool = Pool(_profiled(model_or_atlas, texts, profiles, seed=seed, progress=progress))
+    first, *rest = pool.profiles.values()
+    elsewhere = {name: each for name, each in (others or {}).items() if name not in pool.profiles}
+    for name, each in [*pool.profiles.items(), *elsewhere.items()]:
+        check_comparable(first, each, name)
+    if len(pool.documents) < MIN_TEXTS:
         raise PromptError(
             "Families have to come back where documents are drawn anew: give 3 documents or more."
         )
-    elsewhere = {
-        name: each for name, each in (others or {}).items() if name != profiles.provenance.model
-    }
-    for name, each in elsewhere.items():
-        check_comparable(profiles, each, name)
-    heads = every_head(model, attention_layers(model))
-    groups = grouped(profile_vectors(profiles, heads), min_size)
-    stability = stabilities(profiles, heads, groups, min_size, n_draws=n_draws, seed=seed)
+    groups = grouped(pool.vectors(), min_size)
+    stability = stabilities(pool, groups, min_size, n_draws=n_draws, seed=seed)
     gains: Mapping[int, tuple[float, float, float]] = {}
     if test:
-        gains = gains_of(model, heads, groups, n_sequences=n_sequences, progress=progress)
-    found = {
-        name: recurrences(profiles, heads, groups, name, each, seed=seed)
-        for name, each in elsewhere.items()
-    }
+        changes = {}
+        for name in pool.profiles:
+            model = (
+                model_or_atlas.load_model(name)
+                if isinstance(model_or_atlas, ProfiledModels)
+                else model_or_atlas
+            )
+            changes[name] = changes_of(model, n_sequences=n_sequences, progress=progress)
+        gains = {
+            label: family_gain([(each, (groups == label)[pool.of(name)])
+                                for name, each in changes.items()])
+            for label in stability
+        }  # fmt: skip
+    found = [
+        *(recurring_within(pool, groups, name, seed=seed) for name in pool.profiles if rest),
+        *(
+            recurrences(pool.vectors(), groups, name, each, seed=seed)
+            for name, each in elsewhere.items()
+        ),
+    ]
     families = [
         replace(
-            _family(profiles, heads, groups, label, stability[label], gains.get(label)),
-            recurrence=tuple(of_label[label] for of_label in found.values()),
+            _family(pool, groups, label, stability[label], gains.get(label)),
+            recurrence=tuple(of_label[label] for of_label in found),
         )
         for label in sorted(stability)
     ]
     families.sort(key=lambda each: (each.verdict == "unstable", -len(each.members)))
-    family = torch.full(profiles.sink.shape[2:], -1)
+    family = {name: torch.full(each.sink.shape[2:], -1) for name, each in pool.profiles.items()}
     for place, made in enumerate(families):
-        for head in made.members:
-            family[head] = place
+        for name, head in zip(made.models, made.members, strict=True):
+            family[name][head] = place
     return HeadFamilies(
         families=tuple(families),
         family=family,
-        relations=profiles.relations,
+        relations=first.relations,
         n_draws=n_draws,
         n_held_out=n_sequences if test else 0,
-        provenance=profiles.provenance,
+        provenance={name: each.provenance for name, each in pool.profiles.items()},
     )
+
+
+def _profiled(
+    model: HookedModel,
+    texts: Texts | None,
+    profiles: HeadProfiles | None,
+    *,
+    seed: int,
+    progress: bool | None,
+) -> dict[str, HeadProfiles]:
+    """The model's own profiles, by its name: those given, or new ones."""
+    name = describe_model(model).name
+    if profiles is None:
+        profiles = profile_heads(model, texts, seed=seed, progress=progress)
+    if profiles.provenance.model != name:
+        raise ReportError(f"The profiles are of {profiles.provenance.model}, not of {name}.")
+    return {name: profiles}
+
+
+def watched_heads(profiles: HeadProfiles) -> list[Head]:
+    """The heads of layers that have attention."""
+    n_layers, n_heads = profiles.sink.shape[2:]
+    return [
+        Head(layer, head)
+        for layer in range(n_layers)
+        for head in range(n_heads)
+        if not profiles.on[0, :, layer, head].isnan().all()
+    ]
 
 
 def profile_vectors(
@@ -363,23 +516,17 @@ def grouped(vectors: Float[Tensor, "head relation"], min_size: int) -> Int[Tenso
 
 
 def stabilities(
-    profiles: HeadProfiles,
-    heads: Sequence[Head],
-    groups: Int[Tensor, " head"],
-    min_size: int,
-    *,
-    n_draws: int,
-    seed: int,
+    pool: Pool, groups: Int[Tensor, " head"], min_size: int, *, n_draws: int, seed: int
 ) -> dict[int, float]:
     """Each group's mean Jaccard index with the most similar one, over draws of documents."""
     generator = torch.Generator().manual_seed(seed)
-    there = (profiles.n_queries > 0).nonzero()[:, 0]
+    there = pool.documents
     labels = [label for label in groups.unique().tolist() if label >= 0]
     total = dict.fromkeys(labels, 0.0)
     for _ in range(n_draws):
         drawn = there[torch.randint(len(there), (len(there),), generator=generator)]
         weights = drawn.bincount(minlength=GROUPS).float()
-        again = grouped(profile_vectors(profiles, heads, weights), min_size)
+        again = grouped(pool.vectors(weights), min_size)
         others = [_members(again, label) for label in again.unique().tolist() if label >= 0]
         for label in labels:
             own = _members(groups, label)
@@ -392,8 +539,7 @@ def _members(groups: Int[Tensor, " head"], label: int) -> list[int]:
 
 
 def recurrences(
-    profiles: HeadProfiles,
-    heads: Sequence[Head],
+    own: Float[Tensor, "head relation"],
     groups: Int[Tensor, " head"],
     name: str,
     other: HeadProfiles,
@@ -401,33 +547,41 @@ def recurrences(
     seed: int,
 ) -> dict[int, Recurrence]:
     """For each group, the heads of another model that belong to it, and how many by chance."""
-    n_layers, n_heads = other.sink.shape[2:]
-    there = [
-        Head(layer, head)
-        for layer in range(n_layers)
-        for head in range(n_heads)
-        if not other.on[0, :, layer, head].isnan().all()
-    ]
-    own, found = profile_vectors(profiles, heads), profile_vectors(other, there)
+    there = watched_heads(other)
+    found = profile_vectors(other, there)
     reach = reaches(own, groups)
     label, distance = placed(found, own, groups, reach)
     generator = torch.Generator().manual_seed(seed)
-    by_chance = torch.zeros(int(groups.max()) + 2)
+    by_chance = torch.zeros(int(groups.max()) + 2, dtype=torch.long)
     for _ in range(PERMUTATIONS):
         order = torch.rand(found.shape, generator=generator).argsort(dim=1)
         permuted, _ = placed(found.gather(1, order), own, groups, reach)
-        by_chance += (permuted + 1).bincount(minlength=len(by_chance)) / PERMUTATIONS
+        by_chance += (permuted + 1).bincount(minlength=len(by_chance))
     nearest = distance.argsort(stable=True).tolist()
     return {
         group: Recurrence(
             model=name,
             heads=tuple(there[place] for place in nearest if int(label[place]) == group),
             n_heads=len(there),
-            by_chance=float(by_chance[group + 1]),
+            by_chance=int(by_chance[group + 1]) / PERMUTATIONS,
         )
         for group in groups.unique().tolist()
         if group >= 0
     }
+
+
+def recurring_within(
+    pool: Pool, groups: Int[Tensor, " head"], model: str, *, seed: int
+) -> dict[int, Recurrence]:
+    """For each group of a pool, the heads of one of its models that the others' heads place there.
+
+    A group that no other model has heads of recurs in none.
+    """
+    rest = ~pool.of(model)
+    profiles = pool.profiles[model]
+    found = recurrences(pool.vectors()[rest], groups[rest], model, profiles, seed=seed)
+    alone = Recurrence(model=model, heads=(), n_heads=int((~rest).sum()), by_chance=0.0)
+    return {label: found.get(label, alone) for label in groups.unique().tolist() if label >= 0}
 
 
 def reaches(
@@ -466,15 +620,23 @@ def placed(
     return torch.where(diffuse, 0, torch.where(label == 0, -1, label)), distance
 
 
-def gains_of(
-    model: HookedModel,
-    heads: Sequence[Head],
-    groups: Int[Tensor, " head"],
-    *,
-    n_sequences: int,
-    progress: bool | None,
-) -> dict[int, tuple[float, float, float]]:
-    """For each group, how much more its members' changes of loss are alike than layers explain."""
+@dataclass(frozen=True, eq=False)
+class Changes:
+    """What ablating each head of a model alone does to the loss on held-out texts."""
+
+    change: Float[Tensor, "head query"]
+    """Of each head's ablation, at each counted query."""
+
+    text: Int[Tensor, " query"]
+    """Which text each query is of."""
+
+    layer: Int[Tensor, " head"]
+    """Each head's layer."""
+
+
+def changes_of(model: HookedModel, *, n_sequences: int, progress: bool | None) -> Changes:
+    """Ablate every head alone, by its mean, on the second half of the bundled passages."""
+    heads = every_head(model, attention_layers(model))
     batch = loss_batch(
         model, halves(evaluation_passages(model))[1], max_length=LOSS_LENGTH, limit=n_sequences
     )
@@ -482,21 +644,14 @@ def gains_of(
     queries = (position >= 1) & (position < batch.lengths[:, None] - 1)
     run = LossRuns(model, [(), *((head,) for head in heads)], batch, queries, how="mean")
     measure([run], resume=None, progress=progress)
-    changes = run.losses[1:] - run.losses[0]
-    layer = torch.tensor([head.layer for head in heads])
-    return {
-        label: family_gain(changes, run.sequence_of_query, groups == label, layer)
-        for label in groups.unique().tolist()
-        if label >= 0
-    }
+    return Changes(
+        change=run.losses[1:] - run.losses[0],
+        text=run.sequence_of_query,
+        layer=torch.tensor([head.layer for head in heads]),
+    )
 
 
-def family_gain(
-    changes: Float[Tensor, "head query"],
-    sequence: Int[Tensor, " query"],
-    member: Tensor,
-    layer: Int[Tensor, " head"],
-) -> tuple[float, float, float]:
+def family_gain(found: Sequence[tuple[Changes, Tensor]]) -> tuple[float, float, float]:
     """What membership tells of a head's changes beyond the layer, and its 95% interval.
 
     Of a member, another member's changes are correlated with its own; so are, on average, those of
@@ -505,54 +660,61 @@ def family_gain(
     that. The interval is a jackknife over texts.
 
     Args:
-        changes: of each head's ablation, at each counted query.
-        sequence: which text each query is of.
-        member: which heads are of the family.
-        layer: each head's layer.
+        found: of each model, the changes and which of its heads are of the family. Heads are set
+            against those of their own model: tokens differ between models.
     """
-    same_layer = (layer[:, None] == layer).float()
-    outsiders = same_layer * ~member  # of each head's layer
-    pairs = member[:, None] & member & ~torch.eye(len(member), dtype=torch.bool)
-    pairs &= outsiders.any(dim=1)
-    if not pairs.any():
+    asked = [(each, *_pairs(each, member)) for each, member in found]
+    asked = [(each, pairs, outsiders) for each, pairs, outsiders in asked if pairs.any()]
+    if not asked:
         return (float("nan"),) * 3
-    outsiders = outsiders / outsiders.sum(dim=1, keepdim=True).clamp_min(1)
 
-    def mean_gain(kept: Tensor) -> Tensor:
-        # Each head's changes count alike, however large they are.
-        rows = changes[:, kept] - changes[:, kept].mean(dim=1, keepdim=True)
-        rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        alike = rows @ rows.T
-        gain: Tensor = (alike - alike @ outsiders.T)[pairs].mean()
-        return gain
+    def mean_gain(left_out: int | None) -> Tensor:
+        gains = []
+        for each, pairs, outsiders in asked:
+            # Each head's changes count alike, however large they are.
+            kept = each.change if left_out is None else each.change[:, each.text != left_out]
+            rows = kept - kept.mean(dim=1, keepdim=True)
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            alike = rows @ rows.T
+            gains.append((alike - alike @ outsiders.T)[pairs])
+        return torch.cat(gains).mean()
 
-    texts = sequence.unique()
-    value = mean_gain(torch.ones_like(sequence, dtype=torch.bool))
-    without = torch.stack([mean_gain(sequence != text) for text in texts])
+    texts = torch.cat([each.text for each, *_ in asked]).unique().tolist()
+    value = mean_gain(None)
+    without = torch.stack([mean_gain(text) for text in texts])
     n = len(texts)
     error = ((n - 1) / n * (without - without.mean()).square().sum()).sqrt()
     half = students_t(torch.tensor(max(n - 1.0, 1.0))) * error
     return float(value), float(value - half), float(value + half)
 
 
+def _pairs(changes: Changes, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs of members of which the second's layer has others, and the weights of those others."""
+    outsiders = (changes.layer[:, None] == changes.layer).float() * ~member
+    pairs = member[:, None] & member & ~torch.eye(len(member), dtype=torch.bool)
+    pairs &= outsiders.any(dim=1)
+    return pairs, outsiders / outsiders.sum(dim=1, keepdim=True).clamp_min(1)
+
+
 def _family(
-    profiles: HeadProfiles,
-    heads: Sequence[Head],
+    pool: Pool,
     groups: Int[Tensor, " head"],
     label: int,
     stability: float,
     gain: tuple[float, float, float] | None,
 ) -> Family:
-    vectors = profile_vectors(profiles, heads)
+    vectors = pool.vectors()
     members = (groups == label).nonzero()[:, 0]
     mean, pointing = vectors[members].mean(dim=0), directions(vectors)[members]
     distances = (pointing - pointing.mean(dim=0)).norm(dim=1)
     order = distances.argsort(stable=True).tolist()
     value, low, high = gain or (float("nan"),) * 3
+    relations = next(iter(pool.profiles.values())).relations
+    models, heads = zip(*(pool.heads[int(members[place])] for place in order), strict=True)
     return Family(
-        name=family_name(profiles.relations, mean, vectors.mean(dim=0)) if label else DIFFUSE,
-        exemplar=heads[int(members[order[0]])],
-        members=tuple(heads[int(members[place])] for place in order),
+        name=family_name(relations, mean, vectors.mean(dim=0)) if label else DIFFUSE,
+        members=heads,
+        models=models,
         distances=tuple(float(distances[place]) for place in order),
         profile=mean,
         stability=stability,

@@ -291,9 +291,16 @@ def view_families(found: HeadFamilies) -> ResultView:
             "not above 0 beyond doubt is shown as failed. Where other models were looked at, it "
             "recurs in those with more heads like it than chance gives."
         ),
-        body=lambda: map_figure(family_map(found)) + tables_html(table) + family_strips(found),
-        draw=lambda: figures.map_picture(family_map(found)),
-        height=500 + 26 * found.family.shape[0] + 40 * len(found.families),
+        body=lambda: render(
+            "families",
+            maps=[map_figure(shown) for shown in family_maps(found)],
+            table=tables_html(table),
+            grid=family_strips(found),
+        ),
+        draw=lambda: figures.map_grid(family_maps(found), found.title()),
+        height=500
+        + sum(90 + 26 * len(family) for family in found.family.values())
+        + 40 * len(found.families),
     )
 
 
@@ -305,20 +312,17 @@ def family_strips(found: HeadFamilies) -> Markup:
     """What each family lifts in the mean, a strip of all relations for each."""
     if not found.families:
         return Markup()
-    return render(
-        "family_strips",
-        grid=value_grid(
-            torch.stack([each.profile for each in found.families]),
-            down=[f"{each.name} ({len(each.members)})" for each in found.families],
-            across=found.relations,
-            said="Mean lift of each relation, family by family",
-            cell=STRIP_CELL,
-        ),
+    return value_grid(
+        torch.stack([each.profile for each in found.families]),
+        down=[f"{each.name} ({len(each.members)})" for each in found.families],
+        across=found.relations,
+        said="Mean lift of each relation, family by family",
+        cell=STRIP_CELL,
     )
 
 
-def family_map(found: HeadFamilies) -> HeadMap:
-    """Every head by its family; heads in none, and of unstable families, stay grey."""
+def family_maps(found: HeadFamilies) -> list[HeadMap]:
+    """Every head by its family, model by model; those in none, and in unstable ones, stay grey."""
     colours, names, others = {-1: NOTHING}, {-1: "no family"}, iter(FAMILY_COLOURS * 9)
     for place, each in enumerate(found.families):
         names[place] = f"{each.name} ({each.verdict})"
@@ -326,21 +330,25 @@ def family_map(found: HeadFamilies) -> HeadMap:
             colours[place] = DIFFUSE_COLOUR
         else:
             colours[place] = NOTHING if each.verdict == "unstable" else next(others)
-    n_layers, n_heads = found.family.shape
-    return HeadMap(
-        title="families",
-        subtitle="what a head moves",
-        layers=tuple(map(str, range(n_layers))),
-        n_heads=n_heads,
-        cells=tuple(
-            Cell(
-                head=Head(layer, head),
-                colours=(colours[place],),
-                tip=f"{Head(layer, head)}: {names[place]}",
-            )
-            for layer, row in enumerate(found.family.tolist())
-            for head, place in enumerate(row)
-        ),
-        legend={names[place]: colours[place] for place in names if colours[place] != NOTHING}
-        | {"no stable family": NOTHING},
-    )
+    legend = {names[place]: colours[place] for place in names if colours[place] != NOTHING}
+    legend["no stable family"] = NOTHING
+    last = list(found.family)[-1]
+    return [
+        HeadMap(
+            title=model if len(found.family) > 1 else "families",
+            subtitle="what a head moves",
+            layers=tuple(map(str, range(len(family)))),
+            n_heads=family.shape[1],
+            cells=tuple(
+                Cell(
+                    head=Head(layer, head),
+                    colours=(colours[place],),
+                    tip=f"{Head(layer, head)}: {names[place]}",
+                )
+                for layer, row in enumerate(family.tolist())
+                for head, place in enumerate(row)
+            ),
+            legend=legend if model == last else {},  # the same for all
+        )
+        for model, family in found.family.items()
+    ]

@@ -20,7 +20,7 @@ from .heads import pattern_map as pattern_map
 from .maps import head_map as head_map
 from .maps import label_map as label_map
 from .maps import label_picture as label_picture
-from .maps import map_picture as map_picture
+from .maps import map_grid as map_grid
 from .maps import report_grid as report_grid
 from .maps import scope_map as scope_map
 from .patching import attribution_maps as attribution_maps

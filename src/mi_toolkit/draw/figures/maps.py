@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
@@ -64,12 +66,7 @@ def label_map(report: HeadReport, ax: Axes | None = None) -> Axes:
 @in_house_style
 def label_picture(report: HeadReport) -> Figure:
     """The map of labels as a picture of its own."""
-    return map_picture(head_maps.label_map(report))
-
-
-@in_house_style
-def map_picture(shown: HeadMap) -> Figure:
-    """One map of heads as a picture of its own."""
+    shown = head_maps.label_map(report)
     figure = Sheet(figsize=_panel_size(shown))
     _drawn(shown, _panel(figure, shown, 0.0, 0.0))
     return figure
@@ -78,15 +75,24 @@ def map_picture(shown: HeadMap) -> Figure:
 @in_house_style
 def report_grid(report: HeadReport) -> Figure:
     """All maps of a report as one picture."""
-    maps = head_maps.maps_of(report)
+    return map_grid(head_maps.maps_of(report), f"Heads of {report.provenance.model}")
+
+
+@in_house_style
+def map_grid(maps: Sequence[HeadMap], heading: str) -> Figure:
+    """Several maps as one picture, row by row; a row is as high as its highest map."""
     n_columns = min(MAP_COLUMNS, len(maps))
-    n_rows = -(-len(maps) // n_columns)
-    width, height = _panel_size(maps[0])
-    figure = Sheet(figsize=(n_columns * width, n_rows * height + 0.5))
+    sizes = [_panel_size(shown) for shown in maps]
+    width = max(width for width, _ in sizes)
+    heights = [
+        max(height for _, height in sizes[start : start + n_columns])
+        for start in range(0, len(maps), n_columns)
+    ]
+    figure = Sheet(figsize=(n_columns * width, sum(heights) + 0.5))
     for index, shown in enumerate(maps):
         row, column = divmod(index, n_columns)
-        _drawn(shown, _panel(figure, shown, column * width, 0.5 + row * height))
-    title(figure, f"Heads of {report.provenance.model}")
+        _drawn(shown, _panel(figure, shown, column * width, 0.5 + sum(heights[:row])))
+    title(figure, heading)
     return figure
 
 
