@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.browser.app_server import Visit
 from tests.browser.conftest import OpenApp
@@ -135,4 +135,31 @@ def test_layers_and_heads_can_be_chosen_as_soon_as_a_model_is(open_app: OpenApp)
     )
     visit.choose("layer", "2")
     visit.page.locator("#head h3", has_text="L2H1").wait_for(timeout=30_000)
+    visit.clean()
+
+
+def test_lists_of_layers_and_heads_stay_shut_until_they_are_the_chosen_model_s(
+    open_app: OpenApp,
+) -> None:
+    visit = open_app()
+    visit.choose_model("gpt2-medium")
+    visit.page.click("#layer input")
+    expect(visit.page.locator("[role=option]:visible")).to_have_count(25)
+    visit.page.keyboard.press("Escape")
+    held: list[Route] = []
+    goes_on = False
+    visit.page.route(
+        "**/queue/join*", lambda route: route.continue_() if goes_on else held.append(route)
+    )
+    visit.choose_model("toy-gpt2")
+    box = visit.page.locator("#layer input").bounding_box()
+    visit.page.mouse.click(box["x"] + 5, box["y"] + 5)  # not `click`, which waits until one can
+    expect(visit.page.locator("#layer[inert], #head-number[inert]")).to_have_count(2)
+    expect(visit.page.locator("[role=option]:visible")).to_have_count(0)
+    assert held
+    goes_on = True
+    for route in held:
+        route.continue_()
+    visit.choose("layer", "3")  # and gradio has drawn no entry that is gone
+    expect(visit.page.locator("#layer[inert], #head-number[inert]")).to_have_count(0)
     visit.clean()

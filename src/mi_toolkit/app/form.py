@@ -40,6 +40,18 @@ AS_ASKED = """() => {
 }"""
 """A page whose address has a prompt analyzes it as it opens; any other shows the example."""
 
+_LISTED = """(...given) => {
+  const model = document.querySelector("#model input, #model textarea").value;
+  const lists = document.querySelectorAll("#layer, #head-number");
+  const wait = %s;
+  if (wait) window.listedFor = model;
+  if (wait || window.listedFor === model) for (const each of lists) each.inert = wait;
+  return given;
+}"""
+ASKING, ANSWERED = _LISTED % "true", _LISTED % "false"
+"""Nobody opens the lists of layers and heads while a chosen model's are on their way: of a list
+that becomes shorter while it is open, gradio draws the entries that are gone, and fails."""
+
 STRONGEST = "strongest"
 """In place of a layer or a head: the one that carries a label most."""
 
@@ -120,7 +132,10 @@ def analysing(page: Builder, form: Form) -> Any:
         return _choices(settings, typed, value=STRONGEST)
 
     at = [form.layer, form.head]
-    page.on(form.model.input, chosen, [form.model], at, trigger_mode="always_last")
+    listed = page.on(
+        form.model.input, chosen, [form.model], at, trigger_mode="always_last", js=ASKING
+    )
+    listed.then(None, js=ANSWERED)
     analysed = page.run(
         form.analyze.click,
         lambda _, *asked: _analysis(settings, *asked),
