@@ -16,7 +16,7 @@ from mi_toolkit.app import example
 from mi_toolkit.app.context import Analysis, Job, Lend, Session, analyse
 from mi_toolkit.app.generation_section import GENERATION, Written
 from mi_toolkit.app.model_box import model_box
-from mi_toolkit.app.panel import QUIETLY, Builder, note
+from mi_toolkit.app.panel import QUIETLY, RELISTED, Builder, note
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import drawing
 from mi_toolkit.core.display import html_table
@@ -39,18 +39,6 @@ AS_ASKED = """() => {
   if (asked.has("prompt") || asked.get("example") !== "off") document.querySelector(wanted).click();
 }"""
 """A page whose address has a prompt analyzes it as it opens; any other shows the example."""
-
-_LISTED = """(...given) => {
-  const model = document.querySelector("#model input, #model textarea").value;
-  const lists = document.querySelectorAll("#layer, #head-number");
-  const wait = %s;
-  if (wait) window.listedFor = model;
-  if (wait || window.listedFor === model) for (const each of lists) each.inert = wait;
-  return given;
-}"""
-ASKING, ANSWERED = _LISTED % "true", _LISTED % "false"
-"""Nobody opens the lists of layers and heads while a chosen model's are on their way: of a list
-that becomes shorter while it is open, gradio draws the entries that are gone, and fails."""
 
 STRONGEST = "strongest"
 """In place of a layer or a head: the one that carries a label most."""
@@ -132,10 +120,7 @@ def analysing(page: Builder, form: Form) -> Any:
         return _choices(settings, typed, value=STRONGEST)
 
     at = [form.layer, form.head]
-    listed = page.on(
-        form.model.input, chosen, [form.model], at, trigger_mode="always_last", js=ASKING
-    )
-    listed.then(None, js=ANSWERED)
+    page.relist(form.model.input, chosen, [form.model], at, trigger_mode="always_last")
     analysed = page.run(
         form.analyze.click,
         lambda _, *asked: _analysis(settings, *asked),
@@ -201,7 +186,13 @@ def numbers(count: int) -> list[tuple[str, str]]:
 
 def _at(label: str, elem_id: str) -> gr.Dropdown:
     return gr.Dropdown(
-        numbers(0), value=STRONGEST, label=label, elem_id=elem_id, min_width=120, filterable=False
+        numbers(0),
+        value=STRONGEST,
+        label=label,
+        elem_id=elem_id,
+        elem_classes=RELISTED,
+        min_width=120,
+        filterable=False,
     )
 
 

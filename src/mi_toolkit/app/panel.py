@@ -36,6 +36,20 @@ RUNNING: dict[str, Any] = {
     "concurrency_id": "models",
 }
 
+RELISTED = "relisted"
+"""Class of a list whose entries follow from something else."""
+
+_WAITING = """(...given) => {
+  for (const list of document.querySelectorAll(".%s")) {
+    list.waitsFor = (list.waitsFor ?? 0) + %d;
+    list.inert = list.waitsFor > 0;
+  }
+  return given;
+}"""
+SHUT, OPEN = _WAITING % (RELISTED, 1), _WAITING % (RELISTED, -1)
+"""Nobody opens such a list while new entries are on their way: of a list that becomes shorter while
+it is open, gradio draws the entries that are gone, and fails."""
+
 CLICK = """() => {
   const button = document.querySelector('#%s');
   (button.querySelector('a') || button).click();
@@ -176,6 +190,14 @@ class Builder:
             event, lambda session, _, *values: work(session, *values), inputs, outputs, options
         )
 
+    def relist(
+        self, event: Event, work: Callable[..., Any], inputs: Any, outputs: Any, **options: Any
+    ) -> Any:
+        """Answer an event, as `on` does, that gives lists new entries: they are shut meanwhile."""
+        answered = self.on(event, work, inputs, outputs, js=SHUT, **options)
+        answered.then(None, js=OPEN)
+        return answered
+
     def run(
         self,
         event: Event,
@@ -279,7 +301,7 @@ class Builder:
             return everything(session, *values) if has_one else [gr.skip() for _ in outputs]
 
         self.on(opened, at_first, inputs, outputs)
-        shown = self.on(analysed.success, everything, inputs, outputs)
+        shown = self.relist(analysed.success, everything, inputs, outputs)
         for run in self._next:
             run(shown.success)
 
@@ -462,7 +484,7 @@ def token_choices(predictions: Sequence[Prediction]) -> list[tuple[str, int]]:
 def token_dropdown(label: str, elem_id: str) -> gr.Dropdown:
     """A place to choose one of the most probable next tokens."""
     info = "The most probable ones after the prompt."
-    return gr.Dropdown([], label=label, info=info, elem_id=elem_id)
+    return gr.Dropdown([], label=label, info=info, elem_id=elem_id, elem_classes=RELISTED)
 
 
 def most_probable(found: Analysis) -> Any:

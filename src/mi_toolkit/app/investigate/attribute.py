@@ -10,7 +10,14 @@ from markupsafe import Markup
 
 from mi_toolkit.app.code import call, opening
 from mi_toolkit.app.context import Analysis, Job, Session
-from mi_toolkit.app.panel import Builder, Panel, most_probable, token_choices, token_dropdown
+from mi_toolkit.app.panel import (
+    RELISTED,
+    Builder,
+    Panel,
+    most_probable,
+    token_choices,
+    token_dropdown,
+)
 from mi_toolkit.app.tools import Saveable
 from mi_toolkit.attribution.attribute import attribute
 from mi_toolkit.attribution.attribution import Attribution
@@ -155,6 +162,7 @@ def attribute_panel(page: Builder) -> None:
                 label="Rather than",
                 info="A second token asks why this and not that.",
                 elem_id="attribute-other",
+                elem_classes=RELISTED,
             )
         with gr.Row():
             method = gr.Dropdown(

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from mi_toolkit.app.code import call, traced
 from mi_toolkit.app.context import Analysis, Job, Session
 from mi_toolkit.app.investigate.ablate import head_choices, suggested
-from mi_toolkit.app.panel import CLICK, Builder, Panel, note
+from mi_toolkit.app.panel import CLICK, RELISTED, Builder, Panel, note
 from mi_toolkit.app.pipeline_section import head_of
 from mi_toolkit.app.tools import Saveable, drawing
 from mi_toolkit.cards.card import PARTS, HeadCard, head_card
@@ -199,7 +199,7 @@ def card_panel(page: Builder) -> None:
     """Click a head: its card, part by part."""
     with page.panel(CARD) as built:
         heads = drawing(elem_id="card-map")
-        head = gr.Dropdown([], label="Head", elem_id="card-head")
+        head = gr.Dropdown([], label="Head", elem_id="card-head", elem_classes=RELISTED)
         built.choices = [head]
     chosen = gr.State("")  # the field is empty until there is a model, and no request may lack one
     at_head = [heads, chosen, head]
