@@ -175,6 +175,12 @@ def test_two_behaviours_of_one_name_are_not_taken_for_one() -> None:
         chosen(["induction", other])
 
 
+def test_no_behaviour_at_all_is_refused() -> None:
+    for none in ([], ()):
+        with pytest.raises(BehaviourError, match="No behaviour is asked for"):
+            mi.classify_heads(loaded("toy-gpt2"), "one two", behaviours=none)
+
+
 def test_unregistering_what_is_not_registered_is_an_error() -> None:
     with pytest.raises(UnknownNameError, match="No registered behaviour is called 'induction'"):
         BEHAVIOURS.unregister("induction")

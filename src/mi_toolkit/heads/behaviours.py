@@ -247,11 +247,16 @@ def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ..
 
     Raises:
         UnknownNameError: a name that is not in the table.
-        BehaviourError: a name that several claim, or behaviours of one name.
+        BehaviourError: none, a name that several claim, or behaviours of one name.
     """
     if names is None:
         return _STANDARD
     asked = [names] if isinstance(names, str) else names
+    if not asked:
+        raise BehaviourError(
+            "No behaviour is asked for: name one or more, or leave behaviours out for the standard "
+            f"ones ({', '.join(each.name for each in _STANDARD)})."
+        )
     found: dict[str, Behaviour] = {}
     for asked_for in asked:
         behaviour = BEHAVIOURS.resolve(asked_for) if isinstance(asked_for, str) else asked_for
