@@ -389,15 +389,7 @@ def head_families(
         )
     if min_size < 2 or n_draws < 1 or n_sequences < 1:
         raise PromptError("min_size is 2 or more, n_draws and n_sequences are 1 or more.")
-    if isinstance(model_or_atlas, ProfiledModels):
-        if texts is not None or profiles is not None:
-            raise PromptError(
-                "An atlas has the profiles of its models: leave texts= and profiles= out, or give "
-                "a model."
-            )
-        pool = Pool(model_or_atlas.head_profiles())
-    else:
-        pool = Pool(_profiled(model_or_atlas, texts, profiles, seed=seed, progress=progress))
+    pool = _pool_of(model_or_atlas, texts, profiles, seed=seed, progress=progress)
     first, *rest = pool.profiles.values()
     elsewhere = {name: each for name, each in (others or {}).items() if name not in pool.profiles}
     for name, each in [*pool.profiles.items(), *elsewhere.items()]:
@@ -410,19 +402,16 @@ def head_families(
     stability = stabilities(pool, groups, min_size, n_draws=n_draws, seed=seed)
     gains: Mapping[int, tuple[float, float, float]] = {}
     if test:
-        changes = {}
-        for name in pool.profiles:
-            model = (
-                model_or_atlas.load_model(name)
-                if isinstance(model_or_atlas, ProfiledModels)
-                else model_or_atlas
-            )
-            changes[name] = changes_of(model, n_sequences=n_sequences, progress=progress)
+        changes = {
+            name: changes_of(model, n_sequences=n_sequences, progress=progress)
+            for name, model in _loaded(model_or_atlas, pool)
+        }
         gains = {
-            label: family_gain([(each, (groups == label)[pool.of(name)])
-                                for name, each in changes.items()])
+            label: family_gain(
+                [(each, (groups == label)[pool.of(name)]) for name, each in changes.items()]
+            )
             for label in stability
-        }  # fmt: skip
+        }
     found = [
         *(recurring_within(pool, groups, name, seed=seed) for name in pool.profiles if rest),
         *(
@@ -452,21 +441,39 @@ def head_families(
     )
 
 
-def _profiled(
-    model: HookedModel,
+def _pool_of(
+    model_or_atlas: HookedModel | ProfiledModels,
     texts: Texts | None,
     profiles: HeadProfiles | None,
     *,
     seed: int,
     progress: bool | None,
-) -> dict[str, HeadProfiles]:
-    """The model's own profiles, by its name: those given, or new ones."""
-    name = describe_model(model).name
+) -> Pool:
+    """The heads of an atlas, or of a model by the profiles given or by new ones."""
+    if isinstance(model_or_atlas, ProfiledModels):
+        if texts is not None or profiles is not None:
+            raise PromptError(
+                "An atlas has the profiles of its models: leave texts= and profiles= out, or give "
+                "a model."
+            )
+        return Pool(model_or_atlas.head_profiles())
+    name = describe_model(model_or_atlas).name
     if profiles is None:
-        profiles = profile_heads(model, texts, seed=seed, progress=progress)
+        profiles = profile_heads(model_or_atlas, texts, seed=seed, progress=progress)
     if profiles.provenance.model != name:
         raise ReportError(f"The profiles are of {profiles.provenance.model}, not of {name}.")
-    return {name: profiles}
+    return Pool({name: profiles})
+
+
+def _loaded(
+    model_or_atlas: HookedModel | ProfiledModels, pool: Pool
+) -> Iterator[tuple[str, HookedModel]]:
+    """Each model of the pool, by its name: those of an atlas one after the other."""
+    for name in pool.profiles:
+        if isinstance(model_or_atlas, ProfiledModels):
+            yield name, model_or_atlas.load_model(name)
+        else:
+            yield name, model_or_atlas
 
 
 def watched_heads(profiles: HeadProfiles) -> list[Head]:
