@@ -42,6 +42,8 @@ def recording(n: int) -> Any:
 JOBS: Mapping[str, Callable[[int], Any]] = {
     each.__name__: each for each in (classification, recording)
 }
+COUNTED = {"classification": BATCH, "recording": 1}
+"""How many prompts each step of a job's progress is."""
 
 
 def held() -> dict[str, int]:
@@ -55,21 +57,21 @@ def held() -> dict[str, int]:
 
 
 class Sampler(Watcher):
-    """Looks once, after so many batches."""
+    """Looks once, after so many steps."""
 
-    def __init__(self, batches: int) -> None:
-        self.batches, self.found = batches, dict[str, int]()
+    def __init__(self, steps: int) -> None:
+        self.steps, self.found = steps, dict[str, int]()
 
     def report(self, label: str, done: int, total: int | None) -> None:
         """Look."""
-        if done == self.batches and not self.found:
+        if done >= self.steps and not self.found:
             self.found = held()
 
 
 def main(job: str, n: str, early: str) -> None:
     """Run the job, and print what was held."""
     JOBS[job](100)  # what is imported once
-    sampler = Sampler(int(early) // BATCH)
+    sampler = Sampler(int(early) // COUNTED[job])
     with watching(sampler):
         found = JOBS[job](int(n))
         line = {"job": job, "early": sampler.found, "late": held()}

@@ -19,8 +19,8 @@ from tests.hooked_transformer import FAMILIES, needs_hooked_transformer, small_h
 from tests.models_here import TOYS, loaded
 
 pytestmark = pytest.mark.fire
-"""A process whose torch ran a backward pass before it had the device has no queue for it: these
-run in processes of their own, of which `test_core.py` starts one."""
+"""A process whose torch ran a backward pass before it had the device has no queue for it: conftest
+puts these first, and `test_core` runs some in a process of their own."""
 
 EVERY_JOB = {name: job for name, job in {**JOBS, **FURTHER}.items() if name != "plan"}  # times
 LOADS_BY_NAME = ("verify_model",)

@@ -66,6 +66,20 @@ def test_a_folder_with_an_adapter_loads_its_model_merged(peft: Any, tmp_path: Pa
     assert model.tokenizer is not None
 
 
+def test_a_damaged_adapter_is_refused_by_name(peft: Any, tmp_path: Path) -> None:
+    base = tiny_model("llama")
+    base.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    base.name_or_path = base.config.name_or_path = str(tmp_path / "base")
+    adapted(peft, "llama", base).save_pretrained(tmp_path / "adapter")
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(
+        ModelLoadError, match=r"peft cannot put the adapter in .*adapter.* on a Llama"
+    ):
+        mi.load_model(tmp_path / "adapter")
+
+
 def test_what_cannot_be_merged_is_refused_by_name(peft: Any) -> None:
     config = peft.PrefixTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     theirs = peft.get_peft_model(tiny_model("llama"), config)

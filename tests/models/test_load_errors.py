@@ -180,6 +180,11 @@ def test_a_config_that_is_unreadable_or_unknown_is_named(folder: Path) -> None:
     assert "not a valid JSON file" in refused(folder)
 
 
+def test_a_field_of_the_config_that_is_of_another_kind_is_named(folder: Path) -> None:
+    edit_config(folder, hidden_act=0.02)
+    assert "0.02" in refused(folder)
+
+
 def test_custom_code_is_not_run_without_leave(folder: Path) -> None:
     edit_config(folder, model_type="zorblax", auto_map={"AutoConfig": "their.Config"})
     assert "pass trust_remote_code=True" in refused(folder)

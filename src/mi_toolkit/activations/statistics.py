@@ -96,7 +96,7 @@ class Moments:
 
 def moments_of(rows: Float[Tensor, " row *unit"]) -> Moments:
     """The moments of some tokens: `rows` has one each."""
-    shape, exact = rows.shape[1:], rows.double()
+    shape = rows.shape[1:]
     if not len(rows):
         return Moments(
             count=0,
@@ -106,14 +106,18 @@ def moments_of(rows: Float[Tensor, " row *unit"]) -> Moments:
             maximum=torch.full(shape, -torch.inf),
             positive=torch.zeros(shape, dtype=torch.long),
         )
+    # One buffer for all: the heap keeps holes where larger tensors were than what stays.
+    exact = rows.to(torch.float64, copy=True)
     mean = exact.mean(dim=0)
+    deviations = exact.sub_(mean).square_().sum(dim=0)
+    positive = exact.copy_(rows > 0).sum(dim=0).long()
     return Moments(
         count=len(rows),
         mean=mean,
-        deviations=(exact - mean).square().sum(dim=0),
+        deviations=deviations,
         minimum=rows.amin(dim=0).float(),
         maximum=rows.amax(dim=0).float(),
-        positive=(rows > 0).sum(dim=0),
+        positive=positive,
     )
 
 

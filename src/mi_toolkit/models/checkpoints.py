@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import logging
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -57,7 +59,7 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
         yield
     except (MIToolkitError, SafetensorError):
         raise
-    except _RAISED as error:
+    except RAISED as error:
         if is_out_of_memory(error):
             raise
         raise ModelLoadError(_message(source, part, error)) from error
@@ -67,9 +69,10 @@ def explained(source: Source, *, part: str = "model") -> Iterator[None]:
         raise ModelLoadError(_message(source, part, error)) from error
 
 
-_RAISED = (
+RAISED = (
     *(OSError, ValueError, RuntimeError, LookupError, ImportError),
-    *(TypeError, AttributeError, ArithmeticError),  # of fields that are not what they should be
+    # Of fields that are not what they should be, and of lengths that are not there.
+    *(TypeError, AttributeError, ArithmeticError, StrictDataclassError, struct.error),
 )
 """What transformers, and what it reads files with, are known to raise."""
 
@@ -210,8 +213,9 @@ def _any(causes: Sequence[BaseException], *kinds: type[BaseException]) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".") + "."
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    said = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return said.rstrip(".") + "."
 
 
 logger = logging.getLogger("mi_toolkit")

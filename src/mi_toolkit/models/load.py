@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mi_toolkit.core import tl_compat
@@ -38,6 +39,7 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job, without_inference_tensors
 from mi_toolkit.core.vocabulary import put_in_front
 from mi_toolkit.models.checkpoints import (
+    RAISED,
     causal_architecture,
     check_given,
     check_vocabulary,
@@ -494,7 +496,9 @@ def with_adapter(hf_model: Any, folder: Path) -> Any:
 
     try:
         adapted = PeftModel.from_pretrained(hf_model, str(folder))
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except (*RAISED, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelLoadError(
             f"peft cannot put the adapter in {str(folder)!r} on a {type(hf_model).__name__}: "
             f"{str(error).splitlines()[0]}"
