@@ -50,6 +50,7 @@ def main(folder: str, what: str, count: int) -> None:
 
         Manifest.write = write_or_die
     if what == "bytes":
+        sys.dont_write_bytecode = True  # Python would take half of a file for the whole
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
     try:
         mi.record_to_disk(model, texts, path=folder, **OPTIONS)

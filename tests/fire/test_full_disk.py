@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import ast
 import logging
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from mi_toolkit.models.load import load_model
 from mi_toolkit.sweeps.jobs import Job
 from mi_toolkit.weights.study import Settings, run_study
 from tests.every_job import JOBS
+from tests.file_limit import no_file_over
 from tests.gguf_made import write_tiny_gguf
 from tests.models_here import loaded
 from tests.weights.toy_text import TOY_TEXT
@@ -38,17 +37,6 @@ SRC = ROOT / "src" / "mi_toolkit"
 OLD = b"what was there before"
 TEXTS = [f"one two three one two {n}" for n in range(12)]
 FULL = r"cannot be written: the disk is full"
-
-
-@contextmanager
-def no_file_over(n_bytes: int) -> Iterator[None]:
-    """Inside, no file of this process gets longer."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def drafts(folder: Path) -> list[str]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.file_limit import limit_files
 from tests.fire.hub_server import COMMIT, FAULTS, WEIGHTS, Served, serving
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.tiny_models import tiny_tokenizer
@@ -67,7 +68,7 @@ def started(
     home: Path,
     *names: str,
     endpoint: str | None = None,
-    limits: Callable[[], None] | None = None,
+    file_limit: int | None = None,
 ) -> subprocess.Popen[str]:
     """A process that loads those models, with its own cache."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
@@ -80,13 +81,15 @@ def started(
         "HEALER": hub.endpoint,
         "PYTHONPATH": str(ROOT),
     }
+    if file_limit is not None:
+        mine["PYTHONDONTWRITEBYTECODE"] = "1"  # as `file_limit` says
     return subprocess.Popen(
         [sys.executable, str(CLIENT), *names],
         env=mine,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=limits,
+        preexec_fn=None if file_limit is None else partial(limit_files, file_limit),
     )
 
 
@@ -144,10 +147,7 @@ def test_two_processes_that_download_the_same_model_both_have_it(
 def test_a_full_disk_is_told_and_leaves_nothing_that_is_used(
     hub: Served, tmp_path: Path, figure: float
 ) -> None:
-    def full() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-    found = results_of(started(hub, tmp_path, SOUND, limits=full))[SOUND]
+    found = results_of(started(hub, tmp_path, SOUND, file_limit=100_000))[SOUND]
     assert re.search(r"File too large|No space left", found["first"]["message"])
     assert results_of(started(hub, tmp_path, SOUND))[SOUND]["first"] == {"figure": figure}
 

@@ -72,6 +72,12 @@ def test_a_damaged_adapter_is_refused_by_name(peft: Any, tmp_path: Path) -> None
     tiny_tokenizer().save_pretrained(tmp_path / "base")
     base.name_or_path = base.config.name_or_path = str(tmp_path / "base")
     adapted(peft, "llama", base).save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    sound = config.read_text()
+    config.write_text(json.dumps(json.loads(sound) | {"of_a_later_release": True}))
+    with pytest.raises(ModelLoadError, match=r"'of_a_later_release'\]\. Upgrade peft"):
+        mi.load_model(tmp_path / "adapter")
+    config.write_text(sound)
     weights = tmp_path / "adapter" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(

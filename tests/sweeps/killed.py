@@ -39,6 +39,7 @@ def main(folder: str, what: str, count: int) -> None:
     if what == "seconds":
         signal.setitimer(signal.ITIMER_REAL, count)  # whose default is to end the process
     if what == "bytes":
+        sys.dont_write_bytecode = True  # Python would take half of a file for the whole
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
     mi.sweep(JOBS, folder, texts_per_part=2)
 

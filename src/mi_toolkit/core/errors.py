@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import accumulate
 
 
 class MIToolkitError(Exception):
@@ -85,8 +86,8 @@ class VerificationError(MIToolkitError):
     """A model that failed a check."""
 
 
-MOST_NAMES = 40
-"""How many known names an error lists."""
+MOST_SIGNS = 400
+"""How long an error's list of known names may get."""
 
 
 def unknown_name(
@@ -106,9 +107,11 @@ def unknown_name(
     asked = str(name).casefold()  # a number is a caller's mistake like any other name
     nearest = [folded[match] for match in difflib.get_close_matches(asked, folded, n=3)]
     guess = f" Did you mean {' or '.join(map(repr, nearest))}?" if nearest else ""
-    listed = ", ".join(names[:MOST_NAMES] if shown is None else shown)
-    if shown is None and len(names) > MOST_NAMES:
-        listed += f" and {len(names) - MOST_NAMES} more"
+    lengths = accumulate(len(each) + len(", ") for each in names)
+    n_shown = max(1, sum(length <= MOST_SIGNS for length in lengths))
+    listed = ", ".join(names[:n_shown] if shown is None else shown)
+    if shown is None and n_shown < len(names):
+        listed += f" and {len(names) - n_shown} more"
     return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")
 
 
