@@ -188,7 +188,7 @@ def weights_view() -> weights.WeightsView:
 def runs() -> RunComparison:
     run = Run(
         name=HOSTILE, model=HOSTILE, n_parameters=1, n_layers=1, metric=HOSTILE,
-        layers=({"layer": 0, "component": "W_Q", "n_top": 1},),
+        sizes={"W": 1},
         top=({"parameter": "W", "row": 0, "column": 0, "layer": 0, "component": "W_Q"},),
         effect=None,
     )  # fmt: skip

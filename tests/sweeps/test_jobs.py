@@ -62,6 +62,8 @@ def test_jobs_of_several_models_revisions_and_dtypes() -> None:
         ({"arguments": {"min_lift": torch.ones(1)}}, SweepError, "which a file holds as JSON"),
         ({"task": "statistics"}, SweepError, "needs the argument 'texts'"),
         ({"task": "verify", "arguments": {"dtype": "x"}}, UnknownNameError, "'dtype'"),
+        ({"model": 0.5}, SweepError, "The model of a job is a text, .* and not 0.5"),
+        ({"revision": ["main"]}, SweepError, "The revision of a job is a text"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(asked, kind: type[Exception], told: str) -> None:

@@ -74,8 +74,14 @@ class Job:
 
         Raises:
             UnknownNameError: no such task, dtype or argument of the task.
-            SweepError: an argument is no plain value, or a task lacks one.
+            SweepError: an argument is no plain value, or a task lacks one; a name that is no text.
         """
+        for name in ("model", "task", "revision", "dtype"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name, value) != ("revision", None):
+                raise SweepError(
+                    f"The {name} of a job is a text, as a file holds it, and not {value!r}."
+                )
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
         dtype_named(self.dtype)

@@ -54,8 +54,8 @@ class Run:
     n_layers: int
     metric: str
 
-    layers: tuple[Row, ...]
-    """Per parameter: sums and shares of all scores."""
+    sizes: Mapping[str, int]
+    """How many weights of each parameter were scored."""
 
     top: tuple[Row, ...]
     """The top weights; those outside the blocks have no layer."""
@@ -102,7 +102,10 @@ class Run:
 class RunComparison(Result):
     """Runs by one metric, at one k."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 1"
+    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 2"
+    OUTDATED: ClassVar[Mapping[str, str]] = {
+        "mi_toolkit comparison of runs 1": "compare the runs again"
+    }
 
     metric: str
     k: int
@@ -196,8 +199,7 @@ def _compared(metric: str, k: int, runs: list[Run]) -> RunComparison:
 
 
 def _same_weights(a: Run, b: Run) -> float:
-    sizes = [{row["parameter"]: row["n_weights"] for row in run.layers} for run in (a, b)]
-    if sizes[0] != sizes[1]:
+    if a.sizes != b.sizes:
         return float("nan")
     return jaccard(
         *([(row["parameter"], row["row"], row["column"]) for row in run.top] for run in (a, b))
@@ -234,7 +236,7 @@ def _run(folder: Path, metric: str, k: int) -> Run:
     except (OSError, ValueError) as error:
         raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
     with fields_fit(folder / FILE, KIND):
-        layers = tuple(row for row in summary["layers"] if row["metric"] == metric)
+        layers = [row for row in summary["layers"] if row["metric"] == metric]
         tested = summary["effects"] or []
         effects = [row for row in tested if (row["metric"], row["k"]) == (metric, k)]
         return Run(
@@ -243,7 +245,7 @@ def _run(folder: Path, metric: str, k: int) -> Run:
             n_parameters=about["n_parameters"],
             n_layers=about["n_layers"],
             metric=metric,
-            layers=layers,
+            sizes={str(row["parameter"]): int(row["n_weights"]) for row in layers},
             top=tuple({str(name): value for name, value in row.items()} for row in top),
             effect=effects[0] if effects else None,
         )
