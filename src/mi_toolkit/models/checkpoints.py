@@ -441,6 +441,7 @@ def load_tokenizer(source: Source, *, revision: str | None, trust_remote_code: b
             trust_remote_code=trust_remote_code,
             **_gguf(source),
         )
+        tokenizer.encode("a")  # a field of another kind shows in its use alone
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         return _without_tokenizer(source)
     return tokenizer

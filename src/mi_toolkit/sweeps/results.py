@@ -293,5 +293,7 @@ def open_sweep(folder: str | os.PathLike[str]) -> SweepResults:
         raise SweepError(f"{path} is of another version ({form!r}; wanted {FORMAT!r}).")
     with fields_fit(path, KIND, SweepError):
         jobs = tuple(Job.of(each) for each in record["jobs"])
+        if not jobs:
+            raise ValueError("a sweep has jobs")
         failed = structured(record["failed"], dict[str, str])
     return SweepResults(Path(folder), jobs, failed)

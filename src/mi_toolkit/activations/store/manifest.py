@@ -127,6 +127,11 @@ def read_manifest(folder: Path) -> Manifest:
         about = structured({**kept.about, "parts": {}}, Manifest)
         manifest = replace(about, parts=kept.parts)
         torch.empty(0, dtype=getattr(torch, manifest.settings["dtype"]))
+        if any(size < 0 for shape in manifest.shapes.values() for size in shape):
+            raise ValueError("a size below 0")
+        structured(manifest.model["name"], str)
+        structured(manifest.settings["max_length"], int)
+        structured(manifest.settings["overlong"], str)
         structured(vars(manifest.place), Cursor)
         structured([vars(shard) for shard in manifest.shards], list[Shard])
     return manifest
