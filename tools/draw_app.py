@@ -91,6 +91,16 @@ def ablate(visit: Visit) -> str:
     return "#ablate"
 
 
+def card(visit: Visit) -> str:
+    """The card of a head, all parts of it."""
+    visit.unfold("card")
+    visit.page.click("#card-map [data-pick=L2H0]")
+    shown = visit.page.locator("#card-shown")
+    expect(shown).to_contain_text("What hangs on it", timeout=240_000)
+    expect(visit.page.locator("#card-next")).not_to_contain_text("Still to come")
+    return "#card"
+
+
 def compare(visit: Visit) -> str:
     """Three models that differ in their positions above all."""
     visit.unfold("compare")
@@ -115,6 +125,7 @@ SHOTS: dict[str, Callable[[Visit], str]] = {
     "output": output,
     "generation": generation,
     "ablate": ablate,
+    "card": card,
     "compare": compare,
     "weights": weights,
 }

@@ -153,6 +153,13 @@ def test_a_page_that_strangers_would_reach_has_to_be_built_for_them(page: Dashbo
             page.launch(prevent_thread_lock=True, **options)
 
 
+def test_nothing_that_comes_while_its_like_is_under_way_is_left_out(page: Dashboard) -> None:
+    """A click on another head, or the page that a second analysis needs."""
+    ours = [each for each in page.fns.values() if each.name in ("listen", "listen_to_pick")]
+    assert len(ours) > 30
+    assert {each.trigger_mode for each in ours} == {"always_last", "multiple"}
+
+
 def test_steps_of_a_card_run_also_where_those_of_a_card_before_are_under_way(
     page: Dashboard,
 ) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from matplotlib.image import imread
 
 from mi_toolkit.draw.figures.heads import pattern_grid
 from mi_toolkit.draw.figures.maps import head_map, label_map, scope_map
-from mi_toolkit.draw.figures.style import Sheet
+from mi_toolkit.draw.figures.style import Sheet, in_house_style
 from mi_toolkit.draw.primitives import FRAME
 from mi_toolkit.draw.report import view_report
 from tests.draw.made import made_report, made_view
@@ -107,6 +109,19 @@ def test_a_pattern_stays_sharp_in_vector_graphics(tmp_path: Path) -> None:
     assert 'width="3" height="3"' in text
     assert "image-rendering:pixelated" in text
     assert "<text" in text
+
+
+def test_threads_that_draw_leave_matplotlib_as_it_was() -> None:
+    """Each puts back what it found: not what another had set meanwhile."""
+    before = dict(mpl.rcParams)
+
+    @in_house_style
+    def draw(seconds: float) -> None:
+        time.sleep(seconds)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(draw, [0.02, 0.05, 0.01, 0.04] * 4))
+    assert dict(mpl.rcParams) == before
 
 
 def test_nobody_s_matplotlib_is_changed() -> None:

@@ -120,14 +120,13 @@ def analysing(page: Builder, form: Form) -> Any:
         return _choices(settings, typed, value=STRONGEST)
 
     at = [form.layer, form.head]
-    page.relist(form.model.input, chosen, [form.model], at, trigger_mode="always_last")
+    page.relist(form.model.input, chosen, [form.model], at)
     analysed = page.run(
         form.analyze.click,
         lambda _, *asked: _analysis(settings, *asked),
         shown,
         inputs=form.asked,
         outputs=form.facts,
-        trigger_mode="always_last",  # pressed during a run: the next one
     )
     analysed.failure(lambda: note(FAILED), outputs=form.facts, **QUIETLY)
     return analysed

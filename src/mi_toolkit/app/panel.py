@@ -29,9 +29,18 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw.primitives import visible
 
-QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+ONCE_MORE = "always_last"
+"""What comes while its like is still under way is done after that, the last of it. Gradio's own
+way is to leave it out: a click, or the page that a second analysis needs."""
+
+QUIETLY: dict[str, Any] = {
+    "show_progress": "hidden",
+    "api_visibility": "private",
+    "trigger_mode": ONCE_MORE,
+}
 RUNNING: dict[str, Any] = {
     "api_visibility": "private",
+    "trigger_mode": ONCE_MORE,
     "concurrency_limit": 32,
     "concurrency_id": "models",
 }
@@ -351,9 +360,7 @@ class Builder:
         )
         if panel.runs_itself:
             self._next.append(partial(run, show_progress_on=built.drawings[0]))
-        # Pressed again while it runs, it runs once more after that.
-        ran = run(button.click, trigger_mode="always_last" if panel.n_steps else "once")
-        self._in_steps(panel, ran, built.outputs)
+        self._in_steps(panel, run(button.click), built.outputs)
 
     def _last(self, session: Session, panel: Panel[Found]) -> tuple[Found | None, ...]:
         return (session.answers.get(panel.name),) if panel.is_given_last else ()

@@ -286,13 +286,7 @@ def output_stage(page: Builder) -> None:
 
     drawn = [tokens, shown, lines]
     page.when_analysed(first, [top_k], [position, *drawn])
-    page.on(
-        partial(gr.on, [position.input, top_k.input]),
-        slid,
-        [position, top_k],
-        drawn,
-        trigger_mode="always_last",
-    )
+    page.on(partial(gr.on, [position.input, top_k.input]), slid, [position, top_k], drawn)
     page.on(tokens, token_picked, [top_k], [position, *drawn])
 
 

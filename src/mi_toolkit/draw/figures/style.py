@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,11 @@ PAPERS = ("light", "dark")
 _PAPER: ContextVar[str] = ContextVar("paper", default="light")
 
 
+_STYLED = threading.RLock()
+"""The style is matplotlib's for the whole process while it lasts: two threads that put it back one
+over the other would leave it there."""
+
+
 @contextmanager
 def house_style(paper: str = "light") -> Iterator[None]:
     """Figures drawn inside are in the house style; matplotlib is as it was afterwards.
@@ -63,7 +69,7 @@ def house_style(paper: str = "light") -> Iterator[None]:
     style = _style(paper)
     token = _PAPER.set(paper)
     try:
-        with mpl.rc_context(style):
+        with _STYLED, mpl.rc_context(style):
             yield
     finally:
         _PAPER.reset(token)
@@ -74,7 +80,7 @@ def in_house_style(draw: Callable[P, Drawn]) -> Callable[P, Drawn]:
 
     @wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Drawn:
-        with mpl.rc_context(_style(_PAPER.get())):
+        with _STYLED, mpl.rc_context(_style(_PAPER.get())):
             return draw(*args, **kwargs)
 
     return styled
