@@ -25,6 +25,9 @@ PAPERS = ("light", "dark")
 PICTURES = ROOT / "docs/pictures/app"
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 MODELS = ("toy-gpt2", "toy-pythia", "toy-qwen2")
+HIGHEST = 3200
+"""Pixels of a picture; a card goes on below, part after part."""
+
 COLOURS = 192
 """A page has few: with a palette, a picture takes a third of the space."""
 
@@ -58,6 +61,7 @@ def keep(visit: Visit, selector: str, name: str) -> None:
         drawn = visit.page.screenshot()
     PICTURES.mkdir(parents=True, exist_ok=True)
     picture = Image.open(io.BytesIO(drawn)).convert("RGB")
+    picture = picture.crop((0, 0, picture.width, min(picture.height, HIGHEST)))
     picture.quantize(COLOURS).save(PICTURES / name, optimize=True)
     print(PICTURES / name)
 
