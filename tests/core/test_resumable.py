@@ -135,6 +135,15 @@ def test_a_checkpoint_gives_back_what_was_saved_and_refuses_another_run(tmp_path
         Checkpoint(path, {"seed": 1}, format=FORMAT, kind="example").load()
 
 
+def test_what_a_killed_save_left_goes_and_the_drafts_of_others_stay(tmp_path: Path) -> None:
+    left, of_another = tmp_path / ".a.draft-x1y2", tmp_path / ".b.draft-x1y2"
+    for draft in (left, of_another):
+        draft.write_bytes(b"half")
+    assert Checkpoint(tmp_path / "a", {}, format=FORMAT, kind="example").load() is None
+    assert not left.exists()
+    assert of_another.exists()
+
+
 def test_saving_again_waits_until_it_is_cheap(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,8 @@ def test_a_config_that_is_unreadable_or_unknown_is_named(folder: Path) -> None:
 def test_a_field_of_the_config_that_is_of_another_kind_is_named(folder: Path) -> None:
     edit_config(folder, hidden_act=0.02)
     assert "0.02" in refused(folder)
+    edit_config(folder, hidden_act="silu", architectures=[7])
+    assert "cannot be loaded" in refused(folder)
 
 
 def test_custom_code_is_not_run_without_leave(folder: Path) -> None:

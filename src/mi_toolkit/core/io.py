@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -106,14 +107,16 @@ def system_errors() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
-def remove_drafts(folder: Path, *, and_below: bool = False) -> None:
+def remove_drafts(folder: Path, *, of: str | None = None, and_below: bool = False) -> None:
     """Remove what `atomic_write` left in a folder when its process was killed.
 
     Args:
         folder: the folder; it may not be there.
+        of: the name of a file, whose drafts alone are removed; None for those of all.
         and_below: in all folders in it, too: where the whole of it is the library's own.
     """
-    for path in folder.glob("**/.*.draft-*" if and_below else ".*.draft-*"):
+    drafts = f".{'*' if of is None else glob.escape(of)}.draft-*"
+    for path in folder.glob(f"**/{drafts}" if and_below else drafts):
         path.unlink()
 
 

@@ -238,9 +238,12 @@ class Checkpoint:
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The tensors and the record that an earlier run saved; None where there was none.
 
+        What a run that was killed in the midst of a save left is removed.
+
         Raises:
             ReportError: the file is of something else, or is damaged.
         """
+        remove_drafts(self.path.parent, of=self.path.name)
         if not self.path.exists():
             return None
         tensors, kept = load_record(self.path, format=self._format, kind=self._kind)

@@ -239,20 +239,21 @@ def load_config(source: Source, *, revision: str | None, trust_remote_code: bool
     Raises:
         ModelLoadError: not there, not readable, or of another kind of model.
     """
-    with explained(source), quiet_transformers(source, revision):
-        config = AutoConfig.from_pretrained(
-            source.location,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            **_gguf(source),
-        )
-    architecture = causal_architecture(config)
-    if architecture is None:
-        named = ", ".join(getattr(config, "architectures", None) or [type(config).__name__])
-        raise ModelLoadError(
-            f"{source.name} is not a causal language model: its config names {named}. Heads are "
-            "classified by what they read from earlier tokens, so load a decoder such as 'gpt2'."
-        )
+    with explained(source):
+        with quiet_transformers(source, revision):
+            config = AutoConfig.from_pretrained(
+                source.location,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                **_gguf(source),
+            )
+        if causal_architecture(config) is None:
+            named = ", ".join(getattr(config, "architectures", None) or [type(config).__name__])
+            raise ModelLoadError(
+                f"{source.name} is not a causal language model: its config names {named}. Heads "
+                "are classified by what they read from earlier tokens, so load a decoder such as "
+                "'gpt2'."
+            )
     return config
 
 
