@@ -175,13 +175,16 @@ class HeadFamilies(Result):
     """Of each model: its facts, its texts and versions."""
 
     def unexplained(
-        self, labelled: Sequence[Head] | Mapping[str, Sequence[Head]] = (), *, model: str = ""
+        self,
+        labelled: Sequence[Head] | Mapping[str, Sequence[Head]] = (),
+        *,
+        model: str | None = None,
     ) -> float:
         """The share of heads with neither a stable family nor one of the labels given.
 
         Args:
             labelled: heads that have a label; of an atlas, by model.
-            model: one model of an atlas; empty for all heads.
+            model: one model of an atlas; None for all heads.
 
         Raises:
             ReportError: heads of several models that do not say of which they are.
@@ -194,12 +197,12 @@ class HeadFamilies(Result):
                     "{'toy-gpt2': [Head(0, 1)]}."
                 )
             labelled = dict.fromkeys(self.family, labelled)
-        for name in [*labelled, *([model] if model else [])]:
+        for name in [*labelled, *([] if model is None else [model])]:
             if name not in self.family:
                 raise unknown_name("model of these families", name, self.family)
         stable = [index for index, each in enumerate(self.families) if each.verdict != "unstable"]
         named = []
-        for name in [model] if model else self.family:
+        for name in self.family if model is None else [model]:
             has_name = torch.isin(self.family[name], torch.tensor(stable))
             for head in labelled.get(name, ()):
                 has_name[head] = True
@@ -308,11 +311,18 @@ class Pool:
     """By model."""
 
     @cached_property
+    def _watched(self) -> dict[str, list[Head]]:
+        return {name: watched_heads(each) for name, each in self.profiles.items()}
+
+    @property
     def heads(self) -> list[tuple[str, Head]]:
         """Each head, with its model: those of layers that have attention."""
-        return [
-            (name, head) for name, each in self.profiles.items() for head in watched_heads(each)
-        ]
+        return [(name, head) for name, heads in self._watched.items() for head in heads]
+
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """What the profiles are of, the same in all."""
+        return next(iter(self.profiles.values())).relations
 
     def of(self, model: str) -> Tensor:
         """Which heads are of one model."""
@@ -323,7 +333,10 @@ class Pool:
     ) -> Float[Tensor, "head relation"]:
         """What each head lifts beyond chance, as `profile_vectors` says."""
         return torch.cat(
-            [profile_vectors(each, watched_heads(each), weights) for each in self.profiles.values()]
+            [
+                profile_vectors(each, self._watched[name], weights)
+                for name, each in self.profiles.items()
+            ]
         )
 
     @property
@@ -398,7 +411,8 @@ def head_families(
         raise PromptError(
             "Families have to come back where documents are drawn anew: give 3 documents or more."
         )
-    groups = grouped(pool.vectors(), min_size)
+    vectors = pool.vectors()
+    groups = grouped(vectors, min_size)
     stability = stabilities(pool, groups, min_size, n_draws=n_draws, seed=seed)
     gains: Mapping[int, tuple[float, float, float]] = {}
     if test:
@@ -413,15 +427,16 @@ def head_families(
             for label in stability
         }
     found = [
-        *(recurring_within(pool, groups, name, seed=seed) for name in pool.profiles if rest),
         *(
-            recurrences(pool.vectors(), groups, name, each, seed=seed)
-            for name, each in elsewhere.items()
+            recurring_within(pool, vectors, groups, name, seed=seed)
+            for name in pool.profiles
+            if rest
         ),
+        *(recurrences(vectors, groups, name, each, seed=seed) for name, each in elsewhere.items()),
     ]
     families = [
         replace(
-            _family(pool, groups, label, stability[label], gains.get(label)),
+            _family(pool, vectors, groups, label, stability[label], gains.get(label)),
             recurrence=tuple(of_label[label] for of_label in found),
         )
         for label in sorted(stability)
@@ -434,7 +449,7 @@ def head_families(
     return HeadFamilies(
         families=tuple(families),
         family=family,
-        relations=first.relations,
+        relations=pool.relations,
         n_draws=n_draws,
         n_held_out=n_sequences if test else 0,
         provenance={name: each.provenance for name, each in pool.profiles.items()},
@@ -478,13 +493,8 @@ def _loaded(
 
 def watched_heads(profiles: HeadProfiles) -> list[Head]:
     """The heads of layers that have attention."""
-    n_layers, n_heads = profiles.sink.shape[2:]
-    return [
-        Head(layer, head)
-        for layer in range(n_layers)
-        for head in range(n_heads)
-        if not profiles.on[0, :, layer, head].isnan().all()
-    ]
+    watched = ~profiles.on[0].isnan().all(dim=-1).all(dim=0)
+    return [Head(layer, head) for layer, head in watched.nonzero().tolist()]
 
 
 def profile_vectors(
@@ -578,7 +588,12 @@ def recurrences(
 
 
 def recurring_within(
-    pool: Pool, groups: Int[Tensor, " head"], model: str, *, seed: int
+    pool: Pool,
+    vectors: Float[Tensor, "head relation"],
+    groups: Int[Tensor, " head"],
+    model: str,
+    *,
+    seed: int,
 ) -> dict[int, Recurrence]:
     """For each group of a pool, the heads of one of its models that the others' heads place there.
 
@@ -586,7 +601,7 @@ def recurring_within(
     """
     rest = ~pool.of(model)
     profiles = pool.profiles[model]
-    found = recurrences(pool.vectors()[rest], groups[rest], model, profiles, seed=seed)
+    found = recurrences(vectors[rest], groups[rest], model, profiles, seed=seed)
     alone = Recurrence(model=model, heads=(), n_heads=int((~rest).sum()), by_chance=0.0)
     return {label: found.get(label, alone) for label in groups.unique().tolist() if label >= 0}
 
@@ -705,21 +720,20 @@ def _pairs(changes: Changes, member: Tensor) -> tuple[Tensor, Tensor]:
 
 def _family(
     pool: Pool,
+    vectors: Float[Tensor, "head relation"],
     groups: Int[Tensor, " head"],
     label: int,
     stability: float,
     gain: tuple[float, float, float] | None,
 ) -> Family:
-    vectors = pool.vectors()
     members = (groups == label).nonzero()[:, 0]
     mean, pointing = vectors[members].mean(dim=0), directions(vectors)[members]
     distances = (pointing - pointing.mean(dim=0)).norm(dim=1)
     order = distances.argsort(stable=True).tolist()
     value, low, high = gain or (float("nan"),) * 3
-    relations = next(iter(pool.profiles.values())).relations
     models, heads = zip(*(pool.heads[int(members[place])] for place in order), strict=True)
     return Family(
-        name=family_name(relations, mean, vectors.mean(dim=0)) if label else DIFFUSE,
+        name=family_name(pool.relations, mean, vectors.mean(dim=0)) if label else DIFFUSE,
         members=heads,
         models=models,
         distances=tuple(float(distances[place]) for place in order),
