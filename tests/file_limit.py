@@ -16,7 +16,8 @@ from contextlib import contextmanager
 def limit_files(n_bytes: int) -> None:
     """From now on."""
     sys.dont_write_bytecode = True
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from mi_toolkit.core.errors import (
     OutOfMemoryError,
     UnknownNameError,
     UnsupportedModelError,
+    in_one_line,
     unknown_name,
 )
 from mi_toolkit.core.memory import SMALLER, gigabytes, is_out_of_memory, known_bytes
@@ -507,7 +509,8 @@ def with_adapter(hf_model: Any, folder: Path) -> Any:
             adapted = PeftModel.from_pretrained(hf_model, str(folder))
     except UserWarning as warning:
         raise ModelLoadError(
-            f"peft would put the adapter in {str(folder)!r} on in part: {str(warning)[:200]}… "
+            f"peft would put the adapter in {str(folder)!r} on in part: "
+            f"{shorten(str(warning), 200, placeholder='…')} "
             "Save it again whole, or upgrade peft (pip install -U peft) where it was saved by a "
             "later one."
         ) from warning
@@ -516,7 +519,7 @@ def with_adapter(hf_model: Any, folder: Path) -> Any:
             raise
         raise ModelLoadError(
             f"peft cannot put the adapter in {str(folder)!r} on a {type(hf_model).__name__}: "
-            f"{str(error).splitlines()[0]}"
+            f"{in_one_line(error)}"
         ) from error
     return merged(adapted)
 
