@@ -19,6 +19,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import signature
 from io import StringIO
 from types import ModuleType
 from typing import Any, Literal
@@ -171,8 +172,13 @@ def bridge(
 def cache_is_sound(model: HookedModel) -> bool:
     """Whether a bridge's own attention takes the keys and values that were kept into account.
 
-    In TransformerLens 3 that of models with ALiBi (MPT, Falcon with `alibi`) leaves them out.
+    In TransformerLens 3 that of models with ALiBi (MPT, Falcon with `alibi`) leaves them out. From
+    transformers 5.24 on they are handed over as `cache`, and up to 4.3 TransformerLens asks for
+    `past_key_values`.
     """
+    handed = signature(transformers.GenerationMixin.prepare_inputs_for_generation).parameters
+    if "past_key_values" not in handed:
+        return False
     has_alibi = getattr(model.cfg, "positional_embedding_type", None) == "alibi"
     return not has_alibi or int(version("transformer-lens").partition(".")[0]) >= 4
 

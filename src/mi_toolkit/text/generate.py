@@ -508,7 +508,7 @@ def lens_model(model: HookedModel) -> Any:
             start = 0 if past_key_values is None else past_key_values.get_seq_length()
             return {"input_ids": input_ids[:, start:], "past_key_values": past_key_values}
 
-        def forward(self, input_ids: Any, past_key_values: Any = None, **_: Any) -> Any:
+        def forward(self, input_ids: Any, past_key_values: Any, *, return_dict: bool) -> Any:
             logits = model(
                 input_ids,
                 attention_mask=torch.ones_like(input_ids),
