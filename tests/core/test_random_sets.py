@@ -34,6 +34,7 @@ def test_sets_are_distinct_in_order_of_the_same_layers_and_without_the_chosen_on
 ) -> None:
     found = random_sets(CHOSEN, n_heads=4, n_sets=n_sets, generator=generator())
     assert found.n_distinct == 24
+    assert list(found.sets) == sorted(found.sets) or not found.are_all
     assert len(found.sets) == min(n_sets, 23)
     assert found.are_all == (n_sets >= 23)
     assert len(set(found.sets)) == len(found.sets)
@@ -43,6 +44,13 @@ def test_sets_are_distinct_in_order_of_the_same_layers_and_without_the_chosen_on
         assert layers(heads) == layers(CHOSEN)
         assert all(0 <= head.head < 4 for head in heads)
         assert len(set(heads)) == 3
+
+
+def test_as_many_as_are_asked_for_are_drawn_though_many_draws_are_alike() -> None:
+    pair = [Head(0, 0), Head(0, 1)]
+    found = random_sets(pair, n_heads=42, n_sets=200, generator=generator())
+    assert found.n_distinct - 1 > 4 * 200
+    assert len(set(found.sets)) == 200
 
 
 def test_where_the_set_is_the_only_one_there_is_none_to_draw() -> None:
@@ -96,6 +104,18 @@ def test_control_weights_are_as_many_of_each_matrix_within_it_or_where_it_is_mar
     for name, row, column in found:
         assert 0 <= row < shapes[name][0]
         assert 0 <= column < shapes[name][1]
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_equal_generators_draw_equal_weights_whatever_else_is_random(count: int) -> None:
+    marked = torch.ones(3, 4, dtype=torch.bool)
+    for within in ({}, {"a": marked}):
+        drawn = [
+            random_control([("a", 0, 0)] * count, {"a": (3, 4)}, generator(seed), within)
+            for seed in [0] * 5 + [1]
+        ]
+        assert all(each == drawn[0] for each in drawn[:5])
+        assert drawn[5] != drawn[0]
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 12])

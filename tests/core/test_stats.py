@@ -128,6 +128,44 @@ def estimate(value: float, bounds: tuple[float, float] | None, error: float = 0.
     )
 
 
+def test_a_figure_an_edge_off_an_end_of_its_range_reaches_it() -> None:
+    for value, end in ((0.01, 0), (0.99, 1)):
+        # Without any spread as well, where the interval is a point.
+        for error in (0.5, 0.0):
+            ends = [float(end) for end in estimate(value, (0.0, 1.0), error).ends()]
+            assert ends[end] == end
+            assert ends[1 - end] == pytest.approx(value) or error
+
+
+@pytest.mark.parametrize("all_of", [0.0, 1.0])
+def test_texts_that_are_all_at_an_end_have_the_interval_of_the_place_next_to_it(
+    all_of: float,
+) -> None:
+    found = over_texts(column([all_of] * 6), column([1.0] * 6), bounds=(0.0, 1.0))
+    _, centre, error = by_hand([all_of] * 6, [1.0] * 6, 6, (0.0, 1.0))
+    assert float(found.centre) == pytest.approx(centre)
+    assert float(found.standard_error) == pytest.approx(error)
+    inner = float(found.ends()[int(1 - all_of)])
+    assert 0.05 < abs(inner - all_of) < 0.95
+
+
+def test_a_mean_without_a_range_has_the_interval_of_student() -> None:
+    values = [3.0, -1.0, 4.5, 2.0, 7.0]
+    found = over_texts(column(values), column([1.0] * 5), bounds=None)
+    low, high = stats.t.interval(0.95, 4, loc=3.1, scale=stats.sem(values))
+    assert [float(end) for end in found.ends()] == pytest.approx([low, high])
+
+
+def test_each_head_has_its_own_denominators() -> None:
+    above = torch.tensor([[1.0, 3.0], [2.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
+    below = torch.tensor([[2.0, 9.0], [5.0, 8.0], [4.0, 7.0]], dtype=torch.float64)
+    found = over_texts(above, below, bounds=(0.0, 1.0))
+    for head in range(2):
+        wanted = by_hand(above[:, head].tolist(), below[:, head].tolist(), 3, (0.0, 1.0))
+        parts = (found.value[head], found.centre[head], found.standard_error[head])
+        assert [float(part) for part in parts] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-2.0, 1.0)])
 def test_a_figure_at_an_end_of_its_range_has_an_interval_that_reaches_it(
     bounds: tuple[float, float],
@@ -189,6 +227,10 @@ def test_over_queries_counts_what_a_series_is_worth() -> None:
     assert float(found.centre) == pytest.approx(centre)
     assert float(found.standard_error) == pytest.approx(error)
     assert float(found.freedom) == pytest.approx(worth - 1)
+    single = over_queries(
+        column(shares).float(), column([1.0] * 24).float(), lengths=[24], bounds=(0.0, 1.0)
+    )
+    assert single.value.dtype == single.ends()[0].dtype == torch.float32
 
 
 def test_queries_of_several_heads_have_their_own_ratio_and_weights() -> None:
@@ -249,13 +291,23 @@ def test_a_series_that_never_changes_is_worth_a_fifth_and_two_at_least() -> None
     assert found.tolist() == [20 / RUN_IF_CONSTANT, 2]
     rounded = effective_size(torch.full((20, 1), 1e-9).double(), n[:1], [20])
     assert float(rounded) == 20 / RUN_IF_CONSTANT
+    # Rounding to float32 leaves this of a longer one, whose neighbours say nothing of each other.
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(50)[:, None]
+    worth = [
+        float(effective_size(size * signs, torch.tensor([100.0]).double(), [100]))
+        for size in (3e-7, 3e-6)
+    ]
+    assert worth == [100 / RUN_IF_CONSTANT, 100]
 
 
 def test_false_discovery_rates_by_hand() -> None:
-    p = torch.tensor([0.01, 0.04, 0.03, 0.9, 1.2, -0.1], dtype=torch.float64)
+    p = torch.tensor([0.01, 0.04, 0.03, 0.9, 1.0, 0.0], dtype=torch.float64)
     # In order: 0, .01, .03, .04, .9, 1 times 6 / rank, each no more than those after it.
     wanted = [0.03, 0.06, 0.06, 1.0, 1.0, 0.0]
     assert false_discovery_rates(p).tolist() == pytest.approx(wanted)
+    many = torch.rand(101, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    to_the_bit = stats.false_discovery_control(many.numpy()).tolist()
+    assert false_discovery_rates(many).tolist() == to_the_bit
 
 
 def test_discoveries_are_at_the_rate_or_under() -> None:

@@ -113,6 +113,7 @@ def test_locality_is_a_scope_and_no_label() -> None:
 def test_without_a_behaviour_to_label_every_head_is_there_and_unlabelled() -> None:
     low = {"locality": grid(0.7, 0.1)}
     assert labels_of(low, low).shape == (0, 1, 2)
+    assert labels_of(low, low).dtype == torch.bool
 
 
 def test_a_scope_is_told_only_by_an_interval_on_one_side_and_enough_rows() -> None:
@@ -169,6 +170,9 @@ def test_a_positional_head_that_spreads_evenly_is_not_borderline_either() -> Non
     assert alone["positional"].tolist() == [[True, True]]
     beside = borderline_heads(figures | {"diffuse": spread}, facts, min_lift=0.3, fdr=0.05)
     assert beside["positional"].tolist() == [[True, False]]
+    below = {"positional": figures["positional"]._replace(ci_high=grid(0.5, 0.5))}
+    far = borderline_heads(below | {"diffuse": spread}, facts, min_lift=0.3, fdr=0.05)
+    assert not far["positional"].any()
 
 
 def test_an_effect_of_zero_neither_raises_nor_lowers() -> None:

@@ -265,6 +265,8 @@ def test_variation_is_its_definition_in_blocks_of_queries(
     )
     torch.testing.assert_close(found, variation_by_hand(here, there))
     assert found.shape == (3, 2, one)
+    alone = PatternRows(patterns=here[0], window=None)
+    assert torch.equal(alone.variation(PatternRows(patterns=there[0], window=None)), found[0])
 
 
 def test_entropy_and_mean_key_are_their_definitions_in_blocks_of_queries(
@@ -293,6 +295,28 @@ def test_a_key_ahead_counts_at_its_mirror_image() -> None:
     assert PatternRows(patterns=pattern, window=None).mean_key.tolist() == [1, 2, 3, 4, 0]
     # All of each row is read where a layer looks ahead: none of it is cut with its block.
     assert [tuple(part.shape) for _, part in found.causal_blocks()] == [(5, 5)]
+
+
+def test_all_of_a_row_is_read_where_a_layer_looks_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "BLOCK", 2)
+    square = Square(torch.ones(5, 5, dtype=torch.bool))
+    even = PatternRows(patterns=torch.full((2, 5, 5), 0.2), window=square)
+    assert even.entropy.flatten().tolist() == pytest.approx([math.log(5)] * 10)
+
+
+def test_rows_of_several_sequences_are_scored_as_each_is_alone() -> None:
+    patterns = torch.stack(
+        [torch.stack([random_pattern(9, seed=10 * s + h) for h in range(2)]) for s in range(3)]
+    )
+    every = PatternRows(patterns=patterns, window=None)
+    turned = PatternRows(patterns=patterns.flip(0), window=None)
+    for terms in (locality_terms, diffuse_terms, positional_terms):
+        together = terms(every, turned)
+        for s in range(3):
+            one = PatternRows(patterns=patterns[s], window=None)
+            alone = terms(one, PatternRows(patterns=patterns[2 - s], window=None))
+            for found, wanted in zip(together, alone, strict=True):
+                torch.testing.assert_close(found[s], wanted)
 
 
 def test_blocks_are_cut_at_their_last_query(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +390,8 @@ def test_the_top_key_shares_its_one_with_those_that_tie() -> None:
         [0, 0, 1, 0],
         [0.25] * 4,
     ]
+    heads = torch.stack([pattern, pattern.flip(1)])
+    assert top_share(heads)[1].equal(top_share(pattern).flip(1))
     assert lift(torch.tensor([0.55, 0.1]), torch.tensor([0.1, 0.1])).tolist() == pytest.approx(
         [0.5, 0.0]
     )

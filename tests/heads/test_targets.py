@@ -116,6 +116,9 @@ def test_a_hidden_token_is_copied_from_where_it_hides() -> None:
     assert found.nonzero().tolist() == [[4, 1], [4, 3], [5, 2]]
     later = targets.copied_token(ids, False, needle=range(1, 7), answer=range(2, 4))
     assert later.nonzero().tolist() == [[2, 1]]  # a key after its query is none
+    twice = torch.tensor([1, 7, 7])
+    again = targets.copied_token(twice, False, needle=range(1, 2), answer=range(2, 3))
+    assert again.nonzero().tolist() == [[1, 1]]  # its own key is one
 
 
 def test_blocks_of_a_pattern_are_read_from_where_they_begin() -> None:
@@ -133,8 +136,13 @@ def test_blocks_of_a_pattern_are_read_from_where_they_begin() -> None:
     cell, slot = found.gathered(2, 2, 2, 3, 6)
     assert (slot >= 12).sum() == 0
     assert found.gathered(2, 2, 2, 3, 6)[0] is cell
+    # Under a window a block may begin at the first key that its queries see.
+    cell, slot = Targets(lists=lists, length=5, window=3).gathered(4, 1, 2, 3, 6)
+    part = torch.zeros(18).index_add_(0, slot, pattern[4, 2:][cell]).view(3, 6)
+    assert part[:, 4].tolist() == [122, 124, 0]
 
 
 def test_no_mask_has_no_cell() -> None:
     cells = Targets(lists=[], length=4, window=None).cells(0, 4)
     assert [column.tolist() for column in cells] == [[], [], []]
+    assert {column.dtype for column in cells} == {torch.long}

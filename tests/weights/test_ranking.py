@@ -46,11 +46,16 @@ def test_a_ranking_reads_matrices_in_any_memory_layout() -> None:
     matrix = torch.arange(12.0).view(3, 4)
     straight, turned = ranked({"a": matrix}, 5), ranked({"a": matrix.T.contiguous().T}, 5)
     assert straight.keys() == turned.keys() == [("a", 2, c) for c in (3, 2, 1, 0)] + [("a", 1, 3)]
+    ties = torch.tensor([[1.0, 2, 2, 1, 2], [2, 1, 1, 2, 2], [2, 2, 1, 1, 2]])
+    straight, turned = ranked({"a": ties}, 9), ranked({"a": ties.T.contiguous().T}, 9)
+    assert straight.keys() == turned.keys()
+    assert straight.keys() == [("a", *place) for place in (ties == 2).nonzero().tolist()]
 
 
 def test_too_many_ties_and_an_impossible_k_are_errors() -> None:
     flat = {"a": torch.zeros(400, 400)}
-    with pytest.raises(WeightError, match=r"rank 5 is 0, which more than 160,000 weights reach"):
+    too_many = r"rank 5 is 0, which more than 160,000 weights reach: too many equal ones to list\."
+    with pytest.raises(WeightError, match=rf"{too_many} Ask for fewer\.$"):
         ranked(flat, 5)
     for k in (0, 160_001):
         with pytest.raises(WeightError, match=f"number of weights, 160,000; it is {k}"):
@@ -130,7 +135,11 @@ def test_the_first_of_a_ranking_keep_their_ranks_and_errors() -> None:
 
 
 def test_scores_that_are_no_numbers_cannot_be_ranked() -> None:
-    with pytest.raises(WeightError, match="Scores of b are NaN, so nothing can be ranked"):
+    said = (
+        r"^Scores of b are NaN, so nothing can be ranked: the gradients overflowed, or the model "
+        r"gives NaN on these texts\. Load it in float32\.$"
+    )
+    with pytest.raises(WeightError, match=said):
         ranked({"a": torch.ones(2, 2), "b": torch.tensor([[1.0, math.nan]])}, 1)
 
 
@@ -140,6 +149,8 @@ def test_ties_are_listed_up_to_the_most_there_may_be(monkeypatch: pytest.MonkeyP
     assert len(ranked(flat, 3)) == 8
     with pytest.raises(WeightError, match="The score at rank 2 is 0, which more than 8 weights"):
         ranked(flat, 2)
+    with pytest.raises(WeightError, match="more than 8 weights"):  # of both matrices together
+        ranked({"a": torch.zeros(2, 2), "b": torch.zeros(2, 2)}, 2)
 
 
 def test_overlap_counts_places_of_both_and_alike_orders_are_one() -> None:

@@ -4,5 +4,5 @@
 - one module to a command or to a pair of them (`record` with `activations`, `models` with
   `describe`, `compare` with `stimuli`, `trace` with `view`, `sensitivity` with `super-weights`);
 - `options`: what several commands share; `output`: what is written and how text is laid out;
-  `terminal`: width, emphasis, notes; `report_text`, `comparison_text`: results to read.
+  `terminal`: width, emphasis, notes; `report_text`: a report to read.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +21,15 @@ from mi_toolkit.cli.options import (
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions
+from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, in_columns, wrapped
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
+from mi_toolkit.core.display import human_count
 
 if TYPE_CHECKING:
-    from mi_toolkit.compare.model_comparison import ModelComparison
+    from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
+    from mi_toolkit.compare.stimuli import StimulusComparison
+
+NONE = "–"
 
 
 def compare(
@@ -70,8 +75,6 @@ def compare(
     for name in names:
         load.check(name)
 
-    from mi_toolkit.cli.comparison_text import comparison_lines
-
     with third_parties_kept_off_stdout():
         comparison = mi.compare_models(
             names,
@@ -88,9 +91,7 @@ def compare(
         comparison,
         name="comparison",
         record=lambda: _record(comparison),
-        lines=lambda: comparison_lines(
-            comparison, width=width(elsewhere=FOR_READING), emphasise=bold
-        ),
+        lines=lambda: comparison_lines(comparison, width(elsewhere=FOR_READING)),
         tables={"labels.csv": comparison.to_pandas, "agreement.csv": comparison.agreement_table},
         save=lambda path: comparison.save(path.parent),
     )
@@ -107,6 +108,71 @@ def _record(comparison: ModelComparison) -> dict[str, Any]:
         "agreement": comparison.agreement_table().to_dict("records"),
         "groups": [vars(group) for group in comparison.groups],
     }
+
+
+def comparison_lines(comparison: ModelComparison, width: int) -> Iterator[str]:
+    """The comparison, at most `width` columns wide where names are not too long for it."""
+    yield from columns(list(_models(comparison)), width=width, align="<<>>")
+    without = [name for name, bos in comparison.bos.items() if bos == "none"]
+    if without:
+        yield from wrapped(f"No BOS in front of the text: {', '.join(without)}.", width)
+    for group in comparison.groups:
+        differ = "architecture alone" if group.varies == "architecture" else "size alone"
+        yield from wrapped(f"{', '.join(group.models)} differ in {differ} ({group.shared}).", width)
+    yield ""
+    yield from map(
+        bold, wrapped("Heads with each label: how many, what share, median depth", width)
+    )
+    yield from in_columns(_label_rows(comparison), width)
+    yield "Depth runs from 0, the embedding, to 1, the unembedding."
+    yield ""
+    title = f"Next-token agreement on {comparison.n_texts} texts, and what chance would give"
+    yield from map(bold, wrapped(title, width))
+    yield from in_columns(_agreement_rows(comparison), width)
+    yield from wrapped(
+        "Two predictions agree where one is a prefix of the other, at characters where both models "
+        "have just finished a token. Right: how often the text goes on as the model says.",
+        width,
+    )
+
+
+def _models(comparison: ModelComparison) -> Iterator[list[str]]:
+    yield ["model", "family", "params", "layers×heads", "positions"]
+    for name, facts in comparison.facts.items():
+        size = f"{facts.n_layers}×{facts.n_heads}"
+        yield [name, facts.family, human_count(facts.parameters), size, facts.positional]
+
+
+def _label_rows(comparison: ModelComparison) -> list[list[str]]:
+    profiles = [{p.label: p for p in comparison.profiles(name)} for name in comparison.models]
+    labels = dict.fromkeys(label for model in profiles for label in model)
+    rows = [["", *comparison.models]]
+    rows += [[label, *(_cell(model.get(label)) for model in profiles)] for label in labels]
+    return rows
+
+
+def _cell(shown: LabelProfile | None) -> str:
+    if shown is None or not shown.applicable:
+        return "n/a"
+    if not shown.count:
+        return NONE
+    return f"{shown.count} {shown.share:4.0%} {shown.depth_quartiles[1]:.2f}"
+
+
+def _agreement_rows(comparison: ModelComparison) -> list[list[str]]:
+    a, models = comparison.agreement, comparison.models
+    rows = [["", *models]]
+    for i, one in enumerate(models):
+        cells = [
+            f"{comparison.accuracy[one]:.0%} right"
+            if i == j
+            else f"{float(a.share[i, j]):.0%}, {float(a.chance[i, j]):.0%}"
+            if a.positions[i, j]
+            else NONE
+            for j in range(len(models))
+        ]
+        rows.append([one, *cells])
+    return rows
 
 
 def stimuli(
@@ -137,7 +203,6 @@ def stimuli(
     """
     out.check()
     hooked = load.load(model)
-    from mi_toolkit.cli.comparison_text import stimulus_lines
     from mi_toolkit.heads.classify import OWN_PROMPT
 
     with third_parties_kept_off_stdout():
@@ -163,5 +228,34 @@ def stimuli(
             "stimuli": list(compared.reports),
             "pairs": list(compared.rows()),
         },
-        lines=lambda: stimulus_lines(compared, width=width(elsewhere=FOR_READING), emphasise=bold),
+        lines=lambda: stimulus_lines(compared, width(elsewhere=FOR_READING)),
     )
+
+
+def stimulus_lines(compared: StimulusComparison, width: int) -> Iterator[str]:
+    """How far ranks and labels agree from one stimulus to another, behaviour by behaviour."""
+    for one, other in dict.fromkeys((pair.stimulus, pair.other) for pair in compared.pairs):
+        yield from map(bold, wrapped(f"{compared.model}: {one} against {other}", width))
+        rows = [["behaviour", "rank correlation", "labelled", "there", "both", "kappa"]]
+        rows += [
+            [
+                pair.behaviour,
+                _signed(pair.rank_correlation),
+                *(str(count) for count in (pair.labelled, pair.other_labelled, pair.both)),
+                _signed(pair.kappa),
+            ]
+            for pair in compared.pairs
+            if (pair.stimulus, pair.other) == (one, other)
+        ]
+        yield from in_columns(rows, width)
+        yield ""
+    yield from wrapped(
+        "Labelled: heads with the label on the first, there: on the second. Most heads do nothing "
+        "of a kind, and their order is noise, which pulls a rank correlation towards 0. Kappa: "
+        "agreement of the labels beyond chance.",
+        width,
+    )
+
+
+def _signed(figure: float) -> str:
+    return NONE if figure != figure else f"{figure:+.2f}"

@@ -282,6 +282,24 @@ def columns(
     return [line.replace(_TIE, " ").rstrip() for line in lines]
 
 
+def in_columns(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """A table as several below each other where one is too wide, the first column on each."""
+    first, *others = (list(column) for column in zip(*rows, strict=True))
+    room = width - max(map(len, first))
+    while others:
+        shown: list[list[str]] = []
+        used = 0
+        while others and (not shown or used + len(_GAP) + max(map(len, others[0])) <= room):
+            shown.append(others.pop(0))
+            used += len(_GAP) + max(map(len, shown[-1]))
+        widest = max(map(len, shown[-1]))
+        shown[-1] = [f"{cell:>{widest}}".replace(" ", _TIE) for cell in shown[-1]]
+        table = [list(row) for row in zip(first, *shown, strict=True)]
+        yield from columns(table, width=max(width, 20), align="<" + ">" * (len(shown) - 1))
+        if others:
+            yield ""
+
+
 def wrapped(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width`, words and names kept whole.
 

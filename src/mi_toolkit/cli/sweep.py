@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -26,6 +27,7 @@ from mi_toolkit.cli.output import (
     as_json,
     check_folder,
     columns,
+    wrapped,
 )
 from mi_toolkit.cli.terminal import (
     FOR_READING,
@@ -35,6 +37,9 @@ from mi_toolkit.cli.terminal import (
 )
 from mi_toolkit.core.errors import SweepError
 from mi_toolkit.core.tables import table_of
+
+if TYPE_CHECKING:
+    from mi_toolkit.compare.lengths import LengthSweep
 
 
 def sweep(
@@ -70,8 +75,6 @@ def sweep(
     """
     out.check()
     hooked = load.load(model)
-    from mi_toolkit.cli.comparison_text import sweep_lines
-
     asked: dict[str, Any] = {"lengths": lengths} if lengths else {}
     with third_parties_kept_off_stdout():
         swept = mi.compare.length_sweep(
@@ -95,10 +98,49 @@ def sweep(
             "labels": swept.label_table().to_dict("records"),
             "heads": list(swept.rows()),
         },
-        lines=lambda: sweep_lines(swept, width=width(elsewhere=FOR_READING), emphasise=bold),
+        lines=lambda: sweep_lines(swept, width(elsewhere=FOR_READING)),
         tables={"heads.csv": swept.to_pandas, "labels.csv": swept.label_table},
         save=lambda path: swept.save_record(path.parent),  # its reports are there
     )
+
+
+def sweep_lines(sweep: LengthSweep, width: int) -> Iterator[str]:
+    """Which heads carry which label at which length, with their figures."""
+    yield f"{sweep.model} at {', '.join(map(str, sweep.lengths))} tokens"
+    for stimulus in sweep.stimuli:
+        yield ""
+        first = sweep.report(stimulus, sweep.lengths[0])
+        counts = [sum(map(len, sweep.report(stimulus, n).tokens.values())) for n in sweep.lengths]
+        title = f"On {stimulus} ({', '.join(map(str, counts))} sequences)"
+        yield from map(bold, wrapped(title, width))
+        rows = [["label", "head", *(str(length) for length in sweep.lengths)]]
+        for label in first.label_names:
+            rows += _sweep_rows(sweep, stimulus, label)
+        if len(rows) == 1:
+            rows.append(["none", *[""] * (len(rows[0]) - 1)])
+        yield from columns(rows, width=width, align="<<" + ">" * (len(sweep.lengths) - 1))
+    yield ""
+    yield from wrapped(
+        "Lift over the chance of that length (0 chance, 1 perfect), or a value; * the label holds.",
+        width,
+    )
+
+
+def _sweep_rows(sweep: LengthSweep, stimulus: str, label: str, most: int = 6) -> list[list[str]]:
+    holds = sweep.holds(label, stimulus)
+    behaviour = sweep.report(stimulus, sweep.lengths[0]).behaviour_of(label)
+    found = holds.any(dim=0).nonzero().tolist()
+    rows = []
+    for layer, head in found[:most]:
+        cells = []
+        for row, length in enumerate(sweep.lengths):
+            report = sweep.report(stimulus, length)
+            figure = f"{float(report[behaviour][layer, head]):z.2f}"
+            cells.append(figure + ("*" if holds[row, layer, head] else " "))
+        rows.append([label, f"L{layer}H{head}", *cells])
+    if len(found) > most:
+        rows.append([label, f"and {len(found) - most} more", *[""] * len(sweep.lengths)])
+    return [[cell or " " for cell in row] for row in rows]
 
 
 def sweep_run(

@@ -205,11 +205,11 @@ def false_discovery_rates(p: Float[Tensor, " test"]) -> Float[Tensor, " test"]:
     What `scipy.stats.false_discovery_control` gives, to the bit; importing that takes as long as
     all passes of a short classification.
     """
-    ordered, order = p.double().clamp(0, 1).sort()
+    ordered, order = p.double().sort()
     rank = torch.arange(1, len(p) + 1, dtype=torch.float64)
     # A tensor above the bar as well: torch divides a number by one as the number times 1 / rank.
     rates = ordered * (torch.full_like(rank, len(p)) / rank)
-    least = rates.flip(0).cummin(0).values.flip(0).clamp(0, 1)
+    least = rates.flip(0).cummin(0).values.flip(0)
     return torch.empty_like(least).index_copy_(0, order, least)
 
 

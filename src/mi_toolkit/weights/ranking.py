@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -112,7 +112,16 @@ class Ranking:
 
     def first(self, n: int) -> Ranking:
         """The first `n`, ties at the end cut."""
-        return _take(self, torch.arange(min(n, len(self))))
+        errors = self.standard_errors
+        return replace(
+            self,
+            matrix=self.matrix[:n],
+            rows=self.rows[:n],
+            columns=self.columns[:n],
+            scores=self.scores[:n],
+            ranks=self.ranks[:n],
+            standard_errors=None if errors is None else errors[:n],
+        )
 
 
 def ranked(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> Ranking:
@@ -138,16 +147,16 @@ def ranked(scores: Mapping[str, Float[Tensor, "_ _"]], k: int) -> Ranking:
                 "reach: too many equal ones to list. Ask for fewer."
             )
     lengths = torch.tensor([len(rows) for rows, *_ in found])
-    unordered = Ranking(
+    rows, columns, values = (torch.cat(parts) for parts in zip(*found, strict=True))
+    best, order = values.sort(descending=True, stable=True)
+    return Ranking(
         names=tuple(scores),
-        matrix=torch.arange(len(found)).repeat_interleave(lengths),
-        rows=torch.cat([rows for rows, *_ in found]),
-        columns=torch.cat([columns for _, columns, _ in found]),
-        scores=torch.cat([values for *_, values in found]),
-        ranks=torch.zeros(int(lengths.sum()), dtype=torch.long),
+        matrix=torch.arange(len(found)).repeat_interleave(lengths)[order],
+        rows=rows[order],
+        columns=columns[order],
+        scores=best,
+        ranks=_ranks(best),
     )
-    order = unordered.scores.argsort(descending=True, stable=True)
-    return _take(unordered, order, ranks=_ranks(unordered.scores[order]))
 
 
 def kth_highest(
@@ -201,21 +210,6 @@ def _ranks(ordered: Tensor) -> Tensor:
     is_new = torch.ones(len(ordered), dtype=torch.bool)
     is_new[1:] = ordered[1:] != ordered[:-1]
     return torch.where(is_new, places, 0).cummax(dim=0).values
-
-
-def _take(ranking: Ranking, index: Tensor, ranks: Tensor | None = None) -> Ranking:
-    return Ranking(
-        names=ranking.names,
-        matrix=ranking.matrix[index],
-        rows=ranking.rows[index],
-        columns=ranking.columns[index],
-        scores=ranking.scores[index],
-        ranks=ranking.ranks[index] if ranks is None else ranks,
-        standard_errors=(
-            None if ranking.standard_errors is None else ranking.standard_errors[index]
-        ),
-        noise=ranking.noise,
-    )
 
 
 def scores_at(scores: Mapping[str, Float[Tensor, "_ _"]], ranking: Ranking) -> Vector:
