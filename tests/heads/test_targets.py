@@ -13,7 +13,7 @@ from mi_toolkit.core.sight import visible_keys
 from mi_toolkit.heads import targets
 from mi_toolkit.heads.behaviours import BEHAVIOURS, offset
 from mi_toolkit.heads.kinds import MaskBehaviour
-from mi_toolkit.heads.targets import Targets, marked_keys
+from mi_toolkit.heads.targets import KeyLists, Targets, marked_keys, mask_of
 from tests import dense_masks
 from tests.dense_masks import visible
 
@@ -74,6 +74,15 @@ def test_a_square_comes_back_from_its_lists(ids: list[int]) -> None:
     mask = BEHAVIOURS["duplicate_token"].targets(torch.tensor(ids), False)
     found = Targets(lists=[marked_keys(mask)], length=len(ids), window=None)
     assert torch.equal(square(found, 0), mask)
+
+
+def test_the_square_of_lists_has_every_query_and_is_told_the_texts() -> None:
+    def own_key_of_a(ids: torch.Tensor, has_bos: bool, *, texts: list[str]) -> KeyLists:
+        is_a = torch.tensor([text == "a" for text in texts])
+        return marked_keys(torch.diag(is_a))
+
+    square = mask_of(own_key_of_a, torch.tensor([4, 5, 4]), False, texts=["a", "b", "a"])
+    assert square.nonzero().tolist() == [[0, 0], [2, 2]]
 
 
 @pytest.mark.parametrize("kept", [0, 2**20])

@@ -119,6 +119,7 @@ def test_rankings_one_after_the_other_count_their_names_once() -> None:
 
 def test_the_first_of_a_ranking_keep_their_ranks_and_errors() -> None:
     whole = ranked({"a": torch.tensor([[3.0, 1.0, 3.0, 2.0]])}, 4)
+    assert whole.first(1).standard_errors is None
     noise = RankingNoise(n=4, n_within=0, n_probes=8, kept=0.9, shared=0.5)
     whole = replace(whole, standard_errors=torch.tensor([0.1, 0.2, 0.3, 0.4]), noise=noise)
     cut = whole.first(3)
