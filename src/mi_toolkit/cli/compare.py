@@ -126,7 +126,8 @@ def comparison_lines(comparison: ModelComparison, width: int) -> Iterator[str]:
     yield from in_columns(_label_rows(comparison), width)
     yield "Depth runs from 0, the embedding, to 1, the unembedding."
     yield ""
-    title = f"Next-token agreement on {comparison.n_texts} texts, and what chance would give"
+    texts = f"{comparison.n_texts} text" + "s" * (comparison.n_texts != 1)
+    title = f"Next-token agreement on {texts}, and what chance would give"
     yield from map(bold, wrapped(title, width))
     yield from in_columns(_agreement_rows(comparison), width)
     yield from wrapped(
