@@ -45,7 +45,11 @@ def gather(results: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "step", nargs="?", choices=["run", "gather"], metavar="step", help="run or gather (both)"
+        "step",
+        nargs="?",
+        choices=["run", "gather"],
+        metavar="step",
+        help="run or gather; without it both",
     )
     parser.add_argument("models", nargs="*", help=f"by name ({' '.join(BUNDLED)})")
     parser.add_argument("--lengths", nargs="+", type=int, default=[32, 64, 128], help="%(default)s")

@@ -48,8 +48,8 @@ def test_datasets_of_hugging_face_are_read_streaming_or_not() -> None:
         ("The cat sat.", "read as the path of a file, and none of .txt"),
         ("missing.parquet", "There is no file missing.parquet"),
         ([{"body": "x"}], "Document 0 has no field 'text': it has body"),
-        (["x", 3.5], "Document 1 is a float"),
-        ([[1, 2], ["a"]], "Document 1 is a list"),
+        (["x", 3.5], "Document 1 is of type float"),
+        ([[1, 2], ["a"]], "Document 1 is of type list"),
     ],
 )
 def test_what_is_no_document_is_an_error(texts, message: str) -> None:

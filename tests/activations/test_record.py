@@ -251,7 +251,7 @@ def test_lookup_by_any_name_and_an_error_where_several_fit() -> None:
     assert torch.equal(recorded.stacked("resid_post")[2], recorded["resid_post2"])
     with pytest.raises(UnknownNameError, match=r"'resid_post' stands for 4 .*stacked"):
         recorded["resid_post"]
-    with pytest.raises(UnknownNameError, match="these activations of toy-gpt2"):
+    with pytest.raises(UnknownNameError, match="this recording of toy-gpt2"):
         recorded["mlp_out", 0]
     with pytest.raises(TypeError, match="item assignment"):
         recorded["z"] = recorded["z"]

@@ -67,9 +67,15 @@ def test_the_default_adds_up_within_one_percent_and_120_passes(name: str) -> Non
 
 def test_steps_that_do_not_suffice_are_refused_and_given_where_they_are_asked_for() -> None:
     model = loaded("toy-qwen2")
-    said = r"with 2 steps, 5 passes .*: NOT within 1%. .* raise max_steps, ask a contrast"
-    with pytest.raises(AttributionError, match=said + ".* allow_incomplete=True"):
+    said = r"with 2 steps, 5 passes .*: NOT within 1%. .* raise max_steps .*, or take occlusion"
+    with pytest.raises(AttributionError, match=said + ".* allow_incomplete=True") as of_two:
         attribute(model, PROMPT, NAMES, max_steps=2)
+    with pytest.raises(AttributionError, match="ask a contrast of two tokens") as of_one:
+        attribute(model, PROMPT, NAMES[0], max_steps=1)
+    assert "contrast" not in str(of_two.value)
+    assert "with 1 step, " in str(of_one.value)
+    with pytest.raises(PromptError, match=r"tolerance=1e-06: logits are float32"):
+        attribute(model, PROMPT, NAMES, tolerance=1e-6)
     found = attribute(model, PROMPT, NAMES, max_steps=2, allow_incomplete=True)
     assert (found.steps, found.is_complete, found.jump) == (2, False, None)
     assert re.search(said, repr(found))

@@ -191,7 +191,8 @@ def test_heads_of_several_models_are_grouped_as_if_they_were_of_one() -> None:
     second = [head for head in range(len(truth)) if head not in first]
     pool = Pool({"a": part_of(profiles, first), "b": part_of(profiles, second)})
     order = torch.tensor([*first, *second])
-    assert torch.equal(pool.vectors(), Pool({"planted": profiles}).vectors()[order])
+    # But for rounding: a square root in the middle of a row is not one at its end.
+    torch.testing.assert_close(pool.vectors(), Pool({"planted": profiles}).vectors()[order])
     groups = families_of(truth)[order]
     for model in ("a", "b"):
         found = recurring_within(pool, pool.vectors(), groups, model, seed=0)

@@ -62,7 +62,7 @@ def test_ablate_writes_an_effect_that_can_be_read_back(
     ("arguments", "code", "message"),
     [
         ([], 2, "--components L5H1 …, or --sweep every head"),
-        (["--sweep", "-c", "L0H0"], 2, "--components L5H1 …, or --sweep every head"),
+        (["--sweep", "-c", "L0H0"], 2, "leave out --components"),
         (["-c", "L0H0", "--target", "id:a"], 2, "'id:a' is no token id: write it as id:42"),
         (["-c", "nonsense"], 2, "'nonsense' names no part of a model"),
         (["--sweep", "--how", "zeros"], 2, "--how"),

@@ -12,7 +12,16 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.core.errors import ComparisonError, ModelLoadError, ModelTypeError
+from mi_toolkit.core.errors import (
+    ComparisonError,
+    GenerationError,
+    ModelLoadError,
+    ModelTypeError,
+    PromptError,
+    ReportError,
+    StoreError,
+    UnknownNameError,
+)
 from tests.every_job import CLEAN, PROMPT
 from tests.models_here import loaded, untouched
 
@@ -114,6 +123,55 @@ def test_a_model_of_no_path_takes_no_tokenizer_from_the_folder_that_python_runs_
             "compare_models(['toy-gpt2', …], prompt)",
         ),
         (lambda _: mi.view_report, AttributeError, "mi.view(result) draws any"),
+        (lambda _: mi.load_model(None), UnknownNameError, "named by a text or a path, not by None"),
+        (
+            lambda m: mi.view_attention(m, PROMPT, layer="1"),
+            UnknownNameError,
+            "layer is a number, as in layer=3; not '1'",
+        ),
+        (
+            lambda m: mi.record(m, PROMPT, ["z", 1]),
+            UnknownNameError,
+            "1 names no activation: write 'z', ('z', 1) for one layer",
+        ),
+        (
+            lambda m: mi.record(m, PROMPT, "z")["z", 1, "attn"],
+            UnknownNameError,
+            "names no activation",
+        ),
+        (
+            lambda m: mi.classify_heads(m, PROMPT, min_lift=30),
+            PromptError,
+            "from 0 (chance) to 1 (perfect); not 30",
+        ),
+        (lambda m: mi.classify_heads(m, PROMPT, min_lift="high"), PromptError, "not 'high'"),
+        (
+            lambda m: mi.view(mi.trace_pipeline(m, PROMPT), " John"),
+            PromptError,
+            "position is a number, 0 to",
+        ),
+        (
+            lambda m: mi.trace_pipeline(m, PROMPT, report="report.safetensors"),
+            ReportError,
+            "report is what classify_heads returned, not of type str",
+        ),
+        (
+            lambda m: mi.generate(m, PROMPT, sampling=True),
+            GenerationError,
+            "it takes mi.text.Sampling(",
+        ),
+        (lambda m: mi.generate(m, PROMPT, eos_ids=" the"), GenerationError, "it takes token ids"),
+        (lambda m: mi.head_card(m, ["L2H0", "L0H0"]), PromptError, "A card is of one head"),
+        (
+            lambda m: mi.head_card(m, "L2H0", profiles="profiles"),
+            ReportError,
+            "A HeadProfiles is wanted",
+        ),
+        (
+            lambda m: mi.classify_heads(m, PROMPT).not_applicable_reason("successor"),
+            UnknownNameError,
+            "No behaviour of this report is called 'successor'",
+        ),
     ],
 )
 def test_other_guesses_are_told_the_way(
@@ -154,3 +212,33 @@ def test_ids_of_unequal_length_are_texts_in_any_container(form: Callable[[Any], 
     expected = mi.score_weights(model, [ids, ids[:5]], "wanda", **part)
     (name,) = scored.scores
     assert torch.equal(scored.scores[name], expected.scores[name])
+
+
+def test_one_name_is_as_good_as_a_list_of_one(tmp_path: Path) -> None:
+    model = loaded("toy-gpt2")
+    asked: dict[str, Any] = {"n_sequences": 4, "n_random": 500}
+    found = mi.confirm_heads(model, {"induction": ["L2H0"]}, labels="induction", **asked)
+    assert set(found.to_pandas()["label"]) == {"induction"}
+    store = mi.record_to_disk(model, [PROMPT], ["resid_post"], tmp_path / "store")
+    every = store.read(("resid_post", 1))
+    assert torch.equal(store.read(("resid_post", 1), 2), every[[2]])
+    assert torch.equal(store.read(("resid_post", 1), [3, 1]), every[[3, 1]])
+    with pytest.raises(StoreError, match="batch_size=0: rows to a batch are 1 or more"):
+        next(store.batches(("resid_post", 1), 0))
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_what_is_in_it(tmp_path: Path) -> None:
+    report = mi.classify_heads(loaded("toy-gpt2"), PROMPT, behaviours=["previous_token"])
+    report.save(tmp_path / "report.safetensors")
+    with pytest.raises(ReportError, match=r"is a folder: give one of its files, such as report\.s"):
+        mi.HeadReport.load(tmp_path)
+
+
+def test_a_name_that_says_something_else_is_refused(tmp_path: Path) -> None:
+    found = mi.ablation_sweep(loaded("toy-gpt2"), CLEAN)
+    with pytest.raises(UnknownNameError, match=r"would hold a page: let its name end in \.html"):
+        mi.view(found).save_html(tmp_path / "page.png")
+    with pytest.raises(ReportError, match=r"numpy\.savez writes that"):
+        found.save(tmp_path / "found.npz")
+    assert not [*tmp_path.iterdir()]
+    mi.view(found).save_html(tmp_path / "page")  # no ending says nothing

@@ -80,7 +80,7 @@ def test_ids_are_shown_as_given(model: HookedModel) -> None:
         ({"layer": 0, "heads": 7}, "toy-gpt2 has no head 7 in layer 0: its heads are 0 to 3."),
         ({"heads": "L0H7"}, "toy-gpt2 has no head 7 in layer 0: its heads are 0 to 3."),
         ({"layer": 1, "heads": "L0H2"}, "L0H2 is not in layer 1. Leave layer out"),
-        ({"heads": 2}, "Head 2 of which layer? Give layer="),
+        ({"heads": 2}, "Head 2 of which layer? Give a layer, or"),
         ({"heads": "first"}, "'first' names no head."),
         ({}, "Say which heads of toy-gpt2 to show: layer=0"),
         ({"layer": 0, "heads": []}, "The list of heads is empty"),

@@ -46,7 +46,7 @@ def test_every_type_that_the_overloads_name_is_registered() -> None:
             "CopyingScores is a table: .*to_pandas",
         ),
         (lambda: mi.text.trace_and_classify(loaded("toy-gpt2"), PROMPT), "2 results: .*mi.Page"),
-        (lambda: [1, 2], "There is no view of a list: .*view_attention"),
+        (lambda: [1, 2], "There is no view of what is of type list: .*view_attention"),
     ],
 )
 def test_what_is_no_result_is_refused_with_the_way_out(thing: Any, way: str) -> None:

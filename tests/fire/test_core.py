@@ -20,7 +20,7 @@ def passes(file: str, chosen: str, **environment: str) -> None:
     done = subprocess.run(
         [sys.executable, *command, "-k", chosen, f"tests/fire/{file}"],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTEST_ADDOPTS": "", **environment},  # asked of the outer one
         capture_output=True,
         text=True,
         timeout=600,

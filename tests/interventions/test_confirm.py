@@ -29,6 +29,7 @@ from mi_toolkit.interventions.confirm.label_sets import _null, confirm_each_head
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
 from mi_toolkit.interventions.confirm.setting import AblationConfig, LossTable
 from mi_toolkit.models.load import load_model
+from mi_toolkit.text.trace import trace_pipeline
 from tests.hooked_transformer import needs_hooked_transformer
 from tests.hub_cache import hub_config, lay_out, shrunk
 from tests.models_here import TOYS, loaded
@@ -525,8 +526,15 @@ def test_a_report_of_another_model_is_refused() -> None:
     wider = replace(
         report, **{name: getattr(report, name).repeat_interleave(3, dim=-1) for name in fields}
     )
-    with pytest.raises(ReportError, match=r"with 4 × 12 heads, but toy-gpt2 has 4 × 4"):
+    with pytest.raises(
+        ReportError, match=r"of toy-gpt2 \(4 × 12 heads\), and the model is toy-gpt2"
+    ):
         confirm_heads(loaded("toy-gpt2"), wider)
+    # Of the same shape, its labels would be tried on heads that do something else.
+    with pytest.raises(ReportError, match=r"of toy-gpt2 \(4 × 4 heads\), and the model is toy-opt"):
+        confirm_heads(loaded("toy-opt"), report)
+    with pytest.raises(ReportError, match="the model is toy-opt"):
+        trace_pipeline(loaded("toy-opt"), "a b c", report=report)
 
 
 def test_padding_and_the_last_token_never_count() -> None:

@@ -268,7 +268,7 @@ def test_tables_have_a_row_for_each_head_and_each_set() -> None:
         (
             lambda m: ablation_sweep(m, IDS[0], how="resample"),
             PromptError,
-            "at least as long as the prompt, as reference=",
+            "as reference, at least as long as the prompt",
         ),
         (lambda m: ablation_effect(m, IDS[0], "L0H0", target=5000), PromptError, "Token id 5000"),
         (lambda m: ablation_effect(m, IDS[0], "L9H0"), UnknownNameError, "has no head L9H0"),

@@ -12,7 +12,7 @@ import pytest
 
 import mi_toolkit as mi
 from mi_toolkit.cli.app import run
-from mi_toolkit.core.errors import SweepError, UnknownNameError
+from mi_toolkit.core.errors import ModelLoadError, SweepError, UnknownNameError
 from mi_toolkit.sweeps.onsets import change_point, course
 from mi_toolkit.sweeps.training import HeadDynamics, checkpoints_of
 
@@ -112,6 +112,10 @@ def test_checkpoints_of_the_hub_and_of_a_folder(tmp_path: Path) -> None:
         mi.dynamics(TRAINING, [64])
     with pytest.raises(SweepError, match="confirm_at=65 is none of the checkpoints"):
         mi.dynamics(TRAINING, [0, 64], confirm_at=[65])
+    with pytest.raises(SweepError, match="toy-gpt2 is one model without its checkpoints"):
+        mi.dynamics("toy-gpt2")
+    with pytest.raises(UnknownNameError, match="'nope'"):
+        mi.dynamics("nope")
 
 
 def test_induction_begins_as_the_loss_on_repeats_falls(followed: HeadDynamics) -> None:
@@ -199,3 +203,15 @@ def test_a_name_mover_of_pythia_comes_and_goes() -> None:
     assert told.state == "no longer"
     assert found.tokens[told.onset.low] <= 8e9
     assert found.tokens[told.end.high] <= 7e10
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As the hub's client raises it: of no kind of Python's own.
+    kind = type("ConnectError", (Exception,), {"__module__": "httpx2"})
+
+    def unreachable(repo: str) -> None:
+        raise kind("Name or service not known")
+
+    monkeypatch.setattr("mi_toolkit.sweeps.training.list_repo_refs", unreachable)
+    with pytest.raises(ModelLoadError, match="The hub cannot be asked which revisions a/b has"):
+        mi.dynamics("a/b")

@@ -93,7 +93,7 @@ class Activations(SavedResult, TableRepr, Mapping[str, Tensor]):
         """
         if isinstance(name, str) and name in self.tensors:
             return (name,)
-        owner = f"these activations of {self.model}"
+        owner = f"this recording of {self.model}"
         return resolve(name, list(self.tensors), self.n_layers, owner)
 
     def stacked(self, name: Name) -> Tensor:

@@ -116,8 +116,8 @@ def _document(entry: Any, number: int, field: str) -> Document:
     ids = one_sequence_of_ids(entry)
     if ids is None:
         raise PromptError(
-            f"Document {number} is a {type(entry).__name__}: a document is a text, or a sequence "
-            "of token ids."
+            f"Document {number} is of type {type(entry).__name__}: a document is a text, or a "
+            "sequence of token ids."
         )
     return ids
 

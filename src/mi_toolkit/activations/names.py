@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -116,12 +117,13 @@ def several(names: Names) -> list[Name]:
     """
     if isinstance(names, str) or _has_layers(names):
         return [names]  # type: ignore[list-item]
-    found = list(names)
+    given: Any = names
+    found = list(given) if isinstance(given, Iterable) else [given]
     if not found:
         raise UnknownNameError(
             "The list of names is empty: name at least one activation, such as 'resid_post'."
         )
-    return found  # type: ignore[return-value]
+    return found
 
 
 def resolve(names: Names, known: Collection[str], n_layers: int, owner: str) -> tuple[str, ...]:
@@ -159,11 +161,19 @@ def _has_layers(name: object) -> bool:
         and len(name) == 2
         and isinstance(name[0], str)
         and not isinstance(name[1], str)
-        and (isinstance(name[1], int) or all(isinstance(layer, int) for layer in name[1]))
+        and (
+            isinstance(name[1], int)
+            or (isinstance(name[1], Iterable) and all(isinstance(layer, int) for layer in name[1]))
+        )
     )
 
 
 def _split(name: Name, known: Collection[str]) -> tuple[str, list[int] | None]:
+    if not isinstance(name, str) and not _has_layers(name):
+        raise UnknownNameError(
+            f"{name!r} names no activation: write 'z', ('z', 1) for one layer, or ('z', [0, 2]) "
+            "for several."
+        )
     if not isinstance(name, str):
         form, layers = name
         return form, [layers] if isinstance(layers, int) else list(layers)

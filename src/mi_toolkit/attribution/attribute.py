@@ -34,6 +34,9 @@ from mi_toolkit.models.describe import provenance_of
 
 TOKENS_PER_PASS = 1024
 
+LEAST_TOLERANCE = 1e-4
+"""A completeness error that rounding alone can make."""
+
 MAX_STEPS = 112
 """With what else runs, the defaults stay within 120 passes of the prompt."""
 
@@ -102,6 +105,11 @@ def attribute(
         (True, True)
     """
     _check_numbers(steps, max_steps, batch_size)
+    if not tolerance >= LEAST_TOLERANCE:
+        raise PromptError(
+            f"tolerance={tolerance:g}: logits are float32, whose rounding alone is of that size. "
+            f"{LEAST_TOLERANCE:g} or more can be asked for."
+        )
     chosen = _method(method, baseline)
     batch = tokenise_one(
         model, prompt, "attribute", prepend_bos=prepend_bos, attention_mask=attention_mask

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
@@ -110,16 +110,18 @@ class Attribution(Result):
         adds = f"The scores add up to {total:+.3f} of {whole:+.3f}, error {_percent(self)}"
         if self.steps is None:
             return f"{adds}."
-        adds = f"{adds} with {self.steps:,} steps, {self.n_passes:,} passes of the prompt"
+        steps, passes = counted(self.steps, "step"), counted(self.n_passes, "pass", "passes")
+        adds = f"{adds} with {steps}, {passes} of the prompt"
         return f"{adds}." if self.is_complete else f"{adds}: {self._shortfall()}"
 
     def _shortfall(self) -> str:
         """That the scores do not add up, why, and the way out."""
-        said = f"NOT within {self.tolerance:.0%}. Do not trust single scores; "
+        said = f"NOT within {100 * self.tolerance:g}%. Do not trust single scores; "
         if self.jump is None:
+            contrast = "ask a contrast of two tokens, in which what moves all logits falls away, "
             return (
-                f"{said}raise max_steps, ask a contrast of two tokens, in which what moves all "
-                "logits falls away, or take occlusion."
+                f"{said}raise max_steps (and leave steps out), "
+                f"{contrast if len(self.target) == 1 else ''}or take occlusion."
             )
         other = "another baseline, or occlusion"
         if self.better_baseline is not None:

@@ -375,7 +375,11 @@ class HeadCard(Result):
             f"{near.head}{'' if near.model == own else f' of {near.model}'} {near.distance:.2f}"
             for near in self.nearest
         )
-        return TextTable(title=self.title(), rows=[*rows, ("is like", nearest)])
+        typical = [near.typical for near in self.nearest if near.model == own][:1]
+        if nearest:
+            median = "".join(f" (median of its model {each:.2f})" for each in typical)
+            rows.append(("nearest heads", f"{nearest}: distance{median}"))
+        return TextTable(title=self.title(), rows=rows)
 
     def in_words(self) -> str:
         """The relations whose lift is above 0 beyond doubt, and not by next to nothing."""
@@ -393,9 +397,9 @@ def head_card(
     profiles: HeadProfiles | None = None,
     report: HeadReport | None = None,
     others: Mapping[str, HeadProfiles] | None = None,
-    parts: Sequence[str] | None = None,
+    parts: Sequence[str] | str | None = None,
     onto: HeadCard | None = None,
-    how: Sequence[str] = ("zero", "mean", "resample"),
+    how: Sequence[str] | str = ("zero", "mean", "resample"),
     held_out: Prompt | None = None,
     n_sequences: int = 16,
     n_random: int = 12,
@@ -442,12 +446,15 @@ def head_card(
         >>> card.labels
         ('induction',)
     """
-    (chosen,) = checked_heads(model, head)
+    (chosen, *others_named) = checked_heads(model, head)
+    if others_named:
+        raise PromptError("A card is of one head: make one for each.")
+    how = (how,) if isinstance(how, str) else how
     for kind in how:
         check_kind(kind)
     if min(n_sequences, n_random, n_tokens - 1) < 1:
         raise PromptError("n_sequences and n_random are 1 or more, n_tokens 2 or more.")
-    wanted = PARTS if parts is None else parts
+    wanted = PARTS if parts is None else (parts,) if isinstance(parts, str) else parts
     for name in wanted:
         if name not in PARTS:
             raise unknown_name("part of a card", name, PARTS)
@@ -492,7 +499,12 @@ def _check_same(
     onto: HeadCard | None,
 ) -> None:
     """Check that all that a card is made from is of one model, and of one head."""
-    for given in (profiles, report, onto):
+    for given, kind in ((profiles, HeadProfiles), (report, HeadReport), (onto, HeadCard)):
+        if given is not None and not isinstance(given, kind):
+            raise ReportError(
+                f"A {kind.__name__} is wanted, not what is of type {type(given).__name__}: "
+                f"{kind.__name__}.load reads one from a file."
+            )
         if given is not None and given.provenance.model != own:
             raise ReportError(
                 f"Profiles, report and card have to be of the model of the card, {own}; one given "

@@ -51,7 +51,7 @@ from mi_toolkit.activations.statistics import (
     no_examples,
 )
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.errors import PromptError, ReportError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers, pattern_hook, z_hook
@@ -240,7 +240,7 @@ class HeadProfiles(Result):
         n = int(self.n_queries.sum())
         return (
             f"Profiles of the heads of {self.provenance.model}: {n:,} queries in "
-            f"{self.n_documents:,} documents"
+            f"{counted(self.n_documents, 'document')}"
         )
 
     def text_table(self) -> TextTable:

@@ -84,7 +84,9 @@ def ablate(
         out: What it gives; AblationEffect.load or AblationSweep.load reads ablation.safetensors.
         load: How the model is loaded.
     """
-    if sweep == bool(components):
+    if sweep and components:
+        raise UsageError(msg="--sweep is of every head, one by one: leave out --components.")
+    if not sweep and not components:
         raise UsageError(msg="Name what to ablate by --components L5H1 …, or --sweep every head.")
     out.check()
     asked = token_named(target)

@@ -23,7 +23,7 @@ from mi_toolkit.cli.options import (
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, in_columns, wrapped
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
-from mi_toolkit.core.display import human_count
+from mi_toolkit.core.display import counted, human_count
 
 if TYPE_CHECKING:
     from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
@@ -126,7 +126,7 @@ def comparison_lines(comparison: ModelComparison, width: int) -> Iterator[str]:
     yield from in_columns(_label_rows(comparison), width)
     yield "Depth runs from 0, the embedding, to 1, the unembedding."
     yield ""
-    texts = f"{comparison.n_texts} text" + "s" * (comparison.n_texts != 1)
+    texts = counted(comparison.n_texts, "text")
     title = f"Next-token agreement on {texts}, and what chance would give"
     yield from map(bold, wrapped(title, width))
     yield from in_columns(_agreement_rows(comparison), width)

@@ -20,7 +20,7 @@ import mi_toolkit as mi
 from mi_toolkit.cli.options import Switch
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError, WriteError
-from mi_toolkit.core.io import atomic_write, picture_kind, refusal
+from mi_toolkit.core.io import atomic_write, check_ending, picture_kind, refusal
 
 if TYPE_CHECKING:
     from mi_toolkit.core.result import Result
@@ -113,11 +113,14 @@ class OutputOptions:
 
         Raises:
             OutputError: a file where a folder should be, or the other way round, or no right to.
-            UnknownNameError: a picture of no format that can be written.
+            UnknownNameError: a picture of no format that can be written, or a name that says
+                something else than what it would hold.
         """
         check_folder(self.output)
-        for path in (self.html, self.csv):
+        for path, holds, ending in ((self.html, "a page", "html"), (self.csv, "a table", "csv")):
             check_file(path)
+            if path is not None:
+                check_ending(path, holds, ending)
         check_picture(self.png)
 
     def deliver(

@@ -22,6 +22,7 @@ from mi_toolkit.cli.options import (
 )
 from mi_toolkit.cli.output import as_json, check_folder, columns, fields_of
 from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
+from mi_toolkit.core.display import counted
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.hooks import Positions
@@ -57,7 +58,7 @@ def facts_of(store: ActivationStore) -> list[list[str]]:
     manifest = store.manifest
     model, settings, place = manifest.model, manifest.settings, manifest.place
     revision = f", revision {model['revision']}" if model["revision"] else ""
-    texts = f"{place.documents:,} documents, {place.empty:,} empty"
+    texts = f"{counted(place.documents, 'document')}, {place.empty:,} empty"
     if place.overlong:
         texts += f", {place.overlong:,} longer than {settings['max_length']:,} tokens"
         texts += " (split)" if settings["overlong"] == "split" else " (cut)"

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -249,8 +249,8 @@ def of_length(
     if not found:
         total = len(tokenizer.encode(BETWEEN_PASSAGES.join(texts), add_special_tokens=False))
         raise PromptError(
-            f"The text has {total} tokens for {model.cfg.model_name}, too few for a sequence of "
-            f"{n_tokens}. Leave that length out, or give more text."
+            f"The text has {counted(total, 'token')} for {model.cfg.model_name}, too few for "
+            f"a sequence of {n_tokens}. Leave that length out, or give more text."
         )
     return behind(beginning, found)
 

@@ -111,8 +111,8 @@ def compare_models(
         name = name or facts.name
         if name in read:
             raise ComparisonError(
-                f"Two of the models are called {name!r}. Give a mapping from a name of your choice "
-                "to each."
+                f"Two of the models are called {name!r}. Leave one out, or give compare_models a "
+                "mapping from a name of your choice to each."
             )
         report = classify_heads(
             loaded,

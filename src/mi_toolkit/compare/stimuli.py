@@ -15,6 +15,7 @@ from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.result import Result
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.heads.summary import TOO_FEW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,7 @@ def _ranks(figures: Tensor) -> Float[Tensor, " head"]:
 def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
     for (here, one), (there, other) in combinations(reports.items(), 2):
         for behaviour in one.behaviours:
-            if not (one.applicable[behaviour] and other.applicable.get(behaviour, False)):
+            if not (_could_show(one, behaviour) and _could_show(other, behaviour)):
                 continue
             known = one[behaviour].isfinite() & other[behaviour].isfinite()
             first, second = labelled_heads(one, behaviour), labelled_heads(other, behaviour)
@@ -163,6 +164,12 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
                 overlap=int((first & second).sum()) / either if either else float("nan"),
                 kappa=cohens_kappa(first, second),
             )
+
+
+def _could_show(report: HeadReport, behaviour: str) -> bool:
+    """Whether a head could have had the label: the stimulus shows it, on queries enough."""
+    is_measured = report.applicable.get(behaviour, False)
+    return is_measured and report.interval[behaviour] != TOO_FEW
 
 
 def labelled_heads(report: HeadReport, behaviour: str) -> Bool[Tensor, " head"]:

@@ -74,6 +74,15 @@ class TableRepr(ABC):
         return self.text_table().html()
 
 
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """So many of something.
+
+    >>> counted(1, "text"), counted(1234, "text"), counted(2, "pass", "passes")
+    ('1 text', '1,234 texts', '2 passes')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def human_count(n: int) -> str:
     """A number of parameters as people write it.
 

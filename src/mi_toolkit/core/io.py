@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,28 +29,45 @@ from mi_toolkit.core.interrupts import contexts_whole
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the same folder; it takes the name `path` when the block succeeds.
 
-    After an error, or when the process is killed, `path` is what it was before.
+    After an error, or when the process is killed, `path` is what it was before. A link stays one:
+    the file that it leads to is written. What is no file (a pipe, `/dev/stdout`) has no old content
+    to keep: what was written is passed on to it.
 
     Raises:
         WriteError: the system refuses to write: the disk is full, say.
     """
     target = Path(path)
+    passed_on = _is_passed_on(target)
     with contexts_whole(), _told(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        if not passed_on:
+            target = target.resolve()
+            target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.name}.draft-", suffix=target.suffix
+            dir=None if passed_on else target.parent,
+            prefix=f".{target.name}.draft-",
+            suffix=target.suffix,
         )
         os.close(handle)
         draft = Path(name)
         try:
             with system_errors():
                 yield draft
+            if passed_on:
+                with draft.open("rb") as written, target.open("ab") as out:
+                    shutil.copyfileobj(written, out)
+                return
             with draft.open("rb") as written:
                 os.fsync(written.fileno())
             draft.chmod(0o666 & ~_umask())
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _is_passed_on(path: Path) -> bool:
+    """Whether a path is of a process or a device: it is written to, and never replaced."""
+    of_a_process = str(path).startswith(("/dev/", "/proc/"))
+    return path.exists() and not path.is_dir() and (of_a_process or not path.is_file())
 
 
 @contextmanager
@@ -162,6 +180,23 @@ def _umask() -> int:
 
 PICTURES = ("png", "svg", "pdf")
 """The formats that figures are written in, by the endings of names."""
+
+
+OF_OTHERS = (*PICTURES, "jpg", "jpeg", "csv", "json", "parquet", "safetensors", "html")
+"""Endings that say what a file holds."""
+
+
+def check_ending(path: str | os.PathLike[str], holds: str, wanted: str) -> None:
+    """Check that a file's name does not say that it holds something else; any other may be.
+
+    Raises:
+        UnknownNameError: it does.
+    """
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    if ending in OF_OTHERS and ending != wanted:
+        raise UnknownNameError(
+            f"{os.fspath(path)!r} would hold {holds}: let its name end in .{wanted}."
+        )
 
 
 def picture_kind(path: str | os.PathLike[str], kinds: Sequence[str] = PICTURES) -> str:

@@ -170,9 +170,10 @@ def check_arguments(
     by_name = [name for name, each in parameters.items() if each.kind is Parameter.KEYWORD_ONLY]
     in_order = [name for name in parameters if name not in by_name]
     if len(given) > len(in_order):
+        rest = f"all else by name: {', '.join(f'{name}=' for name in by_name)}"
         raise TypeError(
-            f"{asking}() takes {', '.join(in_order)} in this order, and all else by name: "
-            f"{', '.join(f'{name}=' for name in by_name)}."
+            f"{asking}() takes {', '.join(in_order)} in this order, and "
+            f"{rest if by_name else 'nothing else'}."
         )
 
 

@@ -43,6 +43,8 @@ ELSEWHERE = {
     "result.to_pandas().to_csv": ("csv", "tsv"),
     "result.to_pandas().to_json": ("json", "jsonl"),
     "result.to_pandas().to_parquet": ("parquet",),
+    "numpy.savez": ("npz", "npy"),
+    "torch.save": ("pt", "pth"),
 }
 """What writes the files whose names end so."""
 
@@ -118,6 +120,10 @@ def load_record(
     Raises:
         ReportError: no such file, it is damaged, or it holds something else.
     """
+    if Path(path).is_dir():
+        inside = sorted(each.name for each in Path(path).glob("*.safetensors"))
+        way = f"give one of its files, such as {inside[0]}" if inside else "give a file"
+        raise ReportError(f"{path} is a folder: {way}.")
     if not Path(path).is_file():
         raise ReportError(f"No {kind} at {path}: there is no such file.")
     with _read_whole(path), safe_open(path, framework="pt") as stored:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.predictions import Prediction
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import bars_html, render, strip_svg, tables_html
@@ -110,8 +110,8 @@ def _free_text(effect: AblationEffect) -> list[TextTable | str]:
         return []
     rows = [["clean", free.texts[0]], ["ablated", free.texts[1]]]
     note = (
-        f"Greedily, {free.same} tokens alike. From the first that differs on, each goes on from "
-        "its own text: how much they differ measures nothing."
+        f"Greedily, {counted(free.same, 'token')} alike. From the first that differs on, each goes "
+        "on from its own text: how much they differ measures nothing."
     )
     return [TextTable(title="Generated freely", header=["", "text"], rows=rows), note]
 

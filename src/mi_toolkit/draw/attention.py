@@ -89,7 +89,7 @@ def _heads_called(grid: HeadGrid, name: HeadName, layers: list[int] | None) -> l
     if isinstance(name, int) or (isinstance(name, str) and name.strip().isdecimal()):
         if layers is None:
             raise UnknownNameError(
-                f"Head {name} of which layer? Give layer=…, or the head's whole name: 'L0H{name}'."
+                f"Head {name} of which layer? Give a layer, or the head's whole name: 'L0H{name}'."
             )
         found = [Head(l, int(name)) for l in layers]
     else:
@@ -111,6 +111,8 @@ def _heads_called(grid: HeadGrid, name: HeadName, layers: list[int] | None) -> l
 
 def _check_layer(grid: HeadGrid, layer: int) -> None:
     known = list(grid.layers)
+    if not isinstance(layer, int):
+        raise UnknownNameError(f"layer is a number, as in layer={known[-1]}; not {layer!r}.")
     if layer in known:
         return
     everywhere = known == list(range(grid.n_layers))

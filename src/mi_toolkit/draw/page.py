@@ -28,7 +28,7 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from mi_toolkit.core.errors import MIToolkitError
-from mi_toolkit.core.io import PICTURES, atomic_write, picture_kind
+from mi_toolkit.core.io import PICTURES, atomic_write, check_ending, picture_kind
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import asset, render
 
@@ -86,7 +86,12 @@ class Page:
     """The heading and the browser's title; None for the first view's."""
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
-        """Write the page to one file, whole or not at all."""
+        """Write the page to one file, whole or not at all.
+
+        Raises:
+            UnknownNameError: its name says that it holds something else.
+        """
+        check_ending(path, "a page", "html")
         with atomic_write(path) as draft:
             draft.write_text(self.document(), encoding="utf-8")
 

@@ -16,14 +16,14 @@ CONTEXT_SIGNS = 200
 
 def view_statistics(
     statistics: ActivationStatistics,
-    name: Name,
+    name: Name | None = None,
     units: Sequence[int] | int | None = None,
 ) -> ResultView:
     """The top examples of some units, to look at.
 
     Args:
         statistics: from `activation_statistics`.
-        name: which activation.
+        name: which activation; None where there is one alone.
         units: their numbers, counted through where a unit has a head and a dimension; None for
             the eight whose largest value stands out most from their mean, in their deviations.
 
@@ -37,7 +37,7 @@ def view_statistics(
         >>> mi.view(statistics, ("mlp_post", 1), [3, 5])
         View of What excites blocks.1.mlp.hook_post of toy-gpt2
     """
-    hook = statistics.one(name)
+    hook = statistics.one("**" if name is None else name)
     moments = statistics.units[hook].moments
     n_units = moments.mean.numel()
     if units is None:

@@ -130,7 +130,7 @@ def _view(result: Any, *_: Any, **__: Any) -> View:
         )
     if isinstance(result, Result):
         raise UnknownNameError(
-            f"A {name} is a table: print it, or take its to_pandas(). It has no other view."
+            f"{name} is a table: print it, or take its to_pandas(). It has no other view."
         )
     if isinstance(result, list | tuple) and any(isinstance(each, Result) for each in result):
         raise UnknownNameError(
@@ -138,8 +138,8 @@ def _view(result: Any, *_: Any, **__: Any) -> View:
             "mi.Page."
         )
     raise UnknownNameError(
-        f"There is no view of a {name}: mi.view takes what a function of the library returned, "
-        "mi.view_attention a model and a prompt, or recorded patterns."
+        f"There is no view of what is of type {name}: mi.view takes what a function of the library "
+        "returned, mi.view_attention a model and a prompt, or recorded patterns."
     )
 
 

@@ -435,6 +435,11 @@ def _asked(
     """Check what `classify_heads` was given, and make its stimuli and their batches."""
     if fdr is not None and not 0 < fdr < 1:
         raise PromptError(f"fdr is a share of false labels, between 0 and 1, or None; not {fdr}.")
+    given: Any = min_lift
+    if not (isinstance(given, int | float) and 0 <= given <= 1):
+        raise PromptError(
+            f"min_lift is a lift over chance, from 0 (chance) to 1 (perfect); not {min_lift!r}."
+        )
     check_weighting(weighting)
     table = chosen(behaviours)
     patterns = pattern_behaviours(table)

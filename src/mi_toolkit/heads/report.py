@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
-from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
@@ -33,6 +33,7 @@ from mi_toolkit.heads.labels import (
 )
 
 if TYPE_CHECKING:
+    from mi_toolkit.core.model import HookedModel
     from mi_toolkit.core.tables import DataFrame
 
 
@@ -273,6 +274,21 @@ class HeadReport(Result):
         control.check(self.provenance, self.stimulus, self.weighting)
         return replace(self, untrained=control)
 
+    def check_model(self, model: HookedModel) -> None:
+        """Check that this report is of a model, before anything of it is taken for that model's.
+
+        Raises:
+            ReportError: it is of another model.
+        """
+        own, name = self.provenance.model, str(model.cfg.model_name)
+        has = (int(model.cfg.n_layers), int(model.cfg.n_heads))
+        if own != name or tuple(self.scope.shape) != has:
+            here, there = (f"{layers} × {heads} heads" for layers, heads in (self.scope.shape, has))
+            raise ReportError(
+                f"The report is of {own} ({here}), and the model is {name} ({there}): take a "
+                "report of this model, or the model that the report is of."
+            )
+
     def label(self, *, require_copying: bool) -> HeadReport:
         """The same report, labelled anew.
 
@@ -444,6 +460,7 @@ class HeadReport(Result):
     def not_applicable_reason(self, label: str) -> str | None:
         """Why nothing here could show a behaviour, and what could; None where something did."""
         behaviour = self.behaviour_of(label)
+        self.index(behaviour)
         if self.applicable[behaviour]:
             return None
         facts, stimulus = self.facts[behaviour], self.stimulus[behaviour]

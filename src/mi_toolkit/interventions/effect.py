@@ -158,8 +158,8 @@ class Runs:
         self.given = None if reference is None else tokenise(model, reference)
         if how == "resample" and self.given is None:
             raise PromptError(
-                "A resample ablation takes the output on another sequence: pass one, at least as "
-                "long as the prompt, as reference=."
+                "A resample ablation takes the output on another sequence: give one as "
+                "reference, at least as long as the prompt."
             )
         self.reference = batch if how == "pattern_preserving" else self.given
 

@@ -177,10 +177,15 @@ def _broken_off(causes: Sequence[BaseException]) -> str | None:
     """What happened on the wire, where a download began and did not end."""
     if _any(causes, LocalEntryNotFoundError):
         return None
-    of_client = [cause for cause in causes if type(cause).__module__.startswith(_CLIENT)]
+    of_client = [cause for cause in causes if is_of_the_client(cause)]
     sizes = [cause for cause in causes if str(cause).startswith("Consistency check failed")]
     found = [*of_client[-1:], *sizes[:1]]
     return _first_line(found[0]) if found else None
+
+
+def is_of_the_client(error: BaseException) -> bool:
+    """Whether an error is one of the hub's client's own kinds: there is no way to the hub."""
+    return type(error).__module__.startswith(_CLIENT)
 
 
 def _gguf_message(source: Source, error: Exception) -> str:

@@ -411,9 +411,24 @@ def sweep(
         failed = _collected(queue, done, len(asked) - n_done, progress)
         write_record(folder, asked, failed)
     if failed:
-        told = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        told = failures_in_words(failed)
         logger.warning("%d of %d jobs failed: %s", len(failed), len(asked), told)
     return SweepResults(folder, tuple(asked), failed)
+
+
+def failures_in_words(failed: Mapping[str, str]) -> str:
+    """Which jobs failed and why, each reason once.
+
+    >>> failures_in_words({"a": "no room", "b": "no room", "c": "no such file"})
+    'a and 1 more: no room; c: no such file'
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, why in failed.items():
+        by_reason.setdefault(why, []).append(name)
+    return "; ".join(
+        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {why}"
+        for why, names in by_reason.items()
+    )
 
 
 @contextmanager

@@ -30,10 +30,12 @@ from mi_toolkit.core.io import read_json
 from mi_toolkit.core.result import Result, fields_fit
 from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.models.checkpoints import is_of_the_client
 from mi_toolkit.models.registry import find_known
+from mi_toolkit.models.sources import find_source
 from mi_toolkit.sweeps.jobs import Job
 from mi_toolkit.sweeps.onsets import ChangePoint, Course, course
-from mi_toolkit.sweeps.run import sweep
+from mi_toolkit.sweeps.run import failures_in_words, sweep
 
 PYTHIA_STEPS = (0, *(2**k for k in range(10)), *range(1000, 144_000, 1000))
 """Of which each Pythia model has a revision, `step512` say (arXiv 2304.01373)."""
@@ -355,7 +357,7 @@ def dynamics(
     with tempfile.TemporaryDirectory() as scratch:
         done = sweep([*jobs.values(), *trials.values()], output or scratch, **(how or {}))
         if done.failed:
-            told = "; ".join(f"{name}: {why}" for name, why in done.failed.items())
+            told = failures_in_words(done.failed)
             raise SweepError(f"{len(done.failed)} of {len(done.jobs)} jobs failed: {told}")
         reports = [done.result(job) for job in jobs.values()]
         confirmed = tuple(
@@ -487,11 +489,18 @@ def _is_pythia(model: str) -> bool:
 
 def _on_hub(model: str) -> list[int]:
     """The steps that a hub repo has revisions of."""
+    if find_source(model).kind != "hub":
+        raise SweepError(
+            f"{model} is one model without its checkpoints: give a folder of them, or a repo of "
+            "the hub that has them as revisions, such as EleutherAI/pythia-160m."
+        )
     if _is_pythia(model):
         return list(PYTHIA_STEPS)
     try:
         names = [ref.name for ref in list_repo_refs(model).branches]
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError | ValueError) or is_of_the_client(error)):
+            raise
         raise ModelLoadError(
             f"The hub cannot be asked which revisions {model} has: name them, as in "
             f"revisions=['step1000', 'step2000']. ({in_one_line(error)})"

@@ -291,7 +291,7 @@ def generate(
         num_beams=num_beams,
         length_penalty=float(length_penalty),
         early_stopping=early_stopping,
-        eos_ids=_eos_ids(model) if eos_ids is None else tuple(int(each) for each in eos_ids),
+        eos_ids=_eos_ids(model) if eos_ids is None else _ids(eos_ids),
         use_cache=use_cache,
         sampling=sampling,
     )
@@ -341,6 +341,11 @@ def _check(model: HookedModel, batch: TokenBatch, how: Decoding, top_k: int) -> 
             f"{-MOST_PENALTY} to {MOST_PENALTY}; 1 gives the mean log-probability."
         )
     if how.sampling is not None:
+        if not isinstance(how.sampling, Sampling):
+            raise GenerationError(
+                f"sampling={how.sampling!r}: it takes mi.text.Sampling(temperature=0.8, seed=1), "
+                "say."
+            )
         _check_sampling(how.sampling)
     name, context, vocabulary = model.cfg.model_name, model.cfg.n_ctx, int(model.cfg.d_vocab)
     length = int(batch.lengths[0])
@@ -373,6 +378,20 @@ def _check_sampling(sampling: Sampling) -> None:
         raise GenerationError(f"top_k={sampling.top_k}: it must be 0, for all tokens, or more.")
     if not 0 < sampling.top_p <= 1:
         raise GenerationError(f"top_p={sampling.top_p}: it must be above 0, and 1 at most.")
+
+
+def _ids(eos_ids: Any) -> tuple[int, ...]:
+    """Ids as they were given.
+
+    Raises:
+        GenerationError: they are no numbers.
+    """
+    each = eos_ids if isinstance(eos_ids, Sequence) and not isinstance(eos_ids, str) else [eos_ids]
+    if not all(isinstance(one, int) for one in each):
+        raise GenerationError(
+            f"eos_ids={eos_ids!r}: it takes token ids, as model.tokenizer.encode(…) gives them."
+        )
+    return tuple(each)
 
 
 def _eos_ids(model: HookedModel) -> tuple[int, ...]:

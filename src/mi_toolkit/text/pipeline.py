@@ -397,6 +397,7 @@ def lens_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
 ROWS: Mapping[str, Callable[[Pipeline], Iterator[dict[str, Any]]]] = MappingProxyType(
     {
         "tokens": token_rows,
+        "embedding": token_rows,
         "attention": attention_rows,
         "mlp": mlp_rows,
         "output": output_rows,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.core.attention_masks import sights
-from mi_toolkit.core.errors import PromptError, UnsupportedModelError
+from mi_toolkit.core.errors import PromptError, ReportError, UnsupportedModelError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import (
     HookedModel,
@@ -200,6 +200,13 @@ def trace_pipeline(
         model, prompt, "trace_pipeline", prepend_bos=prepend_bos, attention_mask=attention_mask
     )
     counts = {"top_k": top_k, "n_nearest": n_nearest, "n_neurons": n_neurons}
+    if isinstance(report, HeadReport):
+        report.check_model(model)
+    elif report is not None:
+        raise ReportError(
+            f"report is what classify_heads returned, not of type {type(report).__name__}: "
+            "HeadReport.load reads one from a file."
+        )
     traced, _ = _traced(model, prompt, batch, report, counts, lens=lens, progress=progress)
     return traced
 

@@ -266,7 +266,7 @@ class ActivationStore(TableRepr):
     def read(
         self,
         name: Name,
-        rows: Int[Tensor, " row"] | slice | None = None,
+        rows: Int[Tensor, " row"] | Sequence[int] | slice | int | None = None,
         *,
         document: Wanted = None,
         position: Wanted = None,
@@ -275,7 +275,8 @@ class ActivationStore(TableRepr):
 
         Args:
             name: which activation; of several layers, say which.
-            rows: their numbers (as `rows` and `batches` give them) or a slice; None for all.
+            rows: their numbers (as `rows` and `batches` give them), one of them, or a slice; None
+                for all.
             document: only of these documents.
             position: only at these positions of their sequence.
 
@@ -293,6 +294,8 @@ class ActivationStore(TableRepr):
             if step == 1:
                 return self._mapped.slice(hook, start, max(start, stop))
             rows = torch.arange(start, stop, step) if (stop - start) * step > 0 else _NO_ROWS
+        if not isinstance(rows, Tensor):
+            rows = torch.tensor([rows] if isinstance(rows, int) else list(rows), dtype=torch.long)
         return self._mapped.gather(hook, rows)
 
     def batches(
@@ -320,6 +323,8 @@ class ActivationStore(TableRepr):
             epochs: how many times to go through all rows, each time in another order.
             drop_last: leave out an epoch's last batch where it is smaller.
         """
+        if batch_size < 1:
+            raise StoreError(f"batch_size={batch_size}: rows to a batch are 1 or more.")
         hook = self.one(name)
         every = torch.arange(len(self)) if rows is None else rows
         generator = torch.Generator().manual_seed(seed)

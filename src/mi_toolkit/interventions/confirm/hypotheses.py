@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_toolkit.core.errors import PromptError, ReportError, unknown_name
+from mi_toolkit.core.errors import PromptError, unknown_name
 from mi_toolkit.core.evaluation import evaluation_passages
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -75,7 +75,7 @@ def claims_of(
     model: HookedModel,
     labelled: Labelled,
     *,
-    labels: Sequence[str] | None,
+    labels: Sequence[str] | str | None,
     stimulus: str | Prompt | None,
     n_sequences: int | None,
     seed: int,
@@ -88,6 +88,7 @@ def claims_of(
         PromptError: the prompt does not fit the model.
     """
     heads_of = _heads_by_label(model, labelled)
+    labels = [labels] if isinstance(labels, str) else labels
     for label in labels or ():
         if label not in heads_of:
             raise unknown_name("label to confirm", label, heads_of)
@@ -166,13 +167,7 @@ def _counted(
 
 def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[Head, ...]]:
     if isinstance(labelled, HeadReport):
-        shape = (int(model.cfg.n_layers), int(model.cfg.n_heads))
-        if tuple(labelled.scope.shape) != shape:
-            raise ReportError(
-                f"The report is of {labelled.provenance.model}, with "
-                f"{' × '.join(map(str, labelled.scope.shape))} heads, but "
-                f"{model.cfg.model_name} has {shape[0]} × {shape[1]}."
-            )
+        labelled.check_model(model)
         return {name: tuple(sorted(labelled.heads(name))) for name in labelled.label_names}
     for label in labelled:
         BEHAVIOURS.resolve(_behaviour_name(labelled, label))
