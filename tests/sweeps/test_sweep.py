@@ -285,7 +285,7 @@ def test_three_workers_of_which_one_is_killed_at_work_write_the_same_files(
     def kill_one() -> None:
         while not (killed or ends.is_set()):
             for process in psutil.process_iter(["cmdline"]):
-                if "ray::Worker.do" in " ".join(process.info["cmdline"] or []):
+                if "ray::SweepWorker.do" in " ".join(process.info["cmdline"] or []):
                     process.kill()
                     killed.append(process.pid)
                     return

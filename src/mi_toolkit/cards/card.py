@@ -442,7 +442,9 @@ def head_card(
 
     Example:
         >>> import mi_toolkit as mi
-        >>> card = mi.head_card(mi.load_model("toy-gpt2"), "L2H0", n_sequences=4, n_tokens=64)
+        >>> texts = ["When Mary and John went to the store, John gave a drink to Mary."] * 4
+        >>> model = mi.load_model("toy-gpt2")
+        >>> card = mi.head_card(model, "L2H0", texts, n_sequences=4, n_tokens=64)
         >>> card.labels
         ('induction',)
     """

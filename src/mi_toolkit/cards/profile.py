@@ -300,7 +300,8 @@ def profile_heads(
 
     Example:
         >>> import mi_toolkit as mi
-        >>> profiles = mi.cards.profile_heads(mi.load_model("toy-gpt2"))
+        >>> texts = ["When Mary and John went to the store, John gave a drink to Mary."] * 4
+        >>> profiles = mi.cards.profile_heads(mi.load_model("toy-gpt2"), texts)
         >>> profiles.relations[:3]
         ('self', 'distance_1', 'distance_2')
         >>> profiles.lift().shape

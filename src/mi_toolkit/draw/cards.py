@@ -45,7 +45,8 @@ def view_card(card: HeadCard) -> ResultView:
 
     Example:
         >>> import mi_toolkit as mi
-        >>> card = mi.head_card(mi.load_model("toy-gpt2"), "L2H0", n_sequences=4, n_tokens=64)
+        >>> texts = ["When Mary and John went to the store, John gave a drink to Mary."] * 4
+        >>> card = mi.head_card(mi.load_model("toy-gpt2"), "L2H0", texts, parts=["examples"])
         >>> mi.view(card)
         View of L2H0 of toy-gpt2: induction
     """
@@ -276,7 +277,8 @@ def view_families(found: HeadFamilies) -> ResultView:
 
     Example:
         >>> import mi_toolkit as mi
-        >>> mi.view(mi.head_families(mi.load_model("toy-gpt2"), min_size=2, n_draws=2))
+        >>> texts = ["When Mary and John went to the store, John gave a drink to Mary."] * 4
+        >>> mi.view(mi.head_families(mi.load_model("toy-gpt2"), texts, min_size=2, n_draws=2))
         View of Families of the heads of toy-gpt2: ...
     """
     table = TextTable(title="Families", header=FAMILY_HEADER, rows=found.cells())

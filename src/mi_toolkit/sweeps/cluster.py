@@ -21,6 +21,7 @@ from typing import Any
 
 from mi_toolkit.core.errors import SweepError, in_one_line
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.tl_compat import import_lightly
 from mi_toolkit.sweeps.results import SweepSettings
 from mi_toolkit.sweeps.run import Outcome, Queue, Work, Worker
 
@@ -42,6 +43,15 @@ STARTS = 3
 
 PATIENCE = 60.0
 """Seconds without a worker after which the log says what they wait for."""
+
+
+class SweepWorker(Worker):
+    """A worker in a process of its own."""
+
+    def ready(self) -> dict[str, str]:
+        """The versions that are installed there, once what a model needs is imported."""
+        import_lightly()
+        return super().ready()
 
 
 @dataclass(eq=False)
@@ -235,7 +245,7 @@ class _Pool:
         starting = sum(slot.work is None for slot in self.slots)
         missing = min(self.n - len(self.slots), len(self.queue.waiting) - starting)
         for work in self.queue.waiting[: max(0, missing)]:
-            made: Any = ray.remote(Worker)  # what Ray adds to a class, its types do not know
+            made: Any = ray.remote(SweepWorker)  # what Ray adds to a class, its types do not know
             actor = made.options(memory=work.n_bytes, **self.options).remote(*self.given)
             self.slots.append(_Slot(actor, work.n_bytes, actor.ready.remote()))
 
