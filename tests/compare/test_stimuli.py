@@ -77,10 +77,14 @@ def test_one_stimulus_or_two_models_are_no_stimuli_to_compare() -> None:
         mi.compare.compare_stimuli({"a": one, "b": other})
 
 
-def test_a_text_too_short_for_a_label_is_not_compared() -> None:
+def test_labels_of_a_text_too_short_for_one_are_not_compared() -> None:
     model = loaded("toy-gpt2")
     short = mi.classify_heads(model, "hi", behaviours=["first_token"])
     long = mi.classify_heads(model, "one two " * 20, behaviours=["first_token"])
-    assert short.applicable["first_token"]
-    assert mi.compare.compare_stimuli({"short": short, "long": long}).pairs == ()
-    assert len(mi.compare.compare_stimuli({"long": long, "again": long}).pairs) == 1
+    (pair,) = mi.compare.compare_stimuli({"short": short, "long": long}).pairs
+    assert (pair.labelled, pair.both) == (None, None)
+    assert pair.other_labelled is not None
+    assert math.isnan(pair.kappa)
+    assert math.isnan(pair.overlap)
+    (same,) = mi.compare.compare_stimuli({"long": long, "again": long}).pairs
+    assert same.labelled == same.both == same.other_labelled

@@ -220,6 +220,9 @@ def test_every_new_figure_draws_in_the_caller_s_axes() -> None:
     assert figures.stability_figure(made_stability(), ax) is ax
     assert figures.locality_histogram(report, ax) is ax
     assert figures.labels_by_depth(report, ax) is ax
+    unlabelled = made_report({"induction": torch.zeros(2, 2)})
+    assert not unlabelled.labels.any()
+    assert figures.labels_by_depth(unlabelled, Figure().subplots()).get_ylim() == (0.5, -0.5)
     assert figures.pattern_map(torch.eye(2), ["a", "$b$"], "L0H0", ax) is ax
 
 

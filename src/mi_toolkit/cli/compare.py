@@ -242,7 +242,10 @@ def stimulus_lines(compared: StimulusComparison, width: int) -> Iterator[str]:
             [
                 pair.behaviour,
                 _signed(pair.rank_correlation),
-                *(str(count) for count in (pair.labelled, pair.other_labelled, pair.both)),
+                *(
+                    NONE if count is None else str(count)
+                    for count in (pair.labelled, pair.other_labelled, pair.both)
+                ),
                 _signed(pair.kappa),
             ]
             for pair in compared.pairs
@@ -253,7 +256,8 @@ def stimulus_lines(compared: StimulusComparison, width: int) -> Iterator[str]:
     yield from wrapped(
         "Labelled: heads with the label on the first, there: on the second. Most heads do nothing "
         "of a kind, and their order is noise, which pulls a rank correlation towards 0. Kappa: "
-        "agreement of the labels beyond chance.",
+        "agreement of the labels beyond chance. "
+        f"{NONE}: too few queries for an interval, or nothing to agree on.",
         width,
     )
 

@@ -33,21 +33,22 @@ class StimulusPair:
     """Spearman's, of the heads' figures, in [-1, 1]; NaN under three heads, or without spread. Most
     heads of a model do nothing of a kind: their order is noise, and pulls it towards 0."""
 
-    labelled: int
-    """Heads with the label on the first stimulus."""
+    labelled: int | None
+    """Heads with the label on the first stimulus; None where it has too few queries for one."""
 
-    other_labelled: int
-    """Heads with the label on the second."""
+    other_labelled: int | None
+    """Heads with the label on the second; None likewise."""
 
-    both: int
-    """Heads with the label on both."""
+    both: int | None
+    """Heads with the label on both; None where one of them has too few queries."""
 
     overlap: float
-    """`both` over the heads with the label on either (Jaccard); NaN where none has it."""
+    """`both` over the heads with the label on either (Jaccard); NaN where none has it, or none
+    could."""
 
     kappa: float
     """Agreement of the label over all heads beyond chance (Cohen); NaN where none or all have it
-    on both."""
+    on both, or none could."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -147,10 +148,12 @@ def _ranks(figures: Tensor) -> Float[Tensor, " head"]:
 def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
     for (here, one), (there, other) in combinations(reports.items(), 2):
         for behaviour in one.behaviours:
-            if not (_could_show(one, behaviour) and _could_show(other, behaviour)):
+            if not (one.applicable[behaviour] and other.applicable.get(behaviour, False)):
                 continue
             known = one[behaviour].isfinite() & other[behaviour].isfinite()
             first, second = labelled_heads(one, behaviour), labelled_heads(other, behaviour)
+            could, other_could = (report.interval[behaviour] != TOO_FEW for report in (one, other))
+            both = int((first & second).sum()) if could and other_could else None
             either = int((first | second).sum())
             yield StimulusPair(
                 behaviour=behaviour,
@@ -158,18 +161,12 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
                 other=there,
                 n_heads=int(known.sum()),
                 rank_correlation=rank_correlation(one[behaviour][known], other[behaviour][known]),
-                labelled=int(first.sum()),
-                other_labelled=int(second.sum()),
-                both=int((first & second).sum()),
-                overlap=int((first & second).sum()) / either if either else float("nan"),
-                kappa=cohens_kappa(first, second),
+                labelled=int(first.sum()) if could else None,
+                other_labelled=int(second.sum()) if other_could else None,
+                both=both,
+                overlap=both / either if either and both is not None else float("nan"),
+                kappa=float("nan") if both is None else cohens_kappa(first, second),
             )
-
-
-def _could_show(report: HeadReport, behaviour: str) -> bool:
-    """Whether a head could have had the label: the stimulus shows it, on queries enough."""
-    is_measured = report.applicable.get(behaviour, False)
-    return is_measured and report.interval[behaviour] != TOO_FEW
 
 
 def labelled_heads(report: HeadReport, behaviour: str) -> Bool[Tensor, " head"]:

@@ -123,7 +123,9 @@ def view_stimuli(comparison: StimulusComparison) -> ResultView:
             pair.behaviour,
             f"{pair.stimulus}, {pair.other}",
             _number(pair.rank_correlation),
-            f"{pair.labelled}, {pair.other_labelled}, {pair.both} on both",
+            "too few queries"
+            if pair.both is None
+            else f"{pair.labelled}, {pair.other_labelled}, {pair.both} on both",
             _number(pair.kappa),
         ]
         for pair in comparison.pairs

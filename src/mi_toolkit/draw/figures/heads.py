@@ -77,7 +77,9 @@ def labels_by_depth(report: HeadReport, ax: Axes | None = None) -> Axes:
             color=muted_text(),
         )
     ax.set_yticks(range(len(shown)), shown, parse_math=False)
-    ax.set(xlim=(-0.7, n_layers - 0.3), ylim=(len(shown) - 0.5, -0.5), xlabel="layer")
+    ax.set(xlim=(-0.7, n_layers - 0.3), ylim=(max(len(shown), 1) - 0.5, -0.5), xlabel="layer")
+    if not shown:
+        ax.annotate("no head has a label", (0.5, 0.5), xycoords="axes fraction", ha="center")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
