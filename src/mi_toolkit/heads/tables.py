@@ -34,46 +34,50 @@ def _against(table: pd.DataFrame, report: HeadReport, control: UntrainedControl)
 
 def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
     _, n_layers, n_heads = part.score.shape
+    heads = [Head(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    of_heads = {
+        "layer": [head.layer for head in heads],
+        "head": [head.head for head in heads],
+        "name": [str(head) for head in heads],
+        "kv_head": [part.kv_head(head) for head in heads],
+        "window": pd.array([part.windows[head.layer] for head in heads], dtype="Int64"),
+    }
+    of_rows = {
+        "coverage": part.coverage.flatten().numpy(),
+        "scope": [part.scope_names[index] for index in part.scope.flatten().tolist()],
+    }
     frames = []
     for row, behaviour in enumerate(part.behaviours):
-        stimulus = part.stimulus[behaviour]
-        frame = pd.DataFrame(
-            {
-                "model": part.provenance.model,
-                "stimulus": stimulus,
-                "home": whole.stimulus[behaviour] == stimulus,
-                "behaviour": behaviour,
-                "layer": [layer for layer in range(n_layers) for _ in range(n_heads)],
-                "head": list(range(n_heads)) * n_layers,
-            }
-        )
-        heads = [
-            Head(layer, head) for layer, head in zip(frame["layer"], frame["head"], strict=True)
-        ]
-        frame["name"] = [str(head) for head in heads]
-        frame["kv_head"] = [part.kv_head(head) for head in heads]
-        frame["window"] = pd.array([part.windows[head.layer] for head in heads], dtype="Int64")
-        for field in ("score", "null", "lift", "ci_low", "ci_high", "p"):
-            frame[field] = getattr(part, field)[row].flatten().numpy()
-        frame["n_queries"] = part.head_queries[row].flatten().numpy()
-        frame["n_sequences"] = part.n_sequences[behaviour]
-        frame["applicable"] = part.applicable[behaviour]
-        frame["interval"] = part.interval[behaviour]
-        frame["interval_over"] = part.interval_over[behaviour]
-        frame["weighting"] = part.weighting
-        for field in ("copying", "copying_low", "copying_high"):
-            frame[field] = getattr(part, field)[row].flatten().numpy()
-        frame["label"] = _labels(part, behaviour)
-        frame["labelled"] = frame["label"].notna()
+        stimulus, labels = part.stimulus[behaviour], _labels(part, behaviour)
         shown = [
             pd.NA if pd.isna(label) else part.copying_shown(label, head)
-            for label, head in zip(frame["label"], heads, strict=True)
+            for label, head in zip(labels, heads, strict=True)
         ]
-        frame["copying_shown"] = pd.array(shown, dtype="boolean")
-        frame["borderline"] = part.borderline[row].flatten().numpy()
-        frame["coverage"] = part.coverage.flatten().numpy()
-        frame["scope"] = [part.scope_names[index] for index in part.scope.flatten().tolist()]
-        frames.append(frame)
+
+        def figures(*fields: str, row: int = row) -> dict[str, Any]:
+            return {field: getattr(part, field)[row].flatten().numpy() for field in fields}
+
+        columns: dict[str, Any] = {
+            "model": part.provenance.model,
+            "stimulus": stimulus,
+            "home": whole.stimulus[behaviour] == stimulus,
+            "behaviour": behaviour,
+            **of_heads,
+            **figures("score", "null", "lift", "ci_low", "ci_high", "p"),
+            "n_queries": part.head_queries[row].flatten().numpy(),
+            "n_sequences": part.n_sequences[behaviour],
+            "applicable": part.applicable[behaviour],
+            "interval": part.interval[behaviour],
+            "interval_over": part.interval_over[behaviour],
+            "weighting": part.weighting,
+            **figures("copying", "copying_low", "copying_high"),
+            "label": labels,
+            "labelled": labels.notna(),
+            "copying_shown": pd.array(shown, dtype="boolean"),
+            **figures("borderline"),
+            **of_rows,
+        }
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
 
 
