@@ -185,7 +185,8 @@ def test_the_cache_of_gguf_files_is_done_without(
 def test_a_command_ends_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["classify", "one two one two", "--model", "toy-gpt2"]
     for option in ("--output", "--html", "--png", "--csv", "--resume"):
-        place = tmp_path / option / "made.png"
+        ending = {"--output": "", "--resume": ""}.get(option, f".{option[2:]}")
+        place = tmp_path / option / f"made{ending}"
         with no_file_over(100):
             assert run([*asked, option, str(place)]) == 1
         said = capsys.readouterr().err
