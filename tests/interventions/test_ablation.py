@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import mi_toolkit as mi
 from mi_toolkit.core.errors import HookError, PromptError, UnknownNameError, UnsupportedModelError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import z_hook
@@ -200,6 +201,26 @@ def test_a_resampled_head_writes_what_it_wrote_on_the_other_sequence() -> None:
     with ablating(model, ["L1H0"], "resample", reference=IDS[1]):
         from_reference = outputs(model, IDS[:1], 1)
     torch.testing.assert_close(from_reference[0, :, 0], clean[1, :, 0], atol=1e-5, rtol=1e-4)
+    three = torch.cat([IDS, IDS[:1].roll(3, dims=1)])  # of three the next is not the one before
+    clean = outputs(model, three, 1)
+    with ablating(model, ["L1H0"], "resample"):
+        ablated = outputs(model, three, 1)
+    assert torch.equal(ablated[:, :, 0], clean[[1, 2, 0], :, 0])
+
+
+@pytest.mark.parametrize("reference", [None, IDS])
+def test_functions_make_batches_of_their_own_so_rows_are_not_resampled_from_rows_in_them(
+    reference: torch.Tensor | None,
+) -> None:
+    model = loaded("toy-gpt2")
+    with ablating(model, ["L1H0"], "resample", reference):
+        model(IDS)
+        for function in (mi.classify_heads, lambda m, ids: mi.record(m, ids, "resid_post")):
+            with pytest.raises(PromptError, match="give ablating a reference of one sequence"):
+                function(model, IDS)
+    with ablating(model, ["L1H0"], "resample", IDS[1]):
+        one, other = (mi.record(model, IDS, "resid_post", batch_size=n) for n in (1, 2))
+    assert torch.allclose(one["resid_post", 3], other["resid_post", 3], atol=1e-4)
 
 
 @pytest.mark.parametrize("name", TOYS)

@@ -270,6 +270,11 @@ def test_tables_have_a_row_for_each_head_and_each_set() -> None:
             PromptError,
             "as reference, at least as long as the prompt",
         ),
+        (
+            lambda m: ablation_sweep(m, IDS[0], how="resample", reference=[[0, 5, 6] * 9] * 4),
+            PromptError,
+            "The reference has 4 sequences: resampling one prompt takes one",
+        ),
         (lambda m: ablation_effect(m, IDS[0], "L0H0", target=5000), PromptError, "Token id 5000"),
         (lambda m: ablation_effect(m, IDS[0], "L9H0"), UnknownNameError, "has no head L9H0"),
         (lambda m: ablation_effect(m, IDS[0], "L0H0", n_random=-1), PromptError, "0 or more"),

@@ -43,6 +43,27 @@ def test_the_effect_is_the_preference_lost_prompt_by_prompt(name: str) -> None:
     assert float(found.ci_high[0]) == pytest.approx(high, abs=1e-5)
 
 
+def test_resampled_a_prompt_takes_what_the_next_one_has() -> None:
+    model = loaded("toy-gpt2")
+    every = mi.core.ioi_prompts(model, n_prompts=40)
+    usual = every.lengths.mode().values
+    prompts = every.chosen([row for row in range(40) if every.lengths[row] == usual])
+    found = s_inhibition_effects(model, ["L1H3"], ["L2H0"], prompts=prompts, how="resample")
+    lost = []
+    for row in range(len(prompts)):
+        ids, roles = prompts.sequence(row)[None], prompts.roles_of(row)
+        other = prompts.sequence((row + 1) % len(prompts))
+        clean = preference(patterns_of(model, ids, [2])[2][0, 0], roles)
+        with mi.ablating(model, ["L1H3"], "resample", other):
+            lost.append(clean - preference(patterns_of(model, ids, [2])[2][0, 0], roles))
+    assert float(found.effect[0]) == pytest.approx(sum(lost) / len(lost), abs=1e-5)
+    assert float(found.effect[0]) != 0
+    with pytest.raises(PromptError, match="keeps the patterns that are measured here"):
+        s_inhibition_effects(model, ["L1H3"], ["L2H0"], prompts=prompts, how="pattern_preserving")
+    with pytest.raises(PromptError, match="give two or more"):
+        s_inhibition_effects(model, ["L1H3"], ["L2H0"], prompts=prompts.part(0, 1), how="resample")
+
+
 def test_only_name_movers_behind_a_head_can_lose_by_it() -> None:
     model = loaded("toy-gpt2")
     prompts = mi.core.ioi_prompts(model, n_prompts=8)

@@ -250,9 +250,9 @@ def test_a_mistaken_call_says_what_to_do(prompt, options, error, message: str) -
 @pytest.mark.parametrize(
     ("how", "reference", "message"),
     [
-        ("resample", None, "and one prompt's beams ran"),
+        ("resample", None, "give ablating a reference of one sequence"),
         ("resample", torch.ones(7).long(), "1 sequences of 7 tokens and more, but 2 of 8 ran"),
-        ("resample", torch.ones(2, 30).long(), "give one sequence, at least as long"),
+        ("resample", torch.ones(2, 30).long(), "give ablating a reference of one sequence"),
         ("pattern_preserving", PROMPT, r"but 2 × 7 ran: .* Generated text outgrows any"),
     ],
 )

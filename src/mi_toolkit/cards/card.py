@@ -823,7 +823,7 @@ def nearest_heads(
             distance[head] = torch.inf
         order = distance.flatten().sort(stable=True)
         n = min(NEAREST if name == own else NEAREST_ELSEWHERE, int(distance.isfinite().sum()))
-        typical = float(distance[distance.isfinite()].median()) if n else float("nan")
+        typical = float(distance[distance.isfinite()].quantile(0.5)) if n else float("nan")
         found += [
             Neighbour(
                 model=name,

@@ -245,6 +245,23 @@ def allows_nan() -> bool:
     return _allows_nan.get()
 
 
+_jobs: ContextVar[int] = ContextVar("_jobs", default=0)
+
+
+def jobs_running() -> int:
+    """How many functions of the library this is inside of, one in the other."""
+    return _jobs.get()
+
+
+@contextmanager
+def _one_job_more() -> Iterator[None]:
+    token = _jobs.set(_jobs.get() + 1)
+    try:
+        yield
+    finally:
+        _jobs.reset(token)
+
+
 def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
     """The function in `known_state`, and alone with the model that is its first argument.
 
@@ -266,6 +283,7 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
             if isinstance(model, nn.Module):
                 stack.enter_context(alone_with(model))
             stack.enter_context(known_state())
+            stack.enter_context(_one_job_more())
             stack.enter_context(own_progress())
             stack.enter_context(allowing_nan(bool(named.get("allow_nan", False))))
             return function(*given, **named)

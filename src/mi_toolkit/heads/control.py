@@ -169,7 +169,7 @@ class UntrainedControl(Result):
             highest = self.highest(name)
             if math.isnan(highest):
                 return [name, "not applicable", "", "", self.stimulus[name]]
-            median = float(self[name].median())
+            median = float(self[name].quantile(0.5))
             cells = [f"{median:.3f}", f"{highest:.3f}", self.stimulus[name]]
         carried = ""
         if name in self.label_names:

@@ -36,7 +36,7 @@ from torch import Tensor
 from mi_toolkit.core.errors import HookError, PromptError, unknown_name
 from mi_toolkit.core.model import HookedModel, HookFunction, attention_layers, by_head, z_hook
 from mi_toolkit.core.passes import patterns_of, positions_before, visit_activations
-from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
+from mi_toolkit.core.process_state import alone_with, jobs_running, known_state, require_hooks
 from mi_toolkit.core.stimuli import natural
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.interventions.components import (
@@ -149,17 +149,13 @@ def resample(model: HookedModel, needed: Sequence[Target], reference: TokenBatch
 
 def _elsewhere(other: Tensor, reference: TokenBatch) -> Callable[[Tensor], Tensor]:
     def elsewhere(activation: Tensor) -> Tensor:
-        n_sequences, before = len(activation), positions_before()
-        start = before or 0
-        stop = start + activation.shape[1]
-        shortest = int(reference.lengths.min())
-        # Beams change their rows from step to step: a row's own reference would change hands.
-        fitting = (1, n_sequences) if before is None else (1,)
-        if shortest < stop or len(other) not in fitting:
+        n_sequences, start = len(activation), positions_before() or 0
+        stop, shortest = start + activation.shape[1], int(reference.lengths.min())
+        if shortest < stop or len(other) not in (1, n_sequences):
             raise PromptError(
                 f"The resample reference has {len(other)} sequences of {shortest} "
-                f"tokens and more, but {n_sequences} of {stop} ran: give one sequence"
-                f"{', or as many as run' if before is None else ''}, at least as long."
+                f"tokens and more, but {n_sequences} of {stop} ran: give one sequence, or as many "
+                "as run, at least as long."
             )
         return other[:, start:stop].to(activation.device, activation.dtype)
 
@@ -167,13 +163,35 @@ def _elsewhere(other: Tensor, reference: TokenBatch) -> Callable[[Tensor], Tenso
 
 
 def _of_next_sequence(activation: Tensor) -> Tensor:
-    if len(activation) < 2 or positions_before() is not None:
-        ran = "one sequence" if positions_before() is None else "one prompt's beams"
+    if len(activation) < 2:
         raise PromptError(
-            f"A resample ablation takes the output on another sequence, and {ran} ran: "
-            "run a batch, or pass reference=."
+            "A resample ablation takes the output on another sequence, and one sequence ran: run a "
+            "batch, or pass reference=."
         )
-    return activation.roll(1, dims=0)
+    return activation.roll(-1, dims=0)
+
+
+def _of_these_rows(hooks: Hooks) -> Hooks:
+    """Hooks that give each row of a pass what is another row's: refused inside a function.
+
+    What runs side by side there is the function's own affair: parts of a batch, padded ones, heads
+    on one prompt. Other rows would be other figures.
+    """
+    entered = jobs_running()
+
+    def checked(function: HookFunction) -> HookFunction:
+        def check(*given: Any, **named: Any) -> Any:
+            if jobs_running() > entered:
+                raise PromptError(
+                    "A resample ablation takes each sequence's output from another one of the "
+                    "batch that runs, and a function of the library makes batches of its own: give "
+                    "ablating a reference of one sequence, or run the model itself."
+                )
+            return function(*given, **named)
+
+        return check
+
+    return [(name, checked(function)) for name, function in hooks]
 
 
 def pattern_preserving(
@@ -295,7 +313,8 @@ def ablating(
             a part is its output bias. None changes nothing.
         how: `zero`; `mean`, the part's mean output over the reference, BOS left out (by default
             over the bundled natural passages); `resample`, its output at the same position of
-            another sequence: of the reference, or, without one, of the next sequence in the batch;
+            another sequence: of the reference, or, without one, of the next sequence in the batch
+            (both row by row: of one reference sequence alone inside functions of the library);
             `pattern_preserving`, zero, with every later attention pattern kept as it was in a
             clean run on the reference, which must be the ids that will run (one sequence serves a
             batch of copies).
@@ -325,6 +344,8 @@ def ablating(
             if reference is not None and not isinstance(reference, TokenBatch):
                 reference = tokenise(model, reference)
             hooks = KINDS[how](model, targets, reference)(targets) if targets else []
+            if how == "resample" and (reference is None or len(reference) > 1):
+                hooks = _of_these_rows(hooks)
         with in_place(model, targets, hooks):
             yield
 

@@ -161,6 +161,11 @@ class Runs:
                 "A resample ablation takes the output on another sequence: give one as "
                 "reference, at least as long as the prompt."
             )
+        if how == "resample" and self.given is not None and len(self.given) > 1:
+            raise PromptError(
+                f"The reference has {len(self.given)} sequences: resampling one prompt takes one, "
+                "or each set would be ablated otherwise."
+            )
         self.reference = batch if how == "pattern_preserving" else self.given
 
     @cached_property

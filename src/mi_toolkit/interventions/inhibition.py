@@ -137,6 +137,16 @@ def s_inhibition_effects(
             f"The prompts do not say where {', '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'}: ioi_prompts(model) makes prompts that do."
         )
+    if how == "pattern_preserving":
+        raise PromptError(
+            "pattern_preserving keeps the patterns that are measured here: take zero, mean or "
+            "resample."
+        )
+    # Resampled, a prompt takes what the next one has there: of itself it would change nothing.
+    next_ones = [*range(1, len(batch)), 0]
+    reference = batch.chosen(next_ones) if how == "resample" else batch
+    if how == "resample" and len(batch) < 2:
+        raise PromptError("Resampling takes the output on another prompt: give two or more.")
     ablated = tuple(Head.of(head) for head in heads)
     clean = _preferences(model, batch, movers)
     before, lost = [], []
@@ -146,7 +156,7 @@ def s_inhibition_effects(
         behind = torch.tensor([mover.layer > head.layer for mover in movers])
         after = clean
         if behind.any():
-            with ablating(model, [head], how, batch):
+            with ablating(model, [head], how, reference):
                 after = _preferences(model, batch, movers)
         before.append(clean[:, behind].mean(dim=-1))
         lost.append((clean - after)[:, behind].mean(dim=-1))

@@ -86,10 +86,11 @@ class Handover:
     loser: Head
     winner: Head
     lost: int
-    """The first step at which the loser is without it."""
+    """The step at which the loser's course ends: a change point of its figure. Its label may go a
+    checkpoint before or after."""
 
     won: int
-    """The first step at which the winner has it."""
+    """The step of the winner's onset, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -81,7 +81,7 @@ class ScoreFidelity(Result):
         rows = []
         for stratum in dict.fromkeys(self.strata):
             at = [index for index, name in enumerate(self.strata) if name == stratum]
-            medians = (part[at].abs().median() for part in (self.scores, self.loss_rise))
+            medians = (part[at].abs().quantile(0.5) for part in (self.scores, self.loss_rise))
             rows.append((stratum, str(len(at)), *(f"{median:.3g}" for median in medians)))
         low, high = self.spearman_interval
         title = (
