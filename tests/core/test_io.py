@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -46,11 +47,24 @@ def test_a_pipe_gets_what_was_written_and_stays_a_pipe(tmp_path: Path) -> None:
     assert pipe.is_fifo()
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="no files in memory here")
+def test_a_file_in_memory_is_a_file_like_any_other() -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        path = Path(folder) / "table.csv"
+        for text in ("a long table\n", "short\n"):
+            with atomic_write(path) as draft:
+                draft.write_text(text)
+            assert path.read_text() == text
+
+
 @pytest.mark.parametrize("is_file", [False, True])
-def test_standard_output_by_its_path_is_written_to(tmp_path: Path, is_file: bool) -> None:
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_standard_output_by_its_path_is_written_to(
+    tmp_path: Path, path: str, is_file: bool
+) -> None:
     code = (
         "from mi_toolkit.core.io import atomic_write\n"
-        "with atomic_write('/dev/stdout') as draft: draft.write_text('a,b')"
+        f"with atomic_write({path!r}) as draft: draft.write_text('a,b')"
     )
     command = [sys.executable, "-c", code]
     if is_file:

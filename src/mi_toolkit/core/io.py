@@ -65,9 +65,17 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _is_passed_on(path: Path) -> bool:
-    """Whether a path is of a process or a device: it is written to, and never replaced."""
-    of_a_process = str(path).startswith(("/dev/", "/proc/"))
-    return path.exists() and not path.is_dir() and (of_a_process or not path.is_file())
+    """Whether a path is a pipe or a device, or what a process has open: never replaced."""
+    if not path.exists() or path.is_dir():
+        return False
+    while path.is_symlink() and not _is_of_a_process(path):
+        path = path.parent / path.readlink()
+    return _is_of_a_process(path) or not path.is_file()
+
+
+def _is_of_a_process(path: Path) -> bool:
+    """Whether a path names what a process has open, as `/dev/stdout` leads to."""
+    return path.parent.resolve().parts[1:2] == ("proc",)
 
 
 @contextmanager

@@ -243,7 +243,8 @@ class Checkpoint:
         Raises:
             ReportError: the file is of something else, or is damaged.
         """
-        remove_drafts(self.path.parent, of=self.path.name)
+        written = self.path.resolve()  # through a link, the drafts of the file that it leads to
+        remove_drafts(written.parent, of=written.name)
         if not self.path.exists():
             return None
         tensors, kept = load_record(self.path, format=self._format, kind=self._kind)
