@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -222,9 +223,25 @@ def test_one_name_is_as_good_as_a_list_of_one(tmp_path: Path) -> None:
     store = mi.record_to_disk(model, [PROMPT], ["resid_post"], tmp_path / "store")
     every = store.read(("resid_post", 1))
     assert torch.equal(store.read(("resid_post", 1), 2), every[[2]])
-    assert torch.equal(store.read(("resid_post", 1), [3, 1]), every[[3, 1]])
+    for rows in ([3, 1], np.array([3, 1]), torch.tensor([3, 1], dtype=torch.int32)):
+        assert torch.equal(store.read(("resid_post", 1), rows), every[[3, 1]])
+    assert torch.equal(store.read(("resid_post", 1), np.int64(2)), every[[2]])
+    assert store.read(("resid_post", 1), []).shape == (0, every.shape[1])
+    for mask in ([True] * len(every), every[:, 0] > 0, torch.tensor([0.5])):
+        with pytest.raises(StoreError, match=r"whole numbers, not (bool|float32): of a mask"):
+            store.read(("resid_post", 1), mask)
     with pytest.raises(StoreError, match="batch_size=0: rows to a batch are 1 or more"):
         next(store.batches(("resid_post", 1), 0))
+
+
+def test_numbers_of_numpy_and_torch_are_numbers() -> None:
+    model = loaded("toy-gpt2")
+    for ids in (np.array([5]), torch.tensor([5]), {5}, [np.int64(5)], 5):
+        assert mi.generate(model, PROMPT, max_new_tokens=1, eos_ids=ids).eos_ids == (5,)
+    report = mi.classify_heads(model, PROMPT, min_lift=np.float32(0.25))
+    assert report.min_lift == 0.25
+    traced = mi.trace_pipeline(model, PROMPT)
+    assert repr(mi.view(traced, np.int64(1))) == repr(mi.view(traced, 1))
 
 
 def test_a_folder_in_the_place_of_a_file_is_told_what_is_in_it(tmp_path: Path) -> None:

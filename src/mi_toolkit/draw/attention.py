@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ def _heads_called(grid: HeadGrid, name: HeadName, layers: list[int] | None) -> l
 
 def _check_layer(grid: HeadGrid, layer: int) -> None:
     known = list(grid.layers)
-    if not isinstance(layer, int):
+    if not isinstance(layer, SupportsIndex):
         raise UnknownNameError(f"layer is a number, as in layer={known[-1]}; not {layer!r}.")
     if layer in known:
         return

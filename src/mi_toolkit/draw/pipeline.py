@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import SupportsIndex
 
 from markupsafe import Markup
 
@@ -263,7 +264,7 @@ def view_position(pipeline: Pipeline, position: int = -1, *, top_k: int = 5) -> 
         View of What toy-gpt2 predicts after token 1, Mary
     """
     n_tokens, kept = len(pipeline.tokens.texts), int(pipeline.output.top_ids.shape[1])
-    if not isinstance(position, int):
+    if not isinstance(position, SupportsIndex):
         raise PromptError(f"position is a number, 0 to {n_tokens - 1}; not {position!r}.")
     if not -n_tokens <= position < n_tokens:
         raise PromptError(f"position={position}: the prompt's tokens are 0 to {n_tokens - 1}.")

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -435,8 +436,7 @@ def _asked(
     """Check what `classify_heads` was given, and make its stimuli and their batches."""
     if fdr is not None and not 0 < fdr < 1:
         raise PromptError(f"fdr is a share of false labels, between 0 and 1, or None; not {fdr}.")
-    given: Any = min_lift
-    if not (isinstance(given, int | float) and 0 <= given <= 1):
+    if not (isinstance(min_lift, Real) and 0 <= min_lift <= 1):
         raise PromptError(
             f"min_lift is a lift over chance, from 0 (chance) to 1 (perfect); not {min_lift!r}."
         )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from operator import index
 from typing import Any
 
 import torch
@@ -386,12 +387,12 @@ def _ids(eos_ids: Any) -> tuple[int, ...]:
     Raises:
         GenerationError: they are no numbers.
     """
-    each = eos_ids if isinstance(eos_ids, Sequence) and not isinstance(eos_ids, str) else [eos_ids]
-    if not all(isinstance(one, int) for one in each):
+    try:
+        return tuple(index(each) for each in ([eos_ids] if isinstance(eos_ids, int) else eos_ids))
+    except TypeError as error:
         raise GenerationError(
             f"eos_ids={eos_ids!r}: it takes token ids, as model.tokenizer.encode(…) gives them."
-        )
-    return tuple(each)
+        ) from error
 
 
 def _eos_ids(model: HookedModel) -> tuple[int, ...]:

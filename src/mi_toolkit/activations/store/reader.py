@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -266,7 +266,7 @@ class ActivationStore(TableRepr):
     def read(
         self,
         name: Name,
-        rows: Int[Tensor, " row"] | Sequence[int] | slice | int | None = None,
+        rows: Int[Tensor, " row"] | Sequence[int] | SupportsIndex | slice | None = None,
         *,
         document: Wanted = None,
         position: Wanted = None,
@@ -294,9 +294,15 @@ class ActivationStore(TableRepr):
             if step == 1:
                 return self._mapped.slice(hook, start, max(start, stop))
             rows = torch.arange(start, stop, step) if (stop - start) * step > 0 else _NO_ROWS
-        if not isinstance(rows, Tensor):
-            rows = torch.tensor([rows] if isinstance(rows, int) else list(rows), dtype=torch.long)
-        return self._mapped.gather(hook, rows)
+        numbers = torch.as_tensor(rows).reshape(-1)
+        if not len(numbers):
+            numbers = _NO_ROWS
+        if numbers.dtype.is_floating_point or numbers.dtype == torch.bool:
+            raise StoreError(
+                f"Rows are whole numbers, not {str(numbers.dtype).removeprefix('torch.')}: of a "
+                "mask take mask.nonzero().flatten()."
+            )
+        return self._mapped.gather(hook, numbers)
 
     def batches(
         self,
