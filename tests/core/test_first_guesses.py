@@ -259,3 +259,19 @@ def test_a_name_that_says_something_else_is_refused(tmp_path: Path) -> None:
         found.save(tmp_path / "found.npz")
     assert not [*tmp_path.iterdir()]
     mi.view(found).save_html(tmp_path / "page")  # no ending says nothing
+
+
+def test_labels_of_another_model_are_put_next_to_no_weights_patterns_or_stimuli(
+    tmp_path: Path,
+) -> None:
+    model, other = loaded("toy-gpt2"), loaded("toy-opt")
+    report = mi.classify_heads(other, PROMPT, behaviours=["previous_token"])
+    scores = mi.score_weights(model, [PROMPT], layers=[0], components=["W_O"])
+    for join in (lambda: scores.top(3, report=report), lambda: scores.by_head(report)):
+        with pytest.raises(ReportError, match="of toy-opt, and not of toy-gpt2"):
+            join()
+    with pytest.raises(ReportError, match="of toy-opt, and not of toy-gpt2"):
+        mi.atlas.export_headvis(model, report, tmp_path)
+    own = mi.classify_heads(model, PROMPT, behaviours=["previous_token"])
+    with pytest.raises(ComparisonError, match="are of toy-gpt2 and toy-opt: stimuli are compared"):
+        mi.compare.compare_stimuli({"one": own, "other": report})

@@ -61,9 +61,11 @@ def export_headvis(
         heads: which heads to export; None for all. A head takes about 0.3 MB for 64 passages.
 
     Raises:
+        ReportError: the report is of another model.
         UnknownNameError: a head that the model does not have.
         HookError: a layer's pattern did not show.
     """
+    report.check_model(model)
     place = Path(folder)
     chosen = _chosen(model, report, heads)
     batch = report.tokens.get("natural") or next(iter(report.tokens.values()))

@@ -86,7 +86,7 @@ def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusC
             the name of what they were measured on.
 
     Raises:
-        ComparisonError: fewer than two stimuli, or reports of models of different shape.
+        ComparisonError: fewer than two stimuli, or reports of several models.
 
     Example:
         >>> import mi_toolkit as mi
@@ -102,6 +102,12 @@ def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusC
         raise ComparisonError(
             "Stimuli are compared two or more at a time: give a standard report "
             "(classify_heads(model) without a prompt), or a mapping from names to reports."
+        )
+    models = {report.provenance.model for report in by_stimulus.values()}
+    if len(models) > 1:
+        raise ComparisonError(
+            f"The reports are of {' and '.join(sorted(models))}: stimuli are compared on one "
+            "model, models by compare_models."
         )
     shapes = {tuple(report.scope.shape) for report in by_stimulus.values()}
     if len(shapes) > 1:

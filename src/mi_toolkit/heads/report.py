@@ -280,13 +280,25 @@ class HeadReport(Result):
         Raises:
             ReportError: it is of another model.
         """
-        own, name = self.provenance.model, str(model.cfg.model_name)
+        name = str(model.cfg.model_name)
+        self.check_name(name)
         has = (int(model.cfg.n_layers), int(model.cfg.n_heads))
-        if own != name or tuple(self.scope.shape) != has:
+        if tuple(self.scope.shape) != has:
             here, there = (f"{layers} × {heads} heads" for layers, heads in (self.scope.shape, has))
             raise ReportError(
-                f"The report is of {own} ({here}), and the model is {name} ({there}): take a "
-                "report of this model, or the model that the report is of."
+                f"The report is of {here}, but {name} has {there}: take a report of this model."
+            )
+
+    def check_name(self, name: str) -> None:
+        """Check that this report is of the model of that name.
+
+        Raises:
+            ReportError: it is of another model.
+        """
+        if self.provenance.model != name:
+            raise ReportError(
+                f"The report is of {self.provenance.model}, and not of {name}: take a report of "
+                f"{name}, or what is of {self.provenance.model}."
             )
 
     def label(self, *, require_copying: bool) -> HeadReport:

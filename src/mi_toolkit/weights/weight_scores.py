@@ -396,7 +396,10 @@ class WeightScores(Result):
         Raises:
             UnknownNameError: `per` is none of those.
             WeightError: fewer than `k` weights, too many ties, or scores of another model.
+            ReportError: the report is of another model.
         """
+        if report is not None:
+            report.check_name(self.provenance.model)
         matrices = {} if model is None else self.matrices_in(model)
         return top_table(self, self.ranking(k, per), report, matrices)
 
@@ -421,7 +424,12 @@ class WeightScores(Result):
 
         Keys and values that heads share are divided among them evenly, so that shares add up. Of
         scores with a sign, sizes are summed. `share` is of all scored weights.
+
+        Raises:
+            ReportError: the report is of another model.
         """
+        if report is not None:
+            report.check_name(self.provenance.model)
         return head_table(self, report)
 
     def by_neuron(self) -> DataFrame:
