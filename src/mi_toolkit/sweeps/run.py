@@ -417,18 +417,15 @@ def sweep(
 
 
 def failures_in_words(failed: Mapping[str, str]) -> str:
-    """Which jobs failed and why, each reason once.
+    """Which jobs failed and why: each by its name, each reason once.
 
     >>> failures_in_words({"a": "no room", "b": "no room", "c": "no such file"})
-    'a and 1 more: no room; c: no such file'
+    'a, b: no room; c: no such file'
     """
     by_reason: dict[str, list[str]] = {}
     for name, why in failed.items():
         by_reason.setdefault(why, []).append(name)
-    return "; ".join(
-        f"{names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {why}"
-        for why, names in by_reason.items()
-    )
+    return "; ".join(f"{', '.join(names)}: {why}" for why, names in by_reason.items())
 
 
 @contextmanager
