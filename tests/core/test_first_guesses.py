@@ -255,10 +255,12 @@ def test_a_name_that_says_something_else_is_refused(tmp_path: Path) -> None:
     found = mi.ablation_sweep(loaded("toy-gpt2"), CLEAN)
     with pytest.raises(UnknownNameError, match=r"would hold a page: let its name end in \.html"):
         mi.view(found).save_html(tmp_path / "page.png")
-    with pytest.raises(ReportError, match=r"numpy\.savez writes that"):
-        found.save(tmp_path / "found.npz")
+    for ending, writer in (("npz", "numpy.savez"), ("pdf", "mi.view(result).save_png")):
+        with pytest.raises(ReportError, match=re.escape(f"{writer} writes that")):
+            found.save(tmp_path / f"found.{ending}")
     assert not [*tmp_path.iterdir()]
-    mi.view(found).save_html(tmp_path / "page")  # no ending says nothing
+    for name in ("page", "page.htm", "page.v2"):  # nothing, the same, and nothing known
+        mi.view(found).save_html(tmp_path / name)
 
 
 def test_labels_of_another_model_are_put_next_to_no_weights_patterns_or_stimuli(

@@ -117,10 +117,11 @@ class OutputOptions:
                 something else than what it would hold.
         """
         check_folder(self.output)
-        for path, holds, ending in ((self.html, "a page", "html"), (self.csv, "a table", "csv")):
+        pages_and_tables = ((self.html, "a page", "html", "htm"), (self.csv, "a table", "csv"))
+        for path, holds, *own in pages_and_tables:
             check_file(path)
             if path is not None:
-                check_ending(path, holds, ending)
+                check_ending(path, holds, *own)
         check_picture(self.png)
 
     def deliver(

@@ -190,20 +190,36 @@ PICTURES = ("png", "svg", "pdf")
 """The formats that figures are written in, by the endings of names."""
 
 
-OF_OTHERS = (*PICTURES, "jpg", "jpeg", "csv", "json", "parquet", "safetensors", "html")
-"""Endings that say what a file holds."""
+WRITERS = {
+    "save": ("safetensors",),
+    "mi.view(result).save_png": ("png", "pdf", "jpg", "jpeg"),
+    "mi.view(result).save_svg": ("svg",),
+    "mi.view(result).save_html": ("html", "htm"),
+    "result.to_pandas().to_csv": ("csv", "tsv"),
+    "result.to_pandas().to_json": ("json", "jsonl"),
+    "result.to_pandas().to_parquet": ("parquet",),
+    "numpy.savez": ("npz", "npy"),
+    "torch.save": ("pt", "pth"),
+}
+"""The endings that say what a file holds, by what writes such files."""
 
 
-def check_ending(path: str | os.PathLike[str], holds: str, wanted: str) -> None:
+def other_writer(path: str | os.PathLike[str], *own: str) -> str | None:
+    """What writes files of a name's ending, where that says something else than `own` endings."""
+    ending = Path(path).suffix.casefold().removeprefix(".")
+    of_others = {each: writer for writer, endings in WRITERS.items() for each in endings}
+    return None if ending in own else of_others.get(ending)
+
+
+def check_ending(path: str | os.PathLike[str], holds: str, *own: str) -> None:
     """Check that a file's name does not say that it holds something else; any other may be.
 
     Raises:
         UnknownNameError: it does.
     """
-    ending = Path(path).suffix.casefold().removeprefix(".")
-    if ending in OF_OTHERS and ending != wanted:
+    if other_writer(path, *own) is not None:
         raise UnknownNameError(
-            f"{os.fspath(path)!r} would hold {holds}: let its name end in .{wanted}."
+            f"{os.fspath(path)!r} would hold {holds}: let its name end in .{own[0]}."
         )
 
 

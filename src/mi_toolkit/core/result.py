@@ -28,25 +28,12 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TableRepr, TextTable
 from mi_toolkit.core.errors import MIToolkitError, ReportError, in_one_line
-from mi_toolkit.core.io import atomic_write
+from mi_toolkit.core.io import atomic_write, other_writer
 from mi_toolkit.core.named_axes import NamedAxes
 from mi_toolkit.core.tables import table_of
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
-
-
-ELSEWHERE = {
-    "mi.view(result).save_png": ("png", "jpg", "jpeg"),
-    "mi.view(result).save_svg": ("svg",),
-    "mi.view(result).save_html": ("html", "htm"),
-    "result.to_pandas().to_csv": ("csv", "tsv"),
-    "result.to_pandas().to_json": ("json", "jsonl"),
-    "result.to_pandas().to_parquet": ("parquet",),
-    "numpy.savez": ("npz", "npy"),
-    "torch.save": ("pt", "pth"),
-}
-"""What writes the files whose names end so."""
 
 
 def save_record(
@@ -224,13 +211,11 @@ class SavedResult:
             ReportError: by its name the file is a picture, a page or a table.
             WriteError: it cannot be written: the disk is full, say.
         """
-        ending = Path(path).suffix.casefold().removeprefix(".")
-        for writer, endings in ELSEWHERE.items():
-            if ending in endings:
-                raise ReportError(
-                    f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
-                    f"{writer} writes that."
-                )
+        if (writer := other_writer(path, "safetensors")) is not None:
+            raise ReportError(
+                f"save writes a safetensors file, and {os.fspath(path)!r} names another kind: "
+                f"{writer} writes that."
+            )
         record, tensors = self.taken_apart()
         save_record(path, format=self.FORMAT, tensors=tensors, record=record)
 

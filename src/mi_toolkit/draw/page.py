@@ -91,7 +91,7 @@ class Page:
         Raises:
             UnknownNameError: its name says that it holds something else.
         """
-        check_ending(path, "a page", "html")
+        check_ending(path, "a page", "html", "htm")
         with atomic_write(path) as draft:
             draft.write_text(self.document(), encoding="utf-8")
 
