@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from functools import cache
 from math import isnan
 
@@ -292,6 +293,22 @@ def test_examples_show_the_place_its_text_and_what_each_key_adds() -> None:
         assert "".join(each.texts[1:6]) in TEXTS[each.document]
     tenths = [each.activity for each in found[-10:]]
     assert tenths == sorted(tenths, reverse=True)
+
+
+def test_distances_are_told_as_distances_next_to_the_median() -> None:
+    (row,) = (row for row in card().text_table().rows if row[0] == "nearest heads")
+    first = card().nearest[0]
+    assert row[1].startswith(f"{first.head} {first.distance:.2f}/{first.typical:.2f}  ")
+    assert row[1].endswith("(distance/that of the median head)")
+    here, there = (profiles(name).lift().nan_to_num(0.0) for name in ("toy-gpt2", "toy-opt"))
+    found = nearest_heads(profiles(), Head(2, 0), {"toy-opt": profiles("toy-opt")})
+    for near, lifts in ((found[0], here), (found[-1], there)):
+        distances = (lifts - here[2, 0]).norm(dim=-1).flatten().tolist()
+        others = sorted(each for each in distances if each > 0)  # all but itself
+        assert len(others) == (15 if near.model == "toy-gpt2" else 16)
+        assert near.typical == pytest.approx(statistics.median(others), abs=1e-5)
+        if near is found[0]:
+            assert near.distance == pytest.approx(others[0], abs=1e-5)
 
 
 def test_the_nearest_head_is_the_one_that_does_the_same() -> None:

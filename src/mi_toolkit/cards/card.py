@@ -371,14 +371,13 @@ class HeadCard(Result):
             shown = [f"{a.writer} → {a.reader} {a.way} ({a.z:.0f} sd)" for a in self.links[:4]]
             rows.append(("works with", "  ".join(shown)))
         own = self.provenance.model
-        nearest = "  ".join(
-            f"{near.head}{'' if near.model == own else f' of {near.model}'} {near.distance:.2f}"
+        nearest = [
+            f"{near.head}{'' if near.model == own else f' of {near.model}'} "
+            f"{near.distance:.2f}/{near.typical:.2f}"
             for near in self.nearest
-        )
-        typical = [near.typical for near in self.nearest if near.model == own][:1]
-        if nearest:
-            median = "".join(f" (median of its model {each:.2f})" for each in typical)
-            rows.append(("nearest heads", f"{nearest}: distance{median}"))
+        ]
+        said = f"{'  '.join(nearest)}  (distance/that of the median head)"
+        rows.append(("nearest heads", said if nearest else "none"))
         return TextTable(title=self.title(), rows=rows)
 
     def in_words(self) -> str:
