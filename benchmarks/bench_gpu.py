@@ -1,7 +1,7 @@
 """What to measure where there is a GPU: time, memory, and whether figures are those of the CPU.
 
 Each job on each model and dtype: wall seconds with the device's queue emptied before and after, as
-a ratio to a bare forward pass over the texts of the standard protocol; the most memory of the
+a ratio to bare forward passes over the texts of the standard protocol; the most memory of the
 device that tensors took, the model included, next to what `mi.plan` says of the whole process; and
 how far the figures lie from the same job's on the CPU.
 
@@ -86,10 +86,10 @@ def measured(
     name: str, dtype: str, device: str, options: argparse.Namespace
 ) -> Iterator[list[str]]:
     """The cells of each job of a model."""
-    forget_peak(device)
     here = mi.load_model(name, dtype=dtype)
     there = mi.load_model(name, dtype=dtype, device=device)
-    forward = seconds(lambda: bare(there), device, options.repetitions)
+    batches = standard_batches(there)
+    forward = seconds(lambda: bare(there, batches), device, options.repetitions)
     for job in options.jobs:
         forget_peak(device)
         try:
@@ -141,14 +141,21 @@ def peak_mib(device: str) -> str:
     return f"{torch.cuda.max_memory_allocated(device) / 2**20:.0f}"
 
 
-def bare(model: HookedModel) -> None:
-    """A forward pass over the standard protocol, nothing read."""
+def standard_batches(model: HookedModel) -> list[Tensor]:
+    """The texts of the standard protocol on the model's device."""
+    batches = [STIMULI[name](model, seed=0) for name in STANDARD_STIMULI]
+    return [
+        batch.part(start, min(start + BATCH, len(batch))).ids.to(model.cfg.device)
+        for batch in batches
+        for start in range(0, len(batch), BATCH)
+    ]
+
+
+def bare(model: HookedModel, batches: list[Tensor]) -> None:
+    """Forward passes of the hooked model, nothing read."""
     with torch.no_grad():
-        for stimulus in STANDARD_STIMULI:
-            batch = STIMULI[stimulus](model, seed=0)
-            for start in range(0, len(batch), BATCH):
-                part = batch.part(start, min(start + BATCH, len(batch)))
-                model(part.ids.to(model.cfg.device), return_type=None)
+        for ids in batches:
+            model(ids, return_type=None)
 
 
 def off(found: Any, wanted: Any) -> float:
