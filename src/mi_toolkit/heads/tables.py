@@ -42,10 +42,7 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
         "kv_head": [part.kv_head(head) for head in heads],
         "window": pd.array([part.windows[head.layer] for head in heads], dtype="Int64"),
     }
-    of_rows = {
-        "coverage": part.coverage.flatten().numpy(),
-        "scope": [part.scope_names[index] for index in part.scope.flatten().tolist()],
-    }
+    scopes = [part.scope_names[index] for index in part.scope.flatten().tolist()]
     frames = []
     for row, behaviour in enumerate(part.behaviours):
         stimulus, labels = part.stimulus[behaviour], _labels(part, behaviour)
@@ -53,32 +50,34 @@ def _part_table(part: HeadReport, whole: HeadReport) -> pd.DataFrame:
             pd.NA if pd.isna(label) else part.copying_shown(label, head)
             for label, head in zip(labels, heads, strict=True)
         ]
-
-        def figures(*fields: str, row: int = row) -> dict[str, Any]:
-            return {field: getattr(part, field)[row].flatten().numpy() for field in fields}
-
         columns: dict[str, Any] = {
             "model": part.provenance.model,
             "stimulus": stimulus,
             "home": whole.stimulus[behaviour] == stimulus,
             "behaviour": behaviour,
             **of_heads,
-            **figures("score", "null", "lift", "ci_low", "ci_high", "p"),
+            **_figures(part, row, "score", "null", "lift", "ci_low", "ci_high", "p"),
             "n_queries": part.head_queries[row].flatten().numpy(),
             "n_sequences": part.n_sequences[behaviour],
             "applicable": part.applicable[behaviour],
             "interval": part.interval[behaviour],
             "interval_over": part.interval_over[behaviour],
             "weighting": part.weighting,
-            **figures("copying", "copying_low", "copying_high"),
+            **_figures(part, row, "copying", "copying_low", "copying_high"),
             "label": labels,
             "labelled": labels.notna(),
             "copying_shown": pd.array(shown, dtype="boolean"),
-            **figures("borderline"),
-            **of_rows,
+            **_figures(part, row, "borderline"),
+            "coverage": part.coverage.flatten().numpy(),
+            "scope": scopes,
         }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True)
+
+
+def _figures(part: HeadReport, row: int, *fields: str) -> dict[str, Any]:
+    """Some figures of one behaviour, head by head."""
+    return {field: getattr(part, field)[row].flatten().numpy() for field in fields}
 
 
 def _labels(part: HeadReport, behaviour: str) -> pd.Series[Any]:
