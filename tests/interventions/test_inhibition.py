@@ -58,6 +58,8 @@ def test_resampled_a_prompt_takes_what_the_next_one_has() -> None:
             lost.append(clean - preference(patterns_of(model, ids, [2])[2][0, 0], roles))
     assert float(found.effect[0]) == pytest.approx(sum(lost) / len(lost), abs=1e-5)
     assert float(found.effect[0]) != 0
+    with pytest.raises(PromptError, match="these are of different lengths"):
+        s_inhibition_effects(model, ["L1H3"], ["L2H0"], prompts=every, how="resample")
     with pytest.raises(PromptError, match="keeps the patterns that are measured here"):
         s_inhibition_effects(model, ["L1H3"], ["L2H0"], prompts=prompts, how="pattern_preserving")
     with pytest.raises(PromptError, match="give two or more"):

@@ -160,7 +160,7 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
             first, second = labelled_heads(one, behaviour), labelled_heads(other, behaviour)
             could, other_could = (report.interval[behaviour] != TOO_FEW for report in (one, other))
             both = int((first & second).sum()) if could and other_could else None
-            either = int((first | second).sum())
+            either = 0 if both is None else int((first | second).sum())
             yield StimulusPair(
                 behaviour=behaviour,
                 stimulus=here,
@@ -170,7 +170,7 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
                 labelled=int(first.sum()) if could else None,
                 other_labelled=int(second.sum()) if other_could else None,
                 both=both,
-                overlap=both / either if either and both is not None else float("nan"),
+                overlap=both / either if both is not None and either else float("nan"),
                 kappa=float("nan") if both is None else cohens_kappa(first, second),
             )
 

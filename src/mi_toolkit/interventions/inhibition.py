@@ -142,11 +142,7 @@ def s_inhibition_effects(
             "pattern_preserving keeps the patterns that are measured here: take zero, mean or "
             "resample."
         )
-    # Resampled, a prompt takes what the next one has there: of itself it would change nothing.
-    next_ones = [*range(1, len(batch)), 0]
-    reference = batch.chosen(next_ones) if how == "resample" else batch
-    if how == "resample" and len(batch) < 2:
-        raise PromptError("Resampling takes the output on another prompt: give two or more.")
+    reference = _next_ones(batch) if how == "resample" else batch
     ablated = tuple(Head.of(head) for head in heads)
     clean = _preferences(model, batch, movers)
     before, lost = [], []
@@ -171,6 +167,22 @@ def s_inhibition_effects(
         ci_high=high,
         n_prompts=len(batch),
     )
+
+
+def _next_ones(batch: TokenBatch) -> TokenBatch:
+    """After each prompt the next, the first after the last: of itself it would take what it has.
+
+    Raises:
+        PromptError: there is no other prompt, or prompts are of different lengths.
+    """
+    if len(batch) < 2:
+        raise PromptError("Resampling takes the output on another prompt: give two or more.")
+    if len(batch.lengths.unique()) > 1:
+        raise PromptError(
+            "Resampling takes the output at the same position of another prompt, and these are of "
+            "different lengths: give prompts of one length, chosen by prompts.chosen(…)."
+        )
+    return batch.chosen([*range(1, len(batch)), 0])
 
 
 def _preferences(
