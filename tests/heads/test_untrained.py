@@ -6,6 +6,7 @@ import gc
 import math
 import re
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,3 +300,10 @@ def test_a_config_of_transformer_lens_own_is_initialised_by_transformer_lens() -
     assert len(set(digests)) == 3
     assert digests[1] == digests[3]
     assert initialisation_of(model) == "TransformerLens' HookedTransformer, mode gpt2"
+
+
+def test_the_median_of_an_even_number_of_twins_is_in_the_middle(control) -> None:
+    rows = torch.tensor([[0.1, 0.5, 0.9, 0.2]]).expand(len(control.behaviours), -1)
+    four = replace(control, strongest=rows, labelled=control.labelled[:, :1].expand(-1, 4))
+    (row,) = (row for row in four.text_table().rows if row[0] == "previous_token")
+    assert row[1:3] == ["0.350", "0.900"]

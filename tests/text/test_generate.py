@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from functools import cache, partial
+from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from mi_toolkit.core.errors import GenerationError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import z_hook
 from mi_toolkit.core.passes import visit_activations
+from mi_toolkit.core.tl_compat import cache_is_sound
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.interventions.ablation import ablating
 from mi_toolkit.text.generate import generate, unhooked_parts_plain
@@ -344,3 +347,28 @@ def test_settings_that_draw_nothing_are_refused(wrong: Sampling, told: str) -> N
 def test_a_power_that_is_no_number_is_refused(penalty: float) -> None:
     with pytest.raises(GenerationError, match="it is a power of a length, from -10 to 10"):
         generate(loaded("toy-gpt2"), "Mary", max_new_tokens=1, length_penalty=penalty)
+
+
+def test_where_kept_keys_are_handed_over_by_another_name_they_are_computed_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = loaded("toy-gpt2")
+    asked: dict[str, Any] = {"max_new_tokens": 6, "eos_ids": ()}
+    with ablating(model, ["L1H1"]):
+        wanted = generate(model, PROMPT, use_cache=False, **asked)
+    lengths: list[int] = []
+    own = transformers.GenerationMixin.prepare_inputs_for_generation
+
+    def prepare(  # with the parameters of 5.24
+        self: Any, input_ids: Any, cache: Any = None, attention_mask: Any = None, **given: Any
+    ) -> Any:
+        found = own(self, input_ids, attention_mask=attention_mask, **given)
+        lengths.append(found["input_ids"].shape[1])
+        return found
+
+    monkeypatch.setattr(transformers.GenerationMixin, "prepare_inputs_for_generation", prepare)
+    assert not cache_is_sound(model)
+    with ablating(model, ["L1H1"]):
+        found = generate(model, PROMPT, **asked)
+    assert torch.equal(found.sequences[0].ids, wanted.sequences[0].ids)
+    assert lengths == [*range(lengths[0], lengths[0] + 6)]  # all of the text, at every step
