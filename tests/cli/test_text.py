@@ -80,6 +80,17 @@ def test_a_long_list_is_cut_with_its_count() -> None:
     assert len(columns([["x", text]], width=43)) == 2
 
 
+def test_items_that_two_spaces_set_apart_are_not_broken() -> None:
+    named = "L0H0 of one 0.1  L2H0 of two 0.2  a longer item than any column"
+    lines = columns([["near", named]], width=26)
+    assert lines == [
+        "near  L0H0 of one 0.1",
+        "      L2H0 of two 0.2  a",
+        "      longer item than any",
+        "      column",
+    ]
+
+
 def test_columns_stay_readable_in_a_very_narrow_terminal() -> None:
     lines = columns([["a very long first cell", "one two three four five six seven"]], width=10)
     assert lines == [

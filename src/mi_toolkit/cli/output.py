@@ -254,7 +254,8 @@ def columns(
 
     The last column keeps at least 20 characters, so in a very narrow terminal lines are longer
     than `width`; `align` has a `<` or `>` for each of the others. A cell wider than `widest` does
-    not widen its column: the rest of its row begins on the next line.
+    not widen its column: the rest of its row begins on the next line. Items that two spaces set
+    apart are not broken, unless one is wider than its column.
 
     >>> for line in columns([["a", "one"], ["bcd", "two three four five six"]], width=26):
     ...     print(line)
@@ -277,13 +278,20 @@ def columns(
         padded = [
             f"{cell:{side}{size}}" for cell, side, size in zip(cells, sides, widths, strict=True)
         ]
-        first, *more = wrapped(last, room) or [""]
+        first, *more = wrapped(_tied(last, room), room) or [""]
         start = _GAP.join([*padded, ""])
         if len(start) > indent:
             first, more = "", [first, *more]
         lines.append(start + first)
         lines.extend(" " * indent + line for line in more)
     return [line.replace(_TIE, " ").rstrip() for line in lines]
+
+
+def _tied(text: str, width: int) -> str:
+    items = text.split(_GAP)
+    if len(items) == 1:
+        return text
+    return _GAP.join(item.replace(" ", _TIE) if len(item) <= width else item for item in items)
 
 
 def in_columns(rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
