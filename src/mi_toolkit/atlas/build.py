@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -40,6 +39,7 @@ from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import ComparisonError
 from mi_toolkit.core.io import atomic_write, folder_name, remove_drafts
+from mi_toolkit.core.memory import own_garbage
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.resumable import ResumableFolder
@@ -300,9 +300,10 @@ def head_atlas(
         if each.weights is not None and kept.has(MEASURED, settings):
             continue
         loading = {**options, "revision": each.revision}
-        facts = _measure(
-            each.source.name, folder, loading, measuring, headvis=headvis, profiles=profiles
-        )
+        with own_garbage():
+            facts = _measure(
+                each.source.name, folder, loading, measuring, headvis=headvis, profiles=profiles
+            )
         files = [REPORT, PAGE, PICTURE]
         if (folder / PROFILES).exists():
             files.append(PROFILES)
@@ -312,7 +313,6 @@ def head_atlas(
         # Weights that were not on this machine are, now.
         settings["weights"] = each.weights
         kept.enter(MEASURED, settings, sorted(files), facts=facts)
-        gc.collect()
     tables = (_rows(atlas.report(name), each.revision) for name, each in asked.items())
     write_parquet(joined(tables), place / TABLE)
     write_index(atlas)

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from mi_toolkit.compare.agreement import (
 )
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.core.errors import ComparisonError, PromptError
+from mi_toolkit.core.memory import own_garbage
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -103,9 +103,8 @@ def compare_models(
     texts = _texts(prompt)
     given = _given(models)
     read: dict[str, ModelReading] = {}
-    for name, model in track(
-        given, total=len(given), label="comparing models", unit="model", show=progress
-    ):
+
+    def read_by(name: str, model: AnyModel) -> None:
         loaded = load(model) if isinstance(model, str) else model
         facts = describe_model(loaded)
         name = name or facts.name
@@ -127,8 +126,12 @@ def compare_models(
         )
         said = _continuations(loaded, texts, prepend_bos)
         read[name] = ModelReading(facts=facts, report=report, said=said)
-        del loaded
-        gc.collect()
+
+    for name, model in track(
+        given, total=len(given), label="comparing models", unit="model", show=progress
+    ):
+        with own_garbage():
+            read_by(name, model)
     return comparison_of(read, texts if texts is not None else list(passages()))
 
 

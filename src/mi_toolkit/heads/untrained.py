@@ -16,7 +16,6 @@ drawn on the CPU and aside: the caller's own go on as if nothing had been.
 from __future__ import annotations
 
 import copy
-import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +35,7 @@ from mi_toolkit.core.errors import (
     UnknownNameError,
     UnsupportedModelError,
 )
+from mi_toolkit.core.memory import own_garbage
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -118,10 +118,10 @@ def untrained_control(
     for index in track(
         range(n), total=n, label="classifying untrained twins", unit="model", show=progress
     ):
-        report = report_of_twin(index)
+        with own_garbage():  # the next twin needs the room of this one
+            report = report_of_twin(index)
         strongest.append(_strongest_heads(report))
         labelled.append(list(_labelled_heads(report).values()))
-        gc.collect()  # a hooked model may hold itself, and the next one needs its room
     return UntrainedControl(
         behaviours=report.behaviours,
         strongest=torch.stack(strongest, dim=1),

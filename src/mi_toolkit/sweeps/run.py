@@ -12,11 +12,10 @@ The driver and its workers see the same folder: on a cluster, on a disk that the
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 
 from mi_toolkit.core.errors import MIToolkitError, SweepError, in_one_line
 from mi_toolkit.core.io import FULL, disk_is_full, file_digest, refusal, remove_drafts
-from mi_toolkit.core.memory import available_bytes, gigabytes
+from mi_toolkit.core.memory import available_bytes, gigabytes, own_garbage
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
@@ -106,7 +105,7 @@ class Worker:
         """Work in a folder whose record has that digest."""
         self._folder, self._digest, self._settings = Path(folder), digest, settings
         self._held: tuple[tuple[Any, ...], HookedModel] | None = None
-        self._has_loaded = False
+        self._life_of_held = ExitStack()
         self._weights: str | None = None
         self._begun: tuple[str, Parts] | None = None
 
@@ -139,7 +138,7 @@ class Worker:
 
     def _done(self, work: Work) -> Outcome:
         model = self._model(work)
-        with _own_garbage():
+        with own_garbage():
             return self._written(model, work)
 
     def _written(self, model: HookedModel, work: Work) -> Outcome:
@@ -175,10 +174,8 @@ class Worker:
     def _model(self, work: Work) -> HookedModel:
         if self._held is None or self._held[0] != work.model:
             # Two never lie in memory together: the first goes before the second comes.
-            self._held = self._begun = None
-            if self._has_loaded:
-                gc.collect()
-            self._has_loaded = True
+            self.let_go()
+            self._life_of_held.enter_context(own_garbage())
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self._check_memory(work)
@@ -187,6 +184,11 @@ class Worker:
             self._weights = _weights_of_model(name, revision)
             self._held = (work.model, loaded)
         return self._held[1]
+
+    def let_go(self) -> None:
+        """Drop the model that is held, and what it alone holds."""
+        self._held = self._begun = None
+        self._life_of_held.close()
 
     def _check_memory(self, work: Work) -> None:
         device = self._settings.load.get("device")
@@ -200,23 +202,6 @@ class Worker:
                 "{'layers_at_a_time': 1}, which reads its blocks from disk, or a machine with more "
                 "memory."
             )
-
-
-@contextmanager
-def _own_garbage() -> Iterator[None]:
-    """After it, what a job left behind is gone. What was there before is not searched for it.
-
-    That is most of what a process holds: to go through it takes longer than a small job.
-    """
-    was_frozen = gc.get_freeze_count()
-    if not was_frozen:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        if not was_frozen:
-            gc.unfreeze()
 
 
 class _FolderError(SweepError):
@@ -323,9 +308,12 @@ class Queue:
 
 def _in_this_process(queue: Queue, worker: Worker) -> Generator[tuple[Work, Outcome]]:
     model = None
-    while (work := queue.take(model)) is not None:
-        model = work.model
-        yield work, worker.do(work)
+    try:
+        while (work := queue.take(model)) is not None:
+            model = work.model
+            yield work, worker.do(work)
+    finally:
+        worker.let_go()
 
 
 def sweep(
