@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from mi_toolkit.app.example import FOLDER as EXAMPLE
+from mi_toolkit.app.example import GENERATION, PIPELINE
 from mi_toolkit.core.result import load_record
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.figures.style import line_colours
@@ -19,6 +21,8 @@ from mi_toolkit.draw.primitives import LABELS
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.kinds import MaskBehaviour
 from mi_toolkit.heads.report import HeadReport
+from mi_toolkit.text.generation import Generation
+from mi_toolkit.text.pipeline import Pipeline
 from pages.further import chance, further_pictures
 from pages.made import Made
 from pages.quoted import table
@@ -47,6 +51,8 @@ def pictures() -> Iterator[Made]:
         **{name: _pair(name) for name in (*MASKS, "locality", "positional", "diffuse")},
         **further_pictures(),
         "weight_scores": weight_scores,
+        "pipeline": lambda: figures.pipeline_figure(Pipeline.load(EXAMPLE / PIPELINE)),
+        "generation": lambda: figures.generation_figure(Generation.load(EXAMPLE / GENERATION)),
     }
     for name, draw in drawn.items():
         for paper in ("light", "dark"):
