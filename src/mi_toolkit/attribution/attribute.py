@@ -104,12 +104,7 @@ def attribute(
         >>> why.is_complete, len(why.scores) == len(why.tokens)
         (True, True)
     """
-    _check_numbers(steps, max_steps, batch_size)
-    if not tolerance >= LEAST_TOLERANCE:
-        raise PromptError(
-            f"tolerance={tolerance:g}: logits are float32, whose rounding alone is of that size. "
-            f"{LEAST_TOLERANCE:g} or more can be asked for."
-        )
+    _check_numbers(steps, max_steps, batch_size, tolerance)
     chosen = _method(method, baseline)
     batch = tokenise_one(
         model, prompt, "attribute", prepend_bos=prepend_bos, attention_mask=attention_mask
@@ -198,10 +193,17 @@ def _is_short(question: Question, answer: Answer) -> bool:
     return not completeness_error(answer.scores, value, without) <= question.tolerance
 
 
-def _check_numbers(steps: int | None, max_steps: int, batch_size: int | None) -> None:
+def _check_numbers(
+    steps: int | None, max_steps: int, batch_size: int | None, tolerance: float
+) -> None:
     for name, number in (("steps", steps), ("max_steps", max_steps), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise PromptError(f"{name}={number}: it has to be 1 or more.")
+    if not tolerance >= LEAST_TOLERANCE:
+        raise PromptError(
+            f"tolerance={tolerance:g}: logits are float32, whose rounding alone is of that size. "
+            f"{LEAST_TOLERANCE:g} or more can be asked for."
+        )
 
 
 def _in_words(model: HookedModel, baseline: int | str) -> str:

@@ -26,21 +26,19 @@ from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownOpt
 from rich.text import Text
 
 from mi_toolkit.cli.ablate import ablate
-from mi_toolkit.cli.atlas import atlas
+from mi_toolkit.cli.atlas import atlas, head
 from mi_toolkit.cli.attribute import attribute
 from mi_toolkit.cli.classify import classify
 from mi_toolkit.cli.compare import compare, stimuli
 from mi_toolkit.cli.confirm import confirm
 from mi_toolkit.cli.generate import generate
-from mi_toolkit.cli.head import head
-from mi_toolkit.cli.models import describe, models, plan
+from mi_toolkit.cli.models import describe, models, plan, verify
 from mi_toolkit.cli.output import columns, wrapped
 from mi_toolkit.cli.record import info, record
 from mi_toolkit.cli.sensitivity import compare as compare_sensitivity
 from mi_toolkit.cli.sensitivity import sensitivity, super_weights
 from mi_toolkit.cli.sweep import dynamics, sweep, sweep_run
 from mi_toolkit.cli.trace import trace, view
-from mi_toolkit.cli.verify import verify
 from mi_toolkit.cli.web_page import web_page
 
 if TYPE_CHECKING:

@@ -1,25 +1,49 @@
-"""`mi-toolkit atlas`: the standard protocol for several models, in one folder."""
+"""`mi-toolkit atlas` and `mi-toolkit head`: the heads of several models, and one of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
+    DEFAULT_CORPUS,
     DEFAULT_LOADING,
+    DEFAULT_MODEL,
+    CorpusOptions,
     LoadOptions,
+    ModelName,
+    Several,
     Switch,
     Texts,
     WeightingName,
     at_least_one,
     between_zero_and_one,
 )
-from mi_toolkit.cli.output import as_json, check_folder, columns, writing
-from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.output import (
+    DEFAULT_OUTPUT,
+    OutputOptions,
+    as_json,
+    check_folder,
+    columns,
+    writing,
+)
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    bold,
+    note,
+    third_parties_kept_off_stdout,
+    width,
+)
+
+if TYPE_CHECKING:
+    from mi_toolkit.cards.card import HeadCard
+
+Number = Annotated[int, Parameter(validator=at_least_one)]
 
 
 def atlas(
@@ -89,3 +113,81 @@ def atlas(
         )
     head, *lines = columns(rows, width=width(elsewhere=FOR_READING))
     print(bold(head), *lines, "", f"Wrote {page}", sep="\n")
+
+
+def head(
+    head: str,
+    /,
+    *,
+    model: ModelName = DEFAULT_MODEL,
+    profiles: Path | None = None,
+    atlas: Path | None = None,
+    how: Several[Literal["zero", "mean", "resample"]] = None,
+    n_sequences: Number = 16,
+    n_random: Number = 12,
+    n_tokens: Number = 512,
+    seed: int = 0,
+    corpus: CorpusOptions = DEFAULT_CORPUS,
+    out: OutputOptions = DEFAULT_OUTPUT,
+    load: LoadOptions = DEFAULT_LOADING,
+) -> None:
+    """One head: where it looks, when it acts, what it reads and writes, what hangs on it.
+
+    Every figure stands next to what chance would give. All heads are watched in one pass, which
+    --profiles keeps for the next head.
+
+    Args:
+        head: Such as L5H1 or 5.1, both counted from zero.
+        model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
+        profiles: A file for what the pass over the texts found: written where it is not there,
+            read where it is.
+        atlas: An atlas with profiles (mi-toolkit atlas --profiles), in whose other models heads
+            like it are looked for; of the bundled passages, so not together with texts.
+        how: Kinds of ablation. Without it all three.
+        n_sequences: Held-out texts to take losses on.
+        n_random: Other heads of its layer to ablate too.
+        n_tokens: How many of the most frequent tokens its circuits are read on.
+        seed: Of shuffles, turns, and the choice of other heads.
+        corpus: The texts to watch it on. Without them the bundled passages.
+        out: What it gives; HeadCard.load reads card.safetensors.
+        load: How the model is loaded.
+    """
+    out.check()
+    kept = None
+    if profiles is not None and profiles.exists():
+        kept = mi.cards.HeadProfiles.load(profiles)
+        if corpus.data_file is not None or corpus.dataset is not None:
+            note(
+                f"{profiles} is there: the card is of the {kept.n_documents} documents that it was "
+                "made from, and the texts named here are not read."
+            )
+    texts = corpus.texts() if kept is None else None
+    others = None if atlas is None else mi.atlas.HeadAtlas.load(atlas).head_profiles()
+    hooked = load.load(model)
+    with third_parties_kept_off_stdout():
+        # Imported here: it takes seconds. A head that is not there is told before the pass.
+        from mi_toolkit.interventions.components import checked_heads
+
+        checked_heads(hooked, head)
+        if kept is None:
+            kept = mi.cards.profile_heads(hooked, texts, field=corpus.field, seed=seed)
+            if profiles is not None:
+                kept.save(profiles)
+        found = mi.head_card(
+            hooked,
+            head,
+            profiles=kept,
+            others=others,
+            how=how or ("zero", "mean", "resample"),
+            n_sequences=n_sequences,
+            n_random=n_random,
+            n_tokens=n_tokens,
+            seed=seed,
+        )
+    out.deliver(found, name="card", record=found.record, lines=lambda: _card_lines(found))
+
+
+def _card_lines(found: HeadCard) -> Iterator[str]:
+    table = found.text_table()
+    yield bold(table.title)
+    yield from columns(table.rows, width=width(elsewhere=FOR_READING))
