@@ -34,7 +34,10 @@ def _may_state_shape(annotated: Any, names: dict[str, Any]) -> bool:
 def only_shapes(check: Callable[..., Any]) -> Callable[..., Any]:
     """jaxtyping's decorator `check`, for what states a shape."""
 
-    def decorated(*, typechecker: Any) -> Callable[[Annotated], Annotated]:
+    def decorated(context: str | None = None, *, typechecker: Any = None) -> Any:
+        if context is not None:
+            return check(context)
+
         def decorate(annotated: Annotated) -> Annotated:
             init = annotated.__init__ if isinstance(annotated, type) else annotated
             names = getattr(init, "__globals__", {})

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from jaxtyping import Float, Int
+from beartype import beartype
+from jaxtyping import Float, Int, jaxtyped
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -71,6 +72,17 @@ def test_every_field_comes_back_as_the_type_that_it_was(tmp_path) -> None:
     assert again.by_name["second.weight"].shape == (1, 2)
     assert again.texts == {7: (" a", "<b>"), 12: ()}
     assert (again.kind, again.chance, again.nothing) == ("b", float("inf"), None)
+
+
+def test_lengths_that_a_caller_gave_to_axes_do_not_count(tmp_path) -> None:
+    path = tmp_path / "nested.safetensors"
+    nested().save(path)
+
+    @jaxtyped(typechecker=beartype)
+    def loaded_by(theirs: Float[Tensor, " value"]) -> Outer:
+        return Outer.load(path)
+
+    assert len(loaded_by(torch.zeros(9)).inner) == 2  # whose values are 2, 0 and 3 long
 
 
 def test_tensors_lie_under_the_path_of_their_place_and_the_rest_is_plain(tmp_path) -> None:

@@ -37,6 +37,10 @@ torch.set_num_threads(1)
 name, task, dtype, layers, folder = sys.argv[1:]
 job = Job(model=name, task=task, dtype=dtype, arguments=ARGUMENTS[task])
 model = mi.load_model(name, dtype=dtype, layers_at_a_time=json.loads(layers))
+if layers != "null":
+    # transformers looks through the whole file as it loads: pages of a map, which the system takes
+    # back where memory is short. The peak is that of what follows.
+    Path("/proc/self/clear_refs").write_text("5")
 if task == "classify":
     mi.classify_heads(model, progress=False)
 else:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from cattrs import BaseValidationError, Converter
-from jaxtyping import AbstractArray, AnnotationError
+from jaxtyping import AbstractArray, AnnotationError, jaxtyped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -365,7 +365,8 @@ def _there(value: Any, kind: Any) -> Tensor:
 
 def _is_shaped(tensor: Tensor, kind: Any) -> bool:
     try:
-        return isinstance(tensor, kind)
+        with jaxtyped("context"):  # lengths that a caller's annotations gave to axes are not ours
+            return isinstance(tensor, kind)
     except AnnotationError:  # an axis such as `position-1`, which others tell
         return tensor.ndim == len(kind.dims)
 

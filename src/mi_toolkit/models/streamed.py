@@ -94,8 +94,20 @@ def load_with_blocks_on_disk(
     sources = [_sources(source.name, block) for block in blocks]
     remove_hook_from_module(model, recurse=True)
     del model.hf_device_map  # nothing is spread: what runs, runs on one device
+    _own_memory(model)
     keep_with(model, BlocksOnDisk(source.name, blocks, sources, at_a_time, device))
     return model
+
+
+def _own_memory(model: nn.Module) -> None:
+    """Copy what is in memory out of the map of the whole file, which goes with the last of it.
+
+    Of a map, memory holds what was touched and as much around it as the system likes: of a file
+    with blocks of a few MiB, most.
+    """
+    for each in model.parameters():
+        if not each.is_meta:
+            each.data = each.data.clone()
 
 
 @contextmanager
