@@ -68,6 +68,19 @@ def test_top_examples_are_the_largest_and_of_equal_ones_the_first(step: int) -> 
         assert top.values[unit].tolist() == [rows[row, unit].item() for row in best]
 
 
+@pytest.mark.parametrize("step", [1, 3, 40])
+def test_what_is_no_number_is_no_example_and_hides_none(step: int) -> None:
+    rows = torch.randn(40, 5, generator=torch.Generator().manual_seed(1))
+    rows[[3, 17]] = torch.nan
+    top = no_examples(5, 4, 1)
+    for start in range(0, 40, step):
+        stop = min(start + step, 40)
+        top = top.updated(rows[start:stop], numbered(start, stop))
+    best = rows.nan_to_num(-torch.inf).topk(4, dim=0)
+    assert top.values.T.tolist() == best.values.tolist()
+    assert top.place[:, :, 0].T.tolist() == best.indices.tolist()
+
+
 def test_fewer_tokens_than_examples_leave_the_rest_nowhere() -> None:
     top = no_examples(2, 3, 1).updated(torch.tensor([[1.0, -1.0]]), numbered(0, 1))
     assert top.values.tolist() == [[1.0, -torch.inf, -torch.inf], [-1.0, -torch.inf, -torch.inf]]

@@ -96,13 +96,20 @@ def test_it_keeps_what_heads_move_for_cards_and_families(
 
 
 @pytest.mark.slow
-def test_a_model_of_an_atlas_is_the_one_that_was_measured(tmp_path: Path) -> None:
+def test_a_model_of_an_atlas_is_the_one_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tmp_path / "mine"
     shutil.copytree(bundled_folder("toy-gpt2"), checkpoint)
     made = mi.head_atlas([str(checkpoint)], tmp_path / "atlas", load={"dtype": "bfloat16"})
     (name,) = made.models
     assert made.load_model(name).cfg.dtype == torch.bfloat16
     assert made.load_model(name, dtype="float32").cfg.dtype == torch.float32
+    monkeypatch.chdir(tmp_path)
+    beside = mi.head_atlas(["mine"], tmp_path / "beside")
+    monkeypatch.chdir("/")
+    with pytest.raises(UnknownNameError, match="measured as 'mine', which is no model from here"):
+        beside.load_model("mine")
     config = checkpoint / "config.json"
     config.write_text(config.read_text() + " ")
     with pytest.raises(ReportError, match="are not those that the atlas was built from"):

@@ -157,6 +157,12 @@ def test_no_planted_family_recurs_in_an_untrained_twin() -> None:
     assert [label for label, each in found.items() if each.heads] == [0]
 
 
+def test_nothing_recurs_where_there_is_no_family() -> None:
+    profiles, _ = planted()
+    own = torch.rand(4, len(RELATIONS), generator=torch.Generator().manual_seed(0))
+    assert recurrences(own, torch.full((4,), -1), "other", profiles, seed=0) == {}
+
+
 def test_families_say_in_which_models_they_recur() -> None:
     texts = passages()[:12]
     of = {

@@ -81,6 +81,10 @@ def test_divergence_of_a_prediction_from_itself_is_exactly_0() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     assert kl_divergence(logits, logits).tolist() == [0.0] * 3
     assert kl_divergence(logits, logits + 5).abs().max() < 1e-6
+    # Nor is one that hardly differs below 0 by rounding.
+    many = torch.randn(200, 1000, generator=torch.Generator().manual_seed(1))
+    nearly = many + 1e-6 * torch.randn(200, 1000, generator=torch.Generator().manual_seed(2))
+    assert (kl_divergence(many, nearly) > 0).all()
 
 
 def test_divergence_by_hand_and_in_its_direction() -> None:

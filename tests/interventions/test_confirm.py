@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub.constants
@@ -24,6 +25,7 @@ from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import FIGURES
 from mi_toolkit.interventions.ablation import KINDS, ablating
 from mi_toolkit.interventions.confirm.confirmation import Confirmation
+from mi_toolkit.interventions.confirm.explanation import _orders
 from mi_toolkit.interventions.confirm.hypotheses import claims_of
 from mi_toolkit.interventions.confirm.label_sets import _null, confirm_each_head, confirm_heads
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
@@ -491,6 +493,24 @@ def test_sampled_orders_give_each_of_three_a_third_within_their_standard_error()
         assert abs(share.value - change / 3) < 4 * share.standard_error
     for share in values.values():
         assert share.value == pytest.approx(0, abs=1e-4)
+
+
+def test_shares_are_of_the_same_orders_however_many_rows_run_together() -> None:
+    heads = [(layer, head) for layer in range(2) for head in range(4)][:7]
+    model = planted((0, 0), (0, 1), (1, 0))
+    found = [confirmed(model, heads, budget=12, batch_size=size).trials[0] for size in (None, 2)]
+    one, other = (each.explanation for each in found)
+    assert one.n_orders == other.n_orders
+    assert [each.value for each in one.shapley] == pytest.approx(
+        [each.value for each in other.shapley], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(("n_heads", "n_sets"), [(3, 6), (4, 14), (5, 30)])
+def test_where_every_set_is_run_every_order_counts_once(n_heads: int, n_sets: int) -> None:
+    claim = SimpleNamespace(heads=tuple(range(n_heads)), label="x", batch=[0])
+    drawn = _orders(claim, n_sets, torch.Generator().manual_seed(0))
+    assert sorted(drawn) == list(permutations(range(n_heads)))
 
 
 def test_a_budget_too_small_for_two_pairs_of_orders_is_refused() -> None:

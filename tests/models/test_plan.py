@@ -53,7 +53,7 @@ TEXTS = ["When Mary and John went to the store, John gave a drink to the man. " 
 ARGUMENTS: dict[str, Any] = {
     "classify": {},
     "confirm": {"heads": {"induction": ["L2H0"]}},
-    "record": {"texts": TEXTS, "names": "resid_post"},
+    "record": {"texts": TEXTS * 16, "names": "resid_post"},  # as many as fill a file
     "statistics": {"texts": TEXTS, "names": "resid_post"},
     "score_weights": {},
     "ablation_sweep": {"prompt": TEXTS[0][:60]},
@@ -65,7 +65,8 @@ def measured(folder: Path, model: str, task: str, dtype: str, layers: int | None
     """The peak of a process of its own, in bytes, everything that it imports included."""
     code = f"ARGUMENTS = {ARGUMENTS!r}\n{TASK}"
     ran = subprocess.run(
-        [sys.executable, "-c", code, model, task, dtype, json.dumps(layers), str(folder)],
+        [sys.executable, "-", model, task, dtype, json.dumps(layers), str(folder)],
+        input=code,
         capture_output=True,
         text=True,
         check=True,

@@ -14,7 +14,7 @@ from mi_toolkit.draw.comparison import view_runs
 from mi_toolkit.weights.run_comparison import compare_runs
 from mi_toolkit.weights.study import Settings, run_study
 from tests.conftest import ROOT
-from tests.models_here import loaded
+from tests.models_here import loaded, untouched
 from tests.weights.toy_text import TOY_TEXT
 
 TEXT = str(ROOT / "tests" / "data" / "toy_text.txt")
@@ -64,6 +64,28 @@ def test_the_same_run_twice_overlaps_fully(folders: list[Path]) -> None:
     (found,) = compare_runs([folders[0], folders[0]])
     assert found.weights.tolist() == [[1, 1], [1, 1]]
     assert found.places.flatten().tolist() == pytest.approx([1] * 4)
+
+
+def test_effects_of_one_kind_of_change_are_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = ["--metric", "magnitude", "--topk", "5", "--fast-perturbation", "--random-draws", "3"]
+    for name, how in {
+        "both": ["zero", "sign_flip"],
+        "flipped": ["sign_flip"],
+        "scaled": ["scale", "--perturb-scale", "0.5"],
+    }.items():
+        asked = ["--model", "toy-gpt2", "--data-file", TEXT, "--perturb", *how]
+        assert run(["sensitivity", *quick, *asked, "--output", str(tmp_path / name)]) == 0
+    (found,) = compare_runs([tmp_path / "both", tmp_path / "flipped"])
+    rows = list(found.rows())
+    assert [row["changed_how"] for row in rows] == ["sign_flip"] * 2
+    assert rows[0]["loss_rise"] == pytest.approx(rows[1]["loss_rise"])
+    own = sum(each.numel() for each in untouched("toy-gpt2").parameters())
+    assert rows[0]["n_parameters"] == own
+    (found,) = compare_runs([tmp_path / "both", tmp_path / "scaled"])
+    assert [row["loss_rise"] for row in found.rows()] == [None, None]
+    assert "none has in common with all (zero, sign_flip; scale by 0.5)" in caplog.text
 
 
 def test_the_command_writes_one_table_and_one_picture(

@@ -155,8 +155,12 @@ class TopExamples:
         """The best of these and of some later tokens."""
         if not len(rows):
             return self
+        highest = rows.amax(dim=0)
+        if highest.isnan().any():  # what is not a number is no example, and hides none
+            rows = rows.masked_fill(rows.isnan(), -torch.inf)
+            highest = rows.amax(dim=0)
         # An equal value later on does not displace an earlier one.
-        moved = (rows.amax(dim=0) > self.values[:, -1]).nonzero().squeeze(1)
+        moved = (highest > self.values[:, -1]).nonzero().squeeze(1)
         if not len(moved):
             return self
         n_top = self.values.shape[1]

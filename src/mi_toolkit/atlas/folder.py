@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mi_toolkit.cards.profile import HeadProfiles
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.core.display import TableRepr, TextTable
-from mi_toolkit.core.errors import ReportError, unknown_name
+from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.io import folder_name, read_json
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
@@ -145,12 +145,19 @@ class HeadAtlas(TableRepr):
             options: further arguments to `load_model`, such as `device`.
 
         Raises:
-            UnknownNameError: the atlas does not have the model.
+            UnknownNameError: the atlas does not have the model, or its folder is not there.
             ReportError: its weights are not those that were measured.
             MIToolkitError: as `load_model` does.
         """
         made = self.report(model).provenance
-        source = find_source(made.model, revision=made.revision)
+        try:
+            source = find_source(made.model, revision=made.revision)
+        except UnknownNameError as error:
+            raise UnknownNameError(
+                f"{model} was measured as {made.model!r}, which is no model from here: a folder is "
+                "looked for from where this runs. Go to where the atlas was built, or load it with "
+                "mi.load_model(FOLDER)."
+            ) from error
         loaded = load_model(
             made.model, **{"revision": made.revision, "dtype": made.dtype, **options}
         )

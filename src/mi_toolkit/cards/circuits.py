@@ -15,15 +15,16 @@ rotation and shared key heads included, `offset` positions apart.
 4. A token with itself: the mean of the diagonal. Under shuffled pairs it is 0 in the mean, with a
    standard error of `1 / √(tokens - 1)` (Hoeffding 1951).
 5. Relations that `writes` may carry out (copying, plural, capital, …) are small maps of words,
-   scored as `successor` is, against the mean over all permutations of the targets (after Elhelo
-   and Geva 2024, arXiv 2412.11965). Words that are no single token are left out; a list of which
-   too few are left is not applicable, with how many there were.
+   scored as `successor` is, but with the biases of the norm and the values, which that label leaves
+   out, against the mean over all permutations of the targets (after Elhelo and Geva 2024, arXiv
+   2412.11965). Words that are no single token are left out; a list of which too few are left is
+   not applicable, with how many there were.
 
 **Heads.** Composition of an earlier head with a later one (Elhage et al. 2021) is
 `‖A B‖ / (‖A‖ ‖B‖)` in Frobenius norms, where `A = W_V W_O` of the earlier one and `B` is what the
-later one reads its queries, keys or values by: `W_Q W_K'`, `W_K W_Q'` or `W_V W_O`, the norm before
-it taken in, but for its scale; a rotation is left out. The null: matrices of the same spectra,
-turned at random.
+later one reads its queries, keys or values by: `W_Q W_K'`, `W_K W_Q'` or `W_V W_O`. The norm before
+each of the two is taken in, but for its scale; a rotation is left out. The null: matrices of the
+same spectra, turned at random.
 """
 
 from __future__ import annotations

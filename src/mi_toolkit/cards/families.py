@@ -569,7 +569,8 @@ def recurrences(
     reach = reaches(own, groups)
     label, distance = placed(found, own, groups, reach)
     generator = torch.Generator().manual_seed(seed)
-    by_chance = torch.zeros(int(groups.max()) + 2, dtype=torch.long)
+    # Diffuse heads are placed in group 0 even where nothing here is in a group.
+    by_chance = torch.zeros(max(int(groups.max()), 0) + 2, dtype=torch.long)
     for _ in range(PERMUTATIONS):
         order = torch.rand(found.shape, generator=generator).argsort(dim=1)
         permuted, _ = placed(found.gather(1, order), own, groups, reach)

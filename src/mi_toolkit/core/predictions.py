@@ -96,7 +96,8 @@ def kl_divergence(
 
     Of a clean and a changed model, `logits` are the clean one's.
     """
-    return divergence(*(each.float().log_softmax(dim=-1) for each in (logits, others)))
+    # In float32, predictions that hardly differ would come out below 0, by rounding.
+    return divergence(*(each.double().log_softmax(dim=-1) for each in (logits, others)))
 
 
 def divergence(

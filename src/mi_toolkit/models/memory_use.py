@@ -6,7 +6,7 @@ The peak of a process of its own, in bytes, is the sum of what is known to lie i
 2. the vocabulary: tokenizer, and the logits of the probe that a model proves itself by;
 3. the weights: all of them, or those outside the blocks and those of a few blocks; queries, keys
    and values once more where TransformerLens copies them out of a fused projection;
-4. gradients, or a second copy of the model, where the task has them;
+4. gradients, a second copy of the model, or a file's worth of activations, where the task has them;
 5. a pass: so many tokens at so many numbers each; logits of them; for gradients, every layer's; or
    what is made of the gradients after it, where that is more.
 
@@ -22,9 +22,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import nn
 
 from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.model import HookedModel
 from mi_toolkit.models.checkpoints import explained, load_config, quiet_transformers
 from mi_toolkit.models.describe import mlp_width
 from mi_toolkit.models.sources import Source, find_source
@@ -42,6 +44,9 @@ FIGURES_OF_ROW = 30
 """Numbers for each token and head while figures are taken of rows of attention."""
 
 FLOAT = 4
+
+SHARD_BYTES = 256 * MEBIBYTE
+"""Of activations that wait in memory until a file of a store is full, unless told otherwise."""
 
 _SPLIT = re.compile(r"\.(query_key_value|qkv_proj|Wqkv|wqkv|W_pack|gate_up_proj)\.")
 """Fused projections that TransformerLens copies the parts out of (those of GPT-2 it looks into)."""
@@ -77,6 +82,19 @@ class ModelSize:
     def weights(self, bytes_each: int) -> int:
         """Bytes of the weights."""
         return self.n_parameters * bytes_each
+
+
+def n_parameters(model: HookedModel) -> int:
+    """How many parameters a model has; tied embeddings once.
+
+    Of a bridge they are Hugging Face's: it holds queries, keys and values of a fused projection
+    once more.
+    """
+    found: Any = model
+    if (hf_model := getattr(model, "original_model", None)) is not None:
+        with torch.device("meta"):
+            found = type(hf_model)(hf_model.config)
+    return sum(each.numel() for each in found.parameters())
 
 
 def size_of(name: str, model: Any) -> ModelSize:
@@ -166,6 +184,9 @@ class Workload:
     figures: bool = False
     """Whether figures are taken of rows of attention."""
 
+    waiting: int = 0
+    """Bytes of results that wait to be written."""
+
     scores: bool = False
     """Whether weights have gradients, and after the passes scores that are made of them."""
 
@@ -182,7 +203,7 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             sequences=31, length=129, tokens=10_600, figures=True, fixed=75 * MEBIBYTE
         ),
         "confirm": Workload(sequences=8, length=129, tokens=1_000_000, logits=True),
-        "record": Workload(sequences=16, length=128, tokens=100_000),
+        "record": Workload(sequences=16, length=128, tokens=100_000, waiting=SHARD_BYTES),
         "statistics": Workload(sequences=16, length=128, tokens=100_000),
         "score_weights": Workload(
             sequences=8, length=128, tokens=3_500, logits=True, scores=True, by_layer=False
@@ -242,6 +263,7 @@ def memory_parts(
         "blocks": (held_parameters(size, layers) - outside) * itemsize
         + (task.models - 1) * size.in_blocks * itemsize,
         "gradients": gradients,
+        "waiting to be written": task.waiting,
         "a pass": max(of_pass, gradients),  # or the scores after it
     }
 

@@ -9,15 +9,19 @@ that it wrote are read, no model and no scores.
 3. Overlap by weights needs the same matrices in both runs; overlap by place (depth and component)
    does not: it is 1 less the total variation distance of the tops over thirds of depth times
    components.
+4. What changing the top did is compared for one kind of change, at one scale: the first that all
+   runs with tests have.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,9 +36,7 @@ from mi_toolkit.core.tables import read_parquet
 from mi_toolkit.weights.ranking import jaccard
 from mi_toolkit.weights.study import FORMAT, KIND
 
-if TYPE_CHECKING:
-    pass
-
+logger = logging.getLogger("mi_toolkit")
 
 GATED = {"W_gate": "W_in"}
 """Components that stand for the same part of an MLP, gated or not."""
@@ -61,7 +63,11 @@ class Run:
     """The top weights; those outside the blocks have no layer."""
 
     effect: Row | None
-    """What changing the top did, at the k compared; None where that was not tested."""
+    """What changing the top did, at the k compared; None where that was not tested, or not in a way
+    that all runs with tests have in common."""
+
+    changed_how: str | None = None
+    """The kind of change that was tested, and its scale where it has one."""
 
     @property
     def depths(self) -> list[float]:
@@ -102,9 +108,11 @@ class Run:
 class RunComparison(Result):
     """Runs by one metric, at one k."""
 
-    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 2"
+    FORMAT: ClassVar[str] = "mi_toolkit comparison of runs 3"
     OUTDATED: ClassVar[Mapping[str, str]] = {
-        "mi_toolkit comparison of runs 1": "compare the runs again"
+        "mi_toolkit comparison of runs 1": "compare the runs again",
+        "mi_toolkit comparison of runs 2": "it may hold effects of different changes: compare the "
+        "runs again",
     }
 
     metric: str
@@ -149,6 +157,7 @@ class RunComparison(Result):
                     **{f"in_{name}": run.components.get(name, 0.0) for name in self.components},
                     "same_weights_as_first": float(self.weights[0, index]),
                     "same_places_as_first": float(self.places[0, index]),
+                    "changed_how": run.changed_how,
                     "loss_rise": effect.get("top"),
                     "sd_above_random": effect.get("sd_above_random"),
                 }
@@ -182,13 +191,24 @@ def compare_runs(folders: Sequence[str | Path]) -> list[RunComparison]:
         )
         raise WeightError(f"These runs have no metric and number of weights in common ({told}).")
     largest = {metric: max(k for name, k in shared if name == metric) for metric, _ in shared}
-    return [
-        _compared(metric, k, [_run(Path(folder), metric, k) for folder in folders])
-        for metric, k in sorted(largest.items())
+    return [_compared(metric, k, list(map(Path, folders))) for metric, k in sorted(largest.items())]
+
+
+def _compared(metric: str, k: int, folders: Sequence[Path]) -> RunComparison:
+    tested = [_effects(folder, metric, k) for folder in folders]
+    changes = [set(each) for each in tested if each]
+    how = next((each for each in chain(*tested) if all(each in kinds for kinds in changes)), None)
+    if changes and how is None:
+        told = "; ".join(", ".join(each) for each in tested if each)
+        logger.warning(
+            "The runs changed their tops in ways that none has in common with all (%s): what that "
+            "did is not compared.",
+            told,
+        )
+    runs = [
+        _run(folder, metric, k, how, effects.get(how or ""))
+        for folder, effects in zip(folders, tested, strict=True)
     ]
-
-
-def _compared(metric: str, k: int, runs: list[Run]) -> RunComparison:
     return RunComparison(
         metric=metric,
         k=k,
@@ -224,21 +244,47 @@ def _manifest(folder: Path) -> Manifest:
     return Manifest.read(folder / FILE, format=FORMAT, kind=KIND)
 
 
-def _run(folder: Path, metric: str, k: int) -> Run:
+SCALED = ("gaussian", "scale")
+"""Kinds of change that a scale belongs to."""
+
+
+def _effects(folder: Path, metric: str, k: int) -> dict[str, Row]:
+    """What changing a top did, by the kind of change and its scale."""
+    part = _manifest(folder).parts.get("perturbation")
+    with fields_fit(folder / FILE, KIND):
+        scale = 1.0 if part is None else float(part.settings["perturb_scale"])
+        rows = [
+            row
+            for row in _summary(folder)["effects"] or []
+            if (row["metric"], row["k"]) == (metric, k)
+        ]
+        names = [f"{r['kind']} by {scale:g}" if r["kind"] in SCALED else r["kind"] for r in rows]
+    return dict(zip(names, rows, strict=True))
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(read_json(folder / "summary.json"))
+    except (OSError, ValueError) as error:
+        raise _half(folder, error) from error
+
+
+def _half(folder: Path, error: Exception) -> ReportError:
+    return ReportError(f"{folder} holds half of a run: {error}. Run it to its end.")
+
+
+def _run(folder: Path, metric: str, k: int, how: str | None, effect: Row | None) -> Run:
     manifest, name = _manifest(folder), f"top_weights_{metric}_{k}"
     about = manifest.about
     try:
         damage = next(manifest.parts[name].damage(folder, by_content=True), None)
         if damage is not None:
             raise ValueError(damage)
-        summary = read_json(folder / "summary.json")
         top = read_parquet(folder / f"{name}.parquet").to_dict("records")
     except (OSError, ValueError) as error:
-        raise ReportError(f"{folder} holds half of a run: {error}. Run it to its end.") from error
+        raise _half(folder, error) from error
     with fields_fit(folder / FILE, KIND):
-        layers = [row for row in summary["layers"] if row["metric"] == metric]
-        tested = summary["effects"] or []
-        effects = [row for row in tested if (row["metric"], row["k"]) == (metric, k)]
+        layers = [row for row in _summary(folder)["layers"] if row["metric"] == metric]
         return Run(
             name=folder.name or str(folder),
             model=about["model"],
@@ -247,7 +293,8 @@ def _run(folder: Path, metric: str, k: int) -> Run:
             metric=metric,
             sizes={str(row["parameter"]): int(row["n_weights"]) for row in layers},
             top=tuple({str(name): value for name, value in row.items()} for row in top),
-            effect=effects[0] if effects else None,
+            effect=effect,
+            changed_how=how if effect is not None else None,
         )
 
 

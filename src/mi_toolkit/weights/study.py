@@ -23,6 +23,7 @@ from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tables import joined, read_parquet, table_of, write_parquet
 from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import model_identity
+from mi_toolkit.models.memory_use import n_parameters
 from mi_toolkit.weights.evaluate_scores import CONTROLS, perturbation_test
 from mi_toolkit.weights.fidelity import score_fidelity
 from mi_toolkit.weights.parameters import select, weight_matrices
@@ -301,13 +302,12 @@ def run_study(
         ReportError: the folder holds something else, or a run on another model or other texts.
     """
     scoring, held_out = halves(evaluation_passages(model) if texts is None else list(texts))
-    whole: Any = model
     identity = model_identity(model)
     about = {
         "model": identity.pop("name"),
         **identity,
         "n_layers": int(model.cfg.n_layers),
-        "n_parameters": sum(parameter.numel() for parameter in whole.parameters()),
+        "n_parameters": n_parameters(model),
         "texts": {
             name: {"n": len(half), "sha256": text_digest(half)}
             for name, half in (("scoring", scoring), ("held_out", held_out))

@@ -56,12 +56,12 @@ from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.models.describe import model_identity
+from mi_toolkit.models.memory_use import SHARD_BYTES
 
 if TYPE_CHECKING:
     from mi_toolkit.activations.store.reader import ActivationStore
 
 
-SHARD_BYTES = 256 * 2**20
 INDEX_COLUMNS = ("document", "chunk", "position", "token")
 
 

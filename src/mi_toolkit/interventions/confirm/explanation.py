@@ -93,7 +93,8 @@ class Plan:
         orders: tuple[tuple[int, ...], ...] = ()
         unlabelled: tuple[Head, ...] = ()
         if budget is not None:
-            rows = setting.rows or rows_to_a_pass(model, claim.queries)
+            # Of passes as they are by default: batch_size decides how they run, not what is drawn.
+            rows = rows_to_a_pass(model, claim.queries)
             orders = _orders(claim, budget // len(claim.batch) * rows, draw)
             every = every_head(model, attention_layers(model))
             unlabelled = tuple(head for head in every if head not in claim.heads)
@@ -200,7 +201,7 @@ class Plan:
 
         value, of_text = paired.estimate(lambda change: marginal(change).mean(dim=1))
         of_orders = torch.zeros_like(value)
-        if len(orders) < math.factorial(len(heads)):
+        if len(set(self.orders)) < math.factorial(len(heads)):
             pairs = marginal(paired.mean[None])[0].unflatten(0, (-1, 2)).mean(dim=1)
             of_orders = pairs.std(dim=0) / math.sqrt(len(pairs))
         error = (of_text.square() + of_orders.square()).sqrt()
@@ -278,7 +279,7 @@ def _prefixes(heads: HeadSet, order: Sequence[int]) -> Iterator[HeadSet]:
 def _orders(claim: Hypothesis, n_sets: int, draw: torch.Generator) -> tuple[tuple[int, ...], ...]:
     """All orders of the heads, or pairs of orders as far as the sets that they need go."""
     n_heads = len(claim.heads)
-    if math.factorial(n_heads) <= MAX_ORDERS and 2**n_heads <= n_sets:
+    if math.factorial(n_heads) <= MAX_ORDERS and 2**n_heads - 2 <= n_sets:
         return tuple(permutations(range(n_heads)))
     orders: list[tuple[int, ...]] = []
     known: set[frozenset[int]] = set()

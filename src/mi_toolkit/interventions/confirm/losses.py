@@ -41,7 +41,7 @@ from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import Checkpoint, fingerprint
-from mi_toolkit.core.stats import MIN_TEXTS, students_t
+from mi_toolkit.core.stats import MIN_TEXTS, effective_size, students_t
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.interventions.ablation import KINDS, in_place
 from mi_toolkit.interventions.components import Apply, Hooks, Target, targets_of
@@ -282,7 +282,10 @@ def _missing(run: LossRuns) -> list[int]:
 
 
 N_RUNS = 8
-"""Runs of neighbouring queries where there are too few sequences, and so the fewest queries."""
+"""Runs of neighbouring queries where there are too few sequences, and so the fewest queries.
+
+Neighbours are alike: fewer runs where their changes are worth fewer independent ones, since runs
+that are as short as what makes neighbours alike are alike too."""
 
 BY_SEQUENCE = "jackknife over sequences"
 BY_QUERIES = "jackknife over the queries of this text"
@@ -347,7 +350,7 @@ class PairedChanges:
         interval = BY_SEQUENCE
         if len(n_queries) < MIN_TEXTS:
             interval = BY_QUERIES if len(sequence) >= N_RUNS else TOO_FEW
-            n_units = min(N_RUNS, len(sequence))
+            n_units = min(N_RUNS, _worth(changes, n_queries.tolist()))
             place = torch.arange(len(sequence)) * n_units // len(sequence)
         n_units = int(place.max()) + 1
         numerator = torch.zeros(len(changes), n_units, dtype=torch.double)
@@ -381,6 +384,20 @@ class PairedChanges:
     def t(self) -> float:
         """Standard errors to either end of a 95% interval."""
         return float(students_t(torch.tensor(len(self.denominator) - 1.0)))
+
+
+def _worth(changes: Float[Tensor, "set query"], lengths: Sequence[int]) -> int:
+    """How many independent queries those of one or two texts are worth: of the first set, or less.
+
+    Less where the sets are worth less by their median: one series may look independent by chance.
+    """
+    series = (changes - changes.mean(dim=1, keepdim=True)).double().T
+    varying = series[:, series.abs().amax(dim=0) > 0]
+    if not varying.shape[1]:
+        return len(series)
+    n = torch.full((varying.shape[1],), len(series), dtype=torch.double)
+    worth = effective_size(varying, n, lengths)
+    return int(torch.minimum(worth[0], worth.median()))
 
 
 def effect_of(
