@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import os
@@ -18,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
@@ -54,6 +56,26 @@ def own_garbage() -> Iterator[None]:
         gc.collect()
         if not was_frozen:
             gc.unfreeze()
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # glibc alone has it
+        return None
+    return trim
+
+
+def give_back_freed() -> None:
+    """Give the system what was freed; after a pass whose tensors went one by one, say.
+
+    glibc keeps it, in holes that the next pass' tensors do not fit into: pass by pass more, until
+    a process holds half again of what it uses.
+    """
+    trim = _trim()
+    if trim is not None:
+        trim(0)
 
 
 def gigabytes(n_bytes: float) -> str:

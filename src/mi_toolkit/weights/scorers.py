@@ -19,6 +19,7 @@ Gradients of the weights to be scored are folded into a score as they appear, th
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mi_toolkit.core.errors import WeightError
+from mi_toolkit.core.memory import give_back_freed
 from mi_toolkit.core.model import HookedModel, evaluating
 from mi_toolkit.core.progress import part_done
 from mi_toolkit.weights.activation_scorers import (
@@ -101,13 +103,20 @@ def mean_gradient(calibration: Calibration) -> ByMatrix:
     return total
 
 
+LARGE = 2**24
+"""Weights of a model whose passes take longer than to look through memory for what was freed."""
+
+
 def fold_batches(calibration: Calibration, fold: Fold) -> None:
     """Fold each batch's part of the objective's gradient: together they are all of it."""
+    is_large = sum(math.prod(matrix.shape) for matrix in calibration.matrices) > LARGE
     with differentiable(calibration.model, calibration.matrices):
         for batch, share in calibration.batches():
             with _folding(calibration.matrices, fold):
                 # Held by no name: it would keep the graph through the next batch's pass.
                 _weighted(values(calibration.model, calibration.objective, batch), share).backward()
+            if is_large:
+                give_back_freed()
 
 
 def _weighted(of_texts: Tensor, share: Tensor) -> Tensor:
