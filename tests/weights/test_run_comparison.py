@@ -85,7 +85,7 @@ def test_effects_of_one_kind_of_change_are_compared(
     assert rows[0]["n_parameters"] == own
     (found,) = compare_runs([tmp_path / "both", tmp_path / "scaled"])
     assert [row["loss_rise"] for row in found.rows()] == [None, None]
-    assert "none has in common with all (zero, sign_flip; scale by 0.5)" in caplog.text
+    assert "tested in all of the runs (zero, sign_flip; scale by 0.5)" in caplog.text
 
 
 def test_the_command_writes_one_table_and_one_picture(

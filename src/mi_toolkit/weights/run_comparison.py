@@ -201,8 +201,8 @@ def _compared(metric: str, k: int, folders: Sequence[Path]) -> RunComparison:
     if changes and how is None:
         told = "; ".join(", ".join(each) for each in tested if each)
         logger.warning(
-            "The runs changed their tops in ways that none has in common with all (%s): what that "
-            "did is not compared.",
+            "No change of the top was tested in all of the runs (%s): what changing it did is not "
+            "compared.",
             told,
         )
     runs = [

@@ -12,9 +12,10 @@ How far one set's loss change stands out among those of other sets: pure figures
    set ablated minus the loss without: paired, query by query.
 2. `effect = (change - mean of the other sets' changes) / their standard deviation`.
 3. Standard errors are those of the delete-one jackknife: over sequences from 3 on, below that over
-   8 runs of neighbouring queries, which says nothing of other texts. Intervals are Student's t with
-   one degree of freedom less than there are units. The other sets are the null: they stay the same
-   ones, and their standard deviation is only the unit in which the effect's interval is given.
+   runs of neighbouring queries, which says nothing of other texts: 8 of them, or as many as the
+   queries are worth independent ones. Intervals are Student's t with one degree of freedom less
+   than there are units. The other sets are the null: they stay the same ones, and their standard
+   deviation is only the unit in which the effect's interval is given.
 4. `p = (1 + other sets that reach the change) / (1 + other sets)`: the set itself counts as one of
    its kind, so no draw gives 0. The percentile is its complement.
 """
