@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 from markupsafe import Markup
 
@@ -294,9 +292,7 @@ def view_runs(comparison: RunComparison) -> ResultView:
     Args:
         comparison: one of `compare_runs`.
     """
-    table = comparison.to_pandas()
-    header = [name.replace("_", " ") for name in table.columns]
-    rows = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    table = comparison.text_table()
     return ResultView(
         title=f"The top {comparison.k:,} weights by {comparison.metric}",
         caption=(
@@ -305,11 +301,5 @@ def view_runs(comparison: RunComparison) -> ResultView:
             "brackets) where both have the same matrices."
         ),
         draw=lambda: figures.run_comparison_figure(comparison),
-        body=lambda: wide_table(header, rows),
+        body=lambda: wide_table(table.header, table.rows),
     )
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}" if math.isfinite(value) else ""
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
