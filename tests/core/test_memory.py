@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 
 import pytest
 
@@ -48,8 +49,16 @@ class Node:
         self.own = self
 
 
-def test_what_was_made_inside_goes_and_what_was_there_before_is_not_searched() -> None:
+@pytest.fixture
+def _collected_only_when_asked() -> Iterator[None]:
     gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_collected_only_when_asked")
+def test_what_was_made_inside_goes_and_what_was_there_before_is_not_searched() -> None:
     older = weakref.ref(Node())
     with own_garbage():
         newer = weakref.ref(Node())
