@@ -51,6 +51,7 @@ class Node:
 
 @pytest.fixture
 def _collected_only_when_asked() -> Iterator[None]:
+    gc.unfreeze()  # what commands that ran here have frozen
     gc.collect()
     gc.disable()
     yield
