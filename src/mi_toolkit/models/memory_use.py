@@ -203,7 +203,10 @@ WORKLOADS: Mapping[str, Workload] = MappingProxyType(
             sequences=31, length=129, tokens=10_600, figures=True, fixed=75 * MEBIBYTE
         ),
         "confirm": Workload(sequences=8, length=129, tokens=1_000_000, logits=True),
-        "record": Workload(sequences=16, length=128, tokens=100_000, waiting=SHARD_BYTES),
+        # What waits lies between what each pass freed, so that the heap keeps some of that too.
+        "record": Workload(
+            sequences=16, length=128, tokens=100_000, waiting=SHARD_BYTES, fixed=130 * MEBIBYTE
+        ),
         "statistics": Workload(sequences=16, length=128, tokens=100_000),
         "score_weights": Workload(
             sequences=8, length=128, tokens=3_500, logits=True, scores=True, by_layer=False
