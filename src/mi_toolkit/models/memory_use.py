@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -93,7 +94,8 @@ def n_parameters(model: HookedModel) -> int:
     found: Any = model
     if (hf_model := getattr(model, "original_model", None)) is not None:
         with torch.device("meta"):
-            found = type(hf_model)(hf_model.config)
+            # Of a copy: what builds a model writes into its config.
+            found = type(hf_model)(deepcopy(hf_model.config))
     return sum(each.numel() for each in found.parameters())
 
 
