@@ -90,11 +90,11 @@ def token_ranks(
 
 
 def kl_divergence(
-    logits: Float[Tensor, "*batch vocabulary"], others: Float[Tensor, "*batch vocabulary"]
+    logits: Float[Tensor, "*#batch vocabulary"], others: Float[Tensor, "*#batch vocabulary"]
 ) -> Float[Tensor, "*batch"]:
     """KL(softmax(logits) ‖ softmax(others)) in nats: 0 where both predict alike.
 
-    Of a clean and a changed model, `logits` are the clean one's.
+    Of a clean and a changed model, `logits` are the clean one's; either may stand for several rows.
     """
     # In float32, predictions that hardly differ would come out below 0, by rounding.
     return divergence(*(each.double().log_softmax(dim=-1) for each in (logits, others)))

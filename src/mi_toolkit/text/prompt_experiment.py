@@ -105,7 +105,7 @@ def readings(
         log_prob=last.log_softmax(dim=-1)[:, target],
         logit=last[:, target],
         rank=token_ranks(last, asked).float(),
-        kl=kl_divergence(clean[-1].float().expand_as(last), last),
+        kl=kl_divergence(clean[-1:], last),
         loss=losses(logits, ids).mean(dim=-1),
     )
     return Readings(**{f.name: getattr(figures, f.name).cpu() for f in fields(Readings)})
