@@ -13,11 +13,12 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
+    Count,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Several,
     Switch,
-    at_least_one,
     token_named,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
@@ -51,10 +52,10 @@ def ablate(
     how: Literal["zero", "mean", "resample", "pattern_preserving"] = "zero",
     reference: str | None = None,
     random_controls: Annotated[int, Parameter(validator=not_negative)] = 20,
-    top_k: Annotated[int, Parameter(validator=at_least_one)] = 10,
+    top_k: Count = 10,
     max_new_tokens: Annotated[int | None, Parameter(validator=not_negative)] = None,
     seed: int = 0,
-    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    batch_size: CountOrNone = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:

@@ -15,13 +15,14 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     CorpusOptions,
+    Count,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Several,
     Switch,
     Texts,
     WeightingName,
-    at_least_one,
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import (
@@ -43,8 +44,6 @@ from mi_toolkit.cli.terminal import (
 if TYPE_CHECKING:
     from mi_toolkit.cards.card import HeadCard
 
-Number = Annotated[int, Parameter(validator=at_least_one)]
-
 
 def atlas(
     *models: str,
@@ -52,7 +51,7 @@ def atlas(
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
     weighting: WeightingName = "prompts",
     seed: int = 0,
-    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    batch_size: CountOrNone = None,
     revisions: Texts = None,
     headvis: Switch = False,
     profiles: Switch = False,
@@ -123,9 +122,9 @@ def head(
     profiles: Path | None = None,
     atlas: Path | None = None,
     how: Several[Literal["zero", "mean", "resample"]] = None,
-    n_sequences: Number = 16,
-    n_random: Number = 12,
-    n_tokens: Number = 512,
+    n_sequences: Count = 16,
+    n_random: Count = 12,
+    n_tokens: Count = 512,
     seed: int = 0,
     corpus: CorpusOptions = DEFAULT_CORPUS,
     out: OutputOptions = DEFAULT_OUTPUT,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Literal
 
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
+    Count,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Switch,
-    at_least_one,
     token_named,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, wrapped
@@ -24,7 +23,6 @@ from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_st
 if TYPE_CHECKING:
     from mi_toolkit.attribution.attribution import Attribution
 
-Count = Annotated[int | None, Parameter(validator=at_least_one)]
 BAR = 24
 
 
@@ -44,8 +42,8 @@ def attribute(
     ] = "integrated_gradients",
     objective: Literal["logit", "log_prob"] = "logit",
     baseline: str | None = None,
-    steps: Count = None,
-    max_steps: Annotated[int, Parameter(validator=at_least_one)] = 112,
+    steps: CountOrNone = None,
+    max_steps: Count = 112,
     allow_incomplete: Switch = False,
     bos: bool | None = None,
     out: OutputOptions = DEFAULT_OUTPUT,

@@ -14,12 +14,12 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Several,
     Switch,
     WeightingName,
-    at_least_one,
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, check_file
@@ -51,12 +51,12 @@ def classify(
     weighting: WeightingName = "prompts",
     bos: bool | None = None,
     seed: int = 0,
-    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    batch_size: CountOrNone = None,
     data_file: Path | None = None,
     field: str = "text",
     resume: Path | None = None,
     require_copying: Switch = False,
-    untrained: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    untrained: CountOrNone = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:

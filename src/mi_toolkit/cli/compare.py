@@ -13,12 +13,12 @@ from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Several,
     Texts,
     WeightingName,
-    at_least_one,
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, in_columns, wrapped
@@ -40,7 +40,7 @@ def compare(
     weighting: WeightingName = "prompts",
     bos: bool | None = None,
     seed: int = 0,
-    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    batch_size: CountOrNone = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:
@@ -183,7 +183,7 @@ def stimuli(
     min_lift: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.3,
     weighting: WeightingName = "prompts",
     seed: int = 0,
-    batch_size: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    batch_size: CountOrNone = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:

@@ -14,11 +14,11 @@ from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
+    CountOrNone,
     LoadOptions,
     ModelName,
     Several,
     Switch,
-    at_least_one,
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
@@ -39,9 +39,6 @@ MIN_RANDOM, DEFAULT_BUDGET = 500, 400
 """As in `confirm_heads`, whose module takes seconds to import; a test holds them to it."""
 
 
-Count = Annotated[int | None, Parameter(validator=at_least_one)]
-
-
 def confirm(
     *,
     model: ModelName = DEFAULT_MODEL,
@@ -51,13 +48,13 @@ def confirm(
     stimulus: str | None = None,
     how: Literal["mean", "zero", "resample", "pattern_preserving"] = "mean",
     per_head: Switch = False,
-    n_random: Count = None,
-    n_sequences: Count = 16,
+    n_random: CountOrNone = None,
+    n_sequences: CountOrNone = 16,
     alpha: Annotated[float, Parameter(validator=between_zero_and_one)] = 0.05,
     shapley: Switch = False,
-    budget: Count = None,
+    budget: CountOrNone = None,
     seed: int | None = None,
-    batch_size: Count = None,
+    batch_size: CountOrNone = None,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:

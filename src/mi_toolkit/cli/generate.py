@@ -6,20 +6,18 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 import mi_toolkit as mi
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
+    Count,
     LoadOptions,
     ModelName,
     Several,
     Switch,
-    at_least_one,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
@@ -32,8 +30,6 @@ from mi_toolkit.cli.terminal import (
 if TYPE_CHECKING:
     from mi_toolkit.core.model import HookedModel
     from mi_toolkit.text.generation import Generation
-
-Count = Annotated[int, Parameter(validator=at_least_one)]
 
 
 def generate(

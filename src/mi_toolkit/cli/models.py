@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.options import DEFAULT_LOADING, LoadOptions, Switch, at_least_one
+from mi_toolkit.cli.options import (
+    DEFAULT_LOADING,
+    Count,
+    CountOrNone,
+    LoadOptions,
+    Switch,
+)
 from mi_toolkit.cli.output import (
     DEFAULT_OUTPUT,
     OutputOptions,
@@ -141,7 +145,7 @@ def plan(
     task: str = "classify",
     memory: str | None = None,
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
-    tokens: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    tokens: CountOrNone = None,
     revision: str | None = None,
     trust_remote_code: Switch = False,
     out: OutputOptions = DEFAULT_OUTPUT,
@@ -191,7 +195,7 @@ def plan(
 
 def verify(
     *models: str,
-    max_new_tokens: Annotated[int, Parameter(validator=at_least_one)] = 20,
+    max_new_tokens: Count = 20,
     out: OutputOptions = DEFAULT_OUTPUT,
     load: LoadOptions = DEFAULT_LOADING,
 ) -> None:

@@ -65,6 +65,13 @@ def at_least_one(_: object, value: int | None) -> None:
         raise ValueError("Must be 1 or more.")
 
 
+Count = Annotated[int, Parameter(validator=at_least_one)]
+"""How many of something: 1 or more."""
+
+CountOrNone = Annotated[int | None, Parameter(validator=at_least_one)]
+"""The same where leaving it out says something else."""
+
+
 def between_zero_and_one(_: object, value: float) -> None:
     """Check an option that is a share."""
     if not 0 <= value <= 1:
@@ -90,7 +97,7 @@ class LoadOptions:
     device_map: str | None = None
     """Spread a large model over devices, as transformers does: auto, balanced, sequential."""
 
-    layers_at_a_time: Annotated[int | None, Parameter(validator=at_least_one)] = None
+    layers_at_a_time: CountOrNone = None
     """Leave the weights of the blocks in their files, and read so many at a time: a large model in
     little memory. 1 takes the least."""
 
@@ -160,7 +167,7 @@ class CorpusOptions:
     split: str = "train"
     """Its split."""
 
-    n_documents: Annotated[int | None, Parameter(validator=at_least_one)] = None
+    n_documents: CountOrNone = None
     """The first so many of its records. Without it all of them, however many there are."""
 
     field: str = "text"

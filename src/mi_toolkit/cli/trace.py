@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 import mi_toolkit as mi
 from mi_toolkit.cli.errors import UsageError
@@ -15,10 +13,10 @@ from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
     DEFAULT_PROMPT,
+    Count,
     LoadOptions,
     ModelName,
     Several,
-    at_least_one,
 )
 from mi_toolkit.cli.output import (
     DEFAULT_OUTPUT,
@@ -33,8 +31,6 @@ from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept
 if TYPE_CHECKING:
     from mi_toolkit.text.pipeline import Pipeline
 
-
-Count = Annotated[int, Parameter(validator=at_least_one)]
 
 STAGES = ("tokens", "attention", "mlp", "output", "lens")
 

@@ -5,17 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from importlib.util import find_spec
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.options import Several, Switch, at_least_one
+from mi_toolkit.cli.options import Count, CountOrNone, Several, Switch
 from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.models.sources import find_source
-
-Count = Annotated[int, Parameter(validator=at_least_one)]
 
 
 def web_page(
@@ -27,7 +22,7 @@ def web_page(
     allow_models: Several[str] = None,
     allow_local: Switch = False,
     allow_hub: Switch = False,
-    max_model_bytes: Annotated[int | None, Parameter(validator=at_least_one)] = None,
+    max_model_bytes: CountOrNone = None,
     disk: float | None = None,
     lend_token: Switch = False,
     memory: float | None = None,
