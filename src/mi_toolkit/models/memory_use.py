@@ -10,6 +10,9 @@ The peak of a process of its own, in bytes, is the sum of what is known to lie i
 5. a pass: so many tokens at so many numbers each; logits of them; for gradients, every layer's; or
    what is made of the gradients after it, where that is more.
 
+With the blocks on disk it is the peak of what follows the loading: transformers looks through the
+whole file as it loads, pages of a map, which the system takes back where memory is short.
+
 `tests/models/test_plan.py` holds it to the measured peaks of processes, within 15%.
 """
 
