@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +19,7 @@ from matplotlib.image import imread
 
 from mi_toolkit.draw.figures.heads import pattern_grid
 from mi_toolkit.draw.figures.maps import head_map, label_map, scope_map
-from mi_toolkit.draw.figures.style import Sheet, in_house_style
+from mi_toolkit.draw.figures.style import Sheet, as_svg, in_house_style, sheet_of
 from mi_toolkit.draw.primitives import FRAME
 from mi_toolkit.draw.report import view_report
 from tests.draw.made import made_report, made_view
@@ -122,6 +124,29 @@ def test_threads_that_draw_leave_matplotlib_as_it_was() -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(draw, [0.02, 0.05, 0.01, 0.04] * 4))
     assert dict(mpl.rcParams) == before
+
+    # Nor what writes a picture: several visitors' of the page, say, at once.
+    class Slow(Figure):
+        def __init__(self, seconds: float) -> None:
+            super().__init__(figsize=(1, 1))
+            self.seconds = seconds
+
+        def savefig(self, *args: Any, **how: Any) -> None:
+            time.sleep(self.seconds)
+            super().savefig(*args, **how)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(as_svg, map(Slow, [0.02, 0.05, 0.01, 0.04] * 4)))
+    assert dict(mpl.rcParams) == before
+
+
+def test_all_letters_of_a_picture_are_of_one_font_whatever_matplotlib_is_set_to() -> None:
+    report = made_report({"induction": torch.rand(2, 2)})
+    with mpl.rc_context({"font.family": "serif"}):
+        drawn = as_svg(sheet_of(head_map(report, "induction")))
+    families = set(re.findall(r"font-family: ([^;]*);", drawn))
+    assert len(families) == 1
+    assert families.pop().endswith("sans-serif")
 
 
 def test_nobody_s_matplotlib_is_changed() -> None:

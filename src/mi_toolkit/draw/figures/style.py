@@ -111,13 +111,23 @@ def background() -> str:
     return str(mpl.rcParams["axes.facecolor"])
 
 
-@cache
 def _style(paper: str) -> Any:  # matplotlib spells out every key, release by release
+    return {**_style_file(paper), "font.family": _fonts()}
+
+
+@cache
+def _style_file(paper: str) -> dict[str, Any]:
     if paper not in PAPERS:
         raise unknown_name("paper", paper, PAPERS)
     with resources.as_file(resources.files(__package__) / f"{paper}.mplstyle") as path:
         style: Any = mpl.rc_params_from_file(str(path), use_default_template=False)
     return dict(style)
+
+
+def _fonts() -> list[str]:
+    """Those of `FONTS` that are installed, and where a page is read that has none of them, any."""
+    installed = {font.name for font in fontManager.ttflist}
+    return [*(font for font in FONTS if font in installed), "sans-serif"]
 
 
 DOTS_PER_INCH = 160
@@ -252,15 +262,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 def _drawn(figure: Figure, kind: str) -> bytes:
     picture = BytesIO()
-    installed = {font.name for font in fontManager.ttflist}
+    own: Any = {"font.family": _fonts(), "svg.fonttype": "none", "svg.hashsalt": "mi_toolkit"}
     with (
-        mpl.rc_context(
-            {
-                "font.family": [font for font in FONTS if font in installed],
-                "svg.fonttype": "none",
-                "svg.hashsalt": "mi_toolkit",
-            }
-        ),
+        _STYLED,
+        mpl.rc_context(own),
         warnings.catch_warnings(),
     ):
         # A script that no installed font has is shown as boxes, which says as much.
