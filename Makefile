@@ -3,9 +3,10 @@
 
 PYTHON ?= python3
 PROMPT ?= When Mary and John went to the store, John gave a drink to
-# Two files of tests at a time, those with slow tests first (conftest.py sorts them). A worker holds
-# some 2 GB: one for each core is not for every machine.
-PYTEST  = -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+# Three files of tests at a time, those with slow tests first (conftest.py sorts them): on two cores,
+# as a fifth of the time tests wait for a page, a process or a disk. A worker holds some 2 GB: one
+# for each core is not for every machine.
+PYTEST  = -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 # Each worker has a core: threads of several workers on the same cores wait for each other.
 tests tests-tl3 quick-tests fire newest: export OMP_NUM_THREADS = 1
 

@@ -14,21 +14,6 @@ from mutants import read_reasons
 ROOT = Path(__file__).parents[2]
 
 
-def passes(file: str, chosen: str, **environment: str) -> None:
-    """Run some tests of a file in a process of their own."""
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "fire"]
-    done = subprocess.run(
-        [sys.executable, *command, "-k", chosen, f"tests/fire/{file}"],
-        cwd=ROOT,
-        env={**os.environ, "PYTEST_ADDOPTS": "", **environment},  # asked of the outer one
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
-
-
 LONG = (
     *("head_card", "head_families", "dynamics", "length_sweep", "verify_model"),
     *("untrained_control", "s_inhibition", "perturbation_test", "score_fidelity", "ranking"),
@@ -37,17 +22,31 @@ LONG = (
 """Jobs left to `make fire`: they are made of others, which run here."""
 
 
-@pytest.mark.slow
-def test_jobs_run_on_a_pretended_accelerator() -> None:
-    passes("test_pretended_device.py", f"accelerator or toy-gpt2 and not ({' or '.join(LONG)})")
+CHOSEN = {
+    "test_pretended_device.py": f"(accelerator or toy-gpt2) and not ({' or '.join(LONG)})",
+    "test_damaged_files.py": "checkpoint or generate or texts or study",
+    "test_fuzz.py": "toy-gpt2 and (record or generate or classify) or patterns",
+}
 
 
 @pytest.mark.slow
-def test_damaged_files_are_refused_and_odd_calls_too() -> None:
+def test_jobs_run_on_an_accelerator_and_damaged_files_and_odd_calls_are_refused() -> None:
+    """In a process of their own, one for all three: torch learns there of another device."""
     # The same few cases each time: `make fire` looks for others.
-    some = {"FIRE_SEED": "0", "FIRE_SHARE": "0.2"}
-    passes("test_damaged_files.py", "checkpoint or generate or texts or study", **some)
-    passes("test_fuzz.py", "toy-gpt2 and (record or generate or classify) or patterns", **some)
+    some = {"FIRE_SEED": "0", "FIRE_SHARE": "0.2", "PYTEST_ADDOPTS": ""}  # asked of the outer one
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "fire"]
+    chosen = " or ".join(f"{file} and ({tests})" for file, tests in CHOSEN.items())
+    done = subprocess.run(
+        [sys.executable, *command, "-k", chosen, "-v", *(f"tests/fire/{file}" for file in CHOSEN)],
+        cwd=ROOT,
+        env={**os.environ, **some},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    for file in CHOSEN:
+        assert f"{file}::" in done.stdout, f"nothing of {file} ran"
 
 
 def test_every_survivor_that_is_excused_is_still_in_the_code() -> None:

@@ -289,7 +289,7 @@ def test_three_workers_of_which_one_is_killed_at_work_write_the_same_files(
                     process.kill()
                     killed.append(process.pid)
                     return
-            time.sleep(0.01)
+            time.sleep(0.05)  # a look at every process takes a while: others need the processor
 
     large = huge(tmp_path / "huge")
     killer = threading.Thread(target=kill_one)
