@@ -61,6 +61,14 @@ def test_every_label_of_a_head_has_its_strip() -> None:
     assert both.colours == (colours.LABELS["previous_token"], colours.LABELS["induction"])
     assert both.tip == "L0H0: previous_token, induction"
     assert none.tip == "L0H1: unclassified"
+    assert [*label_map(report).legend] == ["previous_token", "induction", "unclassified"]
+
+
+def test_a_legend_names_what_its_map_shows_and_nothing_else() -> None:
+    all_labelled = made_report({"induction": torch.tensor([[0.9, 0.9]])})
+    assert [*label_map(all_labelled).legend] == ["induction"]
+    values = torch.tensor([[0.9, 0.9]])
+    assert [*scope_map(made_report({"locality": values, "diffuse": values})).legend] == ["local"]
 
 
 def test_scope_and_windows_stand_together() -> None:

@@ -159,7 +159,7 @@ def scope_map(report: HeadReport) -> HeadMap:
         layers=_layer_names(report),
         n_heads=n_heads,
         cells=tuple(cell(Head(l, h)) for l in range(n_layers) for h in range(n_heads)),
-        legend={name: colours.SCOPES[name] for name in report.scope_names},
+        legend={name: colours.SCOPES[name] for name in report.scope_names if report.heads(name)},
     )
 
 
@@ -180,13 +180,14 @@ def label_map(report: HeadReport) -> HeadMap:
 
     carried = [name for name in report.label_names if report.heads(name)]
     legend = {name: colours.LABELS.get(name, colours.OTHER_LABEL) for name in carried}
+    bare = [name for name in (UNCLASSIFIED, NOT_FINITE) if report.heads(name)]
     return HeadMap(
         title="labels",
         subtitle="all that a head carries",
         layers=_layer_names(report),
         n_heads=n_heads,
         cells=tuple(cell(Head(l, h)) for l in range(n_layers) for h in range(n_heads)),
-        legend=legend | {UNCLASSIFIED: colours.NOTHING},
+        legend=legend | dict.fromkeys(bare, colours.NOTHING),
     )
 
 
