@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.app.example import FOLDER as EXAMPLE
 from mi_toolkit.app.example import GENERATION, PIPELINE
+from mi_toolkit.attribution.attribution import Attribution
 from mi_toolkit.core.result import load_record
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.figures.style import line_colours
@@ -51,6 +52,7 @@ def pictures() -> Iterator[Made]:
         **{name: _pair(name) for name in (*MASKS, "locality", "positional", "diffuse")},
         **further_pictures(),
         "weight_scores": weight_scores,
+        "attribution": _attribution,
         "pipeline": lambda: figures.pipeline_figure(Pipeline.load(EXAMPLE / PIPELINE)),
         "generation": lambda: figures.generation_figure(Generation.load(EXAMPLE / GENERATION)),
     }
@@ -122,6 +124,19 @@ def _power() -> Figure:
 
 def _cells(row: str) -> list[str]:
     return [cell.strip() for cell in row.split("|")[1:-1]]
+
+
+def _attribution() -> Figure:
+    """What one choice rests on by two methods, each with its own scale of colours."""
+    width, height, row = 10.4, 2.0, 0.58
+    figure = Figure(figsize=(width, height))
+    for index, method in enumerate(("integrated_gradients", "occlusion")):
+        found = Attribution.load(DOCS / f"data/attribution_{method}.safetensors")
+        bottom = 1 - (0.35 + 1.0 * index + row) / height
+        ax = figure.add_axes((0, bottom, 1, row / height))
+        figures.attribution_figure(found, ax)
+        ax.set_title(f"{method}: {found.sum_text()}", x=0.015)
+    return figure
 
 
 def _pair(behaviour: str) -> Callable[[], Figure]:
