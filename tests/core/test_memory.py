@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator
 
@@ -51,8 +52,9 @@ class Node:
 
 @pytest.fixture
 def _collected_only_when_asked() -> Iterator[None]:
-    gc.unfreeze()  # what commands that ran here have frozen
-    gc.collect()
+    gc.unfreeze()  # what commands that ran here have frozen, a page's open sockets among it
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()
     gc.disable()
     yield
     gc.enable()

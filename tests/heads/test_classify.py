@@ -88,6 +88,20 @@ def test_one_prompt_is_not_positional_and_two_are() -> None:
     assert classify_heads(model, [text, "The capital of France is Paris."]).applicable["positional"]
 
 
+def test_no_head_is_positional_where_nobody_knows_whether_it_is_diffuse() -> None:
+    model = loaded("toy-gpt2")
+    names = ("Mary", "John", "Tom", "Sara", "Kate", "Adam")
+    deeds = ("went to the store", "gave a ball", "saw a book", "came to the park")
+    report = classify_heads(model, [f"{name} {deed}" for name in names for deed in deeds])
+    assert report.applicable["positional"]
+    assert report.ci_low[report.index("positional")].nan_to_num().max() > 0.6
+    assert report.heads("positional") == []
+    assert "takes a prompt of nine tokens or more" in dict(report.summary())["positional"]
+    standard, alone = classify_heads(model), classify_heads(model, behaviours=["positional"])
+    assert alone.behaviours == ("positional", "diffuse")
+    assert alone.heads("positional") == standard.heads("positional") != []
+
+
 def test_the_standard_protocol_labels_each_behaviour_at_home() -> None:
     report = classify_heads(loaded("toy-pythia"))
     assert report.stimulus["induction"] == "repeated_random"

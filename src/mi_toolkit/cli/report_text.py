@@ -131,6 +131,8 @@ def _heads(report: HeadReport, name: str, room: int) -> str:
     heads = report.heads(name)
     if not heads and name != behaviour:
         return "none"
+    if not heads and (reason := report.no_label_reason(name)) is not None:
+        return reason
     if not heads:
         return f"none; highest {figure(report, name, report.strongest(name))}"
     bare = [figure(report, behaviour, head) for head in heads]

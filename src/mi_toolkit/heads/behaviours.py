@@ -243,7 +243,8 @@ what users and installed packages add."""
 def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ...]:
     """The named behaviours in the table's order, the standard ones for None.
 
-    A behaviour itself may stand for its name; it need not be in the table.
+    A behaviour itself may stand for its name; it need not be in the table. `positional` brings
+    `diffuse` along, which its label asks about.
 
     Raises:
         UnknownNameError: a name that is not in the table.
@@ -262,6 +263,8 @@ def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ..
         behaviour = BEHAVIOURS.resolve(asked_for) if isinstance(asked_for, str) else asked_for
         if found.setdefault(behaviour.name, behaviour) != behaviour:
             raise BehaviourError(f"Two behaviours given are called {behaviour.name!r}.")
+    if found.get("positional") == BEHAVIOURS["positional"]:
+        found.setdefault("diffuse", BEHAVIOURS["diffuse"])
     place = {name: index for index, name in enumerate(BEHAVIOURS)}
     return tuple(sorted(found.values(), key=lambda b: place.get(b.name, len(place))))
 

@@ -67,8 +67,8 @@ def clears_bar(
 
     Over all heads and all behaviours that carry a label, at most `fdr` of those that clear their
     bar do so by chance, in expectation (Benjamini and Hochberg on the one-sided p). None: each head
-    alone, where the 95% interval lies above the bar. `positional` also asks that the head is not
-    diffuse, since a head that spreads evenly has the same rows on every text.
+    alone, where the 95% interval lies above the bar. `positional` also asks that the head is known
+    not to be diffuse, since a head that spreads evenly has the same rows on every text.
     """
     tested = [name for name, behaviour in facts.items() if behaviour.carries_label]
     clears = {
@@ -106,10 +106,10 @@ def borderline_heads(
 def _evenly(
     figures: Mapping[str, BarFigures], facts: Mapping[str, BehaviourSpec]
 ) -> Bool[Tensor, "layer head"]:
-    """Heads that spread evenly; none where that was not measured."""
+    """Heads that spread evenly, or may: where that was not measured, all."""
     if "diffuse" not in figures:
-        return torch.zeros_like(figures["positional"].score, dtype=torch.bool)
-    return figures["diffuse"].score >= (facts["diffuse"].min_label or 1.0)
+        return torch.ones_like(figures["positional"].score, dtype=torch.bool)
+    return ~(figures["diffuse"].score < (facts["diffuse"].min_label or 1.0))
 
 
 def label_heads(

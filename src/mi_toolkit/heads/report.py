@@ -127,6 +127,8 @@ def _label_line(report: HeadReport, name: str) -> str:
     heads = report.heads(name)
     if not heads and name != behaviour:
         return "none"
+    if not heads and (reason := report.no_label_reason(name)) is not None:
+        return reason
     if not heads:
         strongest = report.strongest(name)
         return f"none (strongest {strongest} {float(report[name][strongest]):.2f})"
@@ -481,6 +483,15 @@ class HeadReport(Result):
         if facts.kind == "circuit" and stimulus != facts.home:
             return f"not measured on {stimulus}: it is read off the {facts.home} (give no prompt)"
         return f"not applicable here: needs {facts.trigger}"
+
+    def no_label_reason(self, label: str) -> str | None:
+        """Why no head can carry a label here, whatever its figure; None where heads can."""
+        if label != "positional" or self.applicable.get("diffuse", False):
+            return None
+        return (
+            "no label: that is for heads known not to be diffuse, which takes a prompt of nine "
+            "tokens or more"
+        )
 
     def labels_of(self, head: Head | tuple[int, int] | str) -> list[str]:
         """The labels of one head, in the report's order; its scope is not among them.
