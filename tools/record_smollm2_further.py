@@ -95,7 +95,9 @@ def _months(model: HookedModel, head: Head) -> tuple[Tensor, list[str]]:
     (months,) = [each for each in successor_maps(model.tokenizer) if each.name == "months"]
     sources = torch.tensor([source for source, _ in months.pairs])
     directions = effective_unembedding(model).directions(sources)
-    logits = circuit_logits(model, head.layer, effective_embedding(model, sources), directions)
+    logits = circuit_logits(
+        model, head.layer, effective_embedding(model, sources, layer=head.layer), directions
+    )
     own = logits[head.head].detach().cpu()
     scaled = (own - own.mean(dim=-1, keepdim=True)) / own.std(dim=-1, keepdim=True)
     return scaled, list(token_texts(model.tokenizer, sources.tolist()))

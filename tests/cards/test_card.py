@@ -98,7 +98,7 @@ def test_tables_are_those_of_brute_force_over_the_vocabulary() -> None:
 @pytest.mark.parametrize("name", ["toy-gpt-neo", "toy-pythia", "toy-opt"])
 def test_vectors_put_in_together_are_those_put_in_one_by_one(name: str) -> None:
     model, ids = loaded(name), torch.tensor([5, 17, 30])
-    embedding = effective_embedding(model, ids)
+    embedding = effective_embedding(model, ids, layer=2)
     together = head_vectors(model, Head(2, 1), embedding, offset=3)
     for place in range(len(ids)):
         alone = head_vectors(model, Head(2, 1), embedding[place : place + 1], offset=3)
@@ -107,14 +107,18 @@ def test_vectors_put_in_together_are_those_put_in_one_by_one(name: str) -> None:
     assert not torch.allclose(together.query[0], together.query[1])
 
 
+@pytest.mark.parametrize("head", [Head(2, 1), Head(0, 1)], ids=str)
 @pytest.mark.parametrize("offset", [0, 3])
-def test_rotation_and_shared_keys_are_those_of_the_model(offset: int) -> None:
-    model, head, ids = loaded("toy-qwen2"), Head(2, 1), torch.tensor([5, 17, 30])
+def test_rotation_and_shared_keys_are_those_of_the_model(offset: int, head: Head) -> None:
+    """Of what its layer reads: in the first, the embedding, which no MLP has seen yet."""
+    model, ids = loaded("toy-qwen2"), torch.tensor([5, 17, 30])
     hf = untouched("toy-qwen2").model
     layer = hf.layers[head.layer]
     with torch.no_grad():
         first = hf.layers[0]
-        embedding = first.mlp(first.post_attention_layernorm(hf.embed_tokens(ids)))
+        embedding = hf.embed_tokens(ids)
+        if head.layer > 0:
+            embedding = first.mlp(first.post_attention_layernorm(embedding))
         read = layer.input_layernorm(embedding)
         width = layer.self_attn.head_dim
         q = layer.self_attn.q_proj(read).unflatten(-1, (-1, width))[:, head.head]
@@ -128,8 +132,8 @@ def test_rotation_and_shared_keys_are_those_of_the_model(offset: int) -> None:
             return vectors * cos[0, place] + turned * sin[0, place]
 
         scores = rotated(q, offset) @ rotated(k, 0).T / width**0.5
-    found = head_vectors(model, head, effective_embedding(model, ids), offset=offset)
-    torch.testing.assert_close(found.query @ found.key.T, scores, rtol=1e-4, atol=1e-4)
+    tables = circuit_tables(model, head, ids, offset=offset, seed=0)
+    torch.testing.assert_close(tables["reads"][0], scores, rtol=1e-4, atol=1e-4)
 
 
 def test_what_is_left_of_a_table_has_no_row_or_column_means_and_unit_size() -> None:

@@ -119,14 +119,15 @@ def test_what_the_first_mlp_makes_of_an_embedding_is_what_hugging_face_computes(
         else:
             block = hf.model.decoder.layers[0]
             wanted = block.fc2(block.activation_fn(block.fc1(block.final_layer_norm(embedding))))
-    assert torch.allclose(effective_embedding(loaded(name), ids), wanted, atol=1e-5)
+    assert torch.allclose(effective_embedding(loaded(name), ids, layer=1), wanted, atol=1e-5)
+    assert torch.equal(effective_embedding(loaded(name), ids, layer=0), embedding)
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_a_circuit_is_what_the_head_writes_when_it_attends_to_one_token(name: str) -> None:
     """Against the model run on one position: a query that sees itself alone attends to it fully."""
     model, layer = loaded(name), 2
-    embedding = effective_embedding(model, torch.arange(40, 46))
+    embedding = effective_embedding(model, torch.arange(40, 46), layer=layer)
     seen: dict[str, torch.Tensor] = {}
     fed = torch.cat([embedding, torch.zeros_like(embedding[:1])])
     with model.hooks([(f"blocks.{layer}.hook_resid_pre", lambda x, hook: fed[:, None].to(x))]):
@@ -157,7 +158,7 @@ def test_a_head_built_to_step_on_is_labelled_and_one_built_to_jump_is_not() -> N
     model = mi.load_model("toy-gpt2")
     (steps,) = letters(model.tokenizer)
     read = frozen_norm(model.blocks[3].ln1, model.blocks[3].attn.W_O.detach()[0, 0])(
-        effective_embedding(model, torch.tensor([source for source, _ in steps.pairs]))
+        effective_embedding(model, torch.tensor([source for source, _ in steps.pairs]), layer=3)
     )
     directions = effective_unembedding(model).directions(torch.tensor(steps.candidates))
     onto = torch.linalg.pinv(directions).T  # raises one candidate's logit and no other's

@@ -1,7 +1,8 @@
 """What a head reads and writes: its circuits on single tokens, and the heads it composes with.
 
 **Tokens.** A token is given to the head as its effective embedding: what the first block's MLP
-makes of its embedding (`effective_embedding`), put in front of the head's layer, without position.
+makes of its embedding, or in the first layer the embedding (`effective_embedding`), put in front of
+the head's layer, without position.
 Queries, keys and values are those that the model's own attention makes of it, its norm, biases,
 rotation and shared key heads included, `offset` positions apart.
 
@@ -258,7 +259,7 @@ def circuit_tables(
     Raises:
         UnsupportedModelError: the circuits of this model are not known.
     """
-    embedding = effective_embedding(model, ids).cpu()
+    embedding = effective_embedding(model, ids, layer=head.layer).cpu()
     generator = torch.Generator().manual_seed(seed)
     weights = output_weights(model, head.layer)[head.head].cpu()
     directions = effective_unembedding(model).directions(ids).cpu()
@@ -366,7 +367,8 @@ def map_scores(model: HookedModel, head: Head) -> tuple[MapScore, ...]:
     row = {id_: index for index, id_ in enumerate(ids.tolist())}
     written = ids.new_zeros(0, weights.shape[1]).float()
     if large:
-        vectors = head_vectors(model, head, effective_embedding(model, ids), offset=1)
+        embedding = effective_embedding(model, ids, layer=head.layer)
+        vectors = head_vectors(model, head, embedding, offset=1)
         written = vectors.value @ weights
     found = []
     for each in large:

@@ -61,15 +61,16 @@ _ENTRY, _ATTENTION, _MLP = (
 
 
 def effective_embedding(
-    model: HookedModel, ids: Int[Tensor, " token"]
+    model: HookedModel, ids: Int[Tensor, " token"], *, layer: int
 ) -> Float[Tensor, "token d_model"]:
-    """What the first block's MLP makes of each token's embedding, position and attention left out.
+    """What a layer's heads find of each token alone, position and attention left out.
 
-    The embedding itself where the first block has no MLP.
+    From layer 1 on what the first block's MLP makes of its embedding. In layer 0, which comes
+    before that MLP or next to it, the embedding itself; so too where the first block has no MLP.
     """
     rows = embedding_weights(model)
     embedding = rows[ids.to(rows.device)]
-    if _MLP not in model.hook_dict:
+    if layer == 0 or _MLP not in model.hook_dict:
         return embedding.float()
 
     def put_embedding(activation: Tensor, hook: Any) -> Tensor:
@@ -110,17 +111,22 @@ def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, bar: float
     if not maps:
         return figures
     unembedding = effective_unembedding(model)
-    read = []
+    layers = attention_layers(model)
+    # Two kinds of what is read: the embedding in layer 0, and the same for all layers after it.
+    first = [layer for layer in (0, 1) if any(min(each, 1) == layer for each in layers)]
+    read: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {layer: [] for layer in first}
     for each in maps:
         sources = torch.tensor([source for source, _ in each.pairs])
         place = {id_: index for index, id_ in enumerate(each.candidates)}
         target = torch.tensor([place[id_] for _, id_ in each.pairs])
         directions = unembedding.directions(torch.tensor(each.candidates))
-        read.append((effective_embedding(model, sources), directions, target))
-    for layer in attention_layers(model):
+        for layer, found in read.items():
+            embedding = effective_embedding(model, sources, layer=layer)
+            found.append((embedding, directions, target))
+    for layer in layers:
         hits = [
             pair_hits(circuit_logits(model, layer, embedding, directions).cpu(), target)
-            for embedding, directions, target in read
+            for embedding, directions, target in read[min(layer, 1)]
         ]
         together = PairHits(*(torch.cat(part, dim=-1) for part in zip(*hits, strict=True)))
         for all_layers, figure in zip(figures, circuit_figures(together, bar=bar), strict=True):
