@@ -5,6 +5,7 @@ import math
 import pytest
 
 from mi_toolkit.compare.agreement import (
+    NoText,
     agreement_of,
     agrees,
     boundaries,
@@ -51,7 +52,7 @@ def test_continuations_agree_where_one_begins_the_other(one: str, other: str, ag
 
 
 def test_positions_that_one_model_alone_has_or_that_have_no_text_are_left_out() -> None:
-    one = {1: "a", 3: "b", 5: None, 7: "c"}
+    one = {1: "a", 3: "b", 5: NoText(is_next=True), 7: "c"}
     other = {3: "x", 5: "y", 7: "z", 9: "w"}
     assert shared_positions(one, other) == [("b", "x"), ("c", "z")]
 
@@ -66,7 +67,8 @@ def test_chance_is_the_mean_agreement_over_all_ways_to_pair() -> None:
 def test_a_model_is_right_where_its_token_goes_on_as_the_text_does() -> None:
     assert continues("the cat sat", 3, " cat")
     assert not continues("the cat sat", 3, " dog")
-    assert not continues("the cat sat", 3, None)
+    assert not continues("the cat sat", 3, NoText(is_next=False))
+    assert continues("the cat sat", 3, NoText(is_next=True))
     texts = ["the cat"]
     assert own_accuracy(texts, [{3: " cat", 7: " sat"}]) == 1  # nothing is known after the end
     assert own_accuracy(texts, [{1: "he", 3: " dog"}]) == 0.5

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.compare.agreement import continuations, groups_of, size_classes, top_tokens
+from mi_toolkit.compare.agreement import (
+    NoText,
+    continuations,
+    groups_of,
+    own_accuracy,
+    size_classes,
+    top_tokens,
+)
 from mi_toolkit.compare.model_comparison import profile
 from mi_toolkit.core.errors import ComparisonError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.model import HookedModel
@@ -73,6 +80,19 @@ def test_characters_of_several_tokens_are_crossed_by_no_boundary() -> None:
     model, text = loaded("toy-gpt2"), "wörld 中文"
     (found,) = continuations(model, [text], tokenise(model, text))
     assert {2, 7, 8} <= found.keys() <= set(range(1, 9))
+
+
+@pytest.mark.parametrize("name", ["toy-gpt2", "toy-qwen2"])
+def test_a_model_that_foresees_every_token_is_always_right(name: str) -> None:
+    """Where a character is several tokens, too."""
+    model, text = loaded(name), "wörld 中文。🙂 and 北京"
+    batch = tokenise(model, text)
+    foreseen = batch.sequence(0).roll(-1)
+    said = continuations(model, [text], batch, [foreseen])
+    assert any(isinstance(each, NoText) for each in said[0].values())
+    assert own_accuracy([text], said) == 1
+    never = continuations(model, [text], batch, [torch.full_like(foreseen, 5)])
+    assert own_accuracy([text], never) == 0
 
 
 def test_counts_shares_and_depths_are_those_of_the_labelled_heads() -> None:

@@ -36,6 +36,18 @@ END_OF_TEXT = ""
 """The continuation of a model that ends the text."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoText:
+    """The continuation of a token that has no text of its own, such as part of a character."""
+
+    is_next: bool
+    """Whether it is the token that the text goes on with."""
+
+
+Continuations = Mapping[int, str | NoText]
+"""By the character position of each boundary of one text."""
+
+
 def boundaries(spans: Sequence[tuple[int, int]]) -> dict[int, int]:
     """The character position after each token that ends at a boundary, to the token's index.
 
@@ -94,18 +106,13 @@ def agrees(one: str, other: str) -> bool:
     return one.startswith(other) or other.startswith(one)
 
 
-def shared_positions(
-    one: Mapping[int, str | None], other: Mapping[int, str | None]
-) -> list[tuple[str, str]]:
+def shared_positions(one: Continuations, other: Continuations) -> list[tuple[str, str]]:
     """Both continuations at every boundary that both have, in the order of the text.
 
-    None is a continuation without text, such as half a character: its position is left out.
+    Where one of them has no text its position is left out.
     """
-    return [
-        (here, there)
-        for position in sorted(one.keys() & other.keys())
-        if (here := one[position]) is not None and (there := other[position]) is not None
-    ]
+    pairs = ((one[position], other[position]) for position in sorted(one.keys() & other.keys()))
+    return [(a, b) for a, b in pairs if isinstance(a, str) and isinstance(b, str)]
 
 
 def chance_agreement(pairs: Sequence[tuple[str, str]]) -> float:
@@ -126,20 +133,18 @@ def chance_agreement(pairs: Sequence[tuple[str, str]]) -> float:
     return agreeing / len(pairs) ** 2
 
 
-def continues(text: str, position: int, continuation: str | None) -> bool:
+def continues(text: str, position: int, continuation: str | NoText) -> bool:
     """Whether a continuation is what the text goes on with at `position`.
 
     >>> continues("the cat", 3, " cat"), continues("the cat", 3, " dog"), continues("the", 3, "")
     (True, False, False)
     """
-    return bool(continuation) and agrees(text[position:], continuation or "")
+    if isinstance(continuation, NoText):
+        return continuation.is_next
+    return continuation != END_OF_TEXT and agrees(text[position:], continuation)
 
 
 LOGITS_BUDGET = 128 * 2**20
-
-Continuations = Mapping[int, str | None]
-"""By the character position of each boundary of one text; None for a token without text of its
-own, such as part of a character."""
 
 
 def continuations(
@@ -164,10 +169,13 @@ def continuations(
     tops = top_tokens(model, batch) if most_probable is None else most_probable
     for text, ids, following in zip(texts, _sequences(batch), tops, strict=True):
         spans, n_before = token_spans(model, text, ids)
-        at = boundaries(spans)
+        read, said = [*ids.tolist(), None], following.tolist()
+        at = {position: n_before + index for position, index in boundaries(spans).items()}
         found.append(
             {
-                position: text_of(int(ids[n_before + index]), int(following[n_before + index]))
+                position: NoText(is_next=said[index] == read[index + 1])
+                if (its_text := text_of(read[index], said[index])) is None
+                else its_text
                 for position, index in at.items()
             }
         )
@@ -279,7 +287,8 @@ def agreement_of(said: Sequence[Sequence[Continuations]]) -> Agreement:
 def own_accuracy(texts: Sequence[str], said: Sequence[Continuations]) -> float:
     """The share of a model's boundaries where its continuation is what the text goes on with.
 
-    The end of a text, after which nothing is known, is left out. NaN without a boundary.
+    A token without text of its own is right where it is the very token that follows. The end of a
+    text, after which nothing is known, is left out. NaN without a boundary.
     """
     hits = [
         continues(text, position, continuation)
