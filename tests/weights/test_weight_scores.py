@@ -77,6 +77,25 @@ def test_sums_by_head_neuron_and_layer_add_up(scores) -> None:
     assert neuron["W_out"] == pytest.approx(float(out), rel=1e-5)
 
 
+def test_heads_that_were_not_asked_for_have_no_row_and_no_part_of_shared_keys() -> None:
+    asked = score_weights(loaded("toy-qwen2"), TEXTS, "magnitude", heads=["L0H3", "L1H0", "L1H1"])
+    heads = asked.by_head()
+    assert heads["name"].tolist() == ["L0H3", "L1H0", "L1H1"]
+    assert heads["share"].sum() == pytest.approx(1)
+    # Query heads 2 and 3 share key and value head 1, whose weights are all meant by L0H3.
+    keys = asked.scores["blocks.0.attn.W_K"][:, 32:64].sum()
+    assert heads["W_K"].iloc[0] == pytest.approx(float(keys), rel=1e-5)
+
+
+def test_shared_keys_alone_are_no_sums_of_query_heads() -> None:
+    shared = score_weights(loaded("toy-qwen2"), TEXTS, "magnitude", components=["W_K", "W_V"])
+    with pytest.raises(WeightError, match="score W_Q or W_O along with them"):
+        shared.by_head()
+    assert view_weights(shared).heads == ()
+    own = score_weights(loaded("toy-gpt2"), TEXTS, "magnitude", components=["W_K", "W_V"])
+    assert len(own.by_head()) == 16
+
+
 def test_tables_say_which_kind_of_head_a_weight_is_in(scores) -> None:
     report = classify_heads(loaded("toy-qwen2"), "a b c a b c a b c a b c", progress=False)
     heads = scores.by_head(report)

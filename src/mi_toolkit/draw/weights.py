@@ -111,7 +111,7 @@ def view_weights(
         >>> mi.view(mi.score_weights(model, "Mary and John went to the store"), k=5)
         WeightsView of Critical weights of toy-gpt2 by grad_x_weight
     """
-    has_heads = any(place.unit in ("head", "kv_head") for place in scores.places)
+    has_heads = any(place.unit == "head" for place in scores.places)
     top = scores.top(k, report=report, model=model)
     return WeightsView(
         model=scores.provenance.model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -120,19 +120,24 @@ def labels_of(report: HeadReport, layer: int, head: int) -> str:
 
 
 def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
-    """One row per layer and query head."""
+    """One row per layer and query head that is meant."""
     sums = _unit_sums(scores, ("head", "kv_head"))
-    n_heads = max((len(s) for parts in sums.values() for s in parts.values()), default=0)
-    if not n_heads:
+    if not sums:
         raise WeightError("No matrix of attention was scored, so no head has a sum.")
+    n_heads = max((place.n_units for place in scores.places if place.unit == "head"), default=0)
+    if not n_heads:
+        raise WeightError(
+            "Only keys and values were scored, which several heads of this model share: score W_Q "
+            "or W_O along with them for sums by head. by_layer() has the sums of whole matrices."
+        )
+    meant = _meant_heads(scores, sums, n_heads)
     spread = {
-        layer: {
-            name: s.repeat_interleave(n_heads // len(s)) / (n_heads // len(s))
-            for name, s in parts.items()
-        }
+        layer: {name: _shared_out(s, meant[layer]) for name, s in parts.items()}
         for layer, parts in sums.items()
     }
     columns = _summed(scores, spread, "head", n_heads)
+    rows = torch.cat(list(meant.values())).nonzero().flatten().tolist()
+    columns = {name: [values[row] for row in rows] for name, values in columns.items()}
     columns["name"] = [
         f"L{layer}H{head}" for layer, head in zip(columns["layer"], columns["head"], strict=True)
     ]
@@ -142,6 +147,26 @@ def head_table(scores: WeightScores, report: HeadReport | None) -> DataFrame:
             for layer, head in zip(columns["layer"], columns["head"], strict=True)
         ]
     return frame(columns)
+
+
+def _meant_heads(
+    scores: WeightScores, layers: Iterable[int], n_heads: int
+) -> dict[int, Bool[Tensor, " head"]]:
+    """By layer: the query heads whose weights were asked for."""
+    meant = {layer: torch.ones(n_heads, dtype=torch.bool) for layer in layers}
+    for place in scores.places:
+        if place.unit == "head" and place.kept is not None and place.layer is not None:
+            meant[place.layer] = torch.zeros(n_heads, dtype=torch.bool)
+            meant[place.layer][list(place.kept)] = True
+    return meant
+
+
+def _shared_out(
+    sums: Float[Tensor, " unit"], meant: Bool[Tensor, " head"]
+) -> Float[Tensor, " head"]:
+    """The sum of each unit, divided evenly among those of its query heads that are meant."""
+    by_unit = meant.view(len(sums), -1).double()
+    return (sums[:, None] * by_unit / by_unit.sum(dim=1, keepdim=True).clamp_min(1)).flatten()
 
 
 def neuron_table(scores: WeightScores) -> DataFrame:
@@ -423,9 +448,11 @@ class WeightScores(Result):
         """One row per query head: sums of scores over its part of each matrix, and its share.
 
         Keys and values that heads share are divided among them evenly, so that shares add up. Of
-        scores with a sign, sizes are summed. `share` is of all scored weights.
+        scores with a sign, sizes are summed. `share` is of all scored weights. Where only some
+        heads were scored (`heads=`), these alone have rows.
 
         Raises:
+            WeightError: no matrix of attention was scored, or only keys that heads share.
             ReportError: the report is of another model.
         """
         if report is not None:
