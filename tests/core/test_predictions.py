@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.predictions import (
     kl_divergence,
+    most_probable,
     predictions,
     token_id,
     token_ranks,
@@ -29,6 +30,15 @@ def test_a_token_is_found_by_its_exact_text(name: str) -> None:
     assert with_space == vocabulary["Ġthe"]
     assert token_id(model, with_space) == with_space
     assert token_id(model, "e") == vocabulary["e"]
+
+
+def test_of_equal_logits_the_smaller_ids_come_first_wherever_the_list_ends() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, 6, (20, 3, 40), generator=generator).float()
+    in_order = logits.sort(dim=-1, descending=True, stable=True).indices
+    for k in (1, 2, 7, 39, 40):
+        assert torch.equal(most_probable(logits, k), in_order[..., :k])
+        assert torch.equal(most_probable(logits[0, 0], k), in_order[0, 0, :k])
 
 
 def test_a_text_of_several_tokens_is_refused_and_shown_in_its_pieces() -> None:

@@ -17,8 +17,10 @@ from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.tl_compat import cache_is_sound
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.interventions.ablation import ablating
+from mi_toolkit.models.load import load_model
 from mi_toolkit.text.generate import generate, unhooked_parts_plain
-from mi_toolkit.text.generation import Generation, Sampling
+from mi_toolkit.text.generation import Generation, Sampling, token_rows
+from mi_toolkit.text.trace import trace_pipeline
 from tests.interventions.test_ablation import OUTPUT_PROJECTION
 from tests.models_here import TOYS, loaded, untouched
 from tests.text.reference import argmax_loop, kept_beams
@@ -91,6 +93,20 @@ def test_log_probabilities_and_alternatives_are_those_of_a_whole_pass(name: str)
             sequence.alternative_log_probs, best.values, atol=1e-4, rtol=1e-4
         )
         assert sequence.score == pytest.approx(float(own.sum()) / len(own), abs=1e-4)
+
+
+def test_what_is_chosen_greedily_is_first_where_logits_are_equal() -> None:
+    """As they are in bfloat16, of large models: here tokens of odd ids are those before them."""
+    model = load_model("toy-gpt2")
+    with torch.no_grad():
+        model.W_U[:, 1::2] = model.W_U[:, ::2]
+    found = generate(model, PROMPT, max_new_tokens=30)
+    (sequence,) = found.sequences
+    assert (sequence.alternative_log_probs[:, :2].diff() == 0).all()
+    assert [row["rank"] for row in token_rows(found)] == [1] * 30
+    assert torch.equal(sequence.ids, sequence.alternative_ids[:, 0])
+    output = trace_pipeline(model, PROMPT).output
+    assert [each.token for each in output.predictions] == output.top_ids[-1].tolist()
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.5])

@@ -89,6 +89,23 @@ def token_ranks(
     return (logits > own).sum(dim=-1) + 1
 
 
+def most_probable(logits: Float[Tensor, "*batch vocabulary"], k: int) -> Int[Tensor, "*batch k"]:
+    """The ids of the `k` greatest logits of each row, best first; of a tie, the smaller ids first.
+
+    In bfloat16 many logits are equal, and `Tensor.topk` has these in any order.
+
+    >>> most_probable(torch.tensor([1.0, 3.0, 3.0, 2.0, 3.0]), 2)
+    tensor([1, 2])
+    """
+    values, ids = logits.topk(k, dim=-1)
+    at_the_end = (logits >= values[..., -1:]).sum(dim=-1) > k
+    if at_the_end.any():  # which of the equal ones are among them is not said
+        ids[at_the_end] = logits[at_the_end].sort(dim=-1, descending=True, stable=True)[1][..., :k]
+    ids = ids.sort(dim=-1).values
+    order = logits.gather(-1, ids).sort(dim=-1, descending=True, stable=True).indices
+    return ids.gather(-1, order)
+
+
 def kl_divergence(
     logits: Float[Tensor, "*#batch vocabulary"], others: Float[Tensor, "*#batch vocabulary"]
 ) -> Float[Tensor, "*batch"]:
@@ -128,8 +145,7 @@ def top_predictions(
     """The `k` most probable tokens, best first; of a tie, the smaller ids first."""
     if not 1 <= k <= len(logits):
         raise PromptError(f"k={k}: between 1 and {len(logits)}, the vocabulary, can be shown.")
-    order = logits.sort(descending=True, stable=True).indices
-    return predictions(tokenizer, logits, order[:k])
+    return predictions(tokenizer, logits, most_probable(logits, k))
 
 
 def _single(tokenizer: Any, text: str) -> int | None:

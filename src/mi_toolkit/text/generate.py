@@ -32,6 +32,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mi_toolkit.core.errors import GenerationError, UnsupportedModelError
 from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
 from mi_toolkit.core.passes import check_finite_pass, continuing
+from mi_toolkit.core.predictions import most_probable
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import check_wanted, working
 from mi_toolkit.core.tl_compat import cache_is_sound, key_value_cache
@@ -209,12 +210,12 @@ def _recorder(
             # In beam search they are log-probabilities already, and this changes nothing.
             log_probs = scores.float().log_softmax(dim=-1)
             check_finite_pass(model, input_ids, log_probs)
-            top = log_probs.topk(min(n_choices, log_probs.shape[-1]), dim=-1)
+            top = most_probable(log_probs, min(n_choices, log_probs.shape[-1]))
             self.steps.append(
                 Step(
                     new_ids=input_ids[:, n_prompt:].cpu(),
-                    top_ids=top.indices.cpu(),
-                    top_log_probs=top.values.cpu(),
+                    top_ids=top.cpu(),
+                    top_log_probs=log_probs.gather(-1, top).cpu(),
                     log_probs=log_probs.cpu() if keep_all else None,
                 )
             )

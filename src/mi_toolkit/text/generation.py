@@ -358,13 +358,17 @@ class Generation(Result):
 
 
 def token_rows(generation: Generation) -> Iterator[dict[str, Any]]:
-    """Each sequence's tokens with their probability and their rank among the alternatives."""
+    """Each sequence's tokens with their probability and their rank among the alternatives.
+
+    Tokens that tie share the better rank.
+    """
     for index, sequence in enumerate(generation.sequences):
         log_probs = sequence.log_probs.tolist()
         for step, (token, log_prob) in enumerate(
             zip(sequence.ids.tolist(), log_probs, strict=True)
         ):
-            choices = sequence.alternative_ids[step].tolist()
+            others = sequence.alternative_log_probs[step]
+            own = others[sequence.alternative_ids[step] == token]
             yield {
                 "sequence": index,
                 "step": step,
@@ -372,7 +376,7 @@ def token_rows(generation: Generation) -> Iterator[dict[str, Any]]:
                 "token": generation.texts[token],
                 "log_prob": log_prob,
                 "probability": math.exp(log_prob),
-                "rank": choices.index(token) + 1 if token in choices else None,
+                "rank": int((others > own).sum()) + 1 if len(own) else None,
             }
 
 

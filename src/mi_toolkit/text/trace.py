@@ -21,7 +21,12 @@ from mi_toolkit.core.model import (
     pattern_hook,
 )
 from mi_toolkit.core.passes import logits_and_activations
-from mi_toolkit.core.predictions import divergence, token_ranks, top_predictions
+from mi_toolkit.core.predictions import (
+    divergence,
+    most_probable,
+    token_ranks,
+    top_predictions,
+)
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track, working
 from mi_toolkit.core.sight import Sight
@@ -63,11 +68,10 @@ def output_stage(
         UnsupportedModelError: the lens after the last layer does not give the logits.
     """
     log_probs = logits.log_softmax(dim=-1)
-    top = log_probs.topk(top_k, dim=-1)
-    following = ids[1:]
+    top, following = most_probable(logits, top_k), ids[1:]
     return OutputStage(
-        top_ids=top.indices,
-        top_log_probs=top.values,
+        top_ids=top,
+        top_log_probs=log_probs.gather(-1, top),
         entropies=torch.special.entr(log_probs.exp()).sum(dim=-1),
         next_log_probs=log_probs[:-1].gather(-1, following[:, None])[:, 0],
         next_ranks=token_ranks(logits[:-1], following),
@@ -97,11 +101,11 @@ def _lens(
     ):
         read = _read(model, some)
         log_probs = read.log_softmax(dim=-1)
-        top = log_probs.topk(top_k, dim=-1)
+        top = most_probable(read, top_k)
         chosen = final.expand(len(read), -1)
         found = {
-            "top_ids": top.indices,
-            "top_log_probs": top.values,
+            "top_ids": top,
+            "top_log_probs": log_probs.gather(-1, top),
             "final_ranks": token_ranks(read, chosen),
             "final_log_probs": log_probs.gather(-1, chosen[..., None])[..., 0],
             "divergences": divergence(ours, log_probs),
