@@ -13,7 +13,7 @@ import pytest
 import mi_toolkit as mi
 from mi_toolkit.cli.app import run
 from mi_toolkit.core.errors import ModelLoadError, SweepError, UnknownNameError
-from mi_toolkit.sweeps.onsets import change_point, course
+from mi_toolkit.sweeps.onsets import change_point, course, rise_and_fall
 from mi_toolkit.sweeps.training import HeadDynamics, checkpoints_of
 
 TRAINING = Path(__file__).parents[1] / "data" / "toy-training"
@@ -77,6 +77,36 @@ def test_a_checkpoint_without_a_figure_is_passed_over() -> None:
     values = np.array([0.0, np.nan, 0.0, np.nan, 0.9, 0.9])
     found = course(values, np.full(6, 0.02), np.nan_to_num(values) > 0.3)
     assert (found.onset.at, found.onset.low, found.onset.high) == (4, 2, 4)
+
+
+def test_an_end_comes_after_its_onset_and_a_dip_is_no_onset() -> None:
+    errors = np.full(7, 0.02)
+    twice = np.array([0.0, 0.8, 0.8, 0.0, 0.0, 0.9, 0.0])
+    found = course(twice, errors, twice > 0.3)
+    assert (found.state, found.onset.at, found.end.at) == ("no longer", 1, 3)
+    dip = np.array([0.9, 0.9, 0.9, 0.1, 0.95, 0.95, 0.95])
+    found = course(dip, errors, dip > 0.3)
+    assert (found.state, found.onset, found.end) == ("formed", None, None)
+    ended = np.array([0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1])
+    found = course(ended, errors, ended > 0.3)
+    assert (found.state, found.onset, found.end.at) == ("no longer", None, 3)
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        values = random.uniform(0, 1, 8)
+        found = course(values, np.full(8, 0.05), values > 0.4)
+        if found.onset and found.end:
+            assert found.onset.at < found.end.at
+
+
+def test_the_intervals_of_a_rise_and_its_fall_cover_them() -> None:
+    random, covered = np.random.default_rng(0), np.zeros(2)
+    for _ in range(400):
+        start, stop = int(random.integers(3, 8)), int(random.integers(11, 16))
+        levels = np.zeros(19)
+        levels[start:stop] = 0.6
+        came, went = rise_and_fall(levels + random.normal(0, 0.2, 19), np.full(19, 0.2))
+        covered += [came.low < start <= came.high, went.low < stop <= went.high]
+    assert (covered / 400 >= 0.9).all()
 
 
 def test_a_label_that_its_figure_alone_does_not_decide_begins_where_heads_carry_it(

@@ -6,6 +6,9 @@
    figures' own standard errors: a step that is exact to the eye is not more exact than they are.
 3. The best `k` is the change point. Its interval holds every `k` whose log-likelihood is at most
    1.92 lower (half of chi-square's 95% at one degree of freedom): what rises slowly has a wide one.
+4. What came and went is taken for three levels, the one between higher than both others. The best
+   pair of change points is sought, so that an end is never before its onset; the interval of each
+   holds what some place of the other leaves within 1.92.
 
 The interval says where among these checkpoints: between two of them nothing was seen.
 """
@@ -16,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 LOG_LIKELIHOOD = 1.92
@@ -63,6 +66,40 @@ def change_point(
     return ChangePoint(at=int(left.argmin()), low=int(kept[0]) - 1, high=int(kept[-1]))
 
 
+def rise_and_fall(
+    values: Float[Array, " checkpoint"], errors: Float[Array, " checkpoint"]
+) -> tuple[ChangePoint, ChangePoint] | None:
+    """Where a figure rises and where it falls again after that; None where it does not.
+
+    >>> came, went = rise_and_fall(np.array([0.0, 0.8, 0.8, 0.0, 0.1, 0.0]), np.full(6, 0.02))
+    >>> came.at, went.at
+    (1, 3)
+    """
+    n = len(values)
+    start, stop = (index + 1 for index in np.triu_indices(n - 1, k=1))
+    if not len(start):
+        return None
+    sums, squares = (np.concatenate([[0.0], each.cumsum()]) for each in (values, values**2))
+    means, left_over = [], np.zeros(len(start))
+    for begin, end in ((0, start), (start, stop), (stop, n)):
+        total = sums[end] - sums[begin]
+        means.append(total / (end - begin))
+        left_over += squares[end] - squares[begin] - total * means[-1]
+    stands_out = (means[1] > means[0]) & (means[1] > means[2])
+    if not stands_out.any():
+        return None
+    least = max((errors**2).mean(), 1e-12)
+    left = np.where(stands_out, n / 2 * np.log(np.maximum(left_over / n, least)), np.inf)
+    kept = left <= left.min() + LOG_LIKELIHOOD
+    came, went = (
+        ChangePoint(
+            at=int(at[left.argmin()]), low=int(at[kept].min()) - 1, high=int(at[kept].max())
+        )
+        for at in (start, stop)
+    )
+    return came, went
+
+
 @dataclass(frozen=True, kw_only=True)
 class Course:
     """What became of a label that a head may carry."""
@@ -72,10 +109,11 @@ class Course:
     least. `not yet`: neither."""
 
     onset: ChangePoint | None
-    """Where it came; None where it did not, or was there from the first checkpoint on."""
+    """Where it came; None where it did not, or was there from the first checkpoint on. Of a label
+    that is there at the end and came more than once, the rise that stands out most."""
 
     end: ChangePoint | None
-    """Where it went; None where it did not."""
+    """Where it went, after its onset; None where it did not."""
 
 
 def course(
@@ -92,30 +130,25 @@ def course(
     >>> found.state, found.onset.at, found.end.at
     ('no longer', 2, 4)
     """
-    where = labelled.nonzero()[0]
     in_a_row = any(labelled[k : k + IN_A_ROW].all() for k in range(len(labelled) - IN_A_ROW + 1))
-    if not len(where) or not (labelled[-1] or in_a_row):
+    if not (labelled[-1] or in_a_row):
         return Course(state="not yet", onset=None, end=None)
+    known = np.isfinite(values).nonzero()[0]
+    values, errors = values[known], errors[known]
+    from_the_first = bool(labelled[:IN_A_ROW].all())
     if labelled[-1]:
-        onset = None if labelled.all() else _within(values, errors, 0, len(values))
-        return Course(state="formed", onset=onset, end=None)
-    first, last = int(where[0]), int(where[-1])
-    onset = _within(values, errors, 0, last + 1) if first else None
-    end = _within(values, errors, first, len(values), rises=False)
-    return Course(state="no longer", onset=onset, end=end)
+        rise = None if from_the_first else change_point(values, errors)
+        return Course(state="formed", onset=_among(rise, known), end=None)
+    if from_the_first:
+        fall = change_point(values, errors, rises=False)
+        return Course(state="no longer", onset=None, end=_among(fall, known))
+    came, went = rise_and_fall(values, errors) or (None, None)
+    return Course(state="no longer", onset=_among(came, known), end=_among(went, known))
 
 
-def _within(
-    values: Float[Array, " checkpoint"],
-    errors: Float[Array, " checkpoint"],
-    start: int,
-    stop: int,
-    *,
-    rises: bool = True,
-) -> ChangePoint | None:
-    """The change point among some of the checkpoints, of those with a figure."""
-    places = [k for k in range(start, stop) if np.isfinite(values[k])]
-    found = change_point(values[places], errors[places], rises=rises)
+def _among(found: ChangePoint | None, places: Int[Array, " known"]) -> ChangePoint | None:
+    """A change point of some of the checkpoints, by its place among all."""
     if found is None:
         return None
-    return ChangePoint(at=places[found.at], low=places[found.low], high=places[found.high])
+    at, low, high = (int(places[k]) for k in (found.at, found.low, found.high))
+    return ChangePoint(at=at, low=low, high=high)
