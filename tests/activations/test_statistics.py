@@ -154,6 +154,16 @@ def test_the_bos_is_left_out_unless_asked_for() -> None:
     assert given_ids["resid_post"].moments.count == 4
 
 
+def test_a_token_that_two_positions_name_counts_once() -> None:
+    model, texts = loaded("toy-gpt2"), ["Mary", "Mary and John went"]
+    twice = mi.activation_statistics(model, texts, "mlp_post", positions=[1, -1])
+    once = mi.activation_statistics(model, texts, "mlp_post", positions=slice(1, None, 3))
+    hook = ("mlp_post", 0)
+    assert twice[hook].moments.count == once[hook].moments.count == 3
+    assert torch.equal(twice[hook].moments.mean, once[hook].moments.mean)
+    assert torch.equal(twice[hook].top.place, once[hook].top.place)
+
+
 def test_heads_have_units_of_two_numbers() -> None:
     statistics = mi.activation_statistics(loaded("toy-gpt2"), TEXTS, ("z", 1), top_k=2)
     table = statistics.to_pandas()

@@ -88,6 +88,9 @@ def test_slices_by_document_and_position_are_those_rows(
     without_bos = store.rows(position=slice(1, None))
     assert (index.position.to_numpy()[without_bos] > 0).all()
     assert torch.equal(store.read("z", without_bos), everything[without_bos])
+    for from_the_end in (slice(-2, None), slice(1, -1)):
+        with pytest.raises(StoreError, match="To leave out or take what is last, record with"):
+            store.rows(position=from_the_end)
     both = store.read("z", document=[0, 3], position=2)
     assert len(both) == 2
     assert len(store.read("z", document=1)) == 0

@@ -124,6 +124,17 @@ class ChosenPositions:
         """Those of the sequences `start` to `stop`, in as many slots."""
         return ChosenPositions(table=self.table[start:stop], single=self.single)
 
+    def once(self) -> ChosenPositions:
+        """Each position of a sequence once: of a short one, two that were asked for may be one."""
+        ordered = self.table.sort(dim=-1).values
+        if not ((ordered.diff(dim=-1) == 0) & (ordered[:, 1:] != PADDING)).any():
+            return self
+        table = torch.full_like(self.table, PADDING)
+        for place, row in enumerate(self.table.tolist()):
+            found = [position for position in dict.fromkeys(row) if position != PADDING]
+            table[place, : len(found)] = torch.tensor(found, dtype=torch.long)
+        return ChosenPositions(table=table, single=self.single)
+
     def cells(self) -> tuple[Int[Tensor, " row"], Int[Tensor, " row"], Int[Tensor, " row"]]:
         """Sequence, position and slot of each position chosen, sequence by sequence."""
         sequence, slot = self.mask.nonzero(as_tuple=True)

@@ -135,7 +135,7 @@ def activation_statistics(
 
 
 def _chosen(fed: FedBatch, positions: Positions, *, skip_bos: bool) -> ChosenPositions:
-    chosen = choose_positions(positions, fed.batch.lengths)
+    chosen = choose_positions(positions, fed.batch.lengths).once()
     if not skip_bos:
         return chosen
     is_bos = fed.batch.has_bos[:, None] & (chosen.table == 0)

@@ -249,11 +249,18 @@ class ActivationStore(TableRepr):
         """The numbers of the rows of some documents, at some positions.
 
         A position counts from the start of its sequence, BOS included. `position=slice(1, None)`
-        leaves out the BOS.
+        leaves out the BOS. From the end of a sequence none can be counted: a store holds the rows
+        that were recorded, and not how long each text was.
 
         Raises:
-            StoreError: a document that the store does not have.
+            StoreError: a document that the store does not have, or a position from the end.
         """
+        ends = (position.start, position.stop) if isinstance(position, slice) else ()
+        if any(end is not None and end < 0 for end in ends):
+            raise StoreError(
+                f"Rows are chosen by positions from the start of a text, not from its end as in "
+                f"{position}. To leave out or take what is last, record with positions={position}."
+            )
         keep = np.ones(len(self), dtype=bool)
         for name, wanted, size in (
             ("document", document, self.n_documents),

@@ -140,7 +140,7 @@ class Recording:
             )
 
     def _record(self, fed: FedBatch) -> None:
-        chosen = choose_positions(self.positions, fed.batch.lengths)
+        chosen = choose_positions(self.positions, fed.batch.lengths).once()
 
         def take(name: str, rows: Tensor) -> None:
             self._blocks.setdefault(name, []).append(rows)
