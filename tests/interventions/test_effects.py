@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from mi_toolkit import ablating, ablation_effect, ablation_sweep, generate
 from mi_toolkit.core.errors import HookError, PromptError, ReportError, UnknownNameError
 from mi_toolkit.core.head import Head
+from mi_toolkit.draw.ablation import effect_html
 from mi_toolkit.interventions.ablation import KINDS
 from mi_toolkit.interventions.components import Component, targets_of
 from mi_toolkit.interventions.effect import (
@@ -167,6 +169,16 @@ def test_ablating_nothing_changes_nothing_to_the_bit() -> None:
     assert effect.controls == ()
     assert effect.share_beyond("kl") != effect.share_beyond("kl")
     assert effect.title() == "Nothing of toy-opt under zero ablation"
+
+
+def test_a_prompt_of_one_token_has_no_loss_and_no_word_of_it() -> None:
+    effect = ablation_effect(loaded("toy-qwen2"), [5], ["L2H0"], n_random=3, max_new_tokens=0)
+    assert math.isnan(effect.share_beyond("loss"))
+    assert effect.share_beyond("log_prob") in (0, pytest.approx(1 / 3), pytest.approx(2 / 3), 1)
+    assert effect.cells()[-1][1:] == ["–", "–", "–", "", ""]
+    assert [*effect.measured] == ["log_prob", "logit", "rank", "kl"]
+    assert "nan" not in str(effect)
+    assert "nan" not in effect_html(effect)
 
 
 def test_the_target_is_the_most_probable_token_or_the_one_asked_for() -> None:

@@ -336,6 +336,7 @@ def test_what_is_drawn_is_ruled_by_its_settings_and_leaves_torchs_generator_alon
     scores = [each.score for each in one.sequences]
     assert scores == sorted(scores, reverse=True)
     best = generate(model, prompt, max_new_tokens=5, eos_ids=()).sequences[0].ids
+    assert "of the top 99.9%" in Sampling(top_p=0.999).in_words()
     for narrow in (Sampling(top_k=1), Sampling(top_p=1e-6), Sampling(temperature=1e-4)):
         assert all(torch.equal(each.ids, best) for each in draw(sampling=narrow).sequences)
     # Log-probabilities are the model's own, whatever was drawn from.

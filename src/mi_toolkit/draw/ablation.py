@@ -181,7 +181,7 @@ def strips_html(effect: AblationEffect) -> Markup:
             "No random set stands next to it, so nothing says whether any heads would do as much."
         )
     strips = []
-    for name, measured in FIGURES.items():
+    for name, measured in effect.measured.items():
         strip = strip_of(effect, name)
         said = strip.said.removeprefix(f"{measured}: ")
         strips.append((measured, said, strip_svg(strip, width=WIDTH, height=HEIGHT)))
@@ -203,9 +203,9 @@ def _figures(effect: AblationEffect) -> list[list[str]]:
             f"{effect.after.probability:.2%}",
         ],
         [f"rank of {target}", f"{effect.before.rank:,}", f"{effect.after.rank:,}"],
-        ["KL from the original (nats)", "0", f"{float(effect.kl[-1]):.3f}"],
-        ["loss of the prompt's tokens (nats)", f"{loss[0]:.3f}", f"{loss[1]:.3f}"],
-    ]
+        ["KL from the original (nats)", "0", f"{float(effect.kl[-1]):.4g}"],
+        ["loss of the prompt's tokens (nats)", *(f"{each:.3f}" for each in loss)],
+    ][: None if "loss" in effect.measured else -1]
 
 
 def strip_of(effect: AblationEffect, name: str) -> DotStrip:

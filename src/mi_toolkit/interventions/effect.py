@@ -9,6 +9,7 @@ Random components to set next to chosen ones: as many of each kind, where such a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -301,18 +302,28 @@ class AblationEffect(PromptEffect, Result):
             "loss": float((self.losses_after - self.losses_before).mean()),
         }
 
+    @property
+    def measured(self) -> dict[str, str]:
+        """What each figure is, by its name; without the loss, which a prompt of one token has not.
+
+        In the order of `change`.
+        """
+        return {name: FIGURES[name] for name, value in self.change.items() if value == value}
+
     def share_beyond(self, figure: str) -> float:
-        """The share of random sets that change a figure less, up or down; NaN without any.
+        """The share of random sets that change a figure less, up or down.
+
+        NaN without any, and where the figure is: the loss of a prompt of one token.
 
         Raises:
             UnknownNameError: no such figure.
         """
         if figure not in FIGURES:
             raise unknown_name("figure", figure, FIGURES)
-        changes = self.control_changes[figure]
-        if not len(changes):
+        changes, change = self.control_changes[figure], self.change[figure]
+        if not len(changes) or math.isnan(change):
             return float("nan")
-        return float((changes.abs() < abs(self.change[figure])).float().mean())
+        return float((changes.abs() < abs(change)).float().mean())
 
     def rows(self) -> list[dict[str, Any]]:
         """One row for the ablation and one for each random set, a column for each figure."""
@@ -362,7 +373,7 @@ class AblationEffect(PromptEffect, Result):
 
     def _beside(self, name: str) -> tuple[str, str]:
         random = self.control_changes[name]
-        if not len(random):
+        if not len(random) or math.isnan(self.change[name]):
             return "", ""
         mean, low, high = (
             _number(float(value), name if name != "rank" else "", sign=True)
@@ -381,6 +392,10 @@ class AblationEffect(PromptEffect, Result):
 def _number(value: float, name: str, *, sign: bool = False) -> str:
     if name == "rank":
         return f"{value:+.0f}" if sign else f"{value:.0f}"
+    if math.isnan(value):
+        return "–"
+    if name == "kl":  # small ones are of many sizes
+        return f"{value:+.4g}" if sign else f"{value:.4g}"
     return f"{value:+.3f}" if sign else f"{value:.3f}"
 
 

@@ -212,7 +212,7 @@ class Sampling:
         """The settings that narrow the draws, and the seed."""
         said = [f"temperature {self.temperature:g}"]
         said += [f"of the {self.top_k} most probable"] if self.top_k else []
-        said += [f"of the top {self.top_p:.0%}"] if self.top_p < 1 else []
+        said += [f"of the top {100 * self.top_p:.6g}%"] if self.top_p < 1 else []
         return ", ".join([*said, f"seed {self.seed}"])
 
 

@@ -103,14 +103,14 @@ def effect_picture(effect: AblationEffect) -> Figure:
     """The most probable tokens before and after, the random sets, and the divergence by token."""
     tokens = _shown_tokens(effect)
     n_positions = len(effect.texts)
-    bars, strips = 0.26 * len(tokens), 0.5 * len(FIGURES)
+    bars, strips = 0.26 * len(tokens), 0.5 * len(effect.measured)
     upper = max(bars, strips)
     width = max(9.6, 0.8 + 0.3 * n_positions)
     height = HEAD + 0.45 + upper + 0.95 + 0.9 + 0.85
     figure = Sheet(figsize=(width, height))
     title(figure, effect.title())
     _draw_tokens(axes_at(figure, 1.35, HEAD + 0.45, 2.9, bars), effect, tokens)
-    for place, name in enumerate(FIGURES):
+    for place, name in enumerate(effect.measured):
         ax = axes_at(figure, 6.6, HEAD + 0.5 + 0.5 * place, 2.7, 0.2)
         _draw_strip(ax, effect, name)
     below = HEAD + 0.45 + upper + 0.95
