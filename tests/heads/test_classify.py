@@ -92,11 +92,15 @@ def test_no_head_is_positional_where_nobody_knows_whether_it_is_diffuse() -> Non
     model = loaded("toy-gpt2")
     names = ("Mary", "John", "Tom", "Sara", "Kate", "Adam")
     deeds = ("went to the store", "gave a ball", "saw a book", "came to the park")
-    report = classify_heads(model, [f"{name} {deed}" for name in names for deed in deeds])
+    short = [f"{name} {deed}" for name in names for deed in deeds]
+    report = classify_heads(model, short)
     assert report.applicable["positional"]
     assert report.ci_low[report.index("positional")].nan_to_num().max() > 0.6
     assert report.heads("positional") == []
     assert "takes a prompt of nine tokens or more" in dict(report.summary())["positional"]
+    long = "When Mary and John went to the store, John gave a drink to"
+    of_few = dict(classify_heads(model, [*short, long, long[::-1]]).summary())["intervals"]
+    assert "diffuse, which fewer than 3 of the texts can show: exact for those" in of_few
     standard, alone = classify_heads(model), classify_heads(model, behaviours=["positional"])
     assert alone.behaviours == ("positional", "diffuse")
     assert alone.heads("positional") == standard.heads("positional") != []

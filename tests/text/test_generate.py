@@ -192,6 +192,16 @@ def test_the_tree_holds_every_beam_that_was_kept(name: str) -> None:
     assert [found.tree.find(ids) for ids in written(found)] == leaves
 
 
+def test_a_text_says_what_was_ablated_while_it_was_written() -> None:
+    model = loaded("toy-gpt2")
+    with ablating(model, ["L2H0", "L1.mlp"], "zero"), ablating(model, ["L3H1"], "mean"):
+        found = generate(model, PROMPT, max_new_tokens=2)
+    assert found.changes == ("zero ablation of L1.mlp L2H0", "mean ablation of L3H1")
+    assert "(greedy, under zero ablation of L1.mlp L2H0 and mean ablation" in found.title()
+    after = generate(model, PROMPT, max_new_tokens=2)
+    assert (after.changes, after.title()) == ((), "toy-gpt2 goes on (greedy)")
+
+
 def test_the_model_comes_back_as_it_was_and_an_error_leaves_nothing_behind() -> None:
     model = loaded("toy-qwen2")
     hf_model = model.original_model

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -51,6 +52,25 @@ class HookedModel(Protocol):
     def __call__(self, input: Tensor, **kwargs: Any) -> Any:
         """Run a batch of token ids, `["batch sequence"]`."""
         ...
+
+
+_CHANGES: WeakKeyDictionary[Any, list[str]] = WeakKeyDictionary()
+
+
+@contextmanager
+def changed(model: HookedModel, what: str) -> Iterator[None]:
+    """Inside, `changes_of` says of a model that it is changed so, in words for a result's title."""
+    changes = _CHANGES.setdefault(model, [])
+    changes.append(what)
+    try:
+        yield
+    finally:
+        changes.remove(what)
+
+
+def changes_of(model: HookedModel) -> tuple[str, ...]:
+    """What is changed in a model now, such as `zero ablation of L5H1`; hooks of others apart."""
+    return tuple(_CHANGES.get(model, ()))
 
 
 _SAMPLED = 64

@@ -18,6 +18,7 @@ from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result, SavedResult
+from mi_toolkit.core.stats import MIN_TEXTS
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import WEIGHTINGS, WEIGHTS, BehaviourSpec, Weighting
@@ -78,11 +79,23 @@ def summary_of(report: HeadReport) -> list[tuple[str, str]]:
             ("borderline", f"{borderline} heads × behaviours, which more texts would decide")
         )
     if "queries" in report.interval_over.values():
-        lines.append(("intervals", ON_THIS_PROMPT))
+        lines.append(("intervals", _intervals_text(report)))
     if set(report.tokens) != {WEIGHTS}:
         lines.append(("weighting", _weighting_text(report)))
         lines.append(("BOS", _bos_text(report)))
     return lines
+
+
+def _intervals_text(report: HeadReport) -> str:
+    """What intervals speak of that are not over texts; of some behaviours, where others are."""
+    over = report.interval_over
+    if "texts" not in over.values():
+        return ON_THIS_PROMPT
+    names = ", ".join(name for name, of in over.items() if of == "queries")
+    return (
+        f"of {names}, which fewer than {MIN_TEXTS} of the texts can show: exact for those; "
+        "intervals speak of their other places, not of other texts"
+    )
 
 
 def _weighting_text(report: HeadReport) -> str:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +34,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mi_toolkit.core.errors import HookError, PromptError, unknown_name
-from mi_toolkit.core.model import HookedModel, HookFunction, attention_layers, by_head, z_hook
+from mi_toolkit.core.model import (
+    HookedModel,
+    HookFunction,
+    attention_layers,
+    by_head,
+    changed,
+    z_hook,
+)
 from mi_toolkit.core.passes import patterns_of, positions_before, visit_activations
 from mi_toolkit.core.process_state import alone_with, jobs_running, known_state, require_hooks
 from mi_toolkit.core.stimuli import natural
@@ -45,6 +52,7 @@ from mi_toolkit.interventions.components import (
     Hooks,
     Target,
     checked_components,
+    in_words,
     replacing,
     targets_of,
 )
@@ -340,13 +348,15 @@ def ablating(
     with alone_with(model):
         with known_state():
             check_kind(how)
-            targets = targets_of(model, [checked_components(model, components)])
+            chosen = checked_components(model, components)
+            targets = targets_of(model, [chosen])
             if reference is not None and not isinstance(reference, TokenBatch):
                 reference = tokenise(model, reference)
             hooks = KINDS[how](model, targets, reference)(targets) if targets else []
             if how == "resample" and (reference is None or len(reference) > 1):
                 hooks = _of_these_rows(hooks)
-        with in_place(model, targets, hooks):
+        what = f"{how} ablation of {in_words(chosen)}"
+        with in_place(model, targets, hooks), changed(model, what) if chosen else nullcontext():
             yield
 
 

@@ -37,6 +37,9 @@ from mi_toolkit.core.model import (
 Part = Literal["head", "attn", "neuron", "mlp", "layer"]
 
 _WHOLE_PARTS: Mapping[str, Part] = {"attn": "attn", "mlp": "mlp", "": "layer"}
+MOST_NAMED = 6
+"""Components that a title names one by one."""
+
 _IN_ATTENTION = ("head", "attn", "layer")
 _IN_MLP = ("neuron", "mlp", "layer")
 
@@ -123,6 +126,13 @@ def checked_components(
     if any(component.part in _IN_MLP for component in found):
         _check_hooked(found, _IN_MLP, mlp_layers(model), "neurons")
     return found
+
+
+def in_words(components: Sequence[Component]) -> str:
+    """Their names, or of many how many they are; empty of none."""
+    if len(components) > MOST_NAMED:
+        return f"{len(components)} components"
+    return " ".join(map(str, components))
 
 
 def checked_heads(model: HookedModel, heads: HeadName | Iterable[HeadName]) -> tuple[Head, ...]:

@@ -45,6 +45,7 @@ from mi_toolkit.interventions.components import (
     Part,
     Target,
     checked_components,
+    in_words,
     targets_of,
 )
 from mi_toolkit.interventions.confirm.losses import LOGITS_BUDGET, MAX_ROWS
@@ -346,9 +347,7 @@ class AblationEffect(PromptEffect, Result):
 
     def title(self) -> str:
         """What was done, in one line."""
-        names = " ".join(map(str, self.components)) or "Nothing"
-        if len(self.components) > 6:
-            names = f"{len(self.components)} components"
+        names = in_words(self.components) or "Nothing"
         return f"{names} of {self.provenance.model} under {self.how} ablation"
 
     def cells(self) -> list[list[str]]:

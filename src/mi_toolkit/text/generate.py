@@ -30,7 +30,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from mi_toolkit.core.errors import GenerationError, UnsupportedModelError
-from mi_toolkit.core.model import HookedModel, evaluating, pattern_hook
+from mi_toolkit.core.model import HookedModel, changes_of, evaluating, pattern_hook
 from mi_toolkit.core.passes import check_finite_pass, continuing
 from mi_toolkit.core.predictions import most_probable
 from mi_toolkit.core.process_state import one_job
@@ -318,6 +318,7 @@ def generate(
         tree=tree,
         texts=_texts(model, [batch.ids, tree.ids, *(each.alternative_ids for each in sequences)]),
         hooks=hooks,
+        changes=changes_of(model),
         provenance=provenance_of(model, {"prompt": batch}, seed=0),
         **vars(how),
     )

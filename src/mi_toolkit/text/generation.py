@@ -297,6 +297,9 @@ class Generation(Result):
     provenance: Provenance
     """Model, prompt and versions."""
 
+    changes: tuple[str, ...] = ()
+    """What this library changed in the model while it ran, such as `zero ablation of L5H1`."""
+
     @property
     def text(self) -> str:
         """The best sequence's text."""
@@ -334,8 +337,10 @@ class Generation(Result):
         search = f"{self.num_beams} beams" if self.num_beams > 1 else "greedy"
         if self.sampling is not None:
             search = f"{self.num_beams} drawn, {self.sampling.in_words()}"
-        under = f", under hooks at {len(self.hooks)} points" if self.hooks else ""
-        under = f", under hooks at {self.hooks[0]}" if len(self.hooks) == 1 else under
+        points = self.hooks[0] if len(self.hooks) == 1 else f"{len(self.hooks)} points"
+        under = f", under hooks at {points}" if self.hooks else ""
+        if self.changes:
+            under = f", under {' and '.join(self.changes)}"
         return f"{self.provenance.model} goes on ({search}{under})"
 
     def cells(self) -> list[list[str]]:
