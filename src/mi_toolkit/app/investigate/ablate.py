@@ -319,6 +319,7 @@ def ablate_panel(page: Builder) -> None:
                 label="How",
                 info="What stands in the heads' place.",
                 elem_id="ablate-how",
+                scale=2,
             )
             n_random = gr.Slider(
                 0,

@@ -79,7 +79,7 @@ def dose_figure(rows: Sequence[Row], metric: str, kind: str, ax: Axes | None = N
     ax.set_xticks(range(len(doses)), [f"{dose:,}" for dose in doses])
     ax.set(xlabel="weights changed", ylabel="rise in loss (nats per token)")
     ax.set_title(f"{metric}, {kind}", parse_math=False)
-    ax.legend()
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the data: it hides none
     return ax
 
 
