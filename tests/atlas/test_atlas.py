@@ -16,7 +16,12 @@ import mi_toolkit as mi
 from mi_toolkit.atlas import build
 from mi_toolkit.cards import profile
 from mi_toolkit.cli.app import run
-from mi_toolkit.core.errors import ComparisonError, ReportError, UnknownNameError
+from mi_toolkit.core.errors import (
+    ComparisonError,
+    ModelLoadError,
+    ReportError,
+    UnknownNameError,
+)
 from mi_toolkit.core.io import folder_name
 from mi_toolkit.core.stimuli import passages
 from mi_toolkit.models.sources import bundled_folder
@@ -264,7 +269,7 @@ def test_a_model_is_there_once_for_each_revision(
     monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     again = mi.head_atlas(["pythia-160m"], made.folder, revisions=["step1000"])
     assert again.models == names[1:]
-    with pytest.raises(ComparisonError, match="toy-gpt2 is no model of the hub"):
+    with pytest.raises(ModelLoadError, match="'toy-gpt2' has no revisions, and so no 'main'"):
         mi.head_atlas(["toy-gpt2"], tmp_path / "other", revisions=["main"])
     with pytest.raises(ComparisonError, match="Say revisions once"):
         mi.head_atlas(["gpt2"], tmp_path, revisions=["main"], load={"revision": "main"})

@@ -13,7 +13,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from mi_toolkit.core import tl_compat
 from mi_toolkit.core.errors import (
@@ -25,6 +25,9 @@ from mi_toolkit.core.errors import (
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.models import sources
 from mi_toolkit.models.load import load_model
+from mi_toolkit.models.planning import plan
+from mi_toolkit.sweeps.jobs import Job
+from mi_toolkit.sweeps.run import sweep
 from tests.hooked_transformer import HookedTransformer
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
@@ -85,6 +88,23 @@ def test_a_path_that_is_not_there_says_where_it_looked(tmp_path: Path) -> None:
     assert f"in {Path.cwd()}" in refused("./nowhere")
     assert "There is no folder" in refused(tmp_path / "nowhere")
     assert "There is no GGUF file 'nowhere.gguf' here" in refused("nowhere.gguf")
+
+
+def test_only_models_of_the_hub_have_revisions(folder: Path, tmp_path: Path) -> None:
+    gguf = tmp_path / "mine.gguf"
+    gguf.touch()
+    for name in ("toy-gpt2", folder, gguf):
+        message = refused(name, revision="step1000")
+        assert message.startswith(f"{str(name)!r} has no revisions, and so no 'step1000': only ")
+        assert "Leave revision out" in message
+        with pytest.raises(ModelLoadError, match="has no revisions"):
+            plan(name, revision="step1000")
+    given = AutoModelForCausalLM.from_pretrained(folder)
+    assert "has no revisions" in refused("toy-gpt2", hf_model=given, revision="step1000")
+    job = Job(model="toy-gpt2", revision="step1000", task="classify")
+    with pytest.raises(ModelLoadError, match="has no revisions"):
+        sweep([job], tmp_path / "jobs")
+    assert not (tmp_path / "jobs").exists()
 
 
 def test_a_folder_without_a_config_says_what_a_model_folder_holds(tmp_path: Path) -> None:

@@ -261,8 +261,8 @@ def head_atlas(
         progress: a progress bar; None: where somebody looks and it takes long.
 
     Raises:
-        ComparisonError: no model, or two whose files would have one place, or revisions of a model
-            that has none, or both here and in `load`.
+        ComparisonError: no model, or two whose files would have one place, or revisions both here
+            and in `load`.
         ReportError: a model's place holds the files of another one.
         MIToolkitError: as `load_model` and `classify_heads` do.
 
@@ -348,11 +348,6 @@ def _asked(
     for model in models:
         for revision in [of_all] if revisions is None else revisions:
             source = find_source(model, revision=revision)
-            if revisions is not None and source.kind != "hub":
-                raise ComparisonError(
-                    f"{source.name} is no model of the hub, and has no revisions: give the folders "
-                    "of its checkpoints as models."
-                )
             name = source.name if revisions is None else f"{source.name}@{revision}"
             found.append((name, _Asked(source=source, revision=revision)))
     folders = [folder_name(name) for name, _ in found]

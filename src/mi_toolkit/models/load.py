@@ -359,13 +359,17 @@ def _tokenizer_source(name: str, hf_model: Any, revision: str | None) -> Source 
     """Where the tokenizer of a model in memory lies: under its name, or where it was read from.
 
     None where neither is known: it is then a model that reads ids.
+
+    Raises:
+        ModelLoadError: a revision of what is no model of the hub.
     """
     # An empty path is no place; as a path it would be the folder that Python runs in.
     for candidate in filter(None, (name, hf_model.config.name_or_path)):
         try:
-            return find_source(candidate, revision=revision)
+            find_source(candidate)
         except (UnknownNameError, ModelLoadError):
             continue
+        return find_source(candidate, revision=revision)
     return None
 
 

@@ -52,8 +52,20 @@ def find_source(name: str | os.PathLike[str], *, revision: str | None = None) ->
 
     Raises:
         UnknownNameError: neither a known name, a folder, a `.gguf` file nor a hub id.
-        ModelLoadError: a path that does not exist or holds no model, or a package to install.
+        ModelLoadError: a path that does not exist or holds no model, a package to install, or a
+            revision of what is no model of the hub.
     """
+    source = _source_of(name, revision)
+    if revision is not None and source.kind != "hub":
+        raise ModelLoadError(
+            f"{source.name!r} has no revisions, and so no {revision!r}: only models of the hub "
+            "have them, such as EleutherAI/pythia-160m. Leave revision out; a checkpoint on this "
+            "machine is named by its folder or file."
+        )
+    return source
+
+
+def _source_of(name: str | os.PathLike[str], revision: str | None) -> Source:
     if not isinstance(name, str | os.PathLike):
         raise UnknownNameError(
             f"A model is named by a text or a path, not by {name!r}: load_model('toy-gpt2') is one."
