@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import mi_toolkit as mi
 from mi_toolkit.core.errors import (
@@ -21,8 +22,12 @@ from mi_toolkit.core.errors import (
     PromptError,
     ReportError,
     StoreError,
+    SweepError,
     UnknownNameError,
+    WeightError,
 )
+from mi_toolkit.draw.figures import save_figure
+from mi_toolkit.weights.parameters import weight_matrices
 from tests.every_job import CLEAN, PROMPT
 from tests.models_here import loaded, untouched
 
@@ -48,6 +53,10 @@ def n_required(function: Callable[..., Any]) -> int:
     return -1 + sum(
         each.default is each.empty and each.kind is each.POSITIONAL_OR_KEYWORD for each in in_order
     )
+
+
+def scored(model: Any) -> mi.weights.WeightScores:
+    return mi.score_weights(model, [PROMPT], "magnitude", layers=0)
 
 
 def test_a_name_in_the_place_of_a_model_is_told_how_to_become_one() -> None:
@@ -107,6 +116,44 @@ def test_a_model_of_no_path_takes_no_tokenizer_from_the_folder_that_python_runs_
 @pytest.mark.parametrize(
     ("ask", "kind", "message"),
     [
+        (lambda m: mi.plan(m), ModelTypeError, "plan takes the name of a model that is not loaded"),
+        (lambda m: mi.load_model([m]), UnknownNameError, "..: load_model('toy-gpt2') is one"),
+        (lambda m: mi.load_model("toy-gpt2", backend=m), UnknownNameError, "... Known: auto"),
+        (
+            lambda m: mi.confirm_heads(m, "induction"),  # type: ignore[arg-type]
+            ReportError,
+            "not 'induction': give mi.classify_heads(model), with labels=['induction'] for one",
+        ),
+        (
+            lambda _: mi.sweep("toy-gpt2", "never"),  # type: ignore[arg-type]
+            SweepError,
+            "not 'toy-gpt2': mi.sweeps.jobs_over(['toy-gpt2'], 'classify') makes one",
+        ),
+        (
+            lambda m: scored(m).top(20, model="toy-gpt2"),  # type: ignore[arg-type]
+            ModelTypeError,
+            "not from its name: model=mi.load_model('toy-gpt2').",
+        ),
+        (
+            lambda m: mi.view(mi.classify_heads(m, PROMPT), "L0H0"),  # type: ignore[call-overload]
+            TypeError,
+            "view() takes a HeadReport alone, and shows all of it. mi.head_card(model, 'L0H0')",
+        ),
+        (
+            lambda m: mi.view(mi.trace_pipeline(m, PROMPT), place=1),  # type: ignore[call-overload]
+            TypeError,
+            "view() has no argument 'place'.",
+        ),
+        (
+            lambda m: mi.Page([mi.classify_heads(m, PROMPT)]),  # type: ignore[list-item]
+            UnknownNameError,
+            "A page holds views, and no HeadReport: mi.Page([mi.view(result), …]).",
+        ),
+        (
+            lambda m: mi.compare.compare_stimuli(m),
+            ComparisonError,
+            "give a standard report",
+        ),
         (
             lambda m: mi.classify_heads(m, PROMPT, behaviors=["induction"]),
             TypeError,
@@ -232,6 +279,50 @@ def test_one_name_is_as_good_as_a_list_of_one(tmp_path: Path) -> None:
             store.read(("resid_post", 1), mask)
     with pytest.raises(StoreError, match="batch_size=0: rows to a batch are 1 or more"):
         next(store.batches(("resid_post", 1), 0))
+
+
+def test_one_number_or_text_is_as_good_as_a_list_of_one() -> None:
+    model = loaded("toy-gpt2")
+    scores = mi.score_weights(model, [PROMPT], layers=1)
+    assert {place.layer for place in scores.places} == {1}
+    few: dict[str, Any] = {"controls": "bottom", "kinds": "zero"}
+    test = mi.weights.perturbation_test(model, scores, [PROMPT], k=2, **few)
+    several = {name: [value] for name, value in few.items()}
+    again = mi.weights.perturbation_test(model, scores, [PROMPT], k=[2], **several)
+    assert test.to_pandas().equals(again.to_pandas())
+    asked: dict[str, Any] = {"metrics": "magnitude", "k": 5, "seeds": (0, 1), "layers": 0}
+    stable = mi.weights.ranking_stability(model, [PROMPT] * 2, **asked)
+    assert {each.k for each in stable.agreements} == {5}
+    asked = {"text": PROMPT, "behaviours": "previous_token", "n_sequences": 1}
+    assert mi.length_sweep(model, 8, **asked).lengths == (8,)
+
+
+def test_a_weight_is_named_as_tables_print_it() -> None:
+    model: Any = loaded("toy-gpt2")
+    name, row, column = mi.score_weights(model, [PROMPT], layers=1).ranking(1).keys()[0]
+    at = next(m for m in weight_matrices(model) if m.name == name)
+    places = torch.tensor([row]), torch.tensor([column])
+    for given in (f"{name}[{row}, {column}]", [f"{name}[{row},{column}]"], (name, row, column)):
+        with mi.perturbed(model, given) as n_changed:
+            assert n_changed == 1
+            assert at.read(*places) == 0
+    with (
+        pytest.raises(WeightError, match=r"'blocks.0' names no weight: write \('blocks.0.attn.W_O"),
+        mi.perturbed(model, "blocks.0"),
+    ):
+        pass
+
+
+def test_one_view_is_a_page_and_axes_stand_for_their_figure(tmp_path: Path) -> None:
+    view = mi.view(mi.classify_heads(loaded("toy-gpt2"), PROMPT, behaviours=["previous_token"]))
+    assert mi.Page(view).document() == mi.Page([view]).document()
+    figure = Figure()
+    inner = figure.subfigures(1, 2)[0]
+    save_figure(figure, tmp_path / "whole.svg")
+    for number, axes in enumerate((figure.add_subplot(), inner.add_subplot())):
+        save_figure(axes, tmp_path / f"{number}.svg")
+    save_figure(figure, tmp_path / "whole.svg")
+    assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "whole.svg").read_bytes()
 
 
 def test_numbers_of_numpy_and_torch_are_numbers() -> None:

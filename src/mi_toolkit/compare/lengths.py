@@ -272,7 +272,7 @@ SEQUENCES = 32
 @one_job
 def length_sweep(
     model: HookedModel,
-    lengths: Sequence[int] = DEFAULT_LENGTHS,
+    lengths: int | Sequence[int] = DEFAULT_LENGTHS,
     *,
     text: str | Sequence[str] | None = None,
     behaviours: Sequence[str | Behaviour] | str | None = None,
@@ -385,10 +385,10 @@ class _Step:
     behaviours: Sequence[Behaviour]
 
 
-def _checked(model: HookedModel, lengths: Sequence[int]) -> tuple[int, ...]:
-    found = tuple(sorted(set(lengths)))
+def _checked(model: HookedModel, lengths: int | Sequence[int]) -> tuple[int, ...]:
+    found = tuple(sorted({lengths} if isinstance(lengths, int) else set(lengths)))
     if not found or found[0] < 4:
-        raise ComparisonError(f"Lengths are 4 tokens or more, not {list(lengths)}.")
+        raise ComparisonError(f"Lengths are 4 tokens or more, not {lengths}.")
     room = model.cfg.n_ctx - len(standard_beginning(model).ids)
     if found[-1] > room:
         raise ComparisonError(

@@ -97,7 +97,8 @@ def compare_stimuli(reports: HeadReport | Mapping[str, HeadReport]) -> StimulusC
         >>> comparison.pairs[0].behaviour
         'previous_token'
     """
-    by_stimulus = dict(reports.parts if isinstance(reports, HeadReport) else reports)
+    given: Any = reports.parts if isinstance(reports, HeadReport) else reports
+    by_stimulus = dict(given) if isinstance(given, Mapping) else {}
     if len(by_stimulus) < 2:
         raise ComparisonError(
             "Stimuli are compared two or more at a time: give a standard report "

@@ -18,6 +18,16 @@ def in_one_line(error: BaseException) -> str:
     return told[:500]
 
 
+def short_repr(value: object, most: int = 100) -> str:
+    """What was given, as Python writes it, in so many letters at most: a model takes thousands.
+
+    >>> short_repr([1, 2]), short_repr("x" * 200, most=12)
+    ('[1, 2]', "'xxxxxxxx...")
+    """
+    told = " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
+    return told if len(told) <= most else told[: most - 3] + "..."
+
+
 class WriteError(MIToolkitError, OSError):
     """A file that cannot be written: the disk is full, say. One that was there is as it was."""
 
@@ -112,7 +122,7 @@ def unknown_name(
     listed = ", ".join(names[:n_shown] if shown is None else shown)
     if shown is None and n_shown < len(names):
         listed += f" and {len(names) - n_shown} more"
-    return UnknownNameError(f"No {kind} is called {name!r}.{guess} Known: {listed}.")
+    return UnknownNameError(f"No {kind} is called {short_repr(name)}.{guess} Known: {listed}.")
 
 
 class ActivationsError(MIToolkitError, ValueError):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.core.errors import UnknownNameError, short_repr
 
 _NAME = re.compile(r"\s*[La]?(\d+)\s*[.,]?\s*[Hh]?(\d+)\s*", flags=re.IGNORECASE)
 _SEPARATED = re.compile(r"\d\s*[.,Hh]")
@@ -80,6 +80,6 @@ class Head(_Place):
 
 def _no_head(name: object) -> UnknownNameError:
     return UnknownNameError(
-        f"{name!r} names no head. Write 'L5H1', '5.1', 'a5.h1' or (5, 1): layer 5, head 1, "
-        "both counted from zero."
+        f"{short_repr(name)} names no head. Write 'L5H1', '5.1', 'a5.h1' or (5, 1): layer 5, "
+        "head 1, both counted from zero."
     )

@@ -24,7 +24,7 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mi_toolkit.core.errors import PromptError
+from mi_toolkit.core.errors import PromptError, short_repr
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tokenizer import Beginning, Bos, bos_token_id, text_beginning
 from mi_toolkit.core.vocabulary import encoded, require_tokenizer
@@ -457,10 +457,9 @@ def _is_id(value: Any) -> bool:
 
 def _named(value: Any) -> str:
     """What was given instead of a prompt, in a few words."""
-    told = repr(value)
     if value is None or isinstance(value, bool):
-        return told
-    return f"{type(value).__name__} {told if len(told) <= 40 else told[:37] + '...'}"
+        return repr(value)
+    return f"{type(value).__name__} {short_repr(value, most=40)}"
 
 
 def check_fits(model: HookedModel, batch: TokenBatch) -> None:

@@ -20,14 +20,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 import circuitsvis
 from jaxtyping import Float
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from mi_toolkit.core.errors import MIToolkitError
+from mi_toolkit.core.errors import MIToolkitError, UnknownNameError
 from mi_toolkit.core.io import PICTURES, atomic_write, check_ending, picture_kind
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import asset, render
@@ -79,11 +79,28 @@ class Page:
     A notebook shows it in a frame; `save_html` writes it to a file that can be mailed around.
     """
 
-    views: Sequence[View]
-    """What the page shows, first to last."""
+    views: View | Sequence[View]
+    """What the page shows, first to last; or one view."""
 
     title: str | None = None
     """The heading and the browser's title; None for the first view's."""
+
+    def __post_init__(self) -> None:
+        """Check that views are given, and not what they are of.
+
+        Raises:
+            UnknownNameError: something else.
+        """
+        for view in self._views():
+            if not isinstance(view, View):
+                kind = type(view).__name__
+                raise UnknownNameError(
+                    f"A page holds views, and no {kind}: mi.Page([mi.view(result), …])."
+                )
+
+    def _views(self) -> Sequence[View]:
+        is_several = isinstance(self.views, Sequence) and not isinstance(self.views, str)
+        return cast("Sequence[View]", self.views if is_several else [self.views])
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Write the page to one file, whole or not at all.
@@ -100,7 +117,7 @@ class Page:
         return _document(self._sections(), self.title)
 
     def _sections(self) -> list[Section]:
-        return [view.section() for view in self.views]
+        return [view.section() for view in self._views()]
 
     def _repr_html_(self) -> str:
         sections = self._sections()

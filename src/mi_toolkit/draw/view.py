@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
+from inspect import signature
 from typing import Any, overload
 
 from mi_toolkit.activations.statistics import ActivationStatistics
@@ -14,6 +16,7 @@ from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import StimulusComparison
 from mi_toolkit.core.display import html_table
 from mi_toolkit.core.errors import UnknownNameError
+from mi_toolkit.core.process_state import check_arguments
 from mi_toolkit.core.result import Result
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
@@ -103,6 +106,7 @@ def view(result: Any, *how: Any, **options: Any) -> View:
 
     Raises:
         UnknownNameError: there is no view of such a thing; the message says what to view instead.
+        TypeError: something in `how` or `options` that its kind of view does not ask for.
 
     Example:
         >>> import mi_toolkit as mi
@@ -113,7 +117,29 @@ def view(result: Any, *how: Any, **options: Any) -> View:
         >>> mi.view(traced, position=1)
         View of What toy-gpt2 predicts after token 1, on
     """
+    _check_asked(result, how, options)
     return _view(result, *how, **options)
+
+
+def _check_asked(result: Any, how: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Check what is asked of a view against what the result's kind of view takes.
+
+    Raises:
+        TypeError: it takes nothing of the kind; in the words of `view`, which was called.
+    """
+    drawing = _view.dispatch(type(result))
+    if drawing is _view.dispatch(object):
+        return
+    parameters = signature(drawing).parameters
+    if len(parameters) == 1 and (how or options):
+        way = (
+            " mi.head_card(model, 'L0H0') is about one head, and report.heads('induction') lists "
+            "those of a behaviour."
+            if isinstance(result, HeadReport)
+            else ""
+        )
+        raise TypeError(f"view() takes a {type(result).__name__} alone, and shows all of it.{way}")
+    check_arguments("view", parameters, [result, *how], options)
 
 
 @singledispatch

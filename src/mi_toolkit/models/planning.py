@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
 from mi_toolkit.core.display import TextTable, human_count
-from mi_toolkit.core.errors import ModelLoadError, PromptError
+from mi_toolkit.core.errors import ModelLoadError, ModelTypeError, PromptError
 from mi_toolkit.core.memory import available_bytes, gigabytes
 from mi_toolkit.core.result import Result
 from mi_toolkit.models.checkpoints import causal_architecture
@@ -230,6 +231,7 @@ def plan(
 
     Raises:
         UnknownNameError: no such model, task or dtype.
+        ModelTypeError: a model in the place of its name.
         ModelLoadError: its config is missing, unreachable, gated, or no causal language model's.
         PromptError: `memory` is no amount of it.
 
@@ -286,6 +288,11 @@ def _room(n_gpus: int) -> int:
 
 
 def _size(model: Any, revision: str | None, *, trust_remote_code: bool) -> ModelSize:
+    if isinstance(model, nn.Module):
+        raise ModelTypeError(
+            "plan takes the name of a model that is not loaded yet, or its config: "
+            "mi.plan('toy-gpt2')."
+        )
     if not isinstance(model, PretrainedConfig):
         try:
             return model_size(model, revision=revision, trust_remote_code=trust_remote_code)

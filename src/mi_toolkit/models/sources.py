@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from mi_toolkit.core.errors import ModelLoadError, UnknownNameError, unknown_name
+from mi_toolkit.core.errors import ModelLoadError, UnknownNameError, short_repr, unknown_name
 from mi_toolkit.core.io import file_digest, read_json
 from mi_toolkit.models.registry import find_known, known_models
 from mi_toolkit.models.specs import KnownModel
@@ -68,7 +68,8 @@ def find_source(name: str | os.PathLike[str], *, revision: str | None = None) ->
 def _source_of(name: str | os.PathLike[str], revision: str | None) -> Source:
     if not isinstance(name, str | os.PathLike):
         raise UnknownNameError(
-            f"A model is named by a text or a path, not by {name!r}: load_model('toy-gpt2') is one."
+            f"A model is named by a text or a path, not by {short_repr(name)}: "
+            "load_model('toy-gpt2') is one."
         )
     given = os.fspath(name)
     known = find_known(given)

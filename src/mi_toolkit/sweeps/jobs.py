@@ -23,7 +23,7 @@ from mi_toolkit.activations.measure import activation_statistics
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.activations.store.reader import open_activations
 from mi_toolkit.activations.store.writer import record_to_disk
-from mi_toolkit.core.errors import SweepError, unknown_name
+from mi_toolkit.core.errors import SweepError, short_repr, unknown_name
 from mi_toolkit.core.io import file_digest, folder_name
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.resumable import fingerprint, plain
@@ -80,7 +80,8 @@ class Job:
             value = getattr(self, name)
             if not isinstance(value, str) and (name, value) != ("revision", None):
                 raise SweepError(
-                    f"The {name} of a job is a text, as a file holds it, and not {value!r}."
+                    f"The {name} of a job is a text, as a file holds it, and not "
+                    f"{short_repr(value)}."
                 )
         if self.task not in TASKS:
             raise unknown_name("task", self.task, TASKS)
@@ -116,8 +117,14 @@ class Job:
 
         Raises:
             UnknownNameError: a field that jobs do not have, or as a job itself does.
-            SweepError: as a job itself does, or a field is missing.
+            SweepError: as a job itself does, no record, or a field is missing.
         """
+        if not isinstance(record, Mapping):
+            raise SweepError(
+                f"A job is a Job or its record, not {short_repr(record)}: "
+                "mi.sweeps.jobs_over(['toy-gpt2'], 'classify') makes one for each model, "
+                "mi.sweeps.read_study(path) those of a file."
+            )
         known = [*Job.__dataclass_fields__]
         for key in record:
             if key not in known:

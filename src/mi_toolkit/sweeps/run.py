@@ -317,7 +317,7 @@ def _in_this_process(queue: Queue, worker: Worker) -> Generator[tuple[Work, Outc
 
 
 def sweep(
-    jobs: Sequence[Job | Mapping[str, Any]],
+    jobs: Job | Mapping[str, Any] | Sequence[Job | Mapping[str, Any]],
     output: str | os.PathLike[str],
     *,
     workers: int | str | None = None,
@@ -371,7 +371,8 @@ def sweep(
         >>> found = mi.sweep(jobs, "results")  # doctest: +SKIP
         >>> found.to_pandas().groupby(["model", "label"]).size()  # doctest: +SKIP
     """
-    asked = [job if isinstance(job, Job) else Job.of(job) for job in jobs]
+    several = [jobs] if isinstance(jobs, Job | Mapping | str | os.PathLike) else jobs
+    asked = [job if isinstance(job, Job) else Job.of(job) for job in several]
     _check_jobs(asked)
     if threads < 1 or texts_per_part < 1 or retries < 0:
         raise SweepError("threads and texts_per_part are 1 or more, retries 0 or more.")

@@ -268,9 +268,9 @@ def perturbation_test(
     scores: WeightScores,
     texts: Prompt | TokenBatch | None = None,
     *,
-    kinds: Sequence[str] = ("zero",),
-    k: Sequence[int] = DOSES,
-    controls: Sequence[str] = CONTROLS,
+    kinds: str | Sequence[str] = ("zero",),
+    k: int | Sequence[int] = DOSES,
+    controls: str | Sequence[str] = CONTROLS,
     n_random: int = 20,
     scale: float = 1.0,
     batch_size: int = 8,
@@ -310,13 +310,15 @@ def perturbation_test(
         WeightError: scores of another model, more weights than they have, a weight that a kind
             leaves as it is.
     """
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    controls = [controls] if isinstance(controls, str) else controls
     for kind in kinds:
         if kind not in EDITS:
             raise unknown_name("kind of perturbation", kind, EDITS)
     for control in controls:
         if control not in CONTROLS:
             raise unknown_name("control", control, CONTROLS)
-    doses = sorted(set(k))
+    doses = sorted({k} if isinstance(k, int) else set(k))
     if not doses or not kinds:
         raise WeightError("A perturbation test needs at least one kind and one k.")
     if texts is None:

@@ -17,7 +17,12 @@ from typing import Any, TypeVar
 import torch
 
 from mi_toolkit.core.blocks_on_disk import require_in_memory
-from mi_toolkit.core.errors import UnsupportedModelError, WeightError, unknown_name
+from mi_toolkit.core.errors import (
+    ModelTypeError,
+    UnsupportedModelError,
+    WeightError,
+    unknown_name,
+)
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
@@ -45,11 +50,16 @@ def weight_matrices(model: HookedModel) -> list[WeightMatrix]:
     one parameter, named after the first of them. Nor are norms of which each head has its own.
 
     Raises:
+        ModelTypeError: the name of a model.
         UnsupportedModelError: a block without Q, K, V, O and an MLP or experts (a recurrent block,
             latent attention), a matrix next to them (a state-space mixer), a weight that is not
             what its module applies (an adapter, a parametrisation, quantisation), or a layout that
             is not known; or the model's blocks are on disk.
     """
+    if isinstance(model, str):
+        raise ModelTypeError(
+            f"Weights are read from a model, not from its name: model=mi.load_model({model!r})."
+        )
     require_in_memory(model, "A table of the weights")
     is_bridge = hasattr(model, "original_model")
     parts = _once(bridge_parts(model) if is_bridge else hooked_parts(model))
@@ -216,7 +226,7 @@ def select(
     matrices: Sequence[Place],
     parameters: str | Iterable[str] | None = None,
     *,
-    layers: Iterable[int] | None = None,
+    layers: int | Iterable[int] | None = None,
     components: str | Iterable[str] | None = None,
     heads: Iterable[HeadName] | None = None,
 ) -> list[Place]:
@@ -251,7 +261,7 @@ def select(
     if parameters is None and components is None:
         found = [matrix for matrix in found if matrix.group in ("attn", "mlp")]
     if layers is not None:
-        numbers = set(layers)
+        numbers = {layers} if isinstance(layers, int) else set(layers)
         n_layers = 1 + max(m.layer for m in matrices if m.layer is not None)
         for layer in sorted(numbers - set(range(n_layers))):
             raise unknown_name("layer", str(layer), map(str, range(n_layers)))

@@ -11,6 +11,7 @@ Changing single weights and putting them back: what is changed, and to what.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.core.errors import UnknownNameError, WeightError, unknown_name
+from mi_toolkit.core.errors import UnknownNameError, WeightError, short_repr, unknown_name
 from mi_toolkit.core.model import HookedModel, bits
 from mi_toolkit.core.process_state import alone_with, known_state, require_hooks
 from mi_toolkit.weights.calibration import require_usual
@@ -127,7 +128,28 @@ def triples(weights: Any) -> list[tuple[str, int, int]]:
             raise WeightError(f"A table of weights needs a column {min(missing)!r}.")
         columns = (weights["parameter"], weights["row"], weights["column"])
         return [(str(name), int(r), int(c)) for name, r, c in zip(*columns, strict=True)]
-    return [(str(name), int(row), int(column)) for name, row, column in weights]
+    is_triple = isinstance(weights, tuple) and len(weights) == 3 and isinstance(weights[1], int)
+    return [
+        _triple(each) for each in ([weights] if isinstance(weights, str) or is_triple else weights)
+    ]
+
+
+_PRINTED = re.compile(r"\s*(.+?)\s*\[\s*(\d+)\s*,\s*(\d+)\s*\]\s*")
+"""A weight as tables print it."""
+
+
+def _triple(weight: Any) -> tuple[str, int, int]:
+    """Parameter, row and column of one weight."""
+    match = _PRINTED.fullmatch(weight) if isinstance(weight, str) else None
+    given = match.groups() if match else weight
+    try:
+        name, row, column = given
+        return str(name), int(row), int(column)
+    except (TypeError, ValueError):
+        raise WeightError(
+            f"{short_repr(weight)} names no weight: write ('blocks.0.attn.W_O', 3, 5) or "
+            "'blocks.0.attn.W_O[3, 5]', its row and its column."
+        ) from None
 
 
 @contextmanager
@@ -166,7 +188,7 @@ logger = logging.getLogger("mi_toolkit")
 @contextmanager
 def perturbed(
     model: HookedModel,
-    weights: DataFrame | Ranking | Iterable[tuple[str, int, int]],
+    weights: DataFrame | Ranking | str | Iterable[str | tuple[str, int, int]],
     kind: str = "zero",
     *,
     scale: float = 1.0,
@@ -180,7 +202,8 @@ def perturbed(
 
     Args:
         model: any hooked model.
-        weights: a table of `WeightScores.top`, or triples of canonical name, row and column.
+        weights: a table of `WeightScores.top`; or triples of canonical name, row and column, or
+            names as tables print them, `"blocks.2.attn.W_V[58, 16]"`.
         kind: `zero`; `sign_flip`; `gaussian`, w + scale·|w|·ε; `scale`, scale·w; `bit_flip`, one
             random bit of the weight's own dtype, which may make it infinite or NaN (that is
             logged).

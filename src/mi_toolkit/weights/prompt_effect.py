@@ -121,7 +121,7 @@ class PerturbationEffect(PromptEffect, Result):
 def perturbation_effect(
     model: HookedModel,
     prompt: Prompt,
-    weights: DataFrame | Ranking | Iterable[Triple],
+    weights: DataFrame | Ranking | str | Iterable[str | Triple],
     kind: str = "zero",
     *,
     n_random: int = RANDOM,

@@ -183,11 +183,11 @@ def ranking_stability(
     model: HookedModel,
     texts: Prompt | TokenBatch | None = None,
     *,
-    metrics: Sequence[str] = ("grad_x_weight",),
-    k: Sequence[int] = (100,),
+    metrics: str | Sequence[str] = ("grad_x_weight",),
+    k: int | Sequence[int] = (100,),
     seeds: Sequence[int] = (0, 1, 2, 3),
     parameters: str | Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
+    layers: int | Sequence[int] | None = None,
     components: str | Sequence[str] | None = None,
     heads: str | Sequence[HeadName] | None = None,
     batch_size: int = 8,
@@ -225,6 +225,8 @@ def ranking_stability(
         UnknownNameError: no such metric, parameter, layer or component.
         WeightError: nothing to compare: fewer than two seeds and fewer than two metrics.
     """
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    counts = sorted({k} if isinstance(k, int) else set(k))
     if len(seeds) < 2 and len(metrics) < 2:
         raise WeightError("Stability compares rankings: give two or more seeds, or two metrics.")
     batch = loss_batch(
@@ -251,7 +253,7 @@ def ranking_stability(
             return summarised(scores)
 
     def summarised(scores: WeightScores) -> _Summary:
-        return _Summary(top=scores.ranking(max(k)).keys(), sample=_sample(scores))
+        return _Summary(top=scores.ranking(counts[-1]).keys(), sample=_sample(scores))
 
     asked: list[tuple[str, int | None]]
     asked = [(metric, seed) for metric in metrics for seed in seeds if len(seeds) > 1]
@@ -266,13 +268,13 @@ def ranking_stability(
         else:
             resampled.setdefault(metric, []).append(summary(metric, _resampled(batch, seed)))
     agreements = [
-        _over_data(metric, sets, count) for metric, sets in resampled.items() for count in sorted(k)
+        _over_data(metric, sets, count) for metric, sets in resampled.items() for count in counts
     ]
     if whole:
         agreements += [
             _over_metrics(pair, whole, resampled, count)
             for pair in combinations(metrics, 2)
-            for count in sorted(k)
+            for count in counts
         ]
     return RankingStability(
         agreements=tuple(agreements),

@@ -244,8 +244,10 @@ def _whole(figure: Figure) -> Bbox:
     return Bbox.union([page, drawn.padded(PAD)])
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a figure, whole or not at all, as PNG, SVG or PDF, by the name's ending.
+def save_figure(figure: Figure | Axes, path: str | os.PathLike[str]) -> None:
+    """Write a figure, or the one that axes are in, whole or not at all: PNG, SVG or PDF.
+
+    The name's ending says which.
 
     The paper is the figure's own: light, or dark where it was drawn in `house_style("dark")`.
     Equal figures give equal files: neither holds a date or a random id.
@@ -255,7 +257,10 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         WriteError: it cannot be written: the disk is full, say.
     """
     # Drawn in memory: on a full disk matplotlib's PDF leaves its file open, and complains of zlib.
-    picture = _drawn(figure, picture_kind(path))
+    whole: Any = figure.figure if isinstance(figure, Axes) else figure
+    while isinstance(whole, SubFigure):
+        whole = whole.figure
+    picture = _drawn(whole, picture_kind(path))
     with atomic_write(path) as draft:
         draft.write_bytes(picture)
 

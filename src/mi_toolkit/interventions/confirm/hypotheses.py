@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_toolkit.core.errors import PromptError, unknown_name
+from mi_toolkit.core.errors import PromptError, ReportError, short_repr, unknown_name
 from mi_toolkit.core.evaluation import evaluation_passages
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -84,7 +84,7 @@ def claims_of(
 
     Raises:
         UnknownNameError: no such label, stimulus or head.
-        ReportError: the report is of a model of another shape.
+        ReportError: no report and no heads by behaviour, or one of a model of another shape.
         PromptError: the prompt does not fit the model.
     """
     heads_of = _heads_by_label(model, labelled)
@@ -169,6 +169,12 @@ def _heads_by_label(model: HookedModel, labelled: Labelled) -> dict[str, tuple[H
     if isinstance(labelled, HeadReport):
         labelled.check_model(model)
         return {name: tuple(sorted(labelled.heads(name))) for name in labelled.label_names}
+    if not isinstance(labelled, Mapping):
+        raise ReportError(
+            "What is confirmed is a report's labels, or heads by their behaviour, not "
+            f"{short_repr(labelled)}: give mi.classify_heads(model), with labels=['induction'] "
+            "for one label, or {'induction': ['L2H0']}."
+        )
     for label in labelled:
         BEHAVIOURS.resolve(_behaviour_name(labelled, label))
     return {label: checked_heads(model, heads) for label, heads in labelled.items()}
