@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from markupsafe import escape
 from matplotlib.colors import to_hex
 from matplotlib.patches import FancyArrowPatch
 
@@ -52,6 +53,7 @@ def test_maps_hold_the_figures_of_their_results(tmp_path: Path) -> None:
         view = view_patching(found)
         body = view.section().body
         assert "<b>" not in body
+        assert (escape(str(found.top(1)[0][-2])) in body) or found is direct
         view.save_html(tmp_path / "page.html")
         assert found.title() in (tmp_path / "page.html").read_text().replace("&#39;", "'")
 

@@ -178,6 +178,7 @@ def test_the_paths_from_a_part_add_up_to_its_own_estimate(name: str, tmp_path: P
     edges.save(tmp_path / "edges.safetensors")
     again = EdgeAttribution.load(tmp_path / "edges.safetensors")
     assert repr(again) == repr(edges)
+    assert all(" at " in place for _, _, place, _ in edges.top())
     assert torch.equal(model(torch.tensor([[5, 6, 7]])), logits)
 
 
@@ -340,6 +341,12 @@ def test_results_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
         assert repr(again) == repr(found)
         assert again.to_pandas().equals(found.to_pandas())
         assert again.provenance == found.provenance
+    # "and" and "Mary" stand there more than once: a place is told by its number.
+    for found in (patched, estimated):
+        for *_, place, _ in found.top(40):
+            text, at = place.rsplit(" at ", 1)
+            assert text == repr(estimated.positions[int(at)])
+        assert f" {found.top(1)[0][-2]} " in repr(found)
     with pytest.raises(ReportError, match="holds no patching of this version"):
         Patching.load(path)
     assert len(patched.to_pandas()) == patched.values.numel()

@@ -266,9 +266,7 @@ def view_patching(found: Found) -> ResultView:
 
 def _patching(found: Patching) -> ResultView:
 
-    rows = [
-        [str(layer), visible(place), f"{share:+.3f}"] for layer, place, share in found.top(LISTED)
-    ]
+    rows = [[str(layer), place, f"{share:+.3f}"] for layer, place, share in found.top(LISTED)]
     return ResultView(
         title=found.title(),
         caption=(
@@ -291,7 +289,7 @@ def _patching(found: Patching) -> ResultView:
 
 def _attribution(found: AttributionPatching) -> ResultView:
 
-    rows = [[part, visible(token), f"{value:+.3f}"] for part, token, value in found.top(LISTED)]
+    rows = [[part, place, f"{value:+.3f}"] for part, place, value in found.top(LISTED)]
     return ResultView(
         title=found.title(),
         caption=(
@@ -311,8 +309,8 @@ def _attribution(found: AttributionPatching) -> ResultView:
 def _edges(found: EdgeAttribution) -> ResultView:
 
     rows = [
-        [writer, reader, visible(token), f"{value:+.3f}"]
-        for writer, reader, token, value in found.top(LISTED)
+        [writer, reader, place, f"{value:+.3f}"]
+        for writer, reader, place, value in found.top(LISTED)
     ]
     return ResultView(
         title=found.title(),

@@ -43,10 +43,16 @@ class AttributionPatching(PairsResult):
     """The tokens, of both prompts where they differ."""
 
     def top(self, n: int = 10) -> list[tuple[str, str, float]]:
-        """Part, token and estimate of what would change the metric most, up or down."""
+        """Part, place and estimate of what would change the metric most, up or down.
+
+        A place is named by its token and its position: `' to' at 14`.
+        """
         rows = self._rows()
         rows.sort(key=lambda row: -abs(row[3]))
-        return [(part, self.positions[position], value) for part, _, position, value in rows[:n]]
+        return [
+            (part, f"{self.positions[position]!r} at {position}", value)
+            for part, _, position, value in rows[:n]
+        ]
 
     def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per part and position."""
@@ -214,13 +220,16 @@ class EdgeAttribution(PairsResult):
     """The tokens, of both prompts where they differ."""
 
     def top(self, n: int = 10) -> list[tuple[str, str, str, float]]:
-        """Writer, reader, token and estimate of what would change the metric most, up or down."""
+        """Writer, reader, place and estimate of what would change the metric most, up or down.
+
+        A place is named by its token and its position: `' to' at 14`.
+        """
         order = self.scores.abs().argsort(descending=True)[:n].tolist()
         return [
             (
                 self.writers[index],
                 self.readers[index],
-                self.positions[int(self.at[index])],
+                f"{self.positions[int(self.at[index])]!r} at {int(self.at[index])}",
                 float(self.scores[index]),
             )
             for index in order

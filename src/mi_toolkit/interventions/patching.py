@@ -214,11 +214,18 @@ class Patching(PairsResult):
         return self.with_names(shares, "layer", "place")
 
     def top(self, n: int = 10) -> list[tuple[int, str, float]]:
-        """Layer, place and share of what brings most back, or takes most away."""
+        """Layer, place and share of what brings most back, or takes most away.
+
+        A position is named by its token and its number: `' to' at 14`.
+        """
         shares = self.recovered
+        names = [
+            f"{name!r} at {place}" if self.place == "position" else name
+            for place, name in enumerate(self.places)
+        ]
         order = shares.flatten().abs().argsort(descending=True)[:n].tolist()
         cells = [divmod(index, shares.shape[1]) for index in order]
-        return [(layer, self.places[p], float(shares[layer, p])) for layer, p in cells]
+        return [(layer, names[p], float(shares[layer, p])) for layer, p in cells]
 
     def rows(self) -> Iterable[Mapping[str, Any]]:
         """One row per layer and place."""
