@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mi_toolkit.app import dashboard
 from mi_toolkit.cli import options
 from mi_toolkit.cli.app import main, run
 from mi_toolkit.heads.behaviours import BEHAVIOURS
@@ -16,6 +17,20 @@ from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.specs import MODELS
 
 TOY = ["--model", "toy-gpt2"]
+
+
+def test_a_port_that_is_taken_is_told_without_the_words_of_gradio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Page:
+        def launch(self, **_: object) -> None:
+            raise OSError("Cannot find empty port in range. Set GRADIO_SERVER_PORT.")
+
+    monkeypatch.setattr(dashboard, "build", lambda _: Page())
+    assert run(["app", "--port", "7861"]) == 1
+    error = capsys.readouterr().err
+    assert "Nothing can listen on 127.0.0.1:7861: the port is taken, or the address is" in error
+    assert "GRADIO" not in error
 
 
 @pytest.mark.parametrize(
@@ -47,6 +62,8 @@ TOY = ["--model", "toy-gpt2"]
         (["classify", "- I like cats"], "goes after --, behind all options: -- '- I like cats'"),
         (["generate", "-5 degrees and"], "goes after --, behind all options: -- '-5 degrees and'"),
         (["attribute", "x", "--target", "- y"], "goes after an equals sign: '--target=- y'"),
+        (["app", "--port", "99999"], "--port.* Must be between 0 and 65535"),
+        (["app", "--host", "no.invalid"], "No address is called 'no.invalid': --host takes one of"),
         (["sweep", "--lengths", "16,many"], "--lengths.* unable to convert .*many.* into int"),
     ],
 )

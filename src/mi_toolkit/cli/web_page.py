@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from importlib.util import find_spec
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import Count, CountOrNone, Several, Switch
@@ -13,10 +16,16 @@ from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.models.sources import find_source
 
 
+def port_number(_: object, value: int) -> None:
+    """Check an option that is a port to listen on."""
+    if not 0 <= value <= 65535:
+        raise ValueError("Must be between 0 and 65535.")
+
+
 def web_page(
     *,
     host: str = "127.0.0.1",
-    port: int = 7860,
+    port: Annotated[int, Parameter(validator=port_number)] = 7860,
     public: Switch = False,
     allow_hosts: Several[str] = None,
     allow_models: Several[str] = None,
@@ -55,6 +64,7 @@ def web_page(
     for name, given in {"--memory": memory, "--disk": disk}.items():
         if given is not None and given <= 0:
             raise UsageError(msg=f"{name} is a number of GiB above 0.")
+    _check_host(host)
     for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS"):
         os.environ.pop(name, None)  # the page shows what they count, whatever standard error is
     with doing("Starting the page"), third_parties_kept_off_stdout():
@@ -88,11 +98,27 @@ def web_page(
             )
         except OSError as error:
             raise MIToolkitError(
-                f"Nothing can listen on {host}:{port} ({error}). Another port: --port 0."
-            ) from None
+                f"Nothing can listen on {host}:{port}: the port is taken, or the address is not "
+                "this machine's. Another port: --port 0."
+            ) from error
     print(f"The page is at {address} (Ctrl-C stops it).", flush=True)
     with third_parties_kept_off_stdout():
         page.block_thread()
+
+
+def _check_host(host: str) -> None:
+    """Check that the address to listen on is one, before the seconds that the page takes to build.
+
+    Raises:
+        UsageError: it is a name that nobody knows.
+    """
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        raise UsageError(
+            msg=f"No address is called {host!r}: --host takes one of this machine, such as "
+            "127.0.0.1."
+        ) from None
 
 
 def _bytes(gib: float | None) -> int | None:
