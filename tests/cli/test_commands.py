@@ -156,6 +156,30 @@ def test_help_names_every_behaviour(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(BEHAVIOURS) <= set(words)
 
 
+@pytest.mark.parametrize(
+    ("says", "commands"),
+    [
+        (
+            "as the model was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without",
+            ["classify", "attribute", "view", "generate", "trace", "record"],
+        ),
+        (
+            (
+                "that a label says is exceeded: its one-sided p passes Benjamini and Hochberg over "
+                "all heads and behaviours, at a false discovery rate of 5%."
+            ),
+            ["compare", "sweep", "stimuli", "dynamics", "atlas"],
+        ),
+    ],
+)
+def test_help_of_an_option_is_one_sentence_everywhere(
+    says: str, commands: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in commands:
+        assert run([command, "--help"]) == 0
+        assert says in " ".join(capsys.readouterr().out.split())
+
+
 def test_models_lists_the_seven(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models"]) == 0
     table = capsys.readouterr().out

@@ -100,7 +100,8 @@ NOTHING = "\N{EN DASH}"
 READING = (
     "Each model read the same protocol: random tokens given twice, and natural passages. A cell "
     "counts the heads that carry a label, with their share of the model's heads. A label is a "
-    "hypothesis from attention: the lower end of a 95% interval clears a bar."
+    "hypothesis from attention: that a figure exceeds its bar, by a one-sided p that passes "
+    "Benjamini and Hochberg over all heads and behaviours, at a false discovery rate of 5%."
 )
 
 
@@ -248,7 +249,8 @@ def head_atlas(
         models: names as `load_model` takes them. Models that an earlier call put into the folder,
             and that are not among these, keep their files and leave the index.
         out: the folder; `HeadAtlas` says what is in it.
-        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        min_lift: the lift that a mask behaviour's label says is exceeded: its one-sided p passes
+            Benjamini and Hochberg over all heads and behaviours, at a false discovery rate of 5%.
         weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         seed: of the random stimulus.
         batch_size: sequences to a forward pass; it changes figures by rounding only.

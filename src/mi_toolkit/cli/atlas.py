@@ -66,8 +66,9 @@ def atlas(
     Args:
         models: Names, hub ids, folders or .gguf files; loaded one at a time.
         output: The folder.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
-            the 95% interval has to reach it.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded: its
+            one-sided p passes Benjamini and Hochberg over all heads and behaviours, at a false
+            discovery rate of 5%.
         weighting: What counts alike where texts are of unequal length: prompts, each text; or
             queries, each of their tokens that can show a behaviour.
         seed: Of the random stimulus.

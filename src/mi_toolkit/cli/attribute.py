@@ -64,8 +64,8 @@ def attribute(
         steps: Points of the integral. Without it as many as it takes for the scores to add up.
         max_steps: Where that ends; each is one forward and backward pass of the prompt.
         allow_incomplete: Give the scores of integrated gradients even where they do not add up.
-        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without.
         out: What it gives; Attribution.load reads attribution.safetensors.
         load: How the model is loaded.
     """

@@ -75,12 +75,14 @@ def classify(
             same_word, sentence_start, bracket, quote (natural text), offset_3 (or any other
             distance), and those of installed packages.
         min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded.
-        fdr: Share of false labels, in expectation, among all that are given (Benjamini and
-            Hochberg over all heads and behaviours). 1: each head alone, by its 95% interval.
+        fdr: Share of false labels, in expectation, among all that are given: a label's one-sided p
+            passes Benjamini and Hochberg at it over all heads and behaviours. 1: each head alone,
+            by the lower end of its 95% interval.
         weighting: What counts alike where texts are of unequal length: prompts, each text; or
             queries, each of their tokens that can show a behaviour.
-        bos: Put a beginning-of-sequence token before each prompt. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before each prompt. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without. The standard
+            protocol has one wherever the tokenizer has.
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         data_file: More prompts, hundreds or thousands: .txt (one per line, empty ones left out),

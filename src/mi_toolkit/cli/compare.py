@@ -54,12 +54,14 @@ def compare(
             whatever has a space in it, and is no file or folder, is one.
         prompt: A text, or several; for a single word, which would be taken for a model.
         behaviours: Only these, one or several, such as previous_token or induction.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
-            the 95% interval has to reach it.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded: its
+            one-sided p passes Benjamini and Hochberg over all heads and behaviours, at a false
+            discovery rate of 5%.
         weighting: What counts alike where texts are of unequal length: prompts, each text; or
             queries, each of their tokens that can show a behaviour.
-        bos: Put a beginning-of-sequence token before each text. Without the option: wherever a
-            model's tokenizer has one. It is the same for all models.
+        bos: Put a beginning-of-sequence token before each text, the same for all models. Without
+            the option: as each was trained to read text, GPT-2 with one, Pythia and Qwen2.5
+            without. The standard protocol has one wherever the tokenizer has.
         seed: Of the random stimulus.
         batch_size: Sequences to a pass. It changes memory and time; figures by rounding only.
         out: What it gives; ModelComparison.load reads the folder.
@@ -193,8 +195,9 @@ def stimuli(
         model: Name or alias (see mi-toolkit models --all), hub id, folder, or .gguf file.
         texts: Your own text, one or several, as a third stimulus.
         behaviours: Only these, one or several, such as induction or duplicate_token.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
-            the 95% interval has to reach it.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded: its
+            one-sided p passes Benjamini and Hochberg over all heads and behaviours, at a false
+            discovery rate of 5%.
         weighting: What counts alike where texts are of unequal length: prompts, each text; or
             queries, each of their tokens that can show a behaviour.
         seed: Of the random tokens.

@@ -61,8 +61,8 @@ def generate(
         top_k: Alternatives to show in each token's place.
         ablate: Heads whose output is replaced while it writes (L5H1 6.9).
         how: What stands in for their output: zeros, or their mean over natural text.
-        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without.
         out: What it gives; Generation.load reads generation.safetensors.
         load: How the model is loaded.
     """

@@ -129,8 +129,8 @@ def record(
         keep: Precision of what is recorded.
         max_length: Tokens of the longest sequence. Without it: the model's context.
         overlong: What becomes of a longer text: split into sequences, truncate, or error.
-        bos: Put a beginning-of-sequence token before each text. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before each text. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without.
         batch_size: Sequences to a pass.
         shard_size: Rows of a file. Without it: as many as take 256 MiB.
         resume: Go on where an earlier run stopped; --no-resume refuses a folder that has one.

@@ -64,8 +64,9 @@ def sweep(
         lengths: In tokens, a beginning-of-sequence token not counted. Without it: 32 64 128 256.
         behaviours: Only these, one or several, such as previous_token or induction.
         sequences: Sequences at each length, as far as the text goes.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label; the lower end of
-            the 95% interval has to reach it.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded: its
+            one-sided p passes Benjamini and Hochberg over all heads and behaviours, at a false
+            discovery rate of 5%.
         weighting: What counts alike where texts are of unequal length: prompts, each text; or
             queries, each of their tokens that can show a behaviour.
         seed: Of the random tokens.
@@ -236,7 +237,9 @@ def dynamics(
             logarithm; all for every one.
         behaviours: Only these, one or several, such as previous_token or induction.
         confirm_at: Steps at which ablation tests the labels.
-        min_lift: The least lift over chance (0 chance, 1 perfect) for a label.
+        min_lift: The lift over chance (0 chance, 1 perfect) that a label says is exceeded: its
+            one-sided p passes Benjamini and Hochberg over all heads and behaviours, at a false
+            discovery rate of 5%.
         seed: Of the random stimulus.
         dtype: Precision of the weights.
         tokens_per_step: Tokens of a training step, where the checkpoints do not say.

@@ -56,8 +56,8 @@ def trace(
             labels from. Without it they are labelled on the prompt.
         top_k: Predictions to keep at every position.
         n_neurons: Most active neurons to keep of every layer.
-        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without.
         out: What it gives, with a table to each stage; Pipeline.load reads pipeline.safetensors.
         load: How the model is loaded.
     """
@@ -167,8 +167,8 @@ def view(
         layer: Layers, counted from zero. May be left out where --heads has whole names.
         heads: Heads by name (L5H1, 5.1), or by number within --layer. Without it: all of
             them.
-        bos: Put a beginning-of-sequence token before the prompt. Without the option: wherever the
-            model's tokenizer has one.
+        bos: Put a beginning-of-sequence token before the prompt. Without the option: as the model
+            was trained to read text, GPT-2 with one, Pythia and Qwen2.5 without.
         html: File for a page that needs no network, to hover over and click.
         png: File for a picture: PNG, SVG or PDF, by its ending.
         load: How the model is loaded.

@@ -302,7 +302,8 @@ def length_sweep(
         behaviours: as `classify_heads` takes them; None for the standard ones that show on random
             tokens or plain text.
         n_sequences: sequences of each stimulus at each length, as far as the text goes.
-        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        min_lift: the lift that a mask behaviour's label says is exceeded: its one-sided p passes
+            Benjamini and Hochberg over all heads and behaviours, at a false discovery rate of 5%.
         weighting: what counts alike in a figure, each sequence or each query (see
             `classify_heads`): of one length, they differ in how many queries see a copy.
         batch_size: sequences to a forward pass; it changes figures by rounding only.

@@ -76,7 +76,8 @@ def compare_models(
         prompt: a text, or several. None: the standard protocol of `classify_heads`, and predictions
             on its natural passages, as many tokens of each as every model reads.
         behaviours: as `classify_heads` takes them; None for the standard ones.
-        min_lift: the lower end of a lift's interval that earns a mask behaviour's label.
+        min_lift: the lift that a mask behaviour's label says is exceeded: its one-sided p passes
+            Benjamini and Hochberg over all heads and behaviours, at a false discovery rate of 5%.
         weighting: what counts alike in a figure, each text or each query (see `classify_heads`).
         prepend_bos: put a BOS before each text; None: each model by its own convention. True or
             False is for all of them.
