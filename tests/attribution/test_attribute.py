@@ -277,7 +277,7 @@ def test_an_attribution_is_the_same_read_back(tmp_path: Path) -> None:
         ({"steps": 0}, "steps=0: it has to be 1 or more"),
         ({"batch_size": 0}, "batch_size=0: it has to be 1 or more"),
         ({"prompt": ["one", "two"]}, "attribute takes one prompt at a time, and 2 were given"),
-        ({"prompt": ""}, "Prompt 0 of 1 is empty"),
+        ({"prompt": ""}, "The prompt is empty"),
     ],
 )
 def test_a_mistake_is_told_with_its_way_out(options: dict[str, Any], message: str) -> None:

@@ -69,12 +69,14 @@ def test_a_prompt_that_is_too_long_is_told_how_long_it_is(open_app: OpenApp) -> 
     for times, told in (
         (0, "Your prompt is empty"),
         (20, "this page takes 128 at most"),
-        (60, "the context of toy-gpt2 is 512"),
+        (60, "this page takes 128 at most"),
         (400, "letters; this page takes 2,560 at most"),  # nothing is cut silently
     ):
         visit.page.fill("#prompt textarea", "one two three " * times)
         visit.page.click("#analyze")
         visit.page.locator(".toast-body", has_text=told).wait_for()
+    visit.analyze("Mary and John")
+    expect(visit.page.locator(".toast-body")).to_have_count(0)
     visit.clean()
 
 

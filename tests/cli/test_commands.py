@@ -19,6 +19,17 @@ from mi_toolkit.models.specs import MODELS
 TOY = ["--model", "toy-gpt2"]
 
 
+def test_a_file_without_a_text_is_told_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, held in (("empty.txt", ""), ("blank.txt", "\n \n"), ("blank.jsonl", '{"text": ""}')):
+        (tmp_path / name).write_text(held)
+        asked = ["--data-file", str(tmp_path / name), "--names", "resid_post"]
+        assert run(["record", *asked, "--output", str(tmp_path / "store")]) == 2
+        assert f"There is no text in {tmp_path / name}." in capsys.readouterr().err
+        assert not (tmp_path / "store").exists()
+
+
 def test_a_port_that_is_taken_is_told_without_the_words_of_gradio(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +75,10 @@ def test_a_port_that_is_taken_is_told_without_the_words_of_gradio(
         (["attribute", "x", "--target", "- y"], "goes after an equals sign: '--target=- y'"),
         (["app", "--port", "99999"], "--port.* Must be between 0 and 65535"),
         (["app", "--host", "no.invalid"], "No address is called 'no.invalid': --host takes one of"),
+        (["describe", "toy-gpt2", "x"], "^mi-toolkit: describe takes one MODEL; 'x' is too many"),
+        (["models", "x", "y"], "^mi-toolkit: models takes no argument; 'x' and 'y' are too many"),
+        (["classify", "- a list"], r"Unknown option: - a list\. A text that begins with a dash"),
+        (["compare", "gpt2", "openai-community/gpt2"], "gpt2 is named twice: compare takes diff"),
         (["sweep", "--lengths", "16,many"], "--lengths.* unable to convert .*many.* into int"),
     ],
 )

@@ -77,7 +77,7 @@ def test_a_study_is_swept_and_a_job_that_fails_is_told(
     assert run(command) == 1
     said = capsys.readouterr()
     assert re.search(r"toy-gpt2-ablation_sweep-\w+ +done", said.out)
-    assert re.search(r"toy-gpt2-classify-\w+ +failed Prompt 0 of 1 is empty", said.out)
+    assert re.search(r"toy-gpt2-classify-\w+ +failed The prompt is empty", said.out)
     assert said.err.endswith("mi-toolkit: 1 of 2 jobs failed.\n")
     study.write_text(STUDY.replace("PROMPT", "one two one two"), encoding="utf-8")
     assert run([*command, "--json"]) == 0

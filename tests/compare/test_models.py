@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_an_error(
     models: list[str], prompt: object, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        mi.compare_models(models, prompt)  # type: ignore[arg-type]
+        mi.compare_models(models, prompt, load=lambda _: pytest.fail("a model was loaded"))  # type: ignore[arg-type]
 
 
 def test_a_folder_without_a_comparison_is_an_error(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_the_digest_tells_prompts_apart_and_padding_not() -> None:
     ("prompt", "message"),
     [
         ([], "The list of prompts is empty"),
-        ("", r"Prompt 0 of 1 is empty: '' has no tokens"),
+        ("", r"The prompt is empty: '' has no tokens"),
         (["hi", ""], r"Prompt 1 of 2 is empty"),
         (
             torch.tensor([], dtype=torch.long),
@@ -196,7 +196,8 @@ def test_the_digest_tells_prompts_apart_and_padding_not() -> None:
         (torch.zeros(3), "Token ids are integers, but the tensor given is of torch.float32"),
         (torch.tensor([1, 10**6]), r"Token id 1000000 \(sequence 0, position 1\) is outside the"),
         (torch.tensor([[1, -1]]), r"Token id -1 \(sequence 0, position 1\) is outside the"),
-        (torch.ones(100_000, dtype=torch.long), "is 100000 tokens long .* context of .* is"),
+        (torch.ones(100_000, dtype=torch.long), "^The prompt is 100000 tokens long .* context of "),
+        (torch.ones(2, 100_000, dtype=torch.long), "^Prompt 0 is 100000 tokens long"),
         (None, "None is no prompt: give a string, several, a list of chat messages, token ids"),
         (b"hello", "bytes b'hello' is no prompt: give a string"),
         (0.5, r"float 0\.5 is no prompt: give a string"),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 
+from mi_toolkit import untrained_control, view
 from mi_toolkit.draw.page import Page
 from mi_toolkit.draw.report import view_report
 from tests.draw.made import NULL, made_report
+from tests.models_here import loaded
 
 
 def text(document: str) -> str:
@@ -31,6 +33,15 @@ def test_it_says_how_to_read_it_and_how_far_to_trust_it() -> None:
     assert "0 is chance, 1 is perfect" in read
     assert "exceeds 0.3 beyond doubt" in read
     assert "A label is a hypothesis" in read
+
+
+def test_one_untrained_twin_is_one() -> None:
+    control = untrained_control(loaded("toy-gpt2"), "one two one two", n=1)
+    assert repr(view(control)) == "View of 1 untrained twin of toy-gpt2"
+    titles = [
+        axes.get_title(loc) for loc in ("left", "center") for axes in view(control).figure().axes
+    ]
+    assert any("toy-gpt2: 1 untrained twin" in each and "twins" not in each for each in titles)
 
 
 def test_it_says_what_the_figures_rest_on() -> None:

@@ -167,7 +167,7 @@ def test_jobs_that_fail_are_told_by_name_and_the_others_are_done(
     assert f"2 of 3 jobs failed: {large.name}: " in caplog.text
     again = mi.open_sweep(tmp_path / "sweep")
     assert again.failed == found.failed
-    with pytest.raises(SweepError, match=f"{FAILING.name} failed: Prompt 0"):
+    with pytest.raises(SweepError, match=f"{FAILING.name} failed: The prompt is empty"):
         again.result(FAILING)
     # The next call tries them again, and a sweep may leave jobs out or take others.
     assert set(mi.sweep([FAILING, good], tmp_path / "sweep").failed) == {FAILING.name}

@@ -257,7 +257,7 @@ def test_a_models_own_sampling_and_penalties_play_no_part() -> None:
 @pytest.mark.parametrize(
     ("prompt", "options", "error", "message"),
     [
-        ("", {}, PromptError, "Prompt 0 of 1 is empty"),
+        ("", {}, PromptError, "The prompt is empty"),
         (["a", "b"], {}, PromptError, "generate takes one prompt at a time, and 2"),
         ("a", {"num_beams": 0}, GenerationError, "num_beams=0: it must be 1 or more"),
         ("a", {"max_new_tokens": 0}, GenerationError, "max_new_tokens=0: it must be 1 or more"),

@@ -209,7 +209,7 @@ def test_a_report_that_is_given_brings_its_labels() -> None:
 @pytest.mark.parametrize(
     ("prompt", "options", "error", "message"),
     [
-        ("", {}, PromptError, "Prompt 0 of 1 is empty"),
+        ("", {}, PromptError, "The prompt is empty"),
         (["a", "b"], {}, PromptError, "trace_pipeline takes one prompt .* and 2"),
         (torch.ones(513).long(), {}, PromptError, "513 tokens long"),
         ("a", {"top_k": 0}, PromptError, "top_k=0: it must be between 1 and 1024"),

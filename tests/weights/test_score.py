@@ -137,7 +137,7 @@ def test_gradients_that_the_caller_forbids_are_taken_all_the_same() -> None:
         ({"metric": "magnitud"}, UnknownNameError, "called 'magnitud'. Did you mean 'magnitude'"),
         ({"objective": "los"}, UnknownNameError, "No objective is called 'los'"),
         ({"texts": []}, PromptError, "The list of prompts is empty"),
-        ({"texts": [""]}, PromptError, "Prompt 0 of 1 is empty"),
+        ({"texts": [""]}, PromptError, "The prompt is empty"),
         ({"texts": torch.tensor([[5]])}, PromptError, "Text 0 has one token"),
         ({"eval_limit": 0}, PromptError, "A limit of 0 texts"),
         ({"batch_size": 0}, WeightError, "batch_size must be 1 or more"),

@@ -12,6 +12,9 @@
       .map((each) => each.value ?? each.textContent).join("\n");
   const answer = (panel) => panel.querySelector(".html-container :is(table, [role=status]:not(.caption))");
   document.addEventListener("click", (event) => {
+    // What the run before was told is no word on this one.
+    if (event.target.closest?.("#analyze"))
+      document.querySelectorAll(".toast-close").forEach((close) => close.click());
     const button = event.target.closest?.('button[id$="-run"]');
     const panel = button && document.getElementById(button.id.slice(0, -"-run".length));
     if (panel) pressed.set(panel.id, choices(panel));

@@ -22,7 +22,14 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from cyclopts import App, CycloptsError, Group, MissingArgumentError, UnknownOptionError
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    UnknownOptionError,
+    UnusedCliTokensError,
+)
 from rich.text import Text
 
 from mi_toolkit.cli.ablate import ablate
@@ -234,8 +241,12 @@ def run(arguments: Sequence[str]) -> int:
         app(list(arguments), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         error.verbose = False
-        command = " ".join(["mi-toolkit", *command_named_in(arguments)])
-        _complain(f"{error}{_dash_rule(error, arguments)} Try '{command} --help'.")
+        command = command_named_in(arguments)
+        rule = _dash_rule(error, arguments)
+        told = _in_words(error, command)
+        if rule:  # of a text cyclopts names the first two letters, as if they were an option
+            told = _FIRST_LETTERS.sub("", told)
+        _complain(f"{told}{rule} Try '{' '.join(['mi-toolkit', *command])} --help'.")
         return USAGE
     except UnknownNameError as error:
         _complain(error)
@@ -246,7 +257,26 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+_FIRST_LETTERS = re.compile(r" -. is not a recognized option\.", flags=re.DOTALL)
 _OPTION = re.compile(r"-[A-Za-z]|--[A-Za-z][\w-]*(=.*)?", flags=re.DOTALL)
+
+
+def _in_words(error: CycloptsError, command: Sequence[str]) -> str:
+    """What is wrong with a command line; of arguments too many, which the command takes.
+
+    >>> _in_words(UnusedCliTokensError(unused_tokens=["b", "c"]), ["describe"])
+    "describe takes one MODEL; 'b' and 'c' are too many."
+    """
+    if not isinstance(error, UnusedCliTokensError):
+        return str(error)
+    unused = error.unused_tokens or []
+    inner = app
+    for name in command:
+        inner = inner[name]
+    known = inner.assemble_argument_collection()
+    takes = [f"one {each.name}" for each in known if each.field_info.is_positional]
+    many = f"{' and '.join(map(repr, unused))} {'is' if len(unused) == 1 else 'are'} too many"
+    return f"{' '.join(command)} takes {' and '.join(takes) or 'no argument'}; {many}."
 
 
 def _dash_rule(error: CycloptsError, arguments: Sequence[str]) -> str:

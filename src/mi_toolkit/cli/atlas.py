@@ -40,6 +40,7 @@ from mi_toolkit.cli.terminal import (
     third_parties_kept_off_stdout,
     width,
 )
+from mi_toolkit.core.display import counted
 
 if TYPE_CHECKING:
     from mi_toolkit.cards.card import HeadCard
@@ -158,8 +159,8 @@ def head(
         kept = mi.cards.HeadProfiles.load(profiles)
         if corpus.data_file is not None or corpus.dataset is not None:
             note(
-                f"{profiles} is there: the card is of the {kept.n_documents} documents that it was "
-                "made from, and the texts named here are not read."
+                f"{profiles} is there: the card is of the {counted(kept.n_documents, 'document')} "
+                "that it was made from, and the texts named here are not read."
             )
     texts = corpus.texts() if kept is None else None
     others = None if atlas is None else mi.atlas.HeadAtlas.load(atlas).head_profiles()

@@ -24,6 +24,7 @@ from mi_toolkit.cli.options import (
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, in_columns, wrapped
 from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
 from mi_toolkit.core.display import counted, human_count
+from mi_toolkit.models.sources import find_source
 
 if TYPE_CHECKING:
     from mi_toolkit.compare.model_comparison import LabelProfile, ModelComparison
@@ -76,6 +77,10 @@ def compare(
     out.check()
     for name in names:
         load.check(name)
+    official = [find_source(name, revision=load.revision).name for name in names]
+    for name in official:
+        if official.count(name) > 1:
+            raise UsageError(msg=f"{name} is named twice: compare takes different models.")
 
     with third_parties_kept_off_stdout():
         comparison = mi.compare_models(

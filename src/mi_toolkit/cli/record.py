@@ -145,6 +145,9 @@ def record(
     if not names:
         raise UsageError(msg="--names needs at least one name, such as resid_post.")
     chosen = positions_in(positions)
+    load.check(model)
+    if isinstance(texts, Path) and not _holds_text(texts, corpus.field):
+        raise UsageError(msg=f"There is no text in {texts}.")
     hooked = load.load(model)
     with third_parties_kept_off_stdout():
         store = mi.record_to_disk(
@@ -163,6 +166,15 @@ def record(
             resume=resume,
         )
     print_store(store, as_data=json)
+
+
+def _holds_text(file: Path, field: str) -> bool:
+    """Whether a file has a document that is not empty; it is read up to the first."""
+    # Imported here: it takes seconds.
+    from mi_toolkit.activations.batcher import documents
+
+    found = documents(file, field)
+    return any(each.strip() if isinstance(each, str) else len(each) for each in found)
 
 
 def positions_in(text: str | None) -> Positions:

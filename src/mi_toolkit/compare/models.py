@@ -110,10 +110,7 @@ def compare_models(
         facts = describe_model(loaded)
         name = name or facts.name
         if name in read:
-            raise ComparisonError(
-                f"Two of the models are called {name!r}. Leave one out, or give compare_models a "
-                "mapping from a name of your choice to each."
-            )
+            raise _called_alike(name)
         report = classify_heads(
             loaded,
             texts,
@@ -245,10 +242,22 @@ def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[st
     """Names (empty: the model's own) with names or models; wrong names fail before any work."""
     pairs = list(models.items()) if isinstance(models, Mapping) else [("", m) for m in models]
     _check_several(pairs)
-    for _, model in pairs:
+    known: set[str] = set()
+    for given, model in pairs:
+        name = given
         if isinstance(model, str):
-            find_source(model)
+            name = name or find_source(model).name
+        if name and name in known:
+            raise _called_alike(name)
+        known.add(name)
     return pairs
+
+
+def _called_alike(name: str) -> ComparisonError:
+    return ComparisonError(
+        f"Two of the models are called {name!r}. Leave one out, or give compare_models a mapping "
+        "from a name of your choice to each."
+    )
 
 
 def _continuations(

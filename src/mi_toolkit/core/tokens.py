@@ -248,7 +248,12 @@ def rows_of(
         require_tokenizer(model)
     beginning = text_beginning(model, prepend_bos)
     return [
-        _row(model, entry, beginning, f"{index} of {len(entries)}")
+        _row(
+            model,
+            entry,
+            beginning,
+            "The prompt" if len(entries) == 1 else f"Prompt {index} of {len(entries)}",
+        )
         for index, entry in enumerate(entries[:limit])
     ]
 
@@ -271,7 +276,7 @@ def _row(model: HookedModel, entry: _Entry, beginning: Beginning, place: str) ->
     text = entry if isinstance(entry, str) else _rendered(model, entry)
     found = encoded(model.tokenizer, text)
     if not found:
-        raise PromptError(f"Prompt {place} is empty: {text!r} has no tokens.")
+        raise PromptError(f"{place} is empty: {text!r} has no tokens.")
     # A template writes all that a conversation begins with.
     ids, kind = (beginning if isinstance(entry, str) else as_given).before(found)
     return Row(ids=ids, beginning=kind, from_text=True)
@@ -470,9 +475,10 @@ def check_fits(model: HookedModel, batch: TokenBatch) -> None:
     """
     longest, context = int(batch.lengths.max()), model.cfg.n_ctx
     if longest > context:
+        which = "The prompt" if len(batch) == 1 else f"Prompt {int(batch.lengths.argmax())}"
         raise PromptError(
-            f"Prompt {int(batch.lengths.argmax())} is {longest} tokens long (BOS included), but "
-            f"the context of {model.cfg.model_name} is {context} tokens. Shorten or split it."
+            f"{which} is {longest} tokens long (BOS included), but the context of "
+            f"{model.cfg.model_name} is {context} tokens. Shorten or split it."
         )
     vocabulary = model.cfg.d_vocab
     wrong = (batch.ids < 0) | (batch.ids >= vocabulary)

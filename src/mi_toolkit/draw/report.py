@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mi_toolkit.core.display import counted
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.head_maps import figure_text, map_figure, maps_of
 from mi_toolkit.draw.markup import render, tables_html
@@ -150,7 +151,7 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         control.check(report.provenance, report.stimulus, report.weighting)
 
     return ResultView(
-        title=f"{control.n} untrained twins of {control.provenance.model}",
+        title=f"{counted(control.n, 'untrained twin')} of {control.provenance.model}",
         caption=(
             "Models of the same config with fresh weights, measured by the same protocol. Grey: "
             "the strongest head of each. Diamonds: the model's labelled heads. A label whose heads "

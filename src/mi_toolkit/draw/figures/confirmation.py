@@ -8,6 +8,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mi_toolkit.core.display import counted
 from mi_toolkit.draw.confirmation import COLOURS, strip_of
 from mi_toolkit.draw.figures.style import (
     Sheet,
@@ -143,7 +144,8 @@ def untrained_figure(
     ax.set_xlim(min(low, -0.05), max(high, 1.05))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set_title(f"{control.provenance.model}: {control.n} untrained twins", parse_math=False)
+    title = f"{control.provenance.model}: {counted(control.n, 'untrained twin')}"
+    ax.set_title(title, parse_math=False)
     return ax
 
 
