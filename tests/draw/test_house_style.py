@@ -18,7 +18,7 @@ from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.figures.grids import draw_values
-from mi_toolkit.draw.figures.style import DOTS_PER_INCH, in_house_style, title
+from mi_toolkit.draw.figures.style import DOTS_PER_INCH, FONTS, in_house_style, title
 from mi_toolkit.draw.primitives import LABELS, SCOPES
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
@@ -266,3 +266,10 @@ def test_every_figure_is_drawn_in_the_house_style() -> None:
     styled = in_house_style(figures.head_map).__code__
     plain = {name for name in drawing if getattr(figures, name).__code__ is not styled}
     assert plain == set()
+
+
+def test_the_docs_name_the_fonts_that_pictures_look_for(repository: Path) -> None:
+    text = (repository / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    said = " ".join(text.split())
+    for font in FONTS[1:]:
+        assert font.removesuffix(" SC").removesuffix(" JP") in said
