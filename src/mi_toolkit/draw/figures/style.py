@@ -257,9 +257,7 @@ def save_figure(figure: Figure | Axes, path: str | os.PathLike[str]) -> None:
         WriteError: it cannot be written: the disk is full, say.
     """
     # Drawn in memory: on a full disk matplotlib's PDF leaves its file open, and complains of zlib.
-    whole: Any = figure.figure if isinstance(figure, Axes) else figure
-    while isinstance(whole, SubFigure):
-        whole = whole.figure
+    whole = sheet_of(figure) if isinstance(figure, Axes) else figure
     picture = _drawn(whole, picture_kind(path))
     with atomic_write(path) as draft:
         draft.write_bytes(picture)
