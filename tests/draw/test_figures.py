@@ -144,7 +144,8 @@ def test_all_letters_of_a_picture_are_of_one_font_whatever_matplotlib_is_set_to(
     report = made_report({"induction": torch.rand(2, 2)})
     with mpl.rc_context({"font.family": "serif"}):
         drawn = as_svg(sheet_of(head_map(report, "induction")))
-    families = set(re.findall(r"font-family: ([^;]*);", drawn))
+    # Older releases of matplotlib write the size along: font: 7px 'DejaVu Sans', …
+    families = set(re.findall(r"font(?:-family)?: (?:[\d.]+px )?('[^;]*);", drawn))
     assert len(families) == 1
     assert families.pop().endswith("sans-serif")
 
