@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +125,10 @@ def test_a_notebook_runs_in_a_kernel_of_its_own(tmp_path: Path) -> None:
 
     notebook = ready_to_run(NOTEBOOKS[0])
     notebook.cells.append(nbformat.v4.new_code_cell(TRACKED))
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}})
+    asyncio.run(client.async_execute())
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        gc.collect()  # the loop of jupyter_client's heartbeat, which it leaves open
     outputs = [output for cell in code_of(notebook) for output in cell.outputs]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert kinds & {"text/html", "image/png"}

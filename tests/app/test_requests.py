@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -27,8 +28,13 @@ JOIN = "/gradio_api/queue/join"
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Dashboard]:
-    page = build(Settings(allow_models=("toy-gpt2", "toy-opt")))
-    page.launch(quiet=True, prevent_thread_lock=True)
+    async def launched() -> Dashboard:
+        page = build(Settings(allow_models=("toy-gpt2", "toy-opt")))
+        page.launch(quiet=True, prevent_thread_lock=True)
+        return page
+
+    # Where no loop runs, gradio makes one for each of its locks, and leaves it open.
+    page = asyncio.run(launched())
     yield page
     page.close()
 

@@ -6,7 +6,6 @@ import gc
 import os
 import subprocess
 import sys
-import warnings
 import weakref
 from collections.abc import Iterator
 
@@ -51,9 +50,10 @@ class Node:
 
 
 @pytest.fixture
-def _collected_only_when_asked() -> Iterator[None]:
-    gc.unfreeze()  # what commands that ran here have frozen, a page's open sockets among it
-    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+def _collected_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    gc.unfreeze()  # what commands that ran here have frozen
+    with monkeypatch.context() as patched:  # what others left behind may complain as it goes
+        patched.setattr(sys, "unraisablehook", lambda _: None)
         gc.collect()
     gc.disable()
     yield
