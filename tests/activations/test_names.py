@@ -64,7 +64,7 @@ def test_a_short_form_without_layers_is_one_hook() -> None:
         ),
         ("blocks.3.hook_zz", r"Did you mean 'blocks\.3\.hook_out'"),
         ("blocks.*.hook_pattern", "No activation of a model is called"),
-        (("z", 12), r"a model has no layer 12: its layers are 0 to 11, or -1 for the last"),
+        (("z", 12), r"no layer 12 in a model: they are 0 to 11, or -1 for the last"),
         (("embed", 0), "'embed' has no layer"),
         ("q", "a model has no activation that 'q' stands for. Known: embed, ln_final, resid_post"),
         ([], "The list of names is empty"),

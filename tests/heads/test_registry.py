@@ -176,6 +176,8 @@ def test_two_behaviours_of_one_name_are_not_taken_for_one() -> None:
 
 
 def test_no_behaviour_at_all_is_refused() -> None:
+    with pytest.raises(BehaviourError, match="given by its name or as itself, not 3: "):
+        chosen([3])
     for none in ([], ()):
         with pytest.raises(BehaviourError, match="No behaviour is asked for"):
             mi.classify_heads(loaded("toy-gpt2"), "one two", behaviours=none)

@@ -207,7 +207,7 @@ def _layer(layer: int, n_layers: int, owner: str) -> int:
     if -n_layers <= layer < n_layers:
         return layer % n_layers
     raise UnknownNameError(
-        f"{owner} has no layer {layer}: its layers are 0 to {n_layers - 1}, or -1 for the last."
+        f"There is no layer {layer} in {owner}: they are 0 to {n_layers - 1}, or -1 for the last."
     )
 
 

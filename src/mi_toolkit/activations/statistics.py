@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mi_toolkit.activations.names import Name, resolve
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.errors import ActivationsError, PromptError, UnknownNameError
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import frame
@@ -404,8 +404,9 @@ class ActivationStatistics(Result):
         n_units = sum(unit.moments.mean.numel() for unit in self.units.values())
         n_tokens = next(iter(self.units.values())).moments.count
         title = (
-            f"ActivationStatistics of {self.model}: {n_units:,} units of {len(self.units)} "
-            f"activations, {n_tokens:,} tokens of {self.n_documents:,} documents"
+            f"ActivationStatistics of {self.model}: {counted(n_units, 'unit')} of "
+            f"{counted(len(self.units), 'activation')}, {counted(n_tokens, 'token')} of "
+            f"{counted(self.n_documents, 'document')}"
         )
         rows = [
             (hook, f"{' × '.join(map(str, unit.moments.mean.shape))} units")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from mi_toolkit.core.errors import BehaviourError
+from mi_toolkit.core.errors import BehaviourError, short_repr
 from mi_toolkit.core.vocabulary import single_token_ids
 from mi_toolkit.heads import scores, targets
 from mi_toolkit.heads.kinds import Behaviour, CircuitBehaviour, Mask, Terms, TokenMap
@@ -261,6 +261,11 @@ def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ..
     found: dict[str, Behaviour] = {}
     for asked_for in asked:
         behaviour = BEHAVIOURS.resolve(asked_for) if isinstance(asked_for, str) else asked_for
+        if not isinstance(behaviour, Behaviour):
+            raise BehaviourError(
+                f"A behaviour is given by its name or as itself, not {short_repr(behaviour)}: "
+                "behaviours=['induction']."
+            )
         if found.setdefault(behaviour.name, behaviour) != behaviour:
             raise BehaviourError(f"Two behaviours given are called {behaviour.name!r}.")
     if found.get("positional") == BEHAVIOURS["positional"]:

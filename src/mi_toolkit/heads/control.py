@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mi_toolkit.core.display import TextTable
+from mi_toolkit.core.display import TextTable, counted
 from mi_toolkit.core.errors import ReportError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
@@ -156,8 +156,8 @@ class UntrainedControl(Result):
         names = list(dict.fromkeys([*self.behaviours, *self.label_names]))
         return TextTable(
             title=(
-                f"{self.n} untrained twins of {self.provenance.model}, {self.n_heads} heads each, "
-                f"initialised by {self.initialisation}"
+                f"{counted(self.n, 'untrained twin')} of {self.provenance.model}, "
+                f"{self.n_heads} heads each, initialised by {self.initialisation}"
             ),
             header=HEADER,
             rows=[self._row(name) for name in names],
