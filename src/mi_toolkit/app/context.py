@@ -23,7 +23,7 @@ from mi_toolkit.core.errors import (
 )
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.progress import Watcher, clock, watching
-from mi_toolkit.core.tokens import rows_of, tokenise
+from mi_toolkit.core.tokens import batched, rows_of, tokenise
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.facts import ModelFacts
@@ -104,8 +104,9 @@ def analyse(
     """
     begun = time.perf_counter()
     settings.check_text(prompt)
-    settings.check_prompt(len(rows_of(model, prompt)[0].ids))
-    batch = tokenise(model, prompt)
+    rows = rows_of(model, prompt)
+    settings.check_prompt(len(rows[0].ids))  # before the model's context: it is the less of both
+    batch = tokenise(model, batched(model, rows))
     traced, report = trace_and_classify(model, batch, top_k=TOP_K)
     return Analysis(
         model=name,
