@@ -177,6 +177,8 @@ def _mistakes() -> Iterator[tuple[object, object, type[Exception], str]]:
     yield ["toy-gpt2", "toy-optt"], None, UnknownNameError, "Did you mean 'toy-opt'"
     yield ["toy-gpt2", "toy-opt"], torch.tensor([1, 2]), PromptError, "compared on text"
     yield ["toy-gpt2", "toy-gpt2"], "one two", ComparisonError, "Two of the models are called"
+    named = {"one": "toy-gpt2", "other": "toy-gpt3"}
+    yield named, "one two", UnknownNameError, "Did you mean"
 
 
 @pytest.mark.parametrize(("models", "prompt", "error", "message"), list(_mistakes()))

@@ -244,9 +244,8 @@ def _given(models: Sequence[AnyModel] | Mapping[str, AnyModel]) -> list[tuple[st
     _check_several(pairs)
     known: set[str] = set()
     for given, model in pairs:
-        name = given
-        if isinstance(model, str):
-            name = name or find_source(model).name
+        official = find_source(model).name if isinstance(model, str) else ""
+        name = given or official
         if name and name in known:
             raise _called_alike(name)
         known.add(name)
