@@ -268,7 +268,7 @@ def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ..
             )
         if found.setdefault(behaviour.name, behaviour) != behaviour:
             raise BehaviourError(f"Two behaviours given are called {behaviour.name!r}.")
-    if found.get("positional") == BEHAVIOURS["positional"]:
+    if "positional" in found and "diffuse" in BEHAVIOURS:
         found.setdefault("diffuse", BEHAVIOURS["diffuse"])
     place = {name: index for index, name in enumerate(BEHAVIOURS)}
     return tuple(sorted(found.values(), key=lambda b: place.get(b.name, len(place))))
