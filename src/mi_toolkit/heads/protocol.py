@@ -112,9 +112,8 @@ def measure_circuits(model: HookedModel, maps: Sequence[TokenMap], *, bar: float
         return figures
     unembedding = effective_unembedding(model)
     layers = attention_layers(model)
-    # Two kinds of what is read: the embedding in layer 0, and the same for all layers after it.
-    first = [layer for layer in (0, 1) if any(min(each, 1) == layer for each in layers)]
-    read: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {layer: [] for layer in first}
+    # Layer 0 reads one thing, and all layers after it read what layer 1 does.
+    read: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {min(each, 1): [] for each in layers}
     for each in maps:
         sources = torch.tensor([source for source, _ in each.pairs])
         place = {id_: index for index, id_ in enumerate(each.candidates)}
