@@ -98,6 +98,32 @@ def test_an_end_comes_after_its_onset_and_a_dip_is_no_onset() -> None:
             assert found.onset.at < found.end.at
 
 
+def test_a_rise_and_its_fall_are_those_of_every_pair_tried() -> None:
+    random = np.random.default_rng(2)
+    for n in range(6):
+        assert rise_and_fall(np.zeros(n), np.zeros(n)) is None
+    for _ in range(50):
+        values = random.normal(0, 1, 9)
+        left = {}
+        for start in range(1, 8):
+            for stop in range(start + 1, 9):
+                parts = values[:start], values[start:stop], values[stop:]
+                if parts[1].mean() > max(parts[0].mean(), parts[2].mean()):
+                    rest = sum(((each - each.mean()) ** 2).sum() for each in parts)
+                    left[start, stop] = 9 / 2 * np.log(max(rest / 9, 0.01))
+        found = rise_and_fall(values, np.full(9, 0.1))
+        if not left:
+            assert found is None
+            continue
+        came, went = found
+        least = min(left.values())
+        assert left[came.at, went.at] == pytest.approx(least)
+        kept = [pair for pair, value in left.items() if value <= least + 1.92]
+        assert (came.low + 1, came.high) == (min(kept)[0], max(pair[0] for pair in kept))
+        stops = [pair[1] for pair in kept]
+        assert (went.low + 1, went.high) == (min(stops), max(stops))
+
+
 def test_the_intervals_of_a_rise_and_its_fall_cover_them() -> None:
     random, covered = np.random.default_rng(0), np.zeros(2)
     for _ in range(400):
