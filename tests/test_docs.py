@@ -13,10 +13,11 @@ import pytest
 import mi_toolkit as mi
 from check_links import broken_links, is_well_formed, malformed_links
 from draw_app import PAPERS, SHOTS
+from fill_pages import filled
 from mi_toolkit.models.specs import MODELS
-from pages.families import FACTS, facts, filled, relatives
+from pages.families import FACTS, facts, relatives
 from pages.notebooks import notebook_files
-from pages.quoted import quoted, span, table
+from pages.quoted import span, table
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,7 +45,7 @@ def test_a_family_s_page_states_each_fact_of_each_of_its_models(family: str) -> 
     assert all(f"`{spec.name}`" in shown and f"{spec.d_vocab:,}" in shown for spec in specs)
     assert shown.count("\n| ") == len(FACTS) + 1
     page = (DOCS / f"families/{family.casefold()}.md").read_text(encoding="utf-8")
-    assert "<!--" not in filled(page)
+    assert shown in page
     assert specs[0].name in page
     assert "`" in relatives(family)
 
@@ -54,9 +55,27 @@ def test_a_page_quotes_the_table_under_a_heading() -> None:
     assert table("Cost", page) == "| a |\n| - |\n| 1 |"
     with pytest.raises(ValueError, match="no table under a heading 'Gain'"):
         table("Gain", page)
-    peers = quoted((DOCS / "peers.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: path.stem)
+def test_a_page_holds_what_its_markers_ask_for(path: Path) -> None:
+    """`python tools/fill_pages.py` writes them anew."""
+    page = path.read_text(encoding="utf-8")
+    assert filled(page) == page
+
+
+def test_markers_are_filled_once_and_again() -> None:
+    page = "Costs <!-- toys classify_heads in Cost of benchmarks.md -->9<!-- end --> passes."
+    once = filled(page)
+    assert filled(once) == once != page
+    peers = (DOCS / "peers.md").read_text(encoding="utf-8")
     assert "| smollm2-135m-instruct |" in peers
-    assert "<!--" not in peers
+    emptied = re.sub(r"(<!-- (?!end)[^>]+>).*?(<!-- end)", r"\1\2", peers, flags=re.S)
+    assert filled(emptied) == peers != emptied
+    with pytest.raises(ValueError, match="no <!-- end --> after <!-- facts of GPT-2 -->"):
+        filled("<!-- facts of GPT-2 -->\n\n## Next\n")
+    with pytest.raises(ValueError, match="no table under a heading 'Gain'"):
+        filled("<!-- table Gain of benchmarks.md --><!-- end -->")
 
 
 def test_a_page_quotes_the_least_and_the_greatest_figure_of_a_column() -> None:

@@ -1,7 +1,7 @@
 """Hooks of mkdocs: what the docs show of the code is made from the code, where they are built.
 
-Pages of the command line and the notebooks, pictures of heads, facts of the model families. The
-notebooks show their outputs where `DOCS_NOTEBOOKS` names a folder with notebooks that were run, as
+Pages of the command line and the notebooks, and pictures of heads. The notebooks show their outputs
+where `DOCS_NOTEBOOKS` names a folder with notebooks that were run, as
 `python tools/run_notebooks.py FOLDER` leaves them (`make site` does both).
 """
 
@@ -14,17 +14,14 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "src")]
 
 from pages.command_line import command_line_page  # noqa: E402 the path comes first
-from pages.families import filled  # noqa: E402
 from pages.made import Made  # noqa: E402
 from pages.notebooks import notebook_files  # noqa: E402
 from pages.pictures import pictures  # noqa: E402
-from pages.quoted import quoted  # noqa: E402
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -32,11 +29,6 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for made in (command_line_page(), *_notebooks(), *pictures()):
         files.append(File.generated(config, made.path, content=made.content))
     return files
-
-
-def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in the facts of model families, and the tables that a page quotes."""
-    return quoted(filled(markdown))
 
 
 def _notebooks() -> Iterator[Made]:

@@ -1,8 +1,6 @@
-"""What the pages of model families say of facts: read off the registry where the docs are built."""
+"""What the pages of model families say of facts: read off the registry."""
 
 from __future__ import annotations
-
-import re
 
 from mi_toolkit.models.registry import SIBLINGS
 from mi_toolkit.models.specs import MODELS, KnownModel, ModelSpec
@@ -28,15 +26,6 @@ FACTS = {
     "tied_embeddings": "tied embeddings",
     "licence": "licence",
 }
-
-
-def filled(markdown: str) -> str:
-    """A page with `<!-- facts of GPT-2 -->` and `<!-- relatives of GPT-2 -->` filled in."""
-    return re.sub(
-        r"<!-- (facts|relatives) of (.+) -->",
-        lambda found: (facts if found[1] == "facts" else relatives)(found[2]),
-        markdown,
-    )
 
 
 def facts(family: str) -> str:

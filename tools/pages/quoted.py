@@ -3,32 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-
-DOCS = Path(__file__).parents[2] / "docs"
-
-
-def quoted(markdown: str) -> str:
-    """A page with what it quotes filled in.
-
-    `<!-- table Cost of benchmarks.md -->` is the section's first table, and `<!-- toys
-    classify_heads in Cost of benchmarks.md -->` the least and the greatest figure of that column
-    over the bundled models; `others` for all but those.
-    """
-    markdown = re.sub(
-        r"<!-- (toys|others) (.+) in (.+) of (\S+\.md) -->",
-        lambda found: span(found[2], table(found[3], _read(found[4])), toys=found[1] == "toys"),
-        markdown,
-    )
-    return re.sub(
-        r"<!-- table (.+) of (\S+\.md) -->",
-        lambda found: table(found[1], _read(found[2])),
-        markdown,
-    )
-
-
-def _read(name: str) -> str:
-    return (DOCS / name).read_text(encoding="utf-8")
 
 
 def span(column: str, rows: str, *, toys: bool) -> str:
