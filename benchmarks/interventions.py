@@ -19,9 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import mi_toolkit as mi
-from mi_toolkit.core.evaluation import evaluation_passages
 from mi_toolkit.core.model import HookedModel, uncached
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.stimuli import evaluation_passages
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.models.sources import find_source
 

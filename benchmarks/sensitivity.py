@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.core.evaluation import evaluation_passages, loss_batch
 from mi_toolkit.core.provenance import installed_versions
+from mi_toolkit.core.stimuli import evaluation_passages, loss_batch
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.weights.calibration import loss, shares, values
 from mi_toolkit.weights.evaluation import qualities

@@ -199,7 +199,7 @@ def of_smollm2(part: str) -> float:
     import torch
 
     import mi_toolkit as mi
-    from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
+    from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
     from mi_toolkit.models.gguf_cache import converted
     from mi_toolkit.models.sources import find_source
 

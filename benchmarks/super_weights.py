@@ -16,12 +16,11 @@ from pathlib import Path
 import torch
 
 import mi_toolkit as mi
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
-from mi_toolkit.weights.super_weight import SuperWeight
-from mi_toolkit.weights.super_weights import MIN_SPIKE
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
+from mi_toolkit.weights.super_weights import MIN_SPIKE, SuperWeight
 
 TOYS = ["toy-gpt2", "toy-gpt-neo", "toy-pythia", "toy-opt", "toy-qwen2"]
 TOY_TEXT = Path(__file__).parent.parent / "tests" / "data" / "toy_text.txt"

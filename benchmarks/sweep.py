@@ -23,7 +23,7 @@ from mi_toolkit.core.progress import Watcher, watching
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.stimuli import passages
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.registry import BUNDLED
+from mi_toolkit.models.specs import BUNDLED
 from mi_toolkit.sweeps.cluster import connected
 from mi_toolkit.sweeps.jobs import Job
 

@@ -13,8 +13,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mi_toolkit.app import ablation_panel as ablate
+from mi_toolkit.app import attribution_panel as attribute
+from mi_toolkit.app import card_panel as card
+from mi_toolkit.app import comparison_panel as compare
 from mi_toolkit.app.context import Analysis, Session, analyse
-from mi_toolkit.app.investigate import ablate, attribute, card, compare
 from mi_toolkit.app.panel import _next_step, of_same_analysis, token_choices
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import FORMATS, Saveable

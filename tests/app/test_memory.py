@@ -11,7 +11,7 @@ import torch
 
 from mi_toolkit.app import context
 from mi_toolkit.app.context import Analysis, Sessions, analyse
-from mi_toolkit.app.held import held_bytes, return_memory
+from mi_toolkit.app.model_pool import held_bytes, return_memory
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.core.errors import PromptError
 from tests.models_here import loaded

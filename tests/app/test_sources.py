@@ -11,9 +11,9 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.file_download import DryRunFileInfo
 
-from mi_toolkit.app import sources
+from mi_toolkit.app import model_pool
+from mi_toolkit.app.model_pool import VisitorModels
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.sources import VisitorModels
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError
 from mi_toolkit.models.sources import bundled_folder
 from tests.hub_cache import hub_config, lay_out, shrunk
@@ -165,7 +165,7 @@ def hub(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
             for each, size in files.items()
         ]
 
-    monkeypatch.setattr(sources, "snapshot_download", answer)
+    monkeypatch.setattr(model_pool, "snapshot_download", answer)
     return asked
 
 

@@ -13,7 +13,7 @@ import torch
 from mi_toolkit.app.context import Analysis, AppContext, Session, analyse, errors_shown
 from mi_toolkit.app.model_pool import ModelPool
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.weights import (
+from mi_toolkit.app.weights_section import (
     ALL,
     METRICS,
     MOST,

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mi_toolkit import attribute, load_model
-from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.attribution.baselines import embeddings_of, replaced_embeddings
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.attribution.methods import METHODS
+from mi_toolkit.attribution.question import embeddings_of, replaced_embeddings
 from mi_toolkit.core.errors import (
     AttributionError,
     HookError,

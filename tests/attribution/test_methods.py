@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from mi_toolkit import attribute
-from mi_toolkit.attribution.baselines import embeddings_of, mean_embedding, objective_of
 from mi_toolkit.attribution.methods import METHODS, attention_rollout, completeness_error
-from mi_toolkit.attribution.question import Question
+from mi_toolkit.attribution.question import Question, embeddings_of, mean_embedding, objective_of
 from mi_toolkit.core.tokens import tokenise
 from tests.attribution.linear import Linear
 from tests.models_here import TOYS, loaded, untouched

@@ -37,8 +37,8 @@ from mi_toolkit.cards.circuits import (
 )
 from mi_toolkit.cards.profile import HeadProfiles, profile_heads
 from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError
-from mi_toolkit.core.evaluation import evaluation_passages, loss_batch
 from mi_toolkit.core.head import Head
+from mi_toolkit.core.stimuli import evaluation_passages, loss_batch
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.heads.direct_effect import projection_weights
 from mi_toolkit.heads.protocol import effective_embedding

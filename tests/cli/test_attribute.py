@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.cli import options
 from mi_toolkit.cli.app import run
 

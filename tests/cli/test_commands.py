@@ -13,8 +13,7 @@ from mi_toolkit.cli import options
 from mi_toolkit.cli.app import main, run
 from mi_toolkit.heads.behaviours import BEHAVIOURS
 from mi_toolkit.heads.stimulus_run import Batch, StimulusRun
-from mi_toolkit.models.registry import known_models
-from mi_toolkit.models.specs import MODELS
+from mi_toolkit.models.specs import MODELS, known_models
 
 TOY = ["--model", "toy-gpt2"]
 

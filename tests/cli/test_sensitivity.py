@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mi_toolkit.cli.app import run
-from mi_toolkit.core.evaluation import halves
+from mi_toolkit.core.stimuli import halves
 from mi_toolkit.weights.score import score_weights
 from tests.conftest import ROOT
 from tests.models_here import loaded

@@ -17,8 +17,7 @@ import mi_toolkit as mi
 from mi_toolkit.activations.batcher import Batcher, feeding
 from mi_toolkit.cli.report_text import report_lines
 from mi_toolkit.core.errors import PromptError
-from mi_toolkit.core.evaluation import loss_batch
-from mi_toolkit.core.stimuli import natural, repeated_random
+from mi_toolkit.core.stimuli import loss_batch, natural, repeated_random
 from mi_toolkit.core.tokenizer import own_bos_id, standard_beginning
 from mi_toolkit.core.tokens import tokenise
 from mi_toolkit.models.specs import MODELS

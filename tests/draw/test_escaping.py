@@ -20,7 +20,7 @@ import mi_toolkit as mi
 from mi_toolkit import draw
 from mi_toolkit.activations.statistics import ActivationStatistics
 from mi_toolkit.atlas.build import AtlasView, Entry, Links
-from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.cards.card import HeadCard
 from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
@@ -34,12 +34,12 @@ from mi_toolkit.core.named_axes import NamedTensor, named
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.draw import (
     ablation,
-    attribution,
     cards,
     comparison,
     generation,
     head_listing,
     head_maps,
+    marked_text,
     markup,
     page,
     pipeline,
@@ -291,7 +291,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "ablation.effect_html": lambda: ablation.effect_html(hostile(ablated())),
     "ablation.strips_html": lambda: ablation.strips_html(hostile(ablated())) + HOSTILE,
     "ablation.texts_html": lambda: ablation.texts_html([(HOSTILE, HOSTILE, HOSTILE)]),
-    "attribution.attribution_html": lambda: attribution.attribution_html(hostile(attributed())),
+    "marked_text.attribution_html": lambda: marked_text.attribution_html(hostile(attributed())),
     "cards.card_html": lambda: cards.card_html(hostile(made_card())),
     "cards.family_strips": lambda: cards.family_strips(hostile_families()),
     "comparison.agreement_html": lambda: comparison.agreement_html(hostile(compared())),

@@ -11,7 +11,7 @@ from markupsafe import escape
 from mi_toolkit import Page, verify_model
 from mi_toolkit.draw.confirmation import view_verification
 from mi_toolkit.draw.figures.confirmation import verification_figure
-from mi_toolkit.verification.outcome import at_most
+from mi_toolkit.verification.check_input import at_most
 from mi_toolkit.verification.verify import Verification
 from tests.models_here import loaded
 

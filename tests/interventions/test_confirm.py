@@ -15,11 +15,10 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from mi_toolkit.core.errors import PromptError, ReportError, UnknownNameError
-from mi_toolkit.core.evaluation import evaluation_passages
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.result import save_record
-from mi_toolkit.core.stimuli import natural, repeated_random
+from mi_toolkit.core.stimuli import evaluation_passages, natural, repeated_random
 from mi_toolkit.core.tokens import from_sequences
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.report import FIGURES

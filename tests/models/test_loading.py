@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mi_toolkit.models.describe import describe_model
 from mi_toolkit.models.load import load_model
-from mi_toolkit.models.registry import BUNDLED
+from mi_toolkit.models.specs import BUNDLED
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 TOKENS = torch.tensor([[0, 17, 4, 261, 8, 17, 4, 99]])

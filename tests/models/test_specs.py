@@ -12,8 +12,15 @@ from huggingface_hub import model_info
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from mi_toolkit.models.describe import describe_model
-from mi_toolkit.models.registry import BUNDLED, SIBLINGS, find_known, known_models
-from mi_toolkit.models.specs import MODELS, KnownModel, ModelSpec
+from mi_toolkit.models.specs import (
+    BUNDLED,
+    MODELS,
+    SIBLINGS,
+    KnownModel,
+    ModelSpec,
+    find_known,
+    known_models,
+)
 from tests.hub_cache import CONFIGS, hub_config
 
 FACTS = (

@@ -16,9 +16,14 @@ from mi_toolkit import load_model, verify_model
 from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError
 from mi_toolkit.core.model import pattern_hook, z_hook
 from mi_toolkit.models.sources import bundled_folder
-from mi_toolkit.verification.check_input import PROMPTS, repetition
+from mi_toolkit.verification.check_input import (
+    PROMPTS,
+    at_least,
+    at_most,
+    not_applicable,
+    repetition,
+)
 from mi_toolkit.verification.checks import CHECKS, left_over_in_gguf
-from mi_toolkit.verification.outcome import at_least, at_most, not_applicable
 from mi_toolkit.verification.verify import Verification
 from tests.hooked_transformer import FAMILIES, small_hooked
 from tests.models_here import TOYS, loaded

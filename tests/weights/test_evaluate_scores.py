@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mi_toolkit.core.errors import UnknownNameError, WeightError
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.random_sets import random_control
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
 from mi_toolkit.models.load import load_model
 from mi_toolkit.weights.evaluate_scores import bottom, magnitude_matched, perturbation_test
 from mi_toolkit.weights.evaluation import qualities

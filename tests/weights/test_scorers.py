@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mi_toolkit.core.evaluation import loss_batch
+from mi_toolkit.core.stimuli import loss_batch
 from mi_toolkit.models.load import load_model
 from mi_toolkit.weights.parameters import weight_matrices
 from mi_toolkit.weights.ranking import spearman

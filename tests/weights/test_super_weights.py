@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
 from mi_toolkit.models.load import load_model
 from mi_toolkit.weights.activation_scorers import watch_input
 from mi_toolkit.weights.parameters import weight_matrices
-from mi_toolkit.weights.super_weight import SCALES
-from mi_toolkit.weights.super_weights import MOST_SCREENED, find_super_weights
+from mi_toolkit.weights.super_weights import MOST_SCREENED, SCALES, find_super_weights
 from tests.models_here import loaded, untouched
 from tests.weights.toy_text import TOY_TEXT
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mi_toolkit.core.errors import UnknownNameError, WeightError
-from mi_toolkit.core.evaluation import loss_batch
+from mi_toolkit.core.stimuli import loss_batch
 from mi_toolkit.weights.evaluation import qualities
 from mi_toolkit.weights.fidelity import score_fidelity
 from mi_toolkit.weights.perturb import perturbed

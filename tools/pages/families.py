@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from mi_toolkit.models.registry import SIBLINGS
-from mi_toolkit.models.specs import MODELS, KnownModel, ModelSpec
+from mi_toolkit.models.specs import MODELS, SIBLINGS, KnownModel, ModelSpec
 
 FACTS = {
     "parameters": "parameters, embeddings left out",

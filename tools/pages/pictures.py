@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.app.example import FOLDER as EXAMPLE
 from mi_toolkit.app.example import GENERATION, PIPELINE
-from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.core.result import load_record
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.figures.style import line_colours

@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 from markupsafe import escape
 
-from mi_toolkit.app.held import held_bytes, return_memory
-from mi_toolkit.app.model_pool import ModelPool, model_bytes
+from mi_toolkit.app.model_pool import ModelPool, held_bytes, model_bytes, return_memory
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.core.errors import (
     MIToolkitError,

@@ -15,10 +15,9 @@ from markupsafe import Markup
 from mi_toolkit.app import example
 from mi_toolkit.app.context import Analysis, Job, Lend, Session, analyse
 from mi_toolkit.app.generation_section import GENERATION, Written
-from mi_toolkit.app.model_box import model_box
 from mi_toolkit.app.panel import QUIETLY, RELISTED, Builder, note
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import drawing
+from mi_toolkit.app.tools import drawing, model_box
 from mi_toolkit.core.display import html_table
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.core.head import Head

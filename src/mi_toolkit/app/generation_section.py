@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.code import call, opening
 from mi_toolkit.app.context import Analysis, Job, Session
 from mi_toolkit.app.panel import Builder, Panel, index_picked
-from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.app.tools import Saveable, call, drawing, opening_code
 from mi_toolkit.draw.generation import alternatives_grid, beam_buttons, tree_html, view_generation
 from mi_toolkit.draw.markup import grid_html
 from mi_toolkit.text.generate import generate
@@ -86,7 +85,7 @@ def generation_code(written: Written) -> str:
         options["sampling"] = drawn
     asked = call("generation = mi.generate", "model", "prompt", **options)
     lines = [
-        opening(found.model, found.prompt),
+        opening_code(found.model, found.prompt),
         asked.replace("=Sampling(", "=mi.text.Sampling("),
         "mi.view(generation)",
         "generation.to_pandas('alternatives')",

@@ -9,12 +9,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app import code
 from mi_toolkit.app.context import TOP_K, Analysis, Session
 from mi_toolkit.app.form import STRONGEST, Form, numbers
 from mi_toolkit.app.glossary import help_text
 from mi_toolkit.app.panel import Builder, index_picked, of_analysis
-from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.app.tools import Saveable, drawing, traced_code
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.core.head import Head
 from mi_toolkit.draw.attention import AttentionView
@@ -205,13 +204,13 @@ def _head(found: Analysis, head: Head) -> tuple[str, str]:
 
 def report_code(found: Analysis) -> str:
     """The Python that gives the map and the lists of heads."""
-    return f"{code.traced(found)}\nmi.view(report)\nreport.to_pandas()"
+    return f"{traced_code(found)}\nmi.view(report)\nreport.to_pandas()"
 
 
 def head_code(found: Analysis, head: Head) -> str:
     """The Python that gives one head's pattern."""
     return (
-        f"{code.traced(found)}\nmi.view_attention(model, prompt, heads='{head}')\n"
+        f"{traced_code(found)}\nmi.view_attention(model, prompt, heads='{head}')\n"
         f"traced.pattern_to_pandas('{head}')"
     )
 
@@ -307,7 +306,7 @@ def _at(found: Analysis, position: int, k: int) -> tuple[str, str, str]:
 def output_code(found: Analysis, position: int, top_k: int) -> str:
     """The Python that gives the predictions after one token."""
     return (
-        f"{code.traced(found)}\nmi.view(traced, {position}, top_k={top_k})\n"
+        f"{traced_code(found)}\nmi.view(traced, {position}, top_k={top_k})\n"
         f"traced.to_pandas('output').query('position == {position} and rank <= {top_k}')"
     )
 
@@ -364,7 +363,7 @@ def _stage(
 
 def stage_code(found: Analysis, table: str) -> str:
     """The Python that gives a stage's table."""
-    return f"{code.traced(found)}\nmi.view(traced)\ntraced.to_pandas({table!r})"
+    return f"{traced_code(found)}\nmi.view(traced)\ntraced.to_pandas({table!r})"
 
 
 def stage_saveable(name: str, table: str, found: Analysis) -> Saveable:

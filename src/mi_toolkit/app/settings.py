@@ -9,9 +9,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError, unknown_name
-from mi_toolkit.models.registry import BUNDLED, SMOLLM2, find_known
 from mi_toolkit.models.sources import is_here
-from mi_toolkit.models.specs import MODELS
+from mi_toolkit.models.specs import BUNDLED, MODELS, SMOLLM2, find_known
 
 DROPDOWN = (*MODELS, *BUNDLED, SMOLLM2.name)
 """The models that the page offers by name, where the server allows all."""

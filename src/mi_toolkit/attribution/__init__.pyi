@@ -1,1 +1,1 @@
-from .attribution import Attribution as Attribution
+from .attribute import Attribution as Attribution

@@ -83,8 +83,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mi_toolkit.attribution.baselines import baseline_embedding
-from mi_toolkit.attribution.question import Answer, Question
+from mi_toolkit.attribution.question import Answer, Question, baseline_embedding
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import attention_layers
 from mi_toolkit.core.passes import visit_patterns

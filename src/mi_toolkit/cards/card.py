@@ -49,7 +49,6 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
     unknown_name,
 )
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, pattern_hook
 from mi_toolkit.core.passes import visit_activations
@@ -58,7 +57,7 @@ from mi_toolkit.core.progress import track
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.random_sets import random_sets
 from mi_toolkit.core.result import Result
-from mi_toolkit.core.stimuli import natural, usable_ids
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch, natural, usable_ids
 from mi_toolkit.core.tokenizer import token_texts
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.heads.behaviours import STANDARD

@@ -40,13 +40,13 @@ from mi_toolkit.cards.card import LOSS_LENGTH
 from mi_toolkit.cards.profile import GROUPS, HeadProfiles, check_comparable, profile_heads
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import MIToolkitError, PromptError, ReportError, unknown_name
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel, attention_layers
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import MIN_TEXTS, students_t
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
 from mi_toolkit.heads.relations import RELATIONS
 from mi_toolkit.interventions.confirm.losses import LossRuns, measure
 from mi_toolkit.interventions.confirm.setting import every_head

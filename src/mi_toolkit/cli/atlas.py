@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_CORPUS,
     DEFAULT_LOADING,
@@ -35,6 +34,7 @@ from mi_toolkit.cli.output import (
 )
 from mi_toolkit.cli.terminal import (
     FOR_READING,
+    UsageError,
     bold,
     note,
     third_parties_kept_off_stdout,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -18,10 +17,16 @@ from mi_toolkit.cli.options import (
     token_named,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, wrapped
-from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    UsageError,
+    bold,
+    third_parties_kept_off_stdout,
+    width,
+)
 
 if TYPE_CHECKING:
-    from mi_toolkit.attribution.attribution import Attribution
+    from mi_toolkit.attribution.attribute import Attribution
 
 BAR = 24
 

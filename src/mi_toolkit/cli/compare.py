@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -22,7 +21,13 @@ from mi_toolkit.cli.options import (
     between_zero_and_one,
 )
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns, in_columns, wrapped
-from mi_toolkit.cli.terminal import FOR_READING, bold, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    UsageError,
+    bold,
+    third_parties_kept_off_stdout,
+    width,
+)
 from mi_toolkit.core.display import counted, human_count
 from mi_toolkit.models.sources import find_source
 

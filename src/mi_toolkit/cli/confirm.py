@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -24,6 +23,7 @@ from mi_toolkit.cli.options import (
 from mi_toolkit.cli.output import DEFAULT_OUTPUT, OutputOptions, columns
 from mi_toolkit.cli.terminal import (
     FOR_READING,
+    UsageError,
     bold,
     third_parties_kept_off_stdout,
     width,

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     Count,
@@ -31,6 +30,7 @@ from mi_toolkit.cli.output import (
 )
 from mi_toolkit.cli.terminal import (
     FOR_READING,
+    UsageError,
     bold,
     doing,
     third_parties_kept_off_stdout,

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from cyclopts import Group, Parameter, Token, convert
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
-from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout, uncollected
+from mi_toolkit.cli.terminal import UsageError, doing, third_parties_kept_off_stdout, uncollected
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.models.sources import find_source
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_CORPUS,
     DEFAULT_LOADING,
@@ -22,7 +21,14 @@ from mi_toolkit.cli.options import (
     between_commas,
 )
 from mi_toolkit.cli.output import as_json, check_folder, columns, fields_of
-from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    UsageError,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    width,
+)
 from mi_toolkit.core.display import counted
 
 if TYPE_CHECKING:

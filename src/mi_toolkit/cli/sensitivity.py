@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -32,7 +31,7 @@ from mi_toolkit.cli.output import (
     writing,
 )
 from mi_toolkit.cli.sensitivity_asked import budget_for, seeds_of, settings_of, texts_of
-from mi_toolkit.cli.terminal import bold, note, third_parties_kept_off_stdout
+from mi_toolkit.cli.terminal import UsageError, bold, note, third_parties_kept_off_stdout
 from mi_toolkit.core.io import atomic_write
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame
     from mi_toolkit.weights.run_comparison import RunComparison
     from mi_toolkit.weights.study import Settings, Study
-    from mi_toolkit.weights.super_weight import SuperWeights
+    from mi_toolkit.weights.super_weights import SuperWeights
 
 
 _UNITS = ("head", "kv_head", "neuron")

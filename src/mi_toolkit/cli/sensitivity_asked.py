@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import LoadOptions
 from mi_toolkit.cli.terminal import (
+    UsageError,
     doing,
     note,
     third_parties_kept_off_stdout,

@@ -1,4 +1,4 @@
-"""The terminal: its width, emphasis, notes on what is going on, and third parties kept quiet."""
+"""The terminal: its width, emphasis, notes on what is going on, errors, and others kept quiet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+
+from cyclopts import CycloptsError
 
 UNLIMITED = 10_000
 """Columns of a pipe or file for a table: one record is one line, as `grep` wants it."""
@@ -96,3 +98,11 @@ def prepare_process() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+class UsageError(CycloptsError):
+    """Options that do not go together, or a value that cannot be meant; exit code 2.
+
+    >>> str(UsageError(msg="--bos goes with a PROMPT."))
+    '--bos goes with a PROMPT.'
+    """

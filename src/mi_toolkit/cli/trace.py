@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mi_toolkit as mi
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import (
     DEFAULT_LOADING,
     DEFAULT_MODEL,
@@ -26,7 +25,14 @@ from mi_toolkit.cli.output import (
     columns,
     draw_view,
 )
-from mi_toolkit.cli.terminal import FOR_READING, bold, doing, third_parties_kept_off_stdout, width
+from mi_toolkit.cli.terminal import (
+    FOR_READING,
+    UsageError,
+    bold,
+    doing,
+    third_parties_kept_off_stdout,
+    width,
+)
 
 if TYPE_CHECKING:
     from mi_toolkit.text.pipeline import Pipeline

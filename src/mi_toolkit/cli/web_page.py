@@ -9,9 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from mi_toolkit.cli.errors import UsageError
 from mi_toolkit.cli.options import Count, CountOrNone, Several, Switch
-from mi_toolkit.cli.terminal import doing, third_parties_kept_off_stdout
+from mi_toolkit.cli.terminal import UsageError, doing, third_parties_kept_off_stdout
 from mi_toolkit.core.errors import MIToolkitError
 from mi_toolkit.models.sources import find_source
 
@@ -69,8 +68,7 @@ def web_page(
         os.environ.pop(name, None)  # the page shows what they count, whatever standard error is
     with doing("Starting the page"), third_parties_kept_off_stdout():
         _require_gradio()
-        from mi_toolkit.app.dashboard import build
-        from mi_toolkit.app.guard import is_loopback
+        from mi_toolkit.app.dashboard import build, is_loopback
         from mi_toolkit.app.settings import Settings
 
         for name in allow_models or []:

@@ -21,7 +21,7 @@ from mi_toolkit.interventions.confirm.confirmation import (
     trial_row,
 )
 from mi_toolkit.interventions.confirm.losses import Effect
-from mi_toolkit.verification.outcome import Verdict
+from mi_toolkit.verification.check_input import Verdict
 from mi_toolkit.verification.verify import HEADER, Verification
 
 STRIP_WIDTH, STRIP_HEIGHT = 260, 22

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import Any, overload
 
 from mi_toolkit.activations.statistics import ActivationStatistics
-from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.cards.card import HeadCard
 from mi_toolkit.cards.families import HeadFamilies
 from mi_toolkit.compare.lengths import LengthSweep
@@ -20,7 +20,6 @@ from mi_toolkit.core.process_state import check_arguments
 from mi_toolkit.core.result import Result
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.ablation import Found, view_ablation, view_patching
-from mi_toolkit.draw.attribution import view_attribution
 from mi_toolkit.draw.cards import view_card, view_families
 from mi_toolkit.draw.comparison import (
     view_comparison,
@@ -31,11 +30,11 @@ from mi_toolkit.draw.comparison import (
 )
 from mi_toolkit.draw.confirmation import view_confirmation, view_verification
 from mi_toolkit.draw.generation import view_generation
+from mi_toolkit.draw.marked_text import view_attribution, view_statistics
 from mi_toolkit.draw.page import ResultView, View
 from mi_toolkit.draw.pipeline import view_pipeline, view_position
 from mi_toolkit.draw.report import view_report, view_untrained
 from mi_toolkit.draw.sensitivity import view_fidelity
-from mi_toolkit.draw.statistics import view_statistics
 from mi_toolkit.draw.weights import WeightsView, view_weights
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.report import HeadReport

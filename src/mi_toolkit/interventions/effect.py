@@ -24,9 +24,8 @@ from torch import Tensor
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError, unknown_name
 from mi_toolkit.core.head import Head
-from mi_toolkit.core.later_blocks import LaterBlocks
 from mi_toolkit.core.model import HookedModel, neuron_count
-from mi_toolkit.core.passes import check_finite_pass
+from mi_toolkit.core.passes import LaterBlocks, check_finite_pass
 from mi_toolkit.core.predictions import (
     Token,
     kl_divergence,

@@ -3,9 +3,9 @@ from .facts import ModelFacts as ModelFacts
 from .load import load_model as load_model
 from .planning import RunPlan as RunPlan
 from .planning import plan as plan
-from .registry import BUNDLED as BUNDLED
-from .registry import SIBLINGS as SIBLINGS
-from .registry import known_models as known_models
+from .specs import BUNDLED as BUNDLED
 from .specs import MODELS as MODELS
+from .specs import SIBLINGS as SIBLINGS
 from .specs import KnownModel as KnownModel
 from .specs import ModelSpec as ModelSpec
+from .specs import known_models as known_models

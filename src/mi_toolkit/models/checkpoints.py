@@ -45,8 +45,8 @@ from transformers.utils import logging as transformers_logging
 from mi_toolkit.core.errors import MIToolkitError, ModelLoadError
 from mi_toolkit.core.io import file_digest
 from mi_toolkit.core.memory import is_out_of_memory
-from mi_toolkit.models.registry import known_models
 from mi_toolkit.models.sources import Source, cached_snapshot, in_hub_cache
+from mi_toolkit.models.specs import known_models
 
 
 @contextmanager

@@ -17,8 +17,7 @@ from mi_toolkit.core.process_state import require_hooks
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.models.facts import ModelFacts
-from mi_toolkit.models.registry import family_of
-from mi_toolkit.models.specs import Normalisation, Positional
+from mi_toolkit.models.specs import Normalisation, Positional, family_of
 
 _POSITIONAL: Mapping[str, Positional] = {
     "standard": "learned",

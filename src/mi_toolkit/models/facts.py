@@ -9,13 +9,13 @@ from typing import Any
 
 from mi_toolkit.core.display import TableRepr, TextTable, human_count
 from mi_toolkit.models.checkpoints import load_config
-from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import find_source, is_here
 from mi_toolkit.models.specs import (
     MODELS,
     Normalisation,
     Positional,
     describe_windows,
+    find_known,
     hidden_parameters,
 )
 

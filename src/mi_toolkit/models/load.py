@@ -54,8 +54,8 @@ from mi_toolkit.models.checkpoints import (
 from mi_toolkit.models.gguf_cache import converted, header_parsed_once, keep
 from mi_toolkit.models.memory_use import config_size, held_parameters
 from mi_toolkit.models.probe import check_finite, options_set, prove, reference_pass
-from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import Source, bytes_on_disk, cached_snapshot, find_source
+from mi_toolkit.models.specs import find_known
 from mi_toolkit.models.streamed import load_with_blocks_on_disk
 
 logger = logging.getLogger("mi_toolkit")

@@ -17,8 +17,7 @@ from typing import Literal
 
 from mi_toolkit.core.errors import ModelLoadError, UnknownNameError, short_repr, unknown_name
 from mi_toolkit.core.io import file_digest, read_json
-from mi_toolkit.models.registry import find_known, known_models
-from mi_toolkit.models.specs import KnownModel
+from mi_toolkit.models.specs import KnownModel, find_known, known_models
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _ADAPTER_CONFIG = "adapter_config.json"

@@ -31,8 +31,8 @@ from mi_toolkit.core.result import Result, fields_fit
 from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.checkpoints import is_of_the_client
-from mi_toolkit.models.registry import find_known
 from mi_toolkit.models.sources import find_source
+from mi_toolkit.models.specs import find_known
 from mi_toolkit.sweeps.jobs import Job
 from mi_toolkit.sweeps.onsets import ChangePoint, Course, course
 from mi_toolkit.sweeps.run import failures_in_words, sweep

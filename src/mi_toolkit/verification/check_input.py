@@ -1,11 +1,11 @@
-"""What every check is given: the hooked model, the reference next to it, and texts."""
+"""What every check is given, and what it finds: a figure, its limit, a verdict and a sentence."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,49 @@ from mi_toolkit.core.vocabulary import encoded
 from mi_toolkit.models.checkpoints import Loading
 from mi_toolkit.models.facts import ModelFacts
 from mi_toolkit.text.generate import generate
-from mi_toolkit.verification.outcome import Outcome, at_most, not_applicable
+
+Verdict = Literal["passed", "failed", "not applicable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One check of one model."""
+
+    figure: float
+    """What was measured; the sentence says what it is. NaN where nothing was."""
+
+    limit: float
+    """What the figure is held to."""
+
+    at_least: bool
+    """Whether the figure has to reach the limit; else it must not exceed it."""
+
+    sentence: str
+    """What the figure is, and what it means here."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the figure kept to its limit; a figure that is no number did not."""
+        if math.isnan(self.limit):
+            return "not applicable"
+        kept = self.figure >= self.limit if self.at_least else self.figure <= self.limit
+        return "passed" if kept else "failed"
+
+
+def at_most(limit: float, figure: float, sentence: str) -> Outcome:
+    """Passed up to the limit."""
+    return Outcome(figure=figure, limit=limit, at_least=False, sentence=sentence)
+
+
+def at_least(limit: float, figure: float, sentence: str) -> Outcome:
+    """Passed from the limit on."""
+    return Outcome(figure=figure, limit=limit, at_least=True, sentence=sentence)
+
+
+def not_applicable(sentence: str) -> Outcome:
+    """Nothing to check, and why."""
+    return Outcome(figure=math.nan, limit=math.nan, at_least=False, sentence=sentence)
+
 
 PROMPTS = ("The capital of France is", "2 + 2 =", "Count to 5:")
 MOST_OF_CHANCE = 0.5

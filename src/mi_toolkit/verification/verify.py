@@ -25,9 +25,16 @@ from mi_toolkit.models.describe import describe_model, provenance_of
 from mi_toolkit.models.gguf_cache import header_parsed_once
 from mi_toolkit.models.load import dtype_named, load_model
 from mi_toolkit.models.sources import find_source
-from mi_toolkit.verification.check_input import PROMPTS, CheckInput, Completion, complete, text_for
+from mi_toolkit.verification.check_input import (
+    PROMPTS,
+    CheckInput,
+    Completion,
+    Outcome,
+    complete,
+    not_applicable,
+    text_for,
+)
 from mi_toolkit.verification.checks import CHECKS, left_over_in_gguf, weights_outcome
-from mi_toolkit.verification.outcome import Outcome, not_applicable
 
 if TYPE_CHECKING:
     from mi_toolkit.core.tables import DataFrame

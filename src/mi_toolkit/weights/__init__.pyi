@@ -11,6 +11,6 @@ from .score import score_blockwise as score_blockwise
 from .score import score_weights as score_weights
 from .stability import RankingStability as RankingStability
 from .stability import ranking_stability as ranking_stability
-from .super_weight import SuperWeights as SuperWeights
+from .super_weights import SuperWeights as SuperWeights
 from .super_weights import find_super_weights as find_super_weights
 from .weight_scores import WeightScores as WeightScores

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError, unknown_name
-from mi_toolkit.core.evaluation import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.random_sets import Triple, random_control
 from mi_toolkit.core.result import Result
+from mi_toolkit.core.stimuli import evaluation_passages, halves, loss_batch
 from mi_toolkit.core.tables import table_of
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.models.describe import provenance_of

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_toolkit.core.later_blocks import LaterBlocks
 from mi_toolkit.core.model import HookedModel
+from mi_toolkit.core.passes import LaterBlocks
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.weights.calibration import next_tokens

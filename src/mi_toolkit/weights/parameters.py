@@ -26,9 +26,8 @@ from mi_toolkit.core.errors import (
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
-from mi_toolkit.weights.bridge_parts import bridge_parts
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, ParameterView, Unit, WeightMatrix
-from mi_toolkit.weights.parts import MLP, Part, hooked_parts
+from mi_toolkit.weights.parts import MLP, Part, bridge_parts, hooked_parts
 
 HeadName = Head | tuple[int, int] | str
 

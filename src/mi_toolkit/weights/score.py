@@ -18,12 +18,12 @@ from typing import Any
 from torch import Tensor
 
 from mi_toolkit.core.errors import WeightError, unknown_name
-from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.result import load_tensor
+from mi_toolkit.core.stimuli import loss_batch
 from mi_toolkit.core.tokens import Prompt, TokenBatch
 from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import provenance_of

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError
-from mi_toolkit.core.evaluation import loss_batch
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -23,6 +22,7 @@ from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.random_sets import Triple
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.stats import students_t
+from mi_toolkit.core.stimuli import loss_batch
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import provenance_of

@@ -15,11 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mi_toolkit.core.evaluation import evaluation_passages, halves, text_digest
 from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.provenance import installed_versions
 from mi_toolkit.core.resumable import ResumableFolder
+from mi_toolkit.core.stimuli import evaluation_passages, halves, text_digest
 from mi_toolkit.core.tables import joined, read_parquet, table_of, write_parquet
 from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import model_identity

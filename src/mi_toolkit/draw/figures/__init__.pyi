@@ -3,7 +3,6 @@ from .ablation import length_curve as length_curve
 from .ablation import sweep_grid as sweep_grid
 from .ablation import sweep_map as sweep_map
 from .ablation import sweep_maps as sweep_maps
-from .cards import card_figure as card_figure
 from .comparison import comparison_grid as comparison_grid
 from .comparison import run_comparison_figure as run_comparison_figure
 from .comparison import scaling_figure as scaling_figure
@@ -12,6 +11,7 @@ from .confirmation import confirmation_figure as confirmation_figure
 from .confirmation import untrained_figure as untrained_figure
 from .confirmation import verification_figure as verification_figure
 from .grids import weight_maps as weight_maps
+from .heads import card_figure as card_figure
 from .heads import dynamics_figure as dynamics_figure
 from .heads import labels_by_depth as labels_by_depth
 from .heads import locality_histogram as locality_histogram

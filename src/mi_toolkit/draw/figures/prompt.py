@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
-from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.draw.attribution import colours_of
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.draw.figures.grids import draw_grid, grid_size
 from mi_toolkit.draw.figures.style import (
     Sheet,
@@ -28,6 +27,7 @@ from mi_toolkit.draw.figures.style import (
     write,
 )
 from mi_toolkit.draw.generation import Tree, TreeScale, alternatives_grid, placed_tree
+from mi_toolkit.draw.marked_text import colours_of
 from mi_toolkit.draw.pipeline import lens_grid, output_grid, position_grid
 from mi_toolkit.draw.primitives import (
     DIVERGING,

@@ -33,10 +33,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mi_toolkit.core.errors import PromptError, ReportError, short_repr, unknown_name
-from mi_toolkit.core.evaluation import evaluation_passages
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.core.stimuli import STIMULI, natural
+from mi_toolkit.core.stimuli import STIMULI, evaluation_passages, natural
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
 from mi_toolkit.heads.behaviours import BEHAVIOURS, AnyBehaviour
 from mi_toolkit.heads.classify import OWN_PROMPT

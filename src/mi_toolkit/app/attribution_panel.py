@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.code import call, opening
 from mi_toolkit.app.context import Analysis, Job, Session
 from mi_toolkit.app.panel import (
     RELISTED,
@@ -18,13 +17,12 @@ from mi_toolkit.app.panel import (
     token_choices,
     token_dropdown,
 )
-from mi_toolkit.app.tools import Saveable
-from mi_toolkit.attribution.attribute import attribute
-from mi_toolkit.attribution.attribution import Attribution
-from mi_toolkit.attribution.baselines import BASELINES, OBJECTIVES
+from mi_toolkit.app.tools import Saveable, call, opening_code
+from mi_toolkit.attribution.attribute import Attribution, attribute
 from mi_toolkit.attribution.methods import METHODS
+from mi_toolkit.attribution.question import BASELINES, OBJECTIVES
 from mi_toolkit.core.model import HookedModel
-from mi_toolkit.draw.attribution import attribution_html, caption, view_attribution
+from mi_toolkit.draw.marked_text import attribution_html, caption, view_attribution
 
 NO_OTHER = -1
 """Stands for no second token."""
@@ -92,7 +90,7 @@ def attributed_code(done: Attributed) -> str:
     if done.baseline is not None:
         options["baseline"] = done.baseline
     asked = call("why = mi.attribute", "model", "prompt", **options)
-    return f"{opening(found.model, found.prompt)}\n{asked}\nwhy.to_pandas()"
+    return f"{opening_code(found.model, found.prompt)}\n{asked}\nwhy.to_pandas()"
 
 
 def attributed_saveable(done: Attributed) -> Saveable:

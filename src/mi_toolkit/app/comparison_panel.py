@@ -9,10 +9,9 @@ import gradio as gr
 from markupsafe import Markup
 
 from mi_toolkit.app.context import TOP_K, Analysis, Job, Lend, Session
-from mi_toolkit.app.model_box import model_box
 from mi_toolkit.app.panel import Builder, Panel
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.app.tools import Saveable, drawing, model_box
 from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.models import PromptReading, comparison_of, read_prompt
 from mi_toolkit.core.errors import ComparisonError, unknown_name

@@ -12,12 +12,11 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.code import call, traced
+from mi_toolkit.app.ablation_panel import head_choices, suggested
 from mi_toolkit.app.context import Analysis, Job, Session
-from mi_toolkit.app.investigate.ablate import head_choices, suggested
 from mi_toolkit.app.panel import CLICK, RELISTED, Builder, Panel, note
 from mi_toolkit.app.pipeline_section import head_of
-from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.app.tools import Saveable, call, drawing, traced_code
 from mi_toolkit.cards.card import PARTS, HeadCard, head_card
 from mi_toolkit.cards.profile import HeadProfiles, profile_heads
 from mi_toolkit.core.errors import PromptError
@@ -137,7 +136,7 @@ def card_code(done: Carded) -> str:
         **OPTIONS,
     )
     return (
-        f"from mi_toolkit.core.stimuli import passages\n{traced(done.analysis)}\n\n"
+        f"from mi_toolkit.core.stimuli import passages\n{traced_code(done.analysis)}\n\n"
         f"{profiled}\n{asked}\nmi.view(card)\ncard.to_pandas()"
     )
 

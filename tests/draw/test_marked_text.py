@@ -10,10 +10,10 @@ import torch
 from markupsafe import escape
 
 from mi_toolkit import Page, attribute
-from mi_toolkit.attribution.attribution import Attribution
+from mi_toolkit.attribution.attribute import Attribution
 from mi_toolkit.attribution.methods import METHODS
-from mi_toolkit.draw.attribution import colours_of, view_attribution
 from mi_toolkit.draw.figures.prompt import attribution_figure
+from mi_toolkit.draw.marked_text import colours_of, view_attribution
 from tests.models_here import loaded
 
 PROMPT = "When Mary and John went to the store"

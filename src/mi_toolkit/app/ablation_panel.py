@@ -10,11 +10,10 @@ from typing import Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.code import call, opening
 from mi_toolkit.app.context import TOP_K, Analysis, Job, Session
 from mi_toolkit.app.panel import Builder, Panel, most_probable, token_dropdown
 from mi_toolkit.app.settings import Settings
-from mi_toolkit.app.tools import Saveable, drawing
+from mi_toolkit.app.tools import Saveable, call, drawing, opening_code
 from mi_toolkit.compare.model_comparison import attending_layers
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
@@ -216,7 +215,8 @@ def ablated_code(done: Ablated) -> str:
         max_new_tokens=done.new_tokens,
         seed=SEED,
     )
-    lines = [opening(found.model, found.prompt), f"heads = {heads}", asked, "effect.to_pandas()"]
+    opening = opening_code(found.model, found.prompt)
+    lines = [opening, f"heads = {heads}", asked, "effect.to_pandas()"]
     if done.beams is not None:
         wanted = f"model, prompt, max_new_tokens={done.new_tokens}, num_beams={found.num_beams}"
         lines += [

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from markupsafe import Markup
 
-from mi_toolkit.app.code import opening
 from mi_toolkit.app.context import TOP_K, Analysis, Job, Session
 from mi_toolkit.app.panel import Builder, Panel
-from mi_toolkit.app.tools import Saveable
+from mi_toolkit.app.tools import Saveable, opening_code
 from mi_toolkit.core.errors import WeightError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.random_sets import Triple
@@ -196,7 +195,7 @@ def weights_code(scored: Weights) -> str:
         else f", eval_limit={PASSAGES}, max_length={PASSAGE_TOKENS}, batch_size={BATCH}"
     )
     lines = [
-        opening(found.model, found.prompt),
+        opening_code(found.model, found.prompt),
         f"scores = mi.score_weights(model, {texts}metric={view.metric!r}{limits})",
         "report = mi.classify_heads(model, prompt)",
         f"top = scores.top({scored.k}, report=report, model=model).head({scored.k})",

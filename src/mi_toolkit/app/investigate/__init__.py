@@ -1,1 +1,0 @@
-"""The fourth section: ablate heads, attribute a prediction, compare a second model."""
