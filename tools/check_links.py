@@ -26,7 +26,7 @@ FORMS = {
         r"(/[\w.-]+){0,2}(/(blob|tree|resolve|raw)/.+)?/?|/(docs|papers)/.+"
     ),
 }
-"""Of hosts whose addresses have a form: what stands behind the name."""
+"""Of hosts whose addresses have a form: what stands after the name."""
 
 
 @dataclass

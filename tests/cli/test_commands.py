@@ -69,8 +69,8 @@ def test_a_port_that_is_taken_is_told_without_the_words_of_gradio(
         (["view", "x", *TOY, "--heads", "nose", "--html", "x.html"], "'nose' names no head"),
         (["view", "x", "--layer", "0", "--png", "x.jpg"], r"let it end in \.png, \.svg or \.pdf"),
         (["classify", "x", "--png", "x"], r"let it end in \.png, \.svg or \.pdf"),
-        (["classify", "- I like cats"], "goes after --, behind all options: -- '- I like cats'"),
-        (["generate", "-5 degrees and"], "goes after --, behind all options: -- '-5 degrees and'"),
+        (["classify", "- I like cats"], "goes after --, after all options: -- '- I like cats'"),
+        (["generate", "-5 degrees and"], "goes after --, after all options: -- '-5 degrees and'"),
         (["attribute", "x", "--target", "- y"], "goes after an equals sign: '--target=- y'"),
         (["app", "--port", "99999"], "--port.* Must be between 0 and 65535"),
         (["app", "--host", "no.invalid"], "No address is called 'no.invalid': --host takes one of"),
@@ -312,7 +312,7 @@ def test_a_text_with_a_dash_and_a_value_with_one_are_read_where_the_help_says(
     assert "".join(told["tokens"][1:]) == text[-1]
     assert run(["--help"]) == 0
     told_by_all = " ".join(capsys.readouterr().out.split())
-    assert "begins with a dash goes after --, behind all options" in told_by_all
+    assert "begins with a dash goes after --, after all options" in told_by_all
     for command in ("classify", "record", "sensitivity"):
         assert run([command, "--help"]) == 0
         assert "folders that are there: mi-toolkit --help" in " ".join(

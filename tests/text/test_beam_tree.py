@@ -51,7 +51,7 @@ def test_an_end_outside_the_best_of_all_beams_does_not_count() -> None:
     second = Step(
         new_ids=SECOND.new_ids,
         top_ids=SECOND.top_ids,
-        # The end after 1 falls behind two continuations that go on.
+        # The end after 1 is overtaken by two continuations that go on.
         top_log_probs=torch.tensor([[-4.0, -4.1, -5.0, -6.0], [-0.2, -0.3, -5.0, -6.0]]),
     )
     tree = beam_tree([FIRST, second], num_beams=2, eos_ids=[3])

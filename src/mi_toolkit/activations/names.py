@@ -79,7 +79,7 @@ RESIDUAL = (
 )  # fmt: skip
 """How the hooks end whose activation is as wide as the residual stream."""
 
-_LAYER_BEHIND = re.compile(r"(?P<form>[a-z_]+?)(?P<layer>\d+)")
+_LAYER_AFTER = re.compile(r"(?P<form>[a-z_]+?)(?P<layer>\d+)")
 _GLOB = re.compile(r"[*?\[]")
 
 
@@ -177,9 +177,9 @@ def _split(name: Name, known: Collection[str]) -> tuple[str, list[int] | None]:
     if not isinstance(name, str):
         form, layers = name
         return form, [layers] if isinstance(layers, int) else list(layers)
-    behind = _LAYER_BEHIND.fullmatch(name)
-    if behind and name not in known and behind["form"] in IN_EVERY_LAYER:
-        return behind["form"], [int(behind["layer"])]
+    after = _LAYER_AFTER.fullmatch(name)
+    if after and name not in known and after["form"] in IN_EVERY_LAYER:
+        return after["form"], [int(after["layer"])]
     return name, None
 
 

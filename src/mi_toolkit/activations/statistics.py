@@ -335,7 +335,7 @@ class ActivationStatistics(Result):
             n_documents=self.n_documents + later.n_documents,
             settings=self.settings,
             units={
-                hook: unit.merged(_behind(later.units[hook], self.n_documents))
+                hook: unit.merged(_after(later.units[hook], self.n_documents))
                 for hook, unit in self.units.items()
             },
             texts={**later.texts, **self.texts},
@@ -415,7 +415,7 @@ class ActivationStatistics(Result):
         return TextTable(title=title, rows=rows)
 
 
-def _behind(unit: UnitStatistics, n_documents: int) -> UnitStatistics:
+def _after(unit: UnitStatistics, n_documents: int) -> UnitStatistics:
     """The same figures, of documents that come after `n_documents` others."""
     place = unit.top.place.clone()
     place[..., 0] += n_documents * (place[..., 0] >= 0)

@@ -312,10 +312,10 @@ class _Run(Watcher):
         now = time.perf_counter()
         if not done or self._begun[0] != label:
             self._begun = (label, now)
-        told = label
+        text = label
         if done and total:
-            told += f", about {clock((now - self._begun[1]) / done * (total - done))} to go"
-        self._progress((done, total), desc=told)
+            text += f", about {clock((now - self._begun[1]) / done * (total - done))} to go"
+        self._progress((done, total), desc=text)
 
     def check(self) -> None:
         self._session.check_wanted(self._stops)

@@ -142,8 +142,8 @@ class Dashboard(gr.Blocks):
         try:
             values = await super().preprocess_data(*arguments, **options)
         except (gr.Error, ComponentProcessingError, TypeError, ValueError) as error:
-            told = str(error) if isinstance(error, gr.Error) else MISUSED
-            raise gr.Error(str(escape(told)), print_exception=False) from error
+            message = str(error) if isinstance(error, gr.Error) else MISUSED
+            raise gr.Error(str(escape(message)), print_exception=False) from error
         if any(each is None or each != each for each in values):  # NaN differs from itself
             raise gr.Error(MISUSED, print_exception=False)
         return values

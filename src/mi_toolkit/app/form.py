@@ -226,7 +226,7 @@ def facts_html(found: Analysis, *, is_example: bool = False) -> Markup:
     It differs from run to run, so that the page shows, and a screen reader says, every one.
     """
     facts = found.facts
-    told = [
+    shown = [
         ("family", facts.family),
         ("layers × heads", f"{facts.n_layers} × {facts.n_heads}"),
         ("key/value heads", f"{facts.n_kv_heads}"),
@@ -249,7 +249,7 @@ def facts_html(found: Analysis, *, is_example: bool = False) -> Markup:
         name=facts.name,
         example=Markup(" data-example") if is_example else "",
         said="on an example, to look at." if is_example else f"analyzed in {found.seconds:.1f} s.",
-        chips=Markup("").join(chip.format(value, name) for name, value in told),
+        chips=Markup("").join(chip.format(value, name) for name, value in shown),
         table=Markup(html_table([], facts.text_table().rows)),
     )
 

@@ -61,8 +61,8 @@ class VisitorModels:
             return load_source(source, revision=_commit(source))
         except ModelLoadError as error:
             # Where the cache lies is nothing for visitors.
-            told = str(error).replace(source.location, source.name)
-            raise type(error)(told) from error
+            message = str(error).replace(source.location, source.name)
+            raise type(error)(message) from error
 
     def size(self, name: str) -> int:
         """Bytes that its weights will take in float32; 0 of small ones at hand.

@@ -158,8 +158,8 @@ def jump_at_baseline(question: Question) -> float | None:
     """
     without, value = question.ends
     with torch.no_grad():
-        behind = question.on_the_line(torch.tensor([JUMP_WITHIN], dtype=torch.float64))
-        moved = float(question.values(behind).double()) - without
+        just_after = question.on_the_line(torch.tensor([JUMP_WITHIN], dtype=torch.float64))
+        moved = float(question.values(just_after).double()) - without
     return None if abs(moved) <= question.tolerance * abs(value - without) else moved
 
 

@@ -166,7 +166,7 @@ class HeadFamilies(Result):
     """What profiles are of."""
 
     n_draws: int
-    """Draws of documents behind each stability."""
+    """Draws of documents for each stability."""
 
     n_held_out: int
     """Texts that membership was tested on; 0 where it was not."""

@@ -126,7 +126,7 @@ app = App(
     name="mi-toolkit",
     help=(
         "Load a language model, classify its attention heads, and see what they look at.\n\n"
-        "A text is one argument, in quotes. One that begins with a dash goes after --, behind all "
+        "A text is one argument, in quotes. One that begins with a dash goes after --, after all "
         'options: mi-toolkit classify --seed 1 -- "- a list"; as the value of an option, after '
         "an equals sign: --target=-. Several values of an option stand apart by spaces or "
         "commas.\n\n"
@@ -243,10 +243,10 @@ def run(arguments: Sequence[str]) -> int:
         error.verbose = False
         command = command_named_in(arguments)
         rule = _dash_rule(error, arguments)
-        told = _in_words(error, command)
+        message = _in_words(error, command)
         if rule:  # of a text cyclopts names the first two letters, as if they were an option
-            told = _FIRST_LETTERS.sub("", told)
-        _complain(f"{told}{rule} Try '{' '.join(['mi-toolkit', *command])} --help'.")
+            message = _FIRST_LETTERS.sub("", message)
+        _complain(f"{message}{rule} Try '{' '.join(['mi-toolkit', *command])} --help'.")
         return USAGE
     except UnknownNameError as error:
         _complain(error)
@@ -286,7 +286,7 @@ def _dash_rule(error: CycloptsError, arguments: Sequence[str]) -> str:
         return ""
     text = dashed[0]
     if isinstance(error, UnknownOptionError):
-        return f" A text that begins with a dash goes after --, behind all options: -- {text!r}."
+        return f" A text that begins with a dash goes after --, after all options: -- {text!r}."
     after = dict(pairwise(arguments))
     if isinstance(error, MissingArgumentError) and after.get(error.keyword or "") in dashed:
         text = f"{error.keyword}={after[error.keyword or '']}"

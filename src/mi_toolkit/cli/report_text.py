@@ -184,8 +184,8 @@ def _notes(report: HeadReport) -> Iterator[str]:
             )
     if report.untrained is not None:
         yield untrained_note(report, report.untrained)
-    told = [report.copying_text(name, head) for name in shown for head in report.heads(name)]
-    words = [word for word in ("copies", "suppresses", NOT_SHOWN) if any(word in t for t in told)]
+    lines = [report.copying_text(name, head) for name in shown for head in report.heads(name)]
+    words = [word for word in ("copies", "suppresses", NOT_SHOWN) if any(word in t for t in lines)]
     if words:
         yield (
             f"{', '.join(words)}: what the head does to the logits of the tokens that it looks at, "

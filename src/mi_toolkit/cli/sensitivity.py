@@ -393,10 +393,12 @@ def _show(found: SuperWeights) -> None:
     for each in found.candidates:
         verdict = "confirmed" if each.is_confirmed else "not confirmed"
         if each.without is None:
-            told = f"loss {each.screened_rise:+.2g} on the search text without it"
+            change = f"loss {each.screened_rise:+.2g} on the search text without it"
         else:
-            told = f"perplexity {before.perplexity:.4g} → {each.without.perplexity:.4g} without it"
+            change = (
+                f"perplexity {before.perplexity:.4g} → {each.without.perplexity:.4g} without it"
+            )
         print(
-            f"{each.matrix}[{each.row}, {each.column}] = {each.value:+.4g}  {verdict}: {told}  "
+            f"{each.matrix}[{each.row}, {each.column}] = {each.value:+.4g}  {verdict}: {change}  "
             f"(stands out {each.spike:.0f}×; {each.hf_name}[{each.hf_row}, {each.hf_column}])"
         )

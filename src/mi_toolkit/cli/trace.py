@@ -131,11 +131,11 @@ def _neurons(traced: Pipeline) -> list[list[str]]:
             stage.positions[row].tolist(),
             strict=True,
         )
-        told = [
+        shown = [
             f"N{neuron} {value:+.2f} at {traced.tokens.texts[position]!r}"
             for neuron, value, position in found
         ]
-        rows.append([str(layer), "  ".join(told)])
+        rows.append([str(layer), "  ".join(shown)])
     return rows
 
 
@@ -144,12 +144,12 @@ def _lens(traced: Pipeline) -> list[list[str]]:
     rows = [["after", "rank of the final", "KL (nats)", "would predict"]]
     for entry, name in enumerate(lens.names):
         ids, log_probs = lens.top_ids[entry, -1].tolist(), lens.top_log_probs[entry, -1].exp()
-        told = [
+        shown = [
             f"{traced.texts[token]!r} {share:.1%}"
             for token, share in zip(ids, log_probs.tolist(), strict=True)
         ]
         rank = str(int(lens.final_ranks[entry, -1]))
-        rows.append([name, rank, f"{float(lens.divergences[entry, -1]):.2f}", "  ".join(told)])
+        rows.append([name, rank, f"{float(lens.divergences[entry, -1]):.2f}", "  ".join(shown)])
     return rows
 
 

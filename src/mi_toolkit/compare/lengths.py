@@ -30,7 +30,7 @@ from mi_toolkit.core.resumable import ResumableFolder
 from mi_toolkit.core.stimuli import passages, repeated_random
 from mi_toolkit.core.tables import joined, table_of
 from mi_toolkit.core.tokenizer import Beginning, standard_beginning, text_beginning
-from mi_toolkit.core.tokens import TokenBatch, behind
+from mi_toolkit.core.tokens import TokenBatch, with_beginning
 from mi_toolkit.core.vocabulary import require_tokenizer
 from mi_toolkit.heads.behaviours import chosen
 from mi_toolkit.heads.classify import OWN_PROMPT, classify_heads
@@ -252,7 +252,7 @@ def of_length(
             f"The text has {counted(total, 'token')} for {model.cfg.model_name}, too few for "
             f"a sequence of {n_tokens}. Leave that length out, or give more text."
         )
-    return behind(beginning, found)
+    return with_beginning(beginning, found)
 
 
 def _joined(model: HookedModel, texts: Sequence[str], n_tokens: int) -> Iterator[list[int]]:

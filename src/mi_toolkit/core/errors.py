@@ -14,8 +14,8 @@ class MIToolkitError(Exception):
 def in_one_line(error: BaseException) -> str:
     """An error in 500 letters at most, after its kind where it is none of the library's own."""
     words = " ".join(str(error).split())
-    told = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
-    return told[:500]
+    message = words if isinstance(error, MIToolkitError) else f"{type(error).__name__}: {words}"
+    return message[:500]
 
 
 def short_repr(value: object, most: int = 100) -> str:
@@ -24,8 +24,8 @@ def short_repr(value: object, most: int = 100) -> str:
     >>> short_repr([1, 2]), short_repr("x" * 200, most=12)
     ('[1, 2]', "'xxxxxxxx...")
     """
-    told = " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
-    return told if len(told) <= most else told[: most - 3] + "..."
+    text = " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 class WriteError(MIToolkitError, OSError):

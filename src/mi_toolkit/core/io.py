@@ -1,4 +1,4 @@
-"""Files are written whole: to a temporary name, then renamed. A disk that refuses is told."""
+"""Files are written whole: to a temporary name, then renamed. A disk that refuses is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     passed_on = _is_passed_on(target)
-    with contexts_whole(), _told(target):
+    with contexts_whole(), _refusals_in_words(target):
         if not passed_on:
             target = target.resolve()
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -79,19 +79,19 @@ def _is_of_a_process(path: Path) -> bool:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _refusals_in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
         room = "Make room, or give" if disk_is_full(error) else "Give"
-        told = WriteError(
+        refused = WriteError(
             f"{path} cannot be written: {refusal(error)}. {room} another place; what was there "
             "before is as it was."
         )
-        told.errno = error.errno
-        raise told from error
+        refused.errno = error.errno
+        raise refused from error
 
 
 FULL = "the disk is full"

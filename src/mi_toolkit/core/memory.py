@@ -256,12 +256,12 @@ def memory_told(
         if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         traceback.clear_frames(error.__traceback__)
-        raise OutOfMemoryError(_told(job, given, named, error)) from error
+        raise OutOfMemoryError(_message(job, given, named, error)) from error
     finally:
         _in_job.reset(token)
 
 
-def _told(
+def _message(
     job: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any], error: Exception
 ) -> str:
     bound = signature(job).bind(*given, **named)

@@ -251,6 +251,6 @@ def weights_digest(model: HookedModel) -> str:
         for weight in module.parameters(recurse=False):
             numbers = bits(weight.detach()).flatten()
             sample = numbers[:: max(1, len(numbers) // _SAMPLED)]
-            told = (list(weight.shape), int(numbers.sum(dtype=torch.int64)), sample.tolist())
-            sha.update(repr(told).encode())
+            facts = (list(weight.shape), int(numbers.sum(dtype=torch.int64)), sample.tolist())
+            sha.update(repr(facts).encode())
     return sha.hexdigest()

@@ -151,8 +151,8 @@ def _read_whole(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, RuntimeError, *UNFIT) as error:
-        told = in_one_line(error)
-        raise ReportError(f"{path} is no safetensors file, or is damaged: {told}.") from error
+        reason = in_one_line(error)
+        raise ReportError(f"{path} is no safetensors file, or is damaged: {reason}.") from error
 
 
 def _check(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:

@@ -45,7 +45,14 @@ import torch
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tokenizer import bos_token_id, standard_beginning, text_beginning
-from mi_toolkit.core.tokens import Prompt, TokenBatch, behind, check_fits, from_sequences, rows_of
+from mi_toolkit.core.tokens import (
+    Prompt,
+    TokenBatch,
+    check_fits,
+    from_sequences,
+    rows_of,
+    with_beginning,
+)
 from mi_toolkit.core.vocabulary import encoded, require_tokenizer, single_token_ids
 
 
@@ -287,7 +294,7 @@ def repeated_random(
     drawn = [
         ids[torch.randperm(len(ids), generator=generator)[:n_tokens]] for _ in range(n_sequences)
     ]
-    return behind(beginning, [[*once.tolist(), *once.tolist()] for once in drawn])
+    return with_beginning(beginning, [[*once.tolist(), *once.tolist()] for once in drawn])
 
 
 def natural(
@@ -317,7 +324,7 @@ def natural(
     beginning = text_beginning(model, prepend_bos) if as_trained else standard_beginning(model)
     room = min(n_tokens, model.cfg.n_ctx - len(beginning.ids))
     read = passages() if texts is None else texts
-    return behind(beginning, [encoded(tokenizer, text)[:room] for text in read])
+    return with_beginning(beginning, [encoded(tokenizer, text)[:room] for text in read])
 
 
 STANDARD_STIMULI = ("repeated_random", "natural")

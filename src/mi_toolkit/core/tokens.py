@@ -143,7 +143,7 @@ def from_sequences(
     )
 
 
-def behind(beginning: Beginning, texts: Iterable[Sequence[int]]) -> TokenBatch:
+def with_beginning(beginning: Beginning, texts: Iterable[Sequence[int]]) -> TokenBatch:
     """A batch of texts' ids, each after what belongs in front of it."""
     rows = [beginning.before(ids) for ids in texts]
     return from_sequences([ids for ids, _ in rows], beginning.bos_id, [kind for _, kind in rows])

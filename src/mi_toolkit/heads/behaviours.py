@@ -134,7 +134,7 @@ _STANDARD: tuple[AnyBehaviour, ...] = (
         name="induction",
         meaning="the token that followed earlier copies of this one",
         trigger="a prompt in which a token occurs twice with others between, such as 'A B … A'",
-        listed=targets.behind_copies,
+        listed=targets.after_copies,
         suppressing="prefix_suppression",
     ),
     DistributionBehaviour(

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mi_toolkit.heads.targets import KeyLists, at_copies, behind_copies
+from mi_toolkit.heads.targets import KeyLists, after_copies, at_copies
 
 NONE = -1
 """The place of what is not there."""
@@ -303,7 +303,7 @@ def copies(reading: Reading, *, following: bool) -> KeyLists:
     """Earlier copies of the query's token, or what followed them; position 0 left out."""
     ids = reading.ids.clone()
     ids[0] = NONE
-    return behind_copies(ids, has_bos=False) if following else at_copies(ids, has_bos=False)
+    return after_copies(ids, has_bos=False) if following else at_copies(ids, has_bos=False)
 
 
 def _distance(nearest: int, farthest: int | None) -> RelationKeys:

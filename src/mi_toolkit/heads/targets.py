@@ -78,7 +78,7 @@ def at_copies(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
     return KeyLists(pool=pool, first=first, count=count)
 
 
-def behind_copies(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
+def after_copies(ids: Int[Tensor, " position"], has_bos: bool) -> KeyLists:
     """`{k+1 : k < q, t[k] = t[q], k+1 < q}`, a BOS at 0 left out."""
     copies = at_copies(ids, has_bos)
     twice = torch.zeros(len(ids), dtype=torch.long)

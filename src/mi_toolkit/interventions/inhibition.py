@@ -149,13 +149,13 @@ def s_inhibition_effects(
     for head in track(
         ablated, total=len(ablated), label="Ablating heads", unit="head", show=progress
     ):
-        behind = torch.tensor([mover.layer > head.layer for mover in movers])
+        later = torch.tensor([mover.layer > head.layer for mover in movers])
         after = clean
-        if behind.any():
+        if later.any():
             with ablating(model, [head], how, reference):
                 after = _preferences(model, batch, movers)
-        before.append(clean[:, behind].mean(dim=-1))
-        lost.append((clean - after)[:, behind].mean(dim=-1))
+        before.append(clean[:, later].mean(dim=-1))
+        lost.append((clean - after)[:, later].mean(dim=-1))
     units = torch.stack(lost, dim=1) if lost else clean.new_zeros(len(batch), 0)
     low, high = over_texts(units, torch.ones(len(batch), 1), bounds=None).ends()
     return InhibitionEffects(

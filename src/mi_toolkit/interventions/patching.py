@@ -77,13 +77,13 @@ class Pairs:
             )
         lengths = {*ours.lengths.tolist(), *theirs.lengths.tolist()}
         if len(lengths) > 1:
-            told = ", ".join(
+            counted = ", ".join(
                 f"{a} and {b}"
                 for a, b in zip(ours.lengths.tolist(), theirs.lengths.tolist(), strict=True)
             )
             raise PromptError(
                 "Patching puts activations of one prompt into another, position by position, so "
-                f"all prompts must have one length in tokens; these have {told}."
+                f"all prompts must have one length in tokens; these have {counted}."
             )
         n = len(ours)
         return Pairs(

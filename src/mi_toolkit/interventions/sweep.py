@@ -49,7 +49,7 @@ class AblationSweep(Result):
     """Change of the target's logit."""
 
     rank: Float[Tensor, "layer head"]
-    """Change of the target's rank; above 0 where it falls behind other tokens."""
+    """Change of the target's rank; above 0 where other tokens overtake it."""
 
     kl: Float[Tensor, "layer head"]
     """KL divergence of the prediction after the prompt from the clean one, in nats."""

@@ -508,8 +508,8 @@ def with_adapter(hf_model: Any, folder: Path) -> Any:
 
     try:
         with warnings.catch_warnings():
-            for told in _PUT_ON_IN_PART:
-                warnings.filterwarnings("error", told, UserWarning)
+            for message in _PUT_ON_IN_PART:
+                warnings.filterwarnings("error", message, UserWarning)
             adapted = PeftModel.from_pretrained(hf_model, str(folder))
     except UserWarning as warning:
         raise ModelLoadError(

@@ -186,7 +186,7 @@ class SweepResults(TableRepr):
         return TASKS[asked.task].load(self.folder / JOBS / asked.name)
 
     def provenance(self, job: Job | str) -> Mapping[str, Any]:
-        """Versions, device and weights behind one job's result.
+        """Versions, device and weights of one job's result.
 
         Raises:
             UnknownNameError: the sweep has no such job.

@@ -4,7 +4,8 @@
    are in the folder, whole and of the same weights, are done.
 2. A worker holds one model and takes the next piece that wants it. It writes its files whole, under
    another name first; the driver enters them into the job's record.
-3. A job that fails is told at the end, by its name. A worker that dies gives its piece to the next.
+3. A job that fails is reported at the end, by its name. A worker that dies gives its piece to the
+   next.
 
 The driver and its workers see the same folder: on a cluster, on a disk that they share.
 """
@@ -400,8 +401,8 @@ def sweep(
         failed = _collected(queue, done, len(asked) - n_done, progress)
         write_record(folder, asked, failed)
     if failed:
-        told = failures_in_words(failed)
-        logger.warning("%d of %d jobs failed: %s", len(failed), len(asked), told)
+        reasons = failures_in_words(failed)
+        logger.warning("%d of %d jobs failed: %s", len(failed), len(asked), reasons)
     return SweepResults(folder, tuple(asked), failed)
 
 
@@ -419,7 +420,7 @@ def failures_in_words(failed: Mapping[str, str]) -> str:
 
 @contextmanager
 def _written_to(folder: Path, jobs: Sequence[Job]) -> Iterator[None]:
-    """A disk that takes no more is told in one line, with how far the sweep is."""
+    """A disk that takes no more is reported in one line, with how far the sweep is."""
     try:
         yield
     except OSError as error:

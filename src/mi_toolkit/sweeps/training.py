@@ -185,9 +185,9 @@ class HeadDynamics(Result):
             raise unknown_name("state of a head", state, ("formed", "no longer"))
         found = []
         for layer, head in self.labels[:, self.index(label)].any(dim=0).nonzero().tolist():
-            told = self.course(label, (layer, head))
-            if told.state == state:
-                found.append((told.onset.at if told.onset else 0, Head(layer, head)))
+            course = self.course(label, (layer, head))
+            if course.state == state:
+                found.append((course.onset.at if course.onset else 0, Head(layer, head)))
         return [head for _, head in sorted(found)]
 
     def handovers(self, window: int = 2) -> list[Handover]:
@@ -196,10 +196,10 @@ class HeadDynamics(Result):
         for label in self.label_names:
             lost = {head: self.course(label, head) for head in self.heads(label, "no longer")}
             won = {
-                head: told
+                head: course
                 for state in ("formed", "no longer")
                 for head in self.heads(label, state)
-                if (told := self.course(label, head)).onset is not None
+                if (course := self.course(label, head)).onset is not None
             }
             for loser, gone in lost.items():
                 for winner, come in won.items():
@@ -239,20 +239,20 @@ class HeadDynamics(Result):
     def onset_rows(self) -> Iterator[Mapping[str, Any]]:
         """One row per label and head that ever carried it, under one for the label itself."""
         for label in self.label_names:
-            told = self.course(label)
-            yield {"label": label, "head": "", **self._in_steps(told)}
-            if told.state == "not yet":
+            course = self.course(label)
+            yield {"label": label, "head": "", **self._in_steps(course)}
+            if course.state == "not yet":
                 continue
             for state in ("formed", "no longer"):
                 for head in self.heads(label, state):
                     found = self._in_steps(self.course(label, head))
                     yield {"label": label, "head": str(head), **found}
 
-    def _in_steps(self, told: Course) -> dict[str, Any]:
+    def _in_steps(self, course: Course) -> dict[str, Any]:
         return {
-            "state": told.state,
-            **self._point("onset", told.onset),
-            **self._point("end", told.end),
+            "state": course.state,
+            **self._point("onset", course.onset),
+            **self._point("end", course.end),
         }
 
     def _point(self, name: str, point: ChangePoint | None) -> dict[str, int | None]:
@@ -279,24 +279,26 @@ class HeadDynamics(Result):
         """Of each label: when it came, when it went, and which heads carry it."""
         rows = []
         for label in self.label_names:
-            told = self.course(label)
+            course = self.course(label)
             heads = [str(head) for head in self.heads(label)]
             gone = [str(head) for head in self.heads(label, "no longer")]
             more = f"; no longer {' '.join(gone[:6])}" if gone else ""
             now = f"{len(heads)}: {' '.join(heads[:8])}" if heads else "none"
-            rows.append((label, self.in_words(told), now + more))
+            rows.append((label, self.in_words(course), now + more))
         return TextTable(title=self.title(), header=("label", "course", "heads"), rows=rows)
 
-    def in_words(self, told: Course) -> str:
+    def in_words(self, course: Course) -> str:
         """A course in words: `formed at step 256 (between 192 and 320)`."""
-        if told.state == "not yet":
+        if course.state == "not yet":
             return "not yet"
         words = "there from the first checkpoint"
-        if told.onset is not None:
-            words = f"formed at step {self._between(told.onset)}"
-        if told.state == "formed":
+        if course.onset is not None:
+            words = f"formed at step {self._between(course.onset)}"
+        if course.state == "formed":
             return words
-        return f"{words}, gone at step {self._between(told.end)}" if told.end else f"{words}, gone"
+        return (
+            f"{words}, gone at step {self._between(course.end)}" if course.end else f"{words}, gone"
+        )
 
     def _between(self, point: ChangePoint) -> str:
         low, high = self.steps[point.low], self.steps[point.high]
@@ -358,8 +360,8 @@ def dynamics(
     with tempfile.TemporaryDirectory() as scratch:
         done = sweep([*jobs.values(), *trials.values()], output or scratch, **(how or {}))
         if done.failed:
-            told = failures_in_words(done.failed)
-            raise SweepError(f"{len(done.failed)} of {len(done.jobs)} jobs failed: {told}")
+            reasons = failures_in_words(done.failed)
+            raise SweepError(f"{len(done.failed)} of {len(done.jobs)} jobs failed: {reasons}")
         reports = [done.result(job) for job in jobs.values()]
         confirmed = tuple(
             Confirmed(

@@ -382,7 +382,7 @@ def lens_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
         for position, text in enumerate(traced.tokens.texts):
             token = int(lens.top_ids[entry, position, 0])
             yield {
-                "behind": name,
+                "after": name,
                 "position": position,
                 "token": text,
                 "next_id": token,

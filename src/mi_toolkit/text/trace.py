@@ -348,8 +348,8 @@ def _residuals(
 ) -> Float[Tensor, "entry position d_model"] | None:
     if not lens:
         return None
-    behind = [seen[f"blocks.{layer}.hook_resid_post"] for layer in range(model.cfg.n_layers)]
-    return torch.stack([seen["blocks.0.hook_resid_pre"], *behind])
+    after = [seen[f"blocks.{layer}.hook_resid_post"] for layer in range(model.cfg.n_layers)]
+    return torch.stack([seen["blocks.0.hook_resid_pre"], *after])
 
 
 def _embedding(model: HookedModel, batch: TokenBatch, seen: Seen, n_nearest: int) -> EmbeddingStage:

@@ -16,7 +16,7 @@ from mi_toolkit.core.model import HookedModel, attention_layers, evaluating
 from mi_toolkit.core.passes import check_finite_pass
 from mi_toolkit.core.stimuli import passages
 from mi_toolkit.core.tokenizer import text_beginning
-from mi_toolkit.core.tokens import TokenBatch, behind, check_fits, from_sequences, tokenise
+from mi_toolkit.core.tokens import TokenBatch, check_fits, from_sequences, tokenise, with_beginning
 from mi_toolkit.core.vocabulary import encoded
 from mi_toolkit.models.checkpoints import Loading
 from mi_toolkit.models.facts import ModelFacts
@@ -233,6 +233,6 @@ def text_for(model: HookedModel, facts: ModelFacts) -> TokenBatch:
         return from_sequences([ids.tolist()], None)
     beginning = text_beginning(model)
     text = encoded(model.tokenizer, "\n".join(passages()))[: length - len(beginning.ids)]
-    batch = behind(beginning, [text])
+    batch = with_beginning(beginning, [text])
     check_fits(model, batch)
     return batch

@@ -144,9 +144,9 @@ _TOKENS = 24
 
 def positions_shifted(subject: CheckInput) -> Outcome:
     """Rotary positions do not notice a shift, learned ones do."""
-    told = _cannot_be_told(subject)
-    if told is not None:
-        return told
+    refusal = _not_applicable_to(subject)
+    if refusal is not None:
+        return refusal
     floor, length = ATTENTION[subject.facts.dtype], min(_TOKENS, subject.ids.shape[1])
     here = torch.arange(length)
     change = _change(subject, here, here + SHIFT)
@@ -165,9 +165,9 @@ def positions_shifted(subject: CheckInput) -> Outcome:
 
 def positions_stretched(subject: CheckInput) -> Outcome:
     """At twice the distance attention is another."""
-    told = _cannot_be_told(subject)
-    if told is not None:
-        return told
+    refusal = _not_applicable_to(subject)
+    if refusal is not None:
+        return refusal
     length = min(_TOKENS, subject.ids.shape[1], subject.facts.context // 2)
     here = torch.arange(length)
     change = _change(subject, here, 2 * here)
@@ -179,7 +179,7 @@ def positions_stretched(subject: CheckInput) -> Outcome:
     )
 
 
-def _cannot_be_told(subject: CheckInput) -> Outcome | None:
+def _not_applicable_to(subject: CheckInput) -> Outcome | None:
     if subject.facts.positional not in ("rotary", "learned"):
         return not_applicable(f"Positions are {subject.facts.positional}: there are none to move.")
     if not subject.attention_layers():
@@ -260,13 +260,15 @@ def attention_rows(subject: CheckInput) -> Outcome:
         worst = max(worst, float(off.nan_to_num(torch.inf)))
 
     visit_patterns(subject.model, subject.ids, layers, look)
-    told = "."
+    sinks = "."
     if with_sinks:
-        told = f"; in {len(with_sinks)} layers with a sink, from what Hugging Face's rows leave it."
+        sinks = (
+            f"; in {len(with_sinks)} layers with a sink, from what Hugging Face's rows leave it."
+        )
     return at_most(
         ROW_SUMS[subject.facts.dtype],
         worst,
-        f"Largest distance of a row's sum from 1, in any head{told}",
+        f"Largest distance of a row's sum from 1, in any head{sinks}",
     )
 
 
@@ -482,14 +484,14 @@ def weights_outcome(loading: Loading) -> Outcome:
         "of another size": tuple(name for name, _, _ in loading.mismatched),
         "left over": loading.unused,
     }
-    told = [
+    lost = [
         f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
         for what, names in wrong.items()
         if names
     ]
     sentence = (
-        f"Tensors that did not find their place: {', '.join(told)}."
-        if told
+        f"Tensors that did not find their place: {', '.join(lost)}."
+        if lost
         else "No tensor of the model is missing from the checkpoint, and none of it is left over."
     )
     return at_most(0.0, float(sum(map(len, wrong.values()))), sentence)

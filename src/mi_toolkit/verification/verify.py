@@ -76,8 +76,8 @@ class Verification(Result):
         counts = {"passed": 0, "failed": 0, "not applicable": 0}
         for outcome in self.outcomes.values():
             counts[outcome.verdict] += 1
-        told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-        return f"Verification of {self.model}: {told}"
+        counted = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        return f"Verification of {self.model}: {counted}"
 
     def cells(self) -> list[list[str]]:
         """The table in words, under `HEADER`."""

@@ -86,7 +86,7 @@ def _heads_as_rows(tensor: Tensor) -> Tensor:
     return tensor.view(-1, tensor.shape[-1])
 
 
-def _behind(rows: int) -> Callable[[Tensor], Tensor]:
+def _from_row(rows: int) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor[rows:]
 
 
@@ -120,7 +120,7 @@ def module_parts(model: Any, module: Any, place: str) -> Iterator[Part]:
     elif is_transposed:
         arrange = turned
     else:
-        arrange = _behind(offset) if offset else _straight
+        arrange = _from_row(offset) if offset else _straight
     yield Part(
         place=place,
         is_bias=False,

@@ -185,11 +185,11 @@ def compare_runs(folders: Sequence[str | Path]) -> list[RunComparison]:
     found = [_tops(Path(folder)) for folder in folders]
     shared = set.intersection(*(set(tops) for tops in found))
     if not shared:
-        told = "; ".join(
+        listed = "; ".join(
             f"{folder}: {', '.join(f'{metric} {k}' for metric, k in sorted(tops))}"
             for folder, tops in zip(folders, found, strict=True)
         )
-        raise WeightError(f"These runs have no metric and number of weights in common ({told}).")
+        raise WeightError(f"These runs have no metric and number of weights in common ({listed}).")
     largest = {metric: max(k for name, k in shared if name == metric) for metric, _ in shared}
     return [_compared(metric, k, list(map(Path, folders))) for metric, k in sorted(largest.items())]
 
@@ -199,11 +199,11 @@ def _compared(metric: str, k: int, folders: Sequence[Path]) -> RunComparison:
     changes = [set(each) for each in tested if each]
     how = next((each for each in chain(*tested) if all(each in kinds for kinds in changes)), None)
     if changes and how is None:
-        told = "; ".join(", ".join(each) for each in tested if each)
+        listed = "; ".join(", ".join(each) for each in tested if each)
         logger.warning(
             "No change of the top was tested in all of the runs (%s): what changing it did is not "
             "compared.",
-            told,
+            listed,
         )
     runs = [
         _run(folder, metric, k, how, effects.get(how or ""))

@@ -418,8 +418,8 @@ def card_figure(card: HeadCard) -> Figure:
          [(each.relation, relation_strip(each)) for each in card.relations]),
     ]  # fmt: skip
     if losses:
-        told = f"loss in nats, {losses[0].how} ablation (dots: other heads)"
-        panels.append((told, [(loss.kind, loss_strip(loss)) for loss in losses]))
+        panel = f"loss in nats, {losses[0].how} ablation (dots: other heads)"
+        panels.append((panel, [(loss.kind, loss_strip(loss)) for loss in losses]))
     for column, (name, rows) in enumerate(panels):
         x = LEFT + column * (WIDTH + LEFT)
         ax = axes_at(figure, x, 0.85, WIDTH, ROW * len(rows))
