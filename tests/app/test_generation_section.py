@@ -36,4 +36,6 @@ def test_the_code_writes_the_same_and_the_files_load(
 def test_one_beam_has_no_tree() -> None:
     assert "<svg" in tree_part(generate(loaded("toy-gpt2"), "Mary", num_beams=2, max_new_tokens=2))
     alone = tree_part(generate(loaded("toy-gpt2"), "Mary", max_new_tokens=2))
-    assert alone.startswith("<p>One beam")
+    assert alone.startswith("<p>One beam: the most probable token at every step.")
+    drawn = generate(loaded("toy-gpt2"), "Mary", max_new_tokens=2, sampling=Sampling(seed=1))
+    assert tree_part(drawn).startswith("<p>One beam: a token that was drawn at every step.")

@@ -16,6 +16,7 @@ import mi_toolkit as mi
 from mi_toolkit.cards.card import (
     PARTS,
     HeadCard,
+    behaviour_figures,
     examples_of,
     frequent_ids,
     loss_changes,
@@ -388,6 +389,15 @@ def test_a_card_in_parts_is_the_card_at_once() -> None:
         assert made.parts == tuple(PARTS)[:n]
     assert repr(list(made.rows())) == repr(list(card().rows()))  # a NaN is no NaN's equal
     assert made.provenance == card().provenance
+
+
+def test_a_card_s_labels_are_the_report_s_whatever_a_head_does_on_the_other_stimulus() -> None:
+    model = loaded("toy-qwen2")
+    report = mi.classify_heads(model)
+    for head in report.all_heads:
+        figures = [*behaviour_figures(report, head)]
+        carried = {each.behaviour for each in figures if each.labels}
+        assert carried == set(report.labels_of(head)) - {"local", "global"}
 
 
 def test_a_card_says_what_the_head_does() -> None:

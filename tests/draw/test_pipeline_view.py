@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from mi_toolkit import trace_pipeline
 from mi_toolkit.draw.figures.prompt import pipeline_figure
 from mi_toolkit.draw.markup import pixel_image
-from mi_toolkit.draw.pipeline import view_pipeline
+from mi_toolkit.draw.pipeline import lens_grid, view_pipeline, view_position
 from mi_toolkit.text.pipeline import Pipeline
 from tests.models_here import loaded
 
@@ -63,3 +64,23 @@ def test_a_picture_has_every_pattern_the_norms_and_the_lens(tmp_path) -> None:
     assert len(pipeline_figure(found(lens=False)).axes) == 16 + 2 + 1
     view_pipeline(found()).save_png(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_tokens_that_tie_the_one_that_is_chosen_is_framed_and_ranks_are_shared() -> None:
+    """As in bfloat16: here the second most probable token is as probable as the first."""
+    traced = found()
+    output = traced.output
+    log_probs = output.top_log_probs.clone()
+    log_probs[:, 1] = log_probs[:, 0]
+    tied = replace(traced, output=replace(output, top_log_probs=log_probs))
+    ranks = tied.to_pandas("output").groupby("position")["rank"].apply(list)
+    assert all(each[:3] == [1, 1, 3] for each in ranks)
+    page = view_position(tied, 2).section().body
+    assert re.findall(r"<td>(\d+)</td>", page)[:3] == ["1", "1", "3"]
+    lens = traced.output.require_lens()
+    every = replace(lens, final_ranks=torch.ones_like(lens.final_ranks))
+    grid = lens_grid(traced, every)
+    for row, entry in zip(grid.cells, (lens.names.index(name) for name in grid.rows), strict=True):
+        for position, cell in enumerate(row):
+            chosen = int(lens.top_ids[entry, position, 0])
+            assert cell.is_framed == (chosen == int(output.top_ids[position, 0]))

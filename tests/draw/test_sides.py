@@ -139,6 +139,10 @@ def test_the_same_class_of_heads_stands_side_by_side() -> None:
         assert f"Attention pattern of {head} of toy-" in shown
     nothing = class_html({name: read_prompt(loaded(name), "Hi there") for name in names}, "diffuse")
     assert nothing.count("no head beyond doubt; the nearest") == 2
+    # The head that looks there most is an induction head, which does the opposite: not near.
+    none = class_html(readings, "prefix_suppression")
+    assert none.count("no head does it beyond doubt") == 2
+    assert "Attention pattern" not in none
 
 
 @pytest.mark.parametrize("character", ["🙂", "\N{ARABIC LETTER SHEEN}"])

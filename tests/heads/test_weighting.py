@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +219,18 @@ def test_untrained_twins_are_weighed_as_the_report_is() -> None:
     assert report.against(control).untrained is control
     plain = mi.untrained_control(model, texts, n=1, behaviours=["first_token"])
     with pytest.raises(ReportError, match="call untrained_control with weighting='queries'"):
+        report.against(plain)
+
+
+@pytest.mark.parametrize("asked", [{"min_lift": 0.1}, {"fdr": None}])
+def test_untrained_twins_are_labelled_as_the_report_is(asked: dict[str, Any]) -> None:
+    model, texts = loaded("toy-gpt2"), ["one two three four one", "five six", "a b c d"]
+    report = mi.classify_heads(model, texts, behaviours=["diffuse"], **asked)
+    control = mi.untrained_control(model, texts, n=1, behaviours=["diffuse"], **asked)
+    assert report.against(control).untrained is control
+    plain = mi.untrained_control(model, texts, n=1, behaviours=["diffuse"])
+    (name,) = asked
+    with pytest.raises(ReportError, match=f"call untrained_control with {name}={asked[name]}"):
         report.against(plain)
 
 

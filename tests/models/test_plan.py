@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import mi_toolkit as mi
 from mi_toolkit.cli.app import run
@@ -18,7 +18,7 @@ from mi_toolkit.core.display import human_count
 from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError
 from mi_toolkit.core.memory import gigabytes
 from mi_toolkit.models import planning
-from mi_toolkit.models.memory_use import WORKLOADS, memory_parts, model_size, workload
+from mi_toolkit.models.memory_use import WORKLOADS, memory_parts, model_size, size_of, workload
 from mi_toolkit.models.planning import RunPlan, measured_flops, measured_reading
 from mi_toolkit.sweeps.jobs import TASKS, Job
 from mi_toolkit.sweeps.run import bytes_needed
@@ -26,6 +26,15 @@ from tests.conftest import ROOT
 from tests.hub_cache import CONFIGS, hub_config
 
 WITHIN = 0.15
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 64,
+}
 
 TASK = """
 import json, sys
@@ -176,6 +185,20 @@ def test_time_grows_with_tokens_at_rates_measured_here() -> None:
     one, ten = (mi.plan("toy-opt", tokens=n, memory="4GiB") for n in (10_000, 100_000))
     ratio = (ten.seconds * ten.flops_per_second) / (one.seconds * one.flops_per_second)
     assert ratio == pytest.approx(10)
+
+
+def test_of_a_mixture_only_the_experts_that_a_token_runs_through_take_time() -> None:
+    """So that the time stays a lower bound."""
+    fields = {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 48}
+    config = AutoConfig.for_model("mixtral", **TINY | fields)
+    size = size_of("tiny", AutoModelForCausalLM.from_config(config))
+    of_one = 3 * TINY["hidden_size"] * 48
+    attention = 2 * TINY["hidden_size"] * 32 + 2 * TINY["hidden_size"] * 16
+    layers = TINY["num_hidden_layers"]
+    assert size.n_block_weights == layers * (attention + 8 * of_one + 8 * TINY["hidden_size"])
+    assert size.n_active_weights == layers * (attention + 2 * of_one + 8 * TINY["hidden_size"])
+    dense = size_of("tiny", AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **TINY)))
+    assert dense.n_active_weights == dense.n_block_weights
 
 
 def test_what_cannot_be_known_is_refused_with_the_way_out() -> None:

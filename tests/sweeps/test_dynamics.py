@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import TrainerState
 
 import mi_toolkit as mi
 from mi_toolkit.cli.app import run
@@ -71,6 +72,24 @@ def test_not_yet_is_told_from_no_longer(
     assert found.state == state
     assert (found.onset.at if found.onset else None) == onset
     assert (found.end.at if found.end else None) == end
+
+
+def test_a_label_that_comes_without_a_rise_was_not_there_from_the_first() -> None:
+    """Intervals narrowed: the label came, while the figure fell."""
+    values = np.array([0.60, 0.58, 0.55, 0.52])
+    found = course(values, np.full(4, 0.02), np.array([False, False, True, True]))
+    assert (found.state, found.onset, found.from_the_first) == ("formed", None, False)
+    found = course(values + 0.3, np.full(4, 0.02), np.full(4, True))
+    assert (found.state, found.onset, found.from_the_first) == ("formed", None, True)
+
+
+def test_a_trainer_that_was_not_told_to_count_says_nothing_of_tokens(tmp_path: Path) -> None:
+    for step in (100, 200):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state = TrainerState(global_step=step)
+        state.save_to_json(str(tmp_path / f"checkpoint-{step}" / "trainer_state.json"))
+    assert [each.tokens for each in checkpoints_of(str(tmp_path), "all", None)] == [None, None]
+    assert checkpoints_of(str(TRAINING), "all", None)[-1].tokens > 0
 
 
 def test_a_checkpoint_without_a_figure_is_passed_over() -> None:

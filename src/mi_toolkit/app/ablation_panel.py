@@ -14,7 +14,6 @@ from mi_toolkit.app.context import TOP_K, Analysis, Job, Session
 from mi_toolkit.app.panel import Builder, Panel, most_probable, token_dropdown
 from mi_toolkit.app.settings import Settings
 from mi_toolkit.app.tools import Saveable, call, drawing, opening_code
-from mi_toolkit.compare.model_comparison import attending_layers
 from mi_toolkit.core.errors import PromptError
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.model import HookedModel
@@ -125,11 +124,9 @@ def run_ablation(
 
 def head_choices(report: HeadReport) -> list[tuple[str, str]]:
     """Every head with its labels, and its name."""
-    n_heads = report.scope.shape[1]
-    heads = [Head(layer, each) for layer in attending_layers(report) for each in range(n_heads)]
     return [
         (" · ".join([str(head), *map(in_words, report.labels_of(head))]), str(head))
-        for head in heads
+        for head in report.all_heads
     ]
 
 

@@ -69,7 +69,8 @@ def _shown(written: Written) -> tuple[str, str, str]:
 def tree_part(written: Generation) -> str:
     """The tree, or why there is none."""
     if written.num_beams == 1:
-        return "<p>One beam: the most probable token at every step. With more, a tree is drawn.</p>"
+        taken = "the most probable token" if written.sampling is None else "a token that was drawn"
+        return f"<p>One beam: {taken} at every step. With more, a tree is drawn.</p>"
     title = "Beams" if written.sampling is None else "What was drawn"
     return f"<h3>{title}</h3>{tree_html(written)}"
 

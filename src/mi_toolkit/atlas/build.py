@@ -79,7 +79,7 @@ class Links:
 
 
 def model_page(report: HeadReport) -> Page:
-    """The report, the stimuli against each other, and links to the files and the atlas."""
+    """The report, its stimuli against each other where it has several, and links to the files."""
     links = Links(
         "Files",
         [
@@ -88,7 +88,8 @@ def model_page(report: HeadReport) -> Page:
             ("../../index.html", "all models of the atlas"),
         ],
     )
-    return Page([view_report(report), view_stimuli(compare_stimuli(report)), links])
+    against = [view_stimuli(compare_stimuli(report))] if len(report.parts) > 1 else []
+    return Page([view_report(report), *against, links])
 
 
 def save_label_map(report: HeadReport, path: str | os.PathLike[str]) -> None:
@@ -195,7 +196,7 @@ def _markdown_table(entries: Sequence[Entry]) -> list[str]:
 
 
 def _count(entries: Sequence[Entry]) -> str:
-    heads = sum(entry.report.scope.numel() for entry in entries)
+    heads = sum(len(entry.report.all_heads) for entry in entries)
     return f"{heads:,} heads of {len(entries)} model{'s' if len(entries) != 1 else ''}"
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from mi_toolkit.core.io import atomic_write
 from mi_toolkit.core.model import HookedModel, attention_layers
 from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.tokens import TokenBatch
+from mi_toolkit.core.vocabulary import require_tokenizer
 from mi_toolkit.heads.report import HeadReport
 
 N_INTERVALS = 10
@@ -62,10 +64,12 @@ def export_headvis(
 
     Raises:
         ReportError: the report is of another model.
+        PromptError: the model has no tokenizer: HeadVis shows texts.
         UnknownNameError: a head that the model does not have.
         HookError: a layer's pattern did not show.
     """
     report.check_model(model)
+    require_tokenizer(model, "the tokens that HeadVis shows")
     place = Path(folder)
     chosen = _chosen(model, report, heads)
     batch = report.tokens.get("natural") or next(iter(report.tokens.values()))
@@ -105,12 +109,15 @@ def max_activation(pattern: Float[Tensor, "query key"]) -> float:
 def intervals(activations: Sequence[float]) -> list[int]:
     """Each sequence's tenth by its activation, 1 to 10: equal parts, 10 the highest.
 
+    Sequences of exactly one activation are in one interval, the highest that any would be in.
+
     >>> intervals([0.1, 0.9, 0.5, 0.3])
     [3, 10, 8, 5]
+    >>> intervals([0.0, 1.0, 0.0, 1.0])
+    [5, 10, 5, 10]
     """
-    order = sorted(range(len(activations)), key=activations.__getitem__)
-    rank = {index: place + 1 for place, index in enumerate(order)}
-    return [math.ceil(rank[index] * N_INTERVALS / len(order)) for index in range(len(order))]
+    ascending, n = sorted(activations), len(activations)
+    return [math.ceil(bisect_right(ascending, each) * N_INTERVALS / n) for each in activations]
 
 
 def _chosen(
@@ -146,6 +153,8 @@ def _sequences(
         tenths = intervals([sequence["max_activation"] for sequence in sequences])
         for sequence, tenth in zip(sequences, tenths, strict=True):
             sequence["interval"] = tenth
+            # Ranked as it is, written short: most of a head's may be within 1e-4 of 0 or of 1.
+            sequence["max_activation"] = round(sequence["max_activation"], 4)
     return found
 
 
@@ -161,7 +170,7 @@ def _sequence(index: int, tokens: list[str], pattern: Tensor) -> dict[str, Any]:
         "attention_indices": indices,
         "attention_values": values,
         "seq_len": len(tokens),
-        "max_activation": round(max_activation(pattern), 4),
+        "max_activation": max_activation(pattern),
     }
 
 

@@ -1,8 +1,9 @@
 """What every method of attribution is asked, in one record, and the baselines that it starts from.
 
 Token embeddings are read at `hook_embed`, and put in place of a prompt's own there. The hook stands
-after the embedding of tokens and before positions are added; where a model projects its embeddings
-(OPT-350m), before that too. So its width need not be the model's.
+after the embedding of tokens, with the factor (Gemma, Granite) or the norm (BLOOM) that a model
+gives it, and before positions are added: a zero baseline is zero there. Where a model projects its
+embeddings (OPT-350m), it stands before that too. So its width need not be the model's.
 """
 
 from __future__ import annotations

@@ -126,7 +126,7 @@ class BehaviourFigure:
     """Upper end of the same."""
 
     labels: bool
-    """Whether the head carries the label there."""
+    """Whether the head carries the label, which rests on this stimulus alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -642,8 +642,13 @@ that each gives."""
 def behaviour_figures(report: HeadReport, head: Head) -> Iterator[BehaviourFigure]:
     """The head's figures on every stimulus of a report; those that are not applicable left out."""
     parts = report.parts or {next(iter(report.tokens)): report}
+    carried = report.labels_of(head)
     for stimulus, part in parts.items():
-        labels = {part.behaviour_of(label): label for label in part.labels_of(head)}
+        labels = {
+            part.behaviour_of(label): label
+            for label in part.labels_of(head)
+            if label in carried and report.stimulus[part.behaviour_of(label)] == stimulus
+        }
         for place, name in enumerate(part.behaviours):
             figures = part.lift if part.facts[name].has_chance else part.score
             value = float(figures[(place, *head)])

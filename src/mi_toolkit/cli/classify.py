@@ -134,6 +134,7 @@ def classify(
                     n=untrained,
                     behaviours=behaviours,
                     min_lift=min_lift,
+                    fdr=fdr if fdr < 1 else None,
                     weighting=weighting,
                     prepend_bos=bos,
                     batch_size=batch_size,

@@ -155,7 +155,7 @@ def _closing_rows(report: HeadReport, width: int) -> list[list[str]]:
         counts = [f"{len(report.heads(scope))} {scope}" for scope in report.scope_names]
         rows.append(["scope", ", ".join(counts)])
     bare = report.heads(UNCLASSIFIED)
-    count = f"{len(bare)} of {report.scope.numel()}"
+    count = f"{len(bare)} of {len(report.all_heads)}"
     room = width - widest - len(f"  {count}: ")
     names, left_out = packed([str(head) for head in bare], width=room, most_lines=MOST_LINES)
     # They come in no order of strength: a few of many would say nothing.

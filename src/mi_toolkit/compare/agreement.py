@@ -257,7 +257,8 @@ class Agreement:
     """Upper end of the same."""
 
     positions: Int[Tensor, "model model"]
-    """Character positions at which both models have just finished a token."""
+    """Character positions at which both models have just finished a token, and both predict one
+    that has text of its own: a piece of a character, or a special token, has none."""
 
     @property
     def lift(self) -> Float[Tensor, "model model"]:

@@ -291,8 +291,8 @@ def length_sweep(
     on one stimulus alone is a statement about that length and stimulus.
 
     Every length has the same number of random sequences, but the longer the fewer of text
-    (passages are never read twice), so intervals widen there; under eight sequences they rest on
-    blocks of queries. Each figure is what `classify_heads` gives for the same ids.
+    (passages are never read twice), so intervals widen there; under three sequences they rest on
+    their queries. Each figure is what `classify_heads` gives for the same ids.
 
     Args:
         model: a HookedTransformer or a TransformerBridge; it is left as it was.

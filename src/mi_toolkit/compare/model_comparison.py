@@ -98,20 +98,14 @@ def profile(report: HeadReport) -> tuple[LabelProfile, ...]:
             _profile(report, name, report.heads(name), stimulus, applies=applies)
             for name in report.scope_names
         ]
-    bare = [head for head in report.heads(UNCLASSIFIED) if head.layer in attending_layers(report)]
+    bare = report.heads(UNCLASSIFIED)
     return (*profiles, _profile(report, UNCLASSIFIED, bare, None, applies=True))
-
-
-def attending_layers(report: HeadReport) -> list[int]:
-    """The layers with attention: all, unless the model is a hybrid."""
-    return report.score.isfinite().any(dim=-1).any(dim=0).nonzero().flatten().tolist()
 
 
 def _profile(
     report: HeadReport, label: str, heads: Sequence[Head], stimulus: str | None, *, applies: bool
 ) -> LabelProfile:
-    n_layers, n_heads = report.scope.shape
-    total = len(attending_layers(report)) * n_heads
+    n_layers, total = len(report.scope), len(report.all_heads)
     has_figure = bool(heads) and label in report.label_names
     return LabelProfile(
         label=label,

@@ -154,11 +154,12 @@ def _ranks(figures: Tensor) -> Float[Tensor, " head"]:
 
 def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
     for (here, one), (there, other) in combinations(reports.items(), 2):
+        measured = _are_heads(one)
         for behaviour in one.behaviours:
             if not (one.applicable[behaviour] and other.applicable.get(behaviour, False)):
                 continue
             known = one[behaviour].isfinite() & other[behaviour].isfinite()
-            first, second = labelled_heads(one, behaviour), labelled_heads(other, behaviour)
+            first, second = (labelled_heads(each, behaviour)[measured] for each in (one, other))
             could, other_could = (report.interval[behaviour] != TOO_FEW for report in (one, other))
             both = int((first & second).sum()) if could and other_could else None
             either = 0 if both is None else int((first | second).sum())
@@ -174,6 +175,13 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
                 overlap=both / either if both is not None and either else float("nan"),
                 kappa=float("nan") if both is None else cohens_kappa(first, second),
             )
+
+
+def _are_heads(report: HeadReport) -> Bool[Tensor, " head"]:
+    """Of all places of heads, layer by layer: those in layers that have attention."""
+    found = torch.zeros(report.scope.shape, dtype=torch.bool)
+    found[report.attention_layers] = True
+    return found.flatten()
 
 
 def labelled_heads(report: HeadReport, behaviour: str) -> Bool[Tensor, " head"]:

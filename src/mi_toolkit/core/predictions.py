@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -79,6 +80,15 @@ def token_id(model: HookedModel, token: Token) -> int:
     if single is None:
         raise PromptError(f"{token!r} is not one token of {name}, {_pieces(tokenizer, token)}")
     return single
+
+
+def ranks_in_order(descending: Sequence[float]) -> list[int]:
+    """The rank of each of some figures that come in descending order; ties share the better one.
+
+    >>> ranks_in_order([0.5, 0.2, 0.2, 0.1])
+    [1, 2, 2, 4]
+    """
+    return [descending.index(figure) + 1 for figure in descending]
 
 
 def token_ranks(

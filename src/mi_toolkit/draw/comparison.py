@@ -209,7 +209,7 @@ def agreement_html(comparison: ModelComparison) -> Markup:
     return tables_html(
         TextTable(
             title="The same next token along the prompt",
-            header=["models", "agree", "by chance", "places where both end a token"],
+            header=["models", "agree", "by chance", "places that both can speak of"],
             rows=rows,
         ),
         f"Right about the prompt's own next tokens: {right}.",
@@ -238,7 +238,9 @@ def shared_labels(readings: Mapping[str, PromptReading]) -> list[str]:
 def class_html(readings: Mapping[str, PromptReading], label: str) -> Markup:
     """For each model the strongest head of one label on the prompt, and its pattern.
 
-    Where no head carries it, the nearest stands there, and it is said.
+    Where no head carries it, the nearest stands there, and it is said. Of a label that asks what a
+    head does to what it looks at (`prefix_suppression`), the head that looks there most need not be
+    near: none stands there.
     """
     buttons = [(name, LABELS.get(name, OTHER_LABEL)) for name in shared_labels(readings)]
     sides = []
@@ -246,6 +248,9 @@ def class_html(readings: Mapping[str, PromptReading], label: str) -> Markup:
         report, traced = read.reading.report, read.traced
         behaviour = report.behaviour_of(label)
         carriers = report.heads(label)
+        if not carriers and label != behaviour:
+            sides.append((name, "no head does it beyond doubt", "", ""))
+            continue
         head = carriers[0] if carriers else report.strongest(behaviour)
         n = len(carriers)
         said = f"{n} {'head' if n == 1 else 'heads'}" if n else "no head beyond doubt; the nearest"

@@ -93,7 +93,7 @@ def bars_html(
 
     A target that is not among them comes last, with its own rank.
     """
-    ranked = list(enumerate(predictions, start=1))
+    ranked = [(each.rank, each) for each in predictions]
     if target is not None and all(each.token != target.token for each in predictions):
         ranked.append((target.rank, target))
     return part("bars", title, ranked, None if target is None else target.token, colour)

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError
-from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.core.predictions import Prediction, ranks_in_order
 from mi_toolkit.core.tokenizer import characters
 from mi_toolkit.draw import figures
 from mi_toolkit.draw.markup import (
@@ -81,7 +81,8 @@ def _lens_cells(traced: Pipeline, lens: LensStage, entry: int) -> Iterator[GridC
         )
         token = int(lens.top_ids[entry, position, 0])
         log_prob = float(lens.top_log_probs[entry, position, 0])
-        yield _cell(traced.texts[token], log_prob, tip, is_framed=rank == 1)
+        final = int(traced.output.top_ids[position, 0])
+        yield _cell(traced.texts[token], log_prob, tip, is_framed=token == final)
 
 
 def _columns(traced: Pipeline) -> tuple[tuple[str, str], ...]:
@@ -301,18 +302,13 @@ def position_html(traced: Pipeline, position: int, top_k: int) -> Markup:
 def _bars(traced: Pipeline, position: int, top_k: int) -> Markup:
     """The predictions, and the token that does come next in the prompt marked among them."""
     stage, following = traced.output, _following(traced, position)
-    ranked = zip(
-        stage.top_ids[position, :top_k].tolist(),
-        stage.top_log_probs[position, :top_k].tolist(),
-        strict=True,
-    )
+    tokens = stage.top_ids[position, :top_k].tolist()
+    log_probs = stage.top_log_probs[position, :top_k].tolist()
+    ranked = zip(tokens, log_probs, ranks_in_order(log_probs), strict=True)
     text = visible(traced.tokens.texts[position])
     return bars_html(
         f"After token {position}, {text}",
-        [
-            _prediction(traced, token, log_prob, rank)
-            for rank, (token, log_prob) in enumerate(ranked, start=1)
-        ],
+        [_prediction(traced, token, log_prob, rank) for token, log_prob, rank in ranked],
         target=None
         if following is None
         else _prediction(

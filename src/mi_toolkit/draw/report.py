@@ -148,7 +148,7 @@ def view_untrained(control: UntrainedControl, report: HeadReport | None = None) 
         View of 2 untrained twins of toy-gpt2
     """
     if report is not None:
-        control.check(report.provenance, report.stimulus, report.weighting)
+        report = report.against(control)
 
     return ResultView(
         title=f"{counted(control.n, 'untrained twin')} of {control.provenance.model}",

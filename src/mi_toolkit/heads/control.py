@@ -16,6 +16,7 @@ from mi_toolkit.core.head import Head
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.heads.kinds import Weighting
+from mi_toolkit.heads.labels import DEFAULT_FDR
 
 HEADER = ("", "strongest head: median", "highest", "labelled", "measured on")
 
@@ -58,6 +59,9 @@ class UntrainedControl(Result):
     weighting: Weighting = "prompts"
     """What counts alike in a figure of several texts, as in the report."""
 
+    fdr: float | None = DEFAULT_FDR
+    """The false discovery rate that the twins' labels hold, as in the report."""
+
     @property
     def n(self) -> int:
         """How many twins."""
@@ -87,17 +91,26 @@ class UntrainedControl(Result):
         return share.masked_fill(unknown, math.nan)
 
     def check(
-        self, provenance: Provenance, stimulus: Mapping[str, str], weighting: Weighting
+        self,
+        provenance: Provenance,
+        stimulus: Mapping[str, str],
+        *,
+        weighting: Weighting,
+        min_lift: float,
+        fdr: float | None,
     ) -> None:
-        """Check that a report was measured as the twins were.
+        """Check that a report was measured, and labelled, as the twins were.
 
         Args:
             provenance: the report's.
             stimulus: what each of its behaviours was measured on.
             weighting: what counts alike in its figures.
+            min_lift: the bar of its labels.
+            fdr: the false discovery rate that they hold.
 
         Raises:
-            ReportError: it is of another model, was measured on other texts, or weighs otherwise.
+            ReportError: it is of another model, was measured on other texts, weighs otherwise, or
+                has labels of another bar or rate.
             UnknownNameError: it has a behaviour that the twins were not measured on.
         """
         here, there = self.provenance, provenance
@@ -106,11 +119,13 @@ class UntrainedControl(Result):
                 f"The twins are those of {here.model}, the report is of {there.model}: call "
                 "untrained_control on the model of the report."
             )
-        if self.weighting != weighting:
-            raise ReportError(
-                f"The report weighs {weighting} alike and the twins' {self.weighting}: call "
-                f"untrained_control with weighting={weighting!r}."
-            )
+        asked = {"weighting": weighting, "min_lift": min_lift, "fdr": fdr}
+        for name, value in asked.items():
+            if getattr(self, name) != value:
+                raise ReportError(
+                    f"The report has {name}={value!r} and the twins {getattr(self, name)!r}: call "
+                    f"untrained_control with {name}={value!r}."
+                )
         for behaviour, measured_on in stimulus.items():
             self[behaviour]
             own = self.stimulus[behaviour]

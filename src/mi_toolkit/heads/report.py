@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -65,9 +64,8 @@ def interval_over(made: str) -> str | None:
 def summary_of(report: HeadReport) -> list[tuple[str, str]]:
     """What the report says of each label, of scopes and of the rest, each in one line."""
     lines = [(name, _label_line(report, name)) for name in report.listed]
-    scopes = Counter(report.scope_names[index] for index in report.scope.flatten().tolist())
     if "locality" in report.behaviours:
-        counts = ", ".join(f"{name} {scopes[name]}" for name in report.scope_names)
+        counts = ", ".join(f"{name} {len(report.heads(name))}" for name in report.scope_names)
         lines.append(("scope", counts))
     lines.append((UNCLASSIFIED, f"{len(report.heads(UNCLASSIFIED))} heads"))
     if broken := report.heads(NOT_FINITE):
@@ -274,7 +272,8 @@ class HeadReport(Result):
             control: of `untrained_control`, on the model and the prompt of the report.
 
         Raises:
-            ReportError: it is of another model, was measured on other texts, or weighs otherwise.
+            ReportError: it is of another model, was measured on other texts, weighs otherwise, or
+                its labels have another bar or rate.
             UnknownNameError: it does not have a behaviour of the report.
 
         Example:
@@ -286,7 +285,13 @@ class HeadReport(Result):
             >>> dict(report.against(control).summary())["previous_token"]
             '1 head: L0H0 1.00; untrained 0.00, reaches none of them'
         """
-        control.check(self.provenance, self.stimulus, self.weighting)
+        control.check(
+            self.provenance,
+            self.stimulus,
+            weighting=self.weighting,
+            min_lift=self.min_lift,
+            fdr=self.fdr,
+        )
         return replace(self, untrained=control)
 
     def check_model(self, model: HookedModel) -> None:
@@ -423,8 +428,25 @@ class HeadReport(Result):
         else:
             known = [*self.label_names, *self.scope_names, UNCLASSIFIED, NOT_FINITE]
             raise unknown_name("label of this report", label, known)
-        found = [Head(*index) for index in marked.nonzero().tolist()]
+        layers = self.attention_layers
+        found = [Head(*index) for index in marked.nonzero().tolist() if index[0] in layers]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
+
+    @property
+    def attention_layers(self) -> list[int]:
+        """The layers that have heads: those that were measured; all, unless the model is a hybrid.
+
+        Where the texts could show nothing of any behaviour, no layer was measured: all count.
+        """
+        measured = (self.head_queries > 0) | self.score.isfinite()
+        layers: list[int] = measured.any(dim=-1).any(dim=0).nonzero().flatten().tolist()
+        return layers or list(range(self.scope.shape[0]))
+
+    @property
+    def all_heads(self) -> list[Head]:
+        """Every head that the model has, layer by layer."""
+        n_heads = self.scope.shape[1]
+        return [Head(layer, head) for layer in self.attention_layers for head in range(n_heads)]
 
     @property
     def not_finite(self) -> Bool[Tensor, "layer head"]:

@@ -17,7 +17,9 @@ def head_table(report: HeadReport) -> pd.DataFrame:
     """One row per stimulus, behaviour and head; `home` marks the rows that the labels rest on."""
     parts = report.parts or {next(iter(report.tokens)): report}
     table = pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
-    return table if report.untrained is None else _against(table, report, report.untrained)
+    if report.untrained is not None:
+        table = _against(table, report, report.untrained)
+    return table[table["layer"].isin(report.attention_layers)].reset_index(drop=True)
 
 
 def _against(table: pd.DataFrame, report: HeadReport, control: UntrainedControl) -> pd.DataFrame:

@@ -43,7 +43,7 @@ from mi_toolkit.core.tokens import Prompt
 from mi_toolkit.heads.classify import classify_heads
 from mi_toolkit.heads.control import UntrainedControl
 from mi_toolkit.heads.kinds import Behaviour, Weighting
-from mi_toolkit.heads.labels import DEFAULT_MIN_LIFT
+from mi_toolkit.heads.labels import DEFAULT_FDR, DEFAULT_MIN_LIFT
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.models.checkpoints import load_config
 from mi_toolkit.models.load import load_model
@@ -58,6 +58,7 @@ def untrained_control(
     n: int = 20,
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
+    fdr: float | None = DEFAULT_FDR,
     weighting: Weighting = "prompts",
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
@@ -79,6 +80,7 @@ def untrained_control(
         n: how many twins.
         behaviours: as in `classify_heads`.
         min_lift: as in `classify_heads`.
+        fdr: as in `classify_heads`.
         weighting: as in `classify_heads`.
         prepend_bos: as in `classify_heads`.
         batch_size: as in `classify_heads`.
@@ -107,6 +109,7 @@ def untrained_control(
             prompt,
             behaviours=behaviours,
             min_lift=min_lift,
+            fdr=fdr,
             weighting=weighting,
             prepend_bos=prepend_bos,
             batch_size=batch_size,
@@ -127,9 +130,10 @@ def untrained_control(
         strongest=torch.stack(strongest, dim=1),
         label_names=tuple(_labelled_heads(report)),
         labelled=torch.tensor(labelled, dtype=torch.long).T.contiguous(),
-        n_heads=report.scope.numel(),
+        n_heads=len(report.all_heads),
         stimulus=dict(report.stimulus),
         min_lift=min_lift,
+        fdr=fdr,
         initialisation=initialisation,
         weighting=weighting,
         provenance=report.provenance,

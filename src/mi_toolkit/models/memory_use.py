@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mi_toolkit.core.errors import unknown_name
 from mi_toolkit.core.model import HookedModel
@@ -72,6 +72,10 @@ class ModelSize:
     n_block_weights: int
     """Weights in the matrices of all blocks: those that are scored unless told otherwise."""
 
+    n_active_weights: int = 0
+    """Of those: what a token runs through. Of a mixture's experts, as many as the router chooses;
+    one, where the config does not say how many."""
+
     in_blocks: int = 0
     """Parameters of all blocks together."""
 
@@ -112,6 +116,7 @@ def size_of(name: str, model: Any) -> ModelSize:
         n_parameters=sum(each.numel() for each in model.parameters()),
         n_layers=int(config.num_hidden_layers),
         n_block_weights=sum(each.numel() for _, each in inside if each.ndim > 1),
+        n_active_weights=sum(_active(path, each, config) for path, each in inside),
         in_blocks=sum(each.numel() for _, each in inside),
         split=sum(each.numel() for path, each in inside if _SPLIT.search(path)),
         n_heads=int(getattr(config, "num_attention_heads", 0)),
@@ -119,6 +124,21 @@ def size_of(name: str, model: Any) -> ModelSize:
         d_mlp=mlp_width(config),
         d_vocab=int(config.vocab_size),
     )
+
+
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What configs call the number of a layer's experts among which its router chooses."""
+
+
+def _active(path: str, weights: Tensor, config: Any) -> int:
+    """How many of a parameter's weights a token is multiplied with."""
+    if weights.ndim == 1:
+        return 0
+    if ".experts." not in path:
+        return weights.numel()
+    n = next((found for name in _EXPERTS if (found := getattr(config, name, None))), 1)
+    chosen = getattr(config, "num_experts_per_tok", None) or 1
+    return weights.numel() * min(chosen, n) // n
 
 
 def model_size(

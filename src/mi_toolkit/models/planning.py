@@ -252,7 +252,7 @@ def plan(
     device = "cuda" if n_gpus else "cpu"
     flops = measured_flops(chosen.dtype, device)
     # Forward, and twice as much backward.
-    per_token = 2 * size.n_block_weights * (3 if work.scores else 1)
+    per_token = 2 * size.n_active_weights * (3 if work.scores else 1)
     if work.logits:
         per_token += 2 * size.d_model * size.d_vocab
     seconds, reading = n_tokens * per_token / flops, None

@@ -109,11 +109,15 @@ class Course:
     least. `not yet`: neither."""
 
     onset: ChangePoint | None
-    """Where it came; None where it did not, or was there from the first checkpoint on. Of a label
-    that is there at the end and came more than once, the rise that stands out most."""
+    """Where it came; None where it did not, was there from the first checkpoint on, or came without
+    a rise of its figure that stands out. Of a label that is there at the end and came more than
+    once, the rise that stands out most."""
 
     end: ChangePoint | None
-    """Where it went, after its onset; None where it did not."""
+    """Where it went, after its onset; None where it did not, or without a fall that stands out."""
+
+    from_the_first: bool = False
+    """Whether it was there from the first checkpoint on."""
 
 
 def course(
@@ -138,10 +142,12 @@ def course(
     from_the_first = bool(labelled[:IN_A_ROW].all())
     if labelled[-1]:
         rise = None if from_the_first else change_point(values, errors)
-        return Course(state="formed", onset=_among(rise, known), end=None)
+        onset = _among(rise, known)
+        return Course(state="formed", onset=onset, end=None, from_the_first=from_the_first)
     if from_the_first:
         fall = change_point(values, errors, rises=False)
-        return Course(state="no longer", onset=None, end=_among(fall, known))
+        end = _among(fall, known)
+        return Course(state="no longer", onset=None, end=end, from_the_first=True)
     came, went = rise_and_fall(values, errors) or (None, None)
     return Course(state="no longer", onset=_among(came, known), end=_among(went, known))
 

@@ -291,8 +291,10 @@ class HeadDynamics(Result):
         """A course in words: `formed at step 256 (between 192 and 320)`."""
         if course.state == "not yet":
             return "not yet"
-        words = "there from the first checkpoint"
-        if course.onset is not None:
+        words = "formed, at no step that stands out"
+        if course.from_the_first:
+            words = "there from the first checkpoint"
+        elif course.onset is not None:
             words = f"formed at step {self._between(course.onset)}"
         if course.state == "formed":
             return words
@@ -480,9 +482,14 @@ def _tokens_seen(folder: Path) -> int | None:
     path = folder / "trainer_state.json"
     if not path.is_file():
         return None
-    seen = read_json(path, SweepError).get("num_input_tokens_seen")
+    state = read_json(path, SweepError)
     with fields_fit(path, "state of a Trainer", SweepError):
-        return None if seen is None else int(seen)
+        seen, step = (
+            int(state.get("num_input_tokens_seen") or 0),
+            int(state.get("global_step") or 0),
+        )
+    # A Trainer that was not told to count says 0 at every step.
+    return None if not seen and step else seen
 
 
 def _is_pythia(model: str) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import unknown_name
+from mi_toolkit.core.predictions import ranks_in_order
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
@@ -391,7 +392,7 @@ def alternative_rows(generation: Generation) -> Iterator[dict[str, Any]]:
         chosen = sequence.ids.tolist()
         ids, log_probs = sequence.alternative_ids, sequence.alternative_log_probs
         for step, row in enumerate(zip(ids.tolist(), log_probs.tolist(), strict=True)):
-            for rank, (token, log_prob) in enumerate(zip(*row, strict=True), start=1):
+            for token, log_prob, rank in zip(*row, ranks_in_order(row[1]), strict=True):
                 yield {
                     "sequence": index,
                     "step": step,

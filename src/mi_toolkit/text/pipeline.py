@@ -15,7 +15,7 @@ from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import ReportError, UnknownNameError, unknown_name
 from mi_toolkit.core.head import Head
 from mi_toolkit.core.named_axes import NamedAxes
-from mi_toolkit.core.predictions import Prediction
+from mi_toolkit.core.predictions import Prediction, ranks_in_order
 from mi_toolkit.core.provenance import Provenance
 from mi_toolkit.core.result import Result
 from mi_toolkit.core.tables import table_of
@@ -43,7 +43,8 @@ class EmbeddingStage:
     """Each token as a vector, before any layer."""
 
     token_norms: Float[Tensor, " position"]
-    """Length of the token's embedding."""
+    """Length of the token's embedding as it goes in: times the factor of Gemma and Granite, after
+    the norm of BLOOM."""
 
     position_norms: Float[Tensor, " position"] | None
     """Length of the position's embedding; None where positions come in with the attention."""
@@ -52,7 +53,8 @@ class EmbeddingStage:
     """Length of what enters the first layer."""
 
     nearest_ids: Int[Tensor, "position choice"]
-    """The tokens whose embeddings point most nearly the same way, the nearest first."""
+    """The tokens whose rows of the embedding matrix point most nearly the same way, nearest
+    first."""
 
     nearest_cosines: Float[Tensor, "position choice"]
     """Cosine of the angle between the two embeddings, in [-1, 1]."""
@@ -359,10 +361,11 @@ def output_rows(traced: Pipeline) -> Iterator[dict[str, Any]]:
     stage = traced.output
     following = [*traced.tokens.ids[1:].tolist(), None]
     for position, text in enumerate(traced.tokens.texts):
+        log_probs = stage.top_log_probs[position].tolist()
         choices = zip(
-            stage.top_ids[position].tolist(), stage.top_log_probs[position].tolist(), strict=True
+            stage.top_ids[position].tolist(), log_probs, ranks_in_order(log_probs), strict=True
         )
-        for rank, (token, log_prob) in enumerate(choices, start=1):
+        for token, log_prob, rank in choices:
             yield {
                 "position": position,
                 "token": text,

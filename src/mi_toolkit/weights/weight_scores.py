@@ -474,7 +474,11 @@ class WeightScores(Result):
         return f" of {', '.join(dict.fromkeys(heads))}" if heads else ""
 
     def by_layer(self) -> DataFrame:
-        """One row per parameter: the sum of its scores, their mean and highest, its share."""
+        """One row per parameter: sum and mean of its scores' sizes, the highest score, its share.
+
+        The share is that of the parameter's sum in the sum over all. Of scores with a sign, sizes
+        are summed, so that they do not cancel; the highest has its sign.
+        """
         return layer_table(self)
 
     def rows(self) -> Iterator[Mapping[str, Any]]:
