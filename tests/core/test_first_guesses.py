@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 import mi_toolkit as mi
 from mi_toolkit.core.errors import (
+    BehaviourError,
     ComparisonError,
     GenerationError,
     ModelLoadError,
@@ -32,6 +34,7 @@ from tests.every_job import CLEAN, PROMPT
 from tests.models_here import loaded, untouched
 
 PACKAGES = (mi.heads, mi.weights, mi.interventions, mi.activations, mi.attribution, mi.text)
+TABLE = pd.DataFrame({"text": [PROMPT]})
 BY_NAME = ("load_model", "verify_model", "dynamics", "plan")
 """What takes a model's name."""
 
@@ -215,6 +218,60 @@ def test_a_model_of_no_path_takes_no_tokenizer_from_the_folder_that_python_runs_
             ReportError,
             "A HeadProfiles is wanted",
         ),
+        (lambda m: mi.generate(m, TABLE), PromptError, "as in table['text']"),
+        (lambda m: mi.activation_statistics(m, TABLE, "z"), PromptError, "as in table['text']"),
+        (
+            lambda m: mi.activation_statistics(m, {"text": PROMPT}, "z"),
+            PromptError,
+            "give its values, as in list(texts.values())",
+        ),
+        (lambda _: mi.plan("toy-gpt2", memory=4), PromptError, "write its unit, as in '4GiB'"),
+        (
+            lambda m: mi.ablation_effect(m, PROMPT, 2),
+            UnknownNameError,
+            "2 names no part of a model, nor several: write 'L5H1' for a head, 'L2' for a whole",
+        ),
+        (
+            lambda m: mi.ablation_effect(m, PROMPT, torch.tensor([2, 0])),
+            UnknownNameError,
+            "names no part of a model",
+        ),
+        (
+            lambda m: mi.ablation_effect(m, PROMPT, "label:induction"),
+            UnknownNameError,
+            "report.heads('induction'), of a classify_heads report",
+        ),
+        (
+            lambda m: mi.ablation_effect(m, PROMPT, "L2H0, L1H0"),
+            UnknownNameError,
+            "Several go into a list: ['L2H0', 'L1H0'].",
+        ),
+        (lambda m: mi.ablation_effect(m, PROMPT, []), UnknownNameError, "the list is empty"),
+        (
+            lambda m: mi.score_weights(m, [PROMPT], ["magnitude", "random"]),
+            WeightError,
+            "call score_weights for each",
+        ),
+        (lambda m: mi.score_weights(m, [PROMPT], heads=2), UnknownNameError, "names no head"),
+        (lambda _: mi.Head(-1, 0), UnknownNameError, "both counted from zero"),
+        (
+            lambda m: mi.classify_heads(m, PROMPT, batch_size="4"),
+            PromptError,
+            "classify_heads(): batch_size is a whole number, and not '4'.",
+        ),
+        (
+            lambda m: mi.attribute(m, PROMPT, steps=3.5),
+            PromptError,
+            "attribute(): steps is a whole number, and not 3.5.",
+        ),
+        (
+            lambda m: mi.classify_heads(m, PROMPT, behaviours=5),
+            BehaviourError,
+            "behaviours are names, and not 5",
+        ),
+        (lambda m: mi.length_sweep(m, ["32"]), ComparisonError, "whole numbers of tokens"),
+        (lambda m: mi.perturbed(m, None).__enter__(), WeightError, "None names no weights"),
+        (lambda _: mi.Page([]), UnknownNameError, "A page without a view is empty"),
         (
             lambda m: mi.classify_heads(m, PROMPT).not_applicable_reason("successor"),
             UnknownNameError,
@@ -279,6 +336,28 @@ def test_one_name_is_as_good_as_a_list_of_one(tmp_path: Path) -> None:
             store.read(("resid_post", 1), mask)
     with pytest.raises(StoreError, match="batch_size=0: rows to a batch are 1 or more"):
         next(store.batches(("resid_post", 1), 0))
+
+
+def test_one_head_is_named_in_any_way_wherever_heads_are() -> None:
+    model = loaded("toy-gpt2")
+    expected = mi.score_weights(model, [PROMPT], "magnitude", heads=["L2H0"])
+    for head in (mi.Head(2, 0), (2, 0), "L2H0", "2.0"):
+        found = mi.score_weights(model, [PROMPT], "magnitude", heads=head)
+        assert [place.kept for place in found.places] == [p.kept for p in expected.places]
+    assert mi.Head((2, 0)) == mi.Head(2, 0) == mi.Head("L2H0")
+
+
+def test_a_file_s_name_is_no_text_to_take_a_loss_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere, where texts may be of any size, the same name is read as the file."""
+    monkeypatch.chdir(tmp_path)
+    Path("texts.txt").write_text(f"{PROMPT}\n", encoding="utf-8")
+    model = loaded("toy-gpt2")
+    with pytest.raises(PromptError, match=r"'texts\.txt' is a file, and its name would be read as"):
+        mi.score_weights(model, "texts.txt", "magnitude")
+    assert mi.score_weights(model, ["texts.txt"], "grad_x_weight", layers=0).size
+    assert mi.activation_statistics(model, "texts.txt", ("z", 0)).n_documents == 1
 
 
 def test_one_number_or_text_is_as_good_as_a_list_of_one() -> None:

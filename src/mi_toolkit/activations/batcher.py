@@ -36,7 +36,13 @@ from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.parquet import column
 from mi_toolkit.core.progress import track
 from mi_toolkit.core.tokenizer import Beginning, text_beginning
-from mi_toolkit.core.tokens import TokenBatch, check_fits, from_sequences, one_sequence_of_ids
+from mi_toolkit.core.tokens import (
+    TokenBatch,
+    check_fits,
+    from_sequences,
+    one_sequence_of_ids,
+    refuse_table,
+)
 from mi_toolkit.core.vocabulary import require_tokenizer
 
 Texts = Iterable[Any] | str | os.PathLike[str]
@@ -52,6 +58,11 @@ def documents(texts: Texts, field: str = "text") -> Iterator[Document]:
     Raises:
         PromptError: something is no document, or a file cannot be read as its name says.
     """
+    refuse_table(texts)
+    if isinstance(texts, Mapping):
+        raise PromptError(
+            "A mapping is no list of texts: give its values, as in list(texts.values())."
+        )
     source = _lines_or_records(texts, field) if isinstance(texts, str | os.PathLike) else texts
     for number, entry in enumerate(source):
         yield _document(entry, number, field)

@@ -92,7 +92,7 @@ def run_scoring(model: HookedModel, found: Analysis, metric: str, k: int, on: st
     """
     begun = time.perf_counter()
     if on == "prompt":
-        scores = score_weights(model, found.prompt, metric)
+        scores = score_weights(model, [found.prompt], metric)
     else:
         scores = score_weights(
             model,

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +38,8 @@ from mi_toolkit.atlas.headvis import export_headvis
 from mi_toolkit.cards.profile import profile_heads
 from mi_toolkit.compare.model_comparison import LabelProfile, profile
 from mi_toolkit.compare.stimuli import compare_stimuli
-from mi_toolkit.core.errors import ComparisonError
-from mi_toolkit.core.io import atomic_write, folder_name, remove_drafts
+from mi_toolkit.core.errors import ComparisonError, ReportError
+from mi_toolkit.core.io import atomic_write, folder_name, read_json, remove_drafts
 from mi_toolkit.core.memory import own_garbage
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -96,6 +97,8 @@ def save_label_map(report: HeadReport, path: str | os.PathLike[str]) -> None:
     """Write the map of a report's labels as a PNG file."""
     figures.save_figure(figures.label_picture(report), path)
 
+
+logger = logging.getLogger("mi_toolkit")
 
 NOTHING = "\N{EN DASH}"
 READING = (
@@ -294,6 +297,7 @@ def head_atlas(
     place = Path(out)
     atlas = HeadAtlas(place, tuple(asked))
     remove_drafts(place)
+    _say_who_leaves(place, atlas)
     for name, each in track(
         asked.items(), total=len(asked), label="building atlas", unit="model", show=progress
     ):
@@ -324,6 +328,21 @@ def head_atlas(
         text = json.dumps(record, indent=1, ensure_ascii=False)
         draft.write_text(text + "\n", encoding="utf-8")
     return atlas
+
+
+def _say_who_leaves(place: Path, atlas: HeadAtlas) -> None:
+    """Name the models of an earlier call that are not of this one."""
+    if not (place / RECORD).is_file():
+        return
+    before = read_json(place / RECORD, ReportError).get("models")
+    left = [str(name) for name in before or () if name not in atlas.models]
+    if left:
+        logger.warning(
+            "%s: %s of an earlier call keep their files and leave the index; name them as well to "
+            "have them in it.",
+            place,
+            ", ".join(left),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ class Attribution(Result):
         if not self.is_signed:
             return ""
         total, whole = float(self.scores.double().sum()), self.value - self.baseline_value
-        adds = f"The scores add up to {total:+.3f} of {whole:+.3f}, error {_percent(self)}"
+        adds = f"The scores add up to {total:+z.3f} of {whole:+z.3f}, error {_percent(self)}"
         if self.steps is None:
             return f"{adds}."
         steps, passes = counted(self.steps, "step"), counted(self.n_passes, "pass", "passes")
@@ -154,7 +154,7 @@ class Attribution(Result):
         if self.better_baseline is not None:
             other = f"baseline={self.better_baseline!r}"
         return (
-            f"{said}no number of steps mends it, as F jumps by {self.jump:+.3f} right after the "
+            f"{said}no number of steps mends it, as F jumps by {self.jump:+z.3f} right after the "
             f"baseline {self.baseline!r}: take {other}."
         )
 
@@ -168,7 +168,7 @@ class Attribution(Result):
 
     def text_table(self) -> TextTable:
         """The tokens with the largest scores, in words."""
-        rows = [[f"{score:+.3f}", f"{text!r} at {place}"] for place, text, score in self.top()]
+        rows = [[f"{score:+z.3f}", f"{text!r} at {place}"] for place, text, score in self.top()]
         if len(self.tokens) > _SHOWN:
             rows.append(["", f"and {len(self.tokens) - _SHOWN} more"])
         title = " ".join(filter(None, [f"{self.title()}, by {self.method}.", self.sum_text()]))
@@ -326,7 +326,7 @@ def _no_numbers(
 ) -> AttributionError:
     """What to raise where scores are NaN or infinite, with the way out."""
     way_out = "occlusion" if better is None else f"baseline={better!r}"
-    jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+.3f}"
+    jump = "" if answer.jump is None else f", where F jumps by {answer.jump:+z.3f}"
     return AttributionError(
         f"Scores of tokens are NaN or infinite in {model.cfg.model_name}, from the baseline "
         f"{baseline!r}{jump}: its gradients are no numbers there. Take {way_out}."

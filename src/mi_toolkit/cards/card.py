@@ -49,7 +49,7 @@ from mi_toolkit.core.errors import (
     UnsupportedModelError,
     unknown_name,
 )
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.head import Head, HeadName
 from mi_toolkit.core.model import HookedModel, pattern_hook
 from mi_toolkit.core.passes import visit_activations
 from mi_toolkit.core.process_state import one_job
@@ -67,7 +67,7 @@ from mi_toolkit.heads.relations import KINDS, RELATIONS, read_text
 from mi_toolkit.heads.report import HeadReport
 from mi_toolkit.heads.targets import at_copies
 from mi_toolkit.interventions.ablation import check_kind
-from mi_toolkit.interventions.components import HeadName, checked_heads
+from mi_toolkit.interventions.components import checked_heads
 from mi_toolkit.interventions.confirm.losses import Effect, LossRuns, effect_of, measure
 from mi_toolkit.models.describe import describe_model, provenance_of
 
@@ -363,8 +363,10 @@ class HeadCard(Result):
                 rows.append((name, pairs))
         for loss in (each for each in self.losses if each.kind == "all"):
             found = loss.effect
-            change = f"{found.change:+.4f} [{found.change_low:+.4f}, {found.change_high:+.4f}] nats"
-            rest = f"other heads of its layer {float(found.random.mean()):+.4f}"
+            change = (
+                f"{found.change:+z.4f} [{found.change_low:+z.4f}, {found.change_high:+z.4f}] nats"
+            )
+            rest = f"other heads of its layer {float(found.random.mean()):+z.4f}"
             rows.append((f"{loss.how} ablation", f"{change}, {rest}"))
         if self.links:
             shown = [f"{a.writer} → {a.reader} {a.way} ({a.z:.0f} sd)" for a in self.links[:4]]

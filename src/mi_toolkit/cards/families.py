@@ -257,7 +257,7 @@ class HeadFamilies(Result):
                 self._shown(each),
                 f"{each.stability:.2f}",
                 "" if each.gain != each.gain
-                else f"{each.gain:+.2f} [{each.gain_low:+.2f}, {each.gain_high:+.2f}]",
+                else f"{each.gain:+z.2f} [{each.gain_low:+z.2f}, {each.gain_high:+z.2f}]",
                 each.verdict,
                 self._recurring(each),
             ]

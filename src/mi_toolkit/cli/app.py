@@ -131,8 +131,8 @@ app = App(
         "an equals sign: --target=-. Several values of an option stand apart by spaces or "
         "commas.\n\n"
         "Folders that are not there are made. In those that are, files of the same names are "
-        "replaced, and others stay; a run that was interrupted goes on in its folder, and the "
-        "folder of another run is refused.\n\n"
+        "replaced, and others stay; a run that was interrupted goes on in its folder, and one "
+        "that holds another run of the same command is refused.\n\n"
         "Results go to standard output, all else to standard error. Exit code 0: it worked, 1: the "
         "work failed, 2: wrong usage."
     ),

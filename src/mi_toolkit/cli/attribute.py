@@ -120,7 +120,7 @@ def _lines(found: Attribution) -> Iterator[str]:
         bar = "▇" * round(longest * abs(score) / largest)
         # On the page by colour, here by side: against the target to the left, for it to the right.
         sides = [bar if score < 0 else "", bar if score > 0 else ""]
-        rows.append([str(place), repr(text), f"{score:+.3f}", *sides])
+        rows.append([str(place), repr(text), f"{score:+z.3f}", *sides])
     header = ["", "token", "score", "against", "for"]
     if not against:
         header, rows = ["", "token", "score", ""], [[*row[:3], row[4]] for row in rows]

@@ -276,4 +276,4 @@ def stimulus_lines(compared: StimulusComparison, width: int) -> Iterator[str]:
 
 
 def _signed(figure: float) -> str:
-    return NONE if figure != figure else f"{figure:+.2f}"
+    return NONE if figure != figure else f"{figure:+z.2f}"

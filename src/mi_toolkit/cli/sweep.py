@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -137,7 +138,8 @@ def _sweep_rows(sweep: LengthSweep, stimulus: str, label: str, most: int = 6) ->
         cells = []
         for row, length in enumerate(sweep.lengths):
             report = sweep.report(stimulus, length)
-            figure = f"{float(report[behaviour][layer, head]):z.2f}"
+            value = float(report[behaviour][layer, head])
+            figure = "–" if math.isnan(value) else f"{value:z.2f}"
             cells.append(figure + ("*" if holds[row, layer, head] else " "))
         rows.append([label, f"L{layer}H{head}", *cells])
     if len(found) > most:

@@ -132,7 +132,7 @@ def _neurons(traced: Pipeline) -> list[list[str]]:
             strict=True,
         )
         shown = [
-            f"N{neuron} {value:+.2f} at {traced.tokens.texts[position]!r}"
+            f"N{neuron} {value:+z.2f} at {traced.tokens.texts[position]!r}"
             for neuron, value, position in found
         ]
         rows.append([str(layer), "  ".join(shown)])

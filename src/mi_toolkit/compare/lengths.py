@@ -387,7 +387,10 @@ class _Step:
 
 
 def _checked(model: HookedModel, lengths: int | Sequence[int]) -> tuple[int, ...]:
-    found = tuple(sorted({lengths} if isinstance(lengths, int) else set(lengths)))
+    asked = {lengths} if isinstance(lengths, int | str) else set(lengths)
+    if not all(isinstance(length, int) for length in asked):
+        raise ComparisonError(f"Lengths are whole numbers of tokens, not {lengths!r}.")
+    found = tuple(sorted(asked))
     if not found or found[0] < 4:
         raise ComparisonError(f"Lengths are 4 tokens or more, not {lengths}.")
     room = model.cfg.n_ctx - len(standard_beginning(model).ids)

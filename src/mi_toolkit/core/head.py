@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from mi_toolkit.core.errors import UnknownNameError, short_repr
 
@@ -28,15 +28,15 @@ class Head(_Place):
 
     __slots__ = ()
 
-    def __new__(cls, layer: int | str, head: int | None = None) -> Head:  # noqa: PYI034 (see `Saved`)
-        """A head by its two numbers, or by its name.
+    def __new__(cls, layer: int | str | tuple[int, int], head: int | None = None) -> Head:  # noqa: PYI034 (see `Saved`)
+        """A head by its two numbers, apart or as a pair, or by its name.
 
         Raises:
             UnknownNameError: no such way of naming a head.
         """
-        if isinstance(layer, str) and head is None:
+        if head is None and isinstance(layer, str | tuple):
             return cls.of(layer)
-        if head is None or isinstance(layer, str):
+        if head is None or not isinstance(layer, int) or not (_counts(layer) and _counts(head)):
             raise _no_head(layer if head is None else (layer, head))
         return super().__new__(cls, layer, head)
 
@@ -59,8 +59,8 @@ class Head(_Place):
                 raise _no_head(name)
             return cls(int(match[1]), int(match[2]))
         given: object = name
-        pair = tuple(given) if isinstance(given, Iterable) else ()
-        if len(pair) != 2 or not all(isinstance(number, int) for number in pair):
+        pair = tuple(given) if _has_items(given) else ()
+        if len(pair) != 2 or not all(map(_counts, pair)):
             raise _no_head(name)
         return cls(*pair)
 
@@ -78,8 +78,37 @@ class Head(_Place):
         return self
 
 
+def one_or_several(heads: Any) -> list[Any]:
+    """Names of heads one by one: `(5, 1)` is one head.
+
+    >>> one_or_several("L5H1"), one_or_several((5, 1)), one_or_several([(5, 1), "L0H0"])
+    (['L5H1'], [(5, 1)], [(5, 1), 'L0H0'])
+
+    Raises:
+        UnknownNameError: neither names nor a name.
+    """
+    if not _has_items(heads):
+        raise _no_head(heads)
+    is_pair = isinstance(heads, tuple) and [*map(type, heads)] == [int, int]
+    return [heads] if is_pair or isinstance(heads, str | Head) else [*heads]
+
+
+def _has_items(given: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether it can be gone through; a tensor of one number cannot."""
+    return isinstance(given, Iterable) and getattr(given, "ndim", 1) > 0
+
+
+def _counts(number: object) -> bool:
+    """Whether it counts something from zero."""
+    return isinstance(number, int) and number >= 0
+
+
 def _no_head(name: object) -> UnknownNameError:
     return UnknownNameError(
         f"{short_repr(name)} names no head. Write 'L5H1', '5.1', 'a5.h1' or (5, 1): layer 5, "
         "head 1, both counted from zero."
     )
+
+
+HeadName = Head | tuple[int, int] | str
+"""What names a head."""

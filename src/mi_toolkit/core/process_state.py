@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mi_toolkit.core.errors import ModelTypeError
+from mi_toolkit.core.errors import ModelTypeError, PromptError
 from mi_toolkit.core.interrupts import contexts_whole
 from mi_toolkit.core.memory import memory_told
 from mi_toolkit.core.progress import own_progress
@@ -177,6 +177,26 @@ def check_arguments(
         )
 
 
+def check_numbers(
+    asking: str,
+    parameters: Mapping[str, Parameter],
+    given: Sequence[object],
+    named: Mapping[str, object],
+) -> None:
+    """Check that numbers are numbers, by the annotations of a function.
+
+    Raises:
+        PromptError: a text in the place of a number, or one that is not whole.
+    """
+    for name, value in (*zip(parameters, given, strict=False), *named.items()):
+        kind = str(parameters[name].annotation).removesuffix(" | None")
+        is_text = kind in ("int", "float") and isinstance(value, str)
+        is_broken = kind == "int" and isinstance(value, float) and not value.is_integer()
+        if is_text or is_broken:
+            wanted = "a whole number" if kind == "int" else "a number"
+            raise PromptError(f"{asking}(): {name} is {wanted}, and not {value!r}.")
+
+
 def require_hooks(model: object, asking: str) -> None:
     """Check that what was given as a model is one, and say what to do with what is not.
 
@@ -275,6 +295,7 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
     def run(*given: Given.args, **named: Given.kwargs) -> Found:
         model = named.get("model", given[0] if given else None)
         check_arguments(function.__name__, parameters, given, named)
+        check_numbers(function.__name__, parameters, given, named)
         if takes_model and (given or "model" in named):
             require_hooks(model, function.__name__)
         with ExitStack() as stack:

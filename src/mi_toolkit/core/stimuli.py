@@ -37,6 +37,7 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 from itertools import chain
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -390,6 +391,10 @@ def text_digest(texts: Sequence[str]) -> str:
     return sha.hexdigest()
 
 
+FILES_OF_TEXTS = (".txt", ".jsonl", ".ndjson", ".parquet")
+"""Endings of files that hold texts."""
+
+
 def loss_batch(
     model: HookedModel,
     texts: Prompt | None,
@@ -415,6 +420,11 @@ def loss_batch(
     if limit is not None and limit < 1:
         raise PromptError(f"A limit of {limit} texts leaves none to measure a loss on.")
     room = min(max_length or MAX_TOKENS, int(model.cfg.n_ctx))
+    if isinstance(texts, str) and texts.endswith(FILES_OF_TEXTS) and Path(texts).is_file():
+        raise PromptError(
+            f"{texts!r} is a file, and its name would be read as the text: give what is in it, as "
+            f"in pathlib.Path({texts!r}).read_text().splitlines(), or [{texts!r}] if you mean that."
+        )
     if texts is None:
         texts = halves(evaluation_passages(model))[0]
     if isinstance(texts, TokenBatch):

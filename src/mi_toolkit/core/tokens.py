@@ -333,6 +333,7 @@ def _entries(prompt: Any) -> list[_Entry]:
         return list(_id_rows(prompt))
     if isinstance(prompt, bytes | bytearray) or not isinstance(prompt, Iterable):
         raise PromptError(f"{_named(prompt)} is no prompt: give {_FORMS}.")
+    refuse_table(prompt)
     items = list(prompt)
     if not items:
         raise PromptError("The list of prompts is empty: give at least one.")
@@ -352,6 +353,21 @@ def _entry(item: Any, place: str) -> _Entry:
     if len(found) != 1:
         raise PromptError(f"Prompt {place} holds {len(found)} prompts: give a flat list of them.")
     return found[0]
+
+
+def refuse_table(texts: object) -> None:
+    """Refuse a table of pandas: what it gives one by one are the names of its columns.
+
+    Raises:
+        PromptError: it is one.
+    """
+    columns = getattr(texts, "columns", None)
+    if columns is not None and hasattr(texts, "iloc"):
+        first = next(iter(columns), "text")
+        raise PromptError(
+            f"A table is no text, nor several: give the column that holds them, as in "
+            f"table[{first!r}]."
+        )
 
 
 def one_sequence_of_ids(given: Any) -> list[int] | None:

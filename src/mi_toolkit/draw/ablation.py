@@ -266,12 +266,12 @@ def view_patching(found: Found) -> ResultView:
 
 def _patching(found: Patching) -> ResultView:
 
-    rows = [[str(layer), place, f"{share:+.3f}"] for layer, place, share in found.top(LISTED)]
+    rows = [[str(layer), place, f"{share:+z.3f}"] for layer, place, share in found.top(LISTED)]
     return ResultView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
-            f"{found.corrupted:+.3f} after the corrupted one. Each cell is the corrupted run with "
+            f"The {found.metric} is {found.clean:+z.3f} after the clean prompt and "
+            f"{found.corrupted:+z.3f} after the corrupted one. Each cell is the corrupted run with "
             f"one clean {found.what} put in: 0 changes nothing, 1 brings all of the difference "
             "back. Orange takes it further away."
         ),
@@ -289,12 +289,12 @@ def _patching(found: Patching) -> ResultView:
 
 def _attribution(found: AttributionPatching) -> ResultView:
 
-    rows = [[part, place, f"{value:+.3f}"] for part, place, value in found.top(LISTED)]
+    rows = [[part, place, f"{value:+z.3f}"] for part, place, value in found.top(LISTED)]
     return ResultView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
-            f"{found.corrupted:+.3f} after the corrupted one. Each cell estimates by a gradient "
+            f"The {found.metric} is {found.clean:+z.3f} after the clean prompt and "
+            f"{found.corrupted:+z.3f} after the corrupted one. Each cell estimates by a gradient "
             "what putting that clean activation into the corrupted run would change it by: purple "
             "raises it, orange lowers it. It is of first order: activation patching checks it."
         ),
@@ -309,14 +309,14 @@ def _attribution(found: AttributionPatching) -> ResultView:
 def _edges(found: EdgeAttribution) -> ResultView:
 
     rows = [
-        [writer, reader, place, f"{value:+.3f}"]
+        [writer, reader, place, f"{value:+z.3f}"]
         for writer, reader, place, value in found.top(LISTED)
     ]
     return ResultView(
         title=found.title(),
         caption=(
-            f"The {found.metric} is {found.clean:+.3f} after the clean prompt and "
-            f"{found.corrupted:+.3f} after the corrupted one. Each arrow estimates by a gradient "
+            f"The {found.metric} is {found.clean:+z.3f} after the clean prompt and "
+            f"{found.corrupted:+z.3f} after the corrupted one. Each arrow estimates by a gradient "
             "what the writer's clean output, read by that one reader, would change it by: purple "
             "raises it, orange lowers it, thicker is more. The strongest paths are shown, of "
             f"{len(found.scores):,}; what a head moves between tokens happens inside it."
@@ -331,11 +331,11 @@ def _edges(found: EdgeAttribution) -> ResultView:
 
 def _direct(found: DirectAttribution) -> ResultView:
 
-    rows = [[part, f"{value:+.3f}"] for part, value in found.top(LISTED)]
+    rows = [[part, f"{value:+z.3f}"] for part, value in found.top(LISTED)]
     return ResultView(
         title=found.title(),
         caption=(
-            f"It is {found.logit:+.3f}, the sum of what embedding, heads, attention biases and "
+            f"It is {found.logit:+z.3f}, the sum of what embedding, heads, attention biases and "
             "MLPs write towards it, read through the final norm with its scale held, and of a "
             f"constant; the residue is {found.residue:+.1e}. Purple writes for it, orange against. "
             "Only the direct path counts: what a head changes in later parts is theirs."

@@ -89,8 +89,10 @@ class Page:
         """Check that views are given, and not what they are of.
 
         Raises:
-            UnknownNameError: something else.
+            UnknownNameError: something else, or none.
         """
+        if not self._views():
+            raise UnknownNameError("A page without a view is empty: mi.Page([mi.view(result), …]).")
         for view in self._views():
             if not isinstance(view, View):
                 kind = type(view).__name__

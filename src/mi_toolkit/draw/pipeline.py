@@ -216,7 +216,7 @@ def mlp_html(traced: Pipeline) -> Markup:
             strict=True,
         )
         said = ", ".join(
-            f"N{neuron} {value:+.2f} at {visible(traced.tokens.texts[position])}"
+            f"N{neuron} {value:+z.2f} at {visible(traced.tokens.texts[position])}"
             for neuron, value, position in found
         )
         norms = stage.norms[row]

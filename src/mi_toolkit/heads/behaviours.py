@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -252,7 +252,11 @@ def chosen(names: Sequence[str | Behaviour] | str | None) -> tuple[Behaviour, ..
     """
     if names is None:
         return _STANDARD
-    asked = [names] if isinstance(names, str) else names
+    asked = [names] if isinstance(names, str | Behaviour) else names
+    if not isinstance(asked, Iterable):
+        raise BehaviourError(
+            f"behaviours are names, and not {short_repr(asked)}: behaviours=['induction']."
+        )
     if not asked:
         raise BehaviourError(
             "No behaviour is asked for: name one or more, or leave behaviours out for the standard "

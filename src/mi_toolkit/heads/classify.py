@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mi_toolkit.core.errors import PromptError, UnknownNameError, unknown_name
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.head import Head, HeadName, one_or_several
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -154,15 +154,13 @@ LABEL = "label:"
 """What stands before a label where heads are named by it."""
 
 
-def heads_named(
-    model: HookedModel, names: str | Iterable[Head | tuple[int, int] | str]
-) -> list[Head]:
+def heads_named(model: HookedModel, names: HeadName | Iterable[HeadName]) -> list[Head]:
     """Heads by name, or by label: `label:induction` is all that `classify_heads(model)` gives it.
 
     Raises:
         UnknownNameError: no such head or label, or a label that no head has.
     """
-    asked = [names] if isinstance(names, str) else list(names)
+    asked = one_or_several(names)
     labels = [name.removeprefix(LABEL) for name in map(str, asked) if name.startswith(LABEL)]
     found = [Head.of(name) for name in asked if not str(name).startswith(LABEL)]
     if labels:

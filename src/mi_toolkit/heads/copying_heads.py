@@ -103,7 +103,7 @@ class CopyingScores(Result):
         """The heads that copy most and those that suppress most."""
 
         def shown(heads: list[Head]) -> str:
-            return ", ".join(f"{head} {float(self.effect[head]):+.1f}" for head in heads[:6])
+            return ", ".join(f"{head} {float(self.effect[head]):+z.1f}" for head in heads[:6])
 
         return TextTable(
             title=(

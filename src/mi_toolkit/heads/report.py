@@ -119,7 +119,7 @@ def copying_text(report: HeadReport, label: str, head: Head) -> str:
     if math.isnan(effect):
         return ""
     verb = "copies" if low > 0 else "suppresses" if high < 0 else NOT_SHOWN
-    return f" {verb} {effect:+.1f}"
+    return f" {verb} {effect:+z.1f}"
 
 
 NOT_SHOWN = "copying not shown"

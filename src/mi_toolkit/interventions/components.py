@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mi_toolkit.core.errors import UnknownNameError, UnsupportedModelError
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.errors import UnknownNameError, UnsupportedModelError, short_repr
+from mi_toolkit.core.head import Head, HeadName, one_or_several
 from mi_toolkit.core.model import (
     HookedModel,
     HookFunction,
@@ -88,9 +88,9 @@ class Component:
             head = Head.of(name)
         except UnknownNameError:
             raise UnknownNameError(
-                f"{name!r} names no part of a model. Write 'L5H1' or (5, 1) for a head, 'L5N300' "
-                "for a neuron, 'L5.attn' or 'L5.mlp' for all of a layer's heads or neurons, 'L5' "
-                "for both; all counted from zero."
+                f"{short_repr(name)} names no part of a model.{_hint(name)} Write 'L5H1' or "
+                "(5, 1) for a head, 'L5N300' for a neuron, 'L5.attn' or 'L5.mlp' for all of a "
+                "layer's heads or neurons, 'L5' for both; all counted from zero."
             ) from None
         return Component(head.layer, "head", head.head)
 
@@ -105,7 +105,16 @@ class Component:
         return str(self)
 
 
-HeadName = Head | tuple[int, int] | str
+def _hint(name: object) -> str:
+    """What is meant by a text that is no name of a part, where that can be seen."""
+    if isinstance(name, str) and name.startswith("label:"):
+        label = name.removeprefix("label:")
+        return f" The heads with a label are report.heads({label!r}), of a classify_heads report."
+    if isinstance(name, str) and len(name.replace(",", " ").split()) > 1:
+        return f" Several go into a list: {name.replace(',', ' ').split()}."
+    return ""
+
+
 ComponentName = Component | HeadName
 
 
@@ -119,6 +128,8 @@ def checked_components(
         UnsupportedModelError: one that it has, and whose activation cannot be hooked.
     """
     found = tuple(sorted({Component.of(name) for name in _several(components)}))
+    if not found:
+        raise UnknownNameError("No part of the model is named: the list is empty.")
     for component in found:
         _check(model, component)
     if any(component.part in _IN_ATTENTION for component in found):
@@ -150,9 +161,15 @@ def checked_heads(model: HookedModel, heads: HeadName | Iterable[HeadName]) -> t
 
 def _several(names: Any) -> list[Any]:
     """The names one by one: `(5, 1)` is one head."""
-    is_pair = isinstance(names, tuple) and len(names) == 2
-    is_one = isinstance(names, str | Head | Component)
-    return [names] if is_one or (is_pair and all(isinstance(n, int) for n in names)) else [*names]
+    if isinstance(names, Component):
+        return [names]
+    if not isinstance(names, Iterable) or getattr(names, "ndim", 1) == 0:
+        way = f", 'L{names}' for a whole layer" if isinstance(names, int) else ""
+        raise UnknownNameError(
+            f"{short_repr(names)} names no part of a model, nor several: write 'L5H1' for a head"
+            f"{way}, or a list of such."
+        )
+    return one_or_several(names)
 
 
 def _check(model: HookedModel, component: Component) -> None:

@@ -273,8 +273,8 @@ class DirectAttribution(Result):
 
     def text_table(self) -> TextTable:
         """The parts that write most."""
-        title = f"{self.title()}: {self.logit:+.3f}, residue {self.residue:+.1e}"
-        rows = [[name, f"{value:+.3f}"] for name, value in self.top()]
+        title = f"{self.title()}: {self.logit:+z.3f}, residue {self.residue:+.1e}"
+        rows = [[name, f"{value:+z.3f}"] for name, value in self.top()]
         return TextTable(title=title, header=["part", "write"], rows=rows)
 
 

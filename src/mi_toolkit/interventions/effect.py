@@ -389,12 +389,12 @@ class AblationEffect(PromptEffect, Result):
 
 def _number(value: float, name: str, *, sign: bool = False) -> str:
     if name == "rank":
-        return f"{value:+.0f}" if sign else f"{value:.0f}"
+        return f"{value:+z.0f}" if sign else f"{value:.0f}"
     if math.isnan(value):
         return "–"
     if name == "kl":  # small ones are of many sizes
         return f"{value:+.4g}" if sign else f"{value:.4g}"
-    return f"{value:+.3f}" if sign else f"{value:.3f}"
+    return f"{value:+z.3f}" if sign else f"{value:.3f}"
 
 
 TOP = 10

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import PromptError
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.head import Head, HeadName
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import visit_patterns
 from mi_toolkit.core.process_state import one_job
@@ -31,7 +31,6 @@ from mi_toolkit.core.stats import over_texts
 from mi_toolkit.core.stimuli import ioi_prompts
 from mi_toolkit.core.tokens import TokenBatch
 from mi_toolkit.interventions.ablation import ablating
-from mi_toolkit.interventions.components import HeadName
 
 FIGURES = ("clean", "effect", "ci_low", "ci_high")
 ROLES = ("end", "io", "s1", "s2")
@@ -79,7 +78,7 @@ class InhibitionEffects(Result):
         return TextTable(
             title=f"InhibitionEffects on the preference of {movers}, {self.n_prompts} prompts",
             rows=[
-                (str(head), f"{effect:+.3f} [{low:+.3f}, {high:+.3f}] of {clean:+.3f}")
+                (str(head), f"{effect:+z.3f} [{low:+z.3f}, {high:+z.3f}] of {clean:+z.3f}")
                 if not clean.isnan()
                 else (str(head), "no name mover stands after it")
                 for head, effect, low, high, clean in rows

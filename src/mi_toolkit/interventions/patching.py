@@ -124,7 +124,7 @@ class Pairs:
                 found.append(float(self.metric(logits)))
         if found[0] == found[1]:
             raise PromptError(
-                "The clean and the corrupted prompts give the same logits for "
+                "The clean and the corrupted prompts give the same "
                 f"{self.in_words(model)}, so there is no difference to carry over."
             )
         return found[0], found[1]
@@ -184,8 +184,8 @@ class PairsResult(Result):
 
     def text_table(self) -> TextTable:
         """What matters most, next to the metric of both runs."""
-        about = f"{self.metric}, {self.clean:+.3f} clean, {self.corrupted:+.3f} corrupted"
-        rows = [[*map(str, names), f"{figure:+.3f}"] for *names, figure in self.top()]
+        about = f"{self.metric}, {self.clean:+z.3f} clean, {self.corrupted:+z.3f} corrupted"
+        rows = [[*map(str, names), f"{figure:+z.3f}"] for *names, figure in self.top()]
         return TextTable(title=f"{self.title()}: {about}", header=self.header(), rows=rows)
 
 

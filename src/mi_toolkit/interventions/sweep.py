@@ -121,11 +121,11 @@ class AblationSweep(Result):
         return [
             [
                 str(head),
-                f"{change:+.3f}",
-                f"{float(self.logit[head]):+.3f}",
+                f"{change:+z.3f}",
+                f"{float(self.logit[head]):+z.3f}",
                 str(self.clean.rank + int(self.rank[head])),
                 f"{float(self.kl[head]):.3f}",
-                f"{float(self.loss[head]):+.3f}",
+                f"{float(self.loss[head]):+z.3f}",
             ]
             for head, change in self.top(n)
         ]

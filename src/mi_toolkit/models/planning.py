@@ -344,11 +344,15 @@ _UNITS = {"": 1, "B": 1} | {
 }
 
 
+LEAST = 2**16
+"""Bytes: who says less means another unit."""
+
+
 def bytes_named(memory: int | str) -> int:
     """An amount of memory in bytes.
 
-    >>> bytes_named("4GiB"), bytes_named("1.5 GB"), bytes_named(100)
-    (4294967296, 1500000000, 100)
+    >>> bytes_named("4GiB"), bytes_named("1.5 GB"), bytes_named(2**20)
+    (4294967296, 1500000000, 1048576)
 
     Raises:
         PromptError: it is none.
@@ -363,8 +367,11 @@ def bytes_named(memory: int | str) -> int:
         raise PromptError(
             f"memory={memory!r} is no amount of memory: bytes, or text such as '4GiB' or '500MB'."
         ) from None
-    if found < 1:
-        raise PromptError(f"memory={memory!r}: there has to be some.")
+    if found < LEAST:
+        raise PromptError(
+            f"memory={memory!r} is {found} bytes, in which no model fits: write its unit, as in "
+            f"'{number}GiB'."
+        )
     return found
 
 

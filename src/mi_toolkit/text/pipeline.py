@@ -124,9 +124,12 @@ class MlpStage:
     """What they reach, with its sign: what `W_out` is multiplied with."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class LensStage:
-    """The logit lens: what the model would predict, if it stopped here."""
+    """The logit lens: what the model would predict, if it stopped here.
+
+    As a table: `traced.to_pandas("lens")`; to look at: `mi.view(traced)`.
+    """
 
     names: tuple[str, ...]
     """`embedding`, and then each layer, `layer 0` first."""
@@ -145,6 +148,12 @@ class LensStage:
 
     divergences: Float[Tensor, "entry position"]
     """KL(model ‖ lens), in nats: 0 after the last layer."""
+
+    def __repr__(self) -> str:
+        depths, positions, _ = self.top_ids.shape
+        return (
+            f"LensStage: {depths} depths × {positions} positions; a table: traced.to_pandas('lens')"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -274,7 +283,7 @@ class Pipeline(Result):
         neuron, layer = int(self.mlp.neurons[row, 0]), self.mlp.layers[row]
         value = float(self.mlp.activations[row, 0])
         at = self.tokens.texts[int(self.mlp.positions[row, 0])]
-        return f"most active: L{layer}N{neuron} {value:+.2f} at {at!r}"
+        return f"most active: L{layer}N{neuron} {value:+z.2f} at {at!r}"
 
     def _settled(self) -> str:
         """From which layer on the lens says what the model says in the end."""

@@ -23,13 +23,11 @@ from mi_toolkit.core.errors import (
     WeightError,
     unknown_name,
 )
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.head import Head, HeadName, one_or_several
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.tl_compat import checkpoint_path
 from mi_toolkit.weights.coordinates import HFPlace, ParameterInfo, ParameterView, Unit, WeightMatrix
 from mi_toolkit.weights.parts import MLP, Part, bridge_parts, hooked_parts
-
-HeadName = Head | tuple[int, int] | str
 
 OF_MLP = (*MLP, "router", "shared_gate")
 """Names that stay as they are."""
@@ -279,7 +277,7 @@ def _of_heads(
     matrices: Sequence[Place], chosen: Sequence[Place], heads: Iterable[HeadName]
 ) -> list[Place]:
     """The parameters that these heads own a part of, each with the heads that are meant."""
-    asked = {Head.of(head) for head in heads}
+    asked = {Head.of(head) for head in one_or_several(heads)}
     n_layers = 1 + max(m.layer for m in matrices if m.layer is not None)
     n_heads = max((m.n_units for m in matrices if m.unit == "head"), default=0)
     for head in sorted(asked):

@@ -128,6 +128,11 @@ def triples(weights: Any) -> list[tuple[str, int, int]]:
             raise WeightError(f"A table of weights needs a column {min(missing)!r}.")
         columns = (weights["parameter"], weights["row"], weights["column"])
         return [(str(name), int(r), int(c)) for name, r, c in zip(*columns, strict=True)]
+    if not isinstance(weights, Iterable):
+        raise WeightError(
+            f"{short_repr(weights)} names no weights: give a table of scores.top(k), or "
+            "(parameter, row, column) of each."
+        )
     is_triple = isinstance(weights, tuple) and len(weights) == 3 and isinstance(weights[1], int)
     return [
         _triple(each) for each in ([weights] if isinstance(weights, str) or is_triple else weights)

@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mi_toolkit.core.errors import WeightError, unknown_name
+from mi_toolkit.core.errors import WeightError, short_repr, unknown_name
+from mi_toolkit.core.head import HeadName
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.passes import check_finite_figures
 from mi_toolkit.core.process_state import one_job
@@ -30,7 +31,7 @@ from mi_toolkit.models.describe import provenance_of
 from mi_toolkit.weights.activation_scorers import routed_tokens
 from mi_toolkit.weights.calibration import Calibration, Objective, objective_named, require_finite
 from mi_toolkit.weights.coordinates import ParameterInfo
-from mi_toolkit.weights.parameters import HeadName, select, weight_matrices
+from mi_toolkit.weights.parameters import select, weight_matrices
 from mi_toolkit.weights.scorers import SCORERS
 from mi_toolkit.weights.weight_scores import WeightScores
 
@@ -97,6 +98,10 @@ def score_weights(
         >>> scores.top(2)[["parameter", "row", "column"]].shape
         (2, 3)
     """
+    if not isinstance(metric, str):
+        raise WeightError(
+            f"metric is one name, and not {short_repr(metric)}: call score_weights for each."
+        )
     if metric not in SCORERS:
         raise unknown_name("weight scorer", metric, SCORERS)
     if batch_size < 1:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mi_toolkit.core.display import TextTable
 from mi_toolkit.core.errors import WeightError
+from mi_toolkit.core.head import HeadName
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.process_state import one_job
 from mi_toolkit.core.progress import track
@@ -26,7 +27,6 @@ from mi_toolkit.core.stimuli import loss_batch
 from mi_toolkit.core.tokens import Prompt, TokenBatch, from_sequences
 from mi_toolkit.heads.classify import heads_named
 from mi_toolkit.models.describe import provenance_of
-from mi_toolkit.weights.parameters import HeadName
 from mi_toolkit.weights.ranking import jaccard, rank_biased_overlap, spearman
 from mi_toolkit.weights.score import score_blockwise, score_weights
 from mi_toolkit.weights.weight_scores import WeightScores

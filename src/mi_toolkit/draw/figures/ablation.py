@@ -221,7 +221,8 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
         0.12,
         0.52,
         "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; "
-        "filled: labelled at that length; grey: heads never labelled",
+        f"filled: labelled at that length; in colour: the {NAMED_HEADS} strongest of those; grey: "
+        "all others",
         fontsize=8,
         color=muted_text(),
     )

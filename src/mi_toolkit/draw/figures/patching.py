@@ -113,8 +113,8 @@ def direct_map(found: DirectAttribution, ax: Axes | None = None) -> Axes:
         ax,
         values,
         title=(
-            f"logit {found.logit:+.2f} = these, embedding {found.embedding:+.2f}, constant "
-            f"{found.constant:+.2f}"
+            f"logit {found.logit:+z.2f} = these, embedding {found.embedding:+z.2f}, constant "
+            f"{found.constant:+z.2f}"
         ),
         rows=[str(layer) for layer in range(n_layers)],
         columns=[*(str(head) for head in range(n_heads)), "b", "M"],

@@ -88,7 +88,7 @@ def _draw(ax: Axes, found: Attribution, labels: list[str], *, width: float) -> N
             Rectangle(corner, across, BOX, facecolor=colour, edgecolor=line(), linewidth=0.5)
         )
         ax.text(middle, row * ROW + BOX / 2, label, fontsize=9.5, color=ink_on(colour), **words)
-        number = f"{score:+.2f}" if found.is_signed else f"{score:.2f}"
+        number = f"{score:+z.2f}" if found.is_signed else f"{score:.2f}"
         ax.text(middle, row * ROW + BOX + 0.1, number, fontsize=6.5, **words)
 
 

@@ -370,14 +370,14 @@ def details(trial: HypothesisTest) -> Iterator[list[str]]:
             f"{found.n_reaching_without} of {found.n_without} do as much",
         ]
     for share in found.shapley:
-        value = f"{share.value:+.3f} ± {share.standard_error:.3f}"
+        value = f"{share.value:+z.3f} ± {share.standard_error:.3f}"
         yield [
             "",
             f"{share.head}'s share",
             value,
             "",
             "",
-            f"Shapley value; alone {share.alone:+.3f}",
+            f"Shapley value; alone {share.alone:+z.3f}",
         ]
     for backup in found.backups or ():
         yield [
@@ -386,7 +386,7 @@ def details(trial: HypothesisTest) -> Iterator[list[str]]:
             with_interval(backup.growth, backup.growth_low, backup.growth_high, digits=3),
             "",
             "",
-            f"{backup.alone:+.3f} alone, {backup.after:+.3f} after the set",
+            f"{backup.alone:+z.3f} alone, {backup.after:+z.3f} after the set",
         ]
     if found.backups == ():
         yield ["", "stands in: no head", *[""] * 3, "no effect grows when the set is ablated"]

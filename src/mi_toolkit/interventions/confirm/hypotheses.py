@@ -33,7 +33,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mi_toolkit.core.errors import PromptError, ReportError, short_repr, unknown_name
-from mi_toolkit.core.head import Head
+from mi_toolkit.core.head import Head, HeadName
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.core.stimuli import STIMULI, evaluation_passages, natural
 from mi_toolkit.core.tokens import Prompt, TokenBatch, tokenise
@@ -42,7 +42,7 @@ from mi_toolkit.heads.classify import OWN_PROMPT
 from mi_toolkit.heads.labels import behaviour_of
 from mi_toolkit.heads.plan import make_plan
 from mi_toolkit.heads.report import HeadReport
-from mi_toolkit.interventions.components import HeadName, checked_heads
+from mi_toolkit.interventions.components import checked_heads
 from mi_toolkit.models.describe import describe_model
 
 Labelled = HeadReport | Mapping[str, Iterable[HeadName]]
