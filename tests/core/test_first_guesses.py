@@ -246,7 +246,6 @@ def test_a_model_of_no_path_takes_no_tokenizer_from_the_folder_that_python_runs_
             UnknownNameError,
             "Several go into a list: ['L2H0', 'L1H0'].",
         ),
-        (lambda m: mi.ablation_effect(m, PROMPT, []), UnknownNameError, "the list is empty"),
         (
             lambda m: mi.score_weights(m, [PROMPT], ["magnitude", "random"]),
             WeightError,

@@ -13,6 +13,7 @@ from mi_toolkit.compare.model_comparison import profile
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.model import HookedModel
 from mi_toolkit.heads.report import HeadReport
+from tests.models_here import loaded
 from tests.tiny_models import tiny_model, tiny_tokenizer
 
 KINDS = ["conv", "full_attention", "conv", "full_attention"]
@@ -31,7 +32,7 @@ def report() -> HeadReport:
 
 def test_only_heads_that_are_there_are_listed_and_counted() -> None:
     found = report()
-    assert found.attention_layers == [1, 3]
+    assert found.attention_layers == (1, 3)
     assert len(found.all_heads) == 8
     named = {head for label in (*found.scope_names, "unclassified") for head in found.heads(label)}
     assert {head.layer for head in named} <= {1, 3}
@@ -70,8 +71,13 @@ def test_untrained_twins_have_as_many_heads() -> None:
     assert control.n_heads == 8
 
 
+def test_a_report_from_before_they_were_kept_has_heads_in_every_layer() -> None:
+    record, tensors = report().taken_apart()
+    del record["attention_layers"]
+    assert len(HeadReport.put_together(record, tensors).all_heads) == 16
+
+
 def test_where_nothing_applies_every_head_counts() -> None:
-    model = mi.load_model("toy-gpt2")
-    found = mi.classify_heads(model, "A", behaviours=["induction"])
+    found = mi.classify_heads(loaded("toy-gpt2"), "A", behaviours=["induction"])
     assert len(found.heads("unclassified")) == 16
     assert {each.label: each.count for each in profile(found)}["unclassified"] == 16

@@ -180,7 +180,7 @@ def _pairs(reports: Mapping[str, HeadReport]) -> Iterator[StimulusPair]:
 def _are_heads(report: HeadReport) -> Bool[Tensor, " head"]:
     """Of all places of heads, layer by layer: those in layers that have attention."""
     found = torch.zeros(report.scope.shape, dtype=torch.bool)
-    found[report.attention_layers] = True
+    found[[head.layer for head in report.all_heads]] = True
     return found.flatten()
 
 

@@ -209,7 +209,7 @@ def agreement_html(comparison: ModelComparison) -> Markup:
     return tables_html(
         TextTable(
             title="The same next token along the prompt",
-            header=["models", "agree", "by chance", "places that both can speak of"],
+            header=["models", "agree", "by chance", "places compared"],
             rows=rows,
         ),
         f"Right about the prompt's own next tokens: {right}.",

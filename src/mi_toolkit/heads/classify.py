@@ -90,6 +90,7 @@ def assembled(run: StimulusRun, min_lift: float, fdr: float | None, seed: int) -
             coverage,
         ),
         windows=run.facts.windows,
+        attention_layers=tuple(run.layers),
         applicable={name: bool(head_queries[i].any()) for i, name in enumerate(names)},
         interval={name: figures[most[i]].interval[i] for i, name in enumerate(names)},
         n_sequences={name: most[i].plan.eligibility[i].n_sequences for i, name in enumerate(names)},

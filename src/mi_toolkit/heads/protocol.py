@@ -251,6 +251,7 @@ def empty_report(
         label_names=label_names(facts),
         scope=scope_of_heads(nowhere, nowhere, nowhere),
         windows=described.windows,
+        attention_layers=tuple(attention_layers(model)),
         applicable=dict.fromkeys(names, False),
         interval=dict.fromkeys(names, NOT_APPLICABLE),
         n_sequences=dict.fromkeys(names, 0),

@@ -265,6 +265,10 @@ class HeadReport(Result):
     untrained: UntrainedControl | None = None
     """How high untrained twins of the model score, where that was asked (`against`)."""
 
+    attention_layers: tuple[int, ...] = ()
+    """The layers that have heads: all, unless the model is a hybrid. Empty in reports saved before
+    it was kept, of which all count."""
+
     def against(self, control: UntrainedControl) -> HeadReport:
         """The same report, which shows every figure against untrained twins of the model.
 
@@ -428,25 +432,16 @@ class HeadReport(Result):
         else:
             known = [*self.label_names, *self.scope_names, UNCLASSIFIED, NOT_FINITE]
             raise unknown_name("label of this report", label, known)
-        layers = self.attention_layers
-        found = [Head(*index) for index in marked.nonzero().tolist() if index[0] in layers]
+        there = set(self.all_heads)
+        found = [head for index in marked.nonzero().tolist() if (head := Head(*index)) in there]
         return sorted(found, key=lambda head: -float(strength[head].nan_to_num(-torch.inf)))
-
-    @property
-    def attention_layers(self) -> list[int]:
-        """The layers that have heads: those that were measured; all, unless the model is a hybrid.
-
-        Where the texts could show nothing of any behaviour, no layer was measured: all count.
-        """
-        measured = (self.head_queries > 0) | self.score.isfinite()
-        layers: list[int] = measured.any(dim=-1).any(dim=0).nonzero().flatten().tolist()
-        return layers or list(range(self.scope.shape[0]))
 
     @property
     def all_heads(self) -> list[Head]:
         """Every head that the model has, layer by layer."""
-        n_heads = self.scope.shape[1]
-        return [Head(layer, head) for layer in self.attention_layers for head in range(n_heads)]
+        n_layers, n_heads = self.scope.shape
+        layers = self.attention_layers or range(n_layers)
+        return [Head(layer, head) for layer in layers for head in range(n_heads)]
 
     @property
     def not_finite(self) -> Bool[Tensor, "layer head"]:

@@ -19,7 +19,8 @@ def head_table(report: HeadReport) -> pd.DataFrame:
     table = pd.concat([_part_table(part, report) for part in parts.values()], ignore_index=True)
     if report.untrained is not None:
         table = _against(table, report, report.untrained)
-    return table[table["layer"].isin(report.attention_layers)].reset_index(drop=True)
+    layers = {head.layer for head in report.all_heads}
+    return table[table["layer"].isin(layers)].reset_index(drop=True)
 
 
 def _against(table: pd.DataFrame, report: HeadReport, control: UntrainedControl) -> pd.DataFrame:

@@ -128,8 +128,6 @@ def checked_components(
         UnsupportedModelError: one that it has, and whose activation cannot be hooked.
     """
     found = tuple(sorted({Component.of(name) for name in _several(components)}))
-    if not found:
-        raise UnknownNameError("No part of the model is named: the list is empty.")
     for component in found:
         _check(model, component)
     if any(component.part in _IN_ATTENTION for component in found):
