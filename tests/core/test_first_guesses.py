@@ -356,6 +356,8 @@ def test_a_file_s_name_is_no_text_to_take_a_loss_on(
     with pytest.raises(PromptError, match=r"'texts\.txt' is a file, and its name would be read as"):
         mi.score_weights(model, "texts.txt", "magnitude")
     assert mi.score_weights(model, ["texts.txt"], "grad_x_weight", layers=0).size
+    long = f"{PROMPT} " * 20 + "texts.txt"
+    assert mi.score_weights(model, long, "grad_x_weight", layers=0).size
     assert mi.activation_statistics(model, "texts.txt", ("z", 0)).n_documents == 1
 
 

@@ -395,6 +395,12 @@ FILES_OF_TEXTS = (".txt", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that hold texts."""
 
 
+def _is_file_of_texts(texts: object) -> bool:
+    """Whether it is the name of a file of texts that is there; a name has 255 signs at most."""
+    may_be = isinstance(texts, str) and len(texts) < 256 and texts.endswith(FILES_OF_TEXTS)
+    return may_be and Path(str(texts)).is_file()
+
+
 def loss_batch(
     model: HookedModel,
     texts: Prompt | None,
@@ -420,7 +426,7 @@ def loss_batch(
     if limit is not None and limit < 1:
         raise PromptError(f"A limit of {limit} texts leaves none to measure a loss on.")
     room = min(max_length or MAX_TOKENS, int(model.cfg.n_ctx))
-    if isinstance(texts, str) and texts.endswith(FILES_OF_TEXTS) and Path(texts).is_file():
+    if _is_file_of_texts(texts):
         raise PromptError(
             f"{texts!r} is a file, and its name would be read as the text: give what is in it, as "
             f"in pathlib.Path({texts!r}).read_text().splitlines(), or [{texts!r}] if you mean that."

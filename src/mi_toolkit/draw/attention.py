@@ -119,7 +119,7 @@ def _check_layer(grid: HeadGrid, layer: int) -> None:
     layers = f"0 to {known[-1]}" if everywhere else ", ".join(map(str, known))
     raise UnknownNameError(
         f"{grid.owner} has no attention in layer {layer}: its layers"
-        f"{'' if everywhere else ' with attention'} are {layers}, counted from the first."
+        f"{'' if everywhere else ' with attention'} are {layers}."
     )
 
 

@@ -251,6 +251,7 @@ class HeadDynamics(Result):
     def _in_steps(self, course: Course) -> dict[str, Any]:
         return {
             "state": course.state,
+            "from_the_first": course.from_the_first,
             **self._point("onset", course.onset),
             **self._point("end", course.end),
         }
