@@ -208,7 +208,7 @@ def test_the_example_of_the_home_page_runs(tmp_path: Path, monkeypatch: pytest.M
     exec(compile(example, "index.md", "exec"), names)  # noqa: S102 our own page
     report = names["report"]
     assert [str(head) for head in report.heads("induction")] == ["L2H0"]  # type: ignore[attr-defined]
-    assert (tmp_path / "store").is_dir()
+    assert (tmp_path / "residuals").is_dir()
 
 
 def test_doctests_are_code_on_the_reference_page() -> None:
