@@ -644,12 +644,12 @@ that each gives."""
 def behaviour_figures(report: HeadReport, head: Head) -> Iterator[BehaviourFigure]:
     """The head's figures on every stimulus of a report; those that are not applicable left out."""
     parts = report.parts or {next(iter(report.tokens)): report}
-    carried = report.labels_of(head)
+    carried = {report.behaviour_of(label): label for label in report.labels_of(head)}
     for stimulus, part in parts.items():
         labels = {
-            part.behaviour_of(label): label
-            for label in part.labels_of(head)
-            if label in carried and report.stimulus[part.behaviour_of(label)] == stimulus
+            behaviour: label
+            for behaviour, label in carried.items()
+            if report.stimulus[behaviour] == stimulus
         }
         for place, name in enumerate(part.behaviours):
             figures = part.lift if part.facts[name].has_chance else part.score
