@@ -175,7 +175,11 @@ _LIST = Markup(
 
 
 def model_box(settings: Settings, value: str, *, label: str, info: str, elem_id: str) -> gr.Textbox:
-    """A field for a model's name, its list of the offered models under it."""
+    """A field for a model's name, its list of the offered models under it.
+
+    Not gradio's dropdown: it narrows its list some time after the typing, and Enter takes whatever
+    it highlights by then, so that a pasted id became another model.
+    """
     field = gr.Textbox(value, label=label, info=info, max_lines=1, elem_id=elem_id)
     here = settings.here()
     options = Markup("").join(

@@ -325,7 +325,16 @@ TOLERANCE = 1e-3
 
 
 class LaterBlocks:
-    """One batch, to be run under many changes of a model."""
+    """One batch, to be run under many changes of a model.
+
+    1. A clean run keeps what each block puts out.
+    2. What comes before a changed block is the clean run's: in a later run the blocks before it put
+       out what they put out then, and compute nothing. Embedding, later blocks, final norm and
+       unembedding run as they always do, in either class of model.
+    3. Whether that is so is checked once, with nothing changed, from near the middle of the model,
+       on the first row: a block that reads more than what the block before it put out would give
+       other logits, and then every block runs.
+    """
 
     clean: Float[Tensor, "row position d_vocab"]
     """The logits with nothing changed."""
