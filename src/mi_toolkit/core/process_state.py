@@ -178,17 +178,19 @@ def check_arguments(
 
 
 def check_numbers(
-    asking: str,
-    parameters: Mapping[str, Parameter],
-    given: Sequence[object],
-    named: Mapping[str, object],
+    asking: str, parameters: Mapping[str, Parameter], values: Mapping[str, object]
 ) -> None:
     """Check that numbers are numbers, by the annotations of a function.
+
+    Args:
+        asking: the function, as an error names it.
+        parameters: its own.
+        values: its arguments by name.
 
     Raises:
         PromptError: a text in the place of a number, or one that is not whole.
     """
-    for name, value in (*zip(parameters, given, strict=False), *named.items()):
+    for name, value in values.items():
         kind = str(parameters[name].annotation).removesuffix(" | None")
         is_text = kind in ("int", "float") and isinstance(value, str)
         is_broken = kind == "int" and isinstance(value, float) and not value.is_integer()
@@ -295,7 +297,8 @@ def one_job(function: Callable[Given, Found]) -> Callable[Given, Found]:
     def run(*given: Given.args, **named: Given.kwargs) -> Found:
         model = named.get("model", given[0] if given else None)
         check_arguments(function.__name__, parameters, given, named)
-        check_numbers(function.__name__, parameters, given, named)
+        by_name = {**dict(zip(parameters, given, strict=False)), **named}
+        check_numbers(function.__name__, parameters, by_name)
         if takes_model and (given or "model" in named):
             require_hooks(model, function.__name__)
         with ExitStack() as stack:
