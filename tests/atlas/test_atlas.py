@@ -168,6 +168,19 @@ def test_done_models_are_not_measured_again(
     assert files_of(atlas.folder) == before
 
 
+def test_models_that_leave_the_index_are_named(
+    atlas: mi.atlas.HeadAtlas, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "atlas"
+    shutil.copytree(atlas.folder, folder)
+    mi.head_atlas(MODELS, folder)
+    assert "leave the index" not in caplog.text
+    few = mi.head_atlas(MODELS[:1], folder)
+    assert f"{MODELS[1]} of an earlier call keep their files and leave the index" in caplog.text
+    assert few.models == (MODELS[0],)
+    assert (folder / "models" / MODELS[1] / "report.safetensors").is_file()
+
+
 @pytest.mark.parametrize("spoil", ["protocol", "cut", "gone"])
 @pytest.mark.slow
 def test_another_protocol_or_a_spoilt_file_is_measured_again(

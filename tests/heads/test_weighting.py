@@ -234,6 +234,23 @@ def test_untrained_twins_are_labelled_as_the_report_is(asked: dict[str, Any]) ->
         report.against(plain)
 
 
+def test_untrained_twins_have_to_copy_where_the_report_s_heads_have_to() -> None:
+    model, texts = loaded("toy-gpt2"), ["one two three one two three"] * 3
+    report = mi.classify_heads(model, texts, behaviours=["induction"])
+    asked: dict[str, Any] = {"n": 1, "behaviours": ["induction"]}
+    plain = mi.untrained_control(model, texts, **asked)
+    copying = mi.untrained_control(model, texts, require_copying=True, **asked)
+    strict = report.label(require_copying=True)
+    assert strict.against(copying).label(require_copying=True).untrained is copying
+    said = "call untrained_control with require_copying="
+    with pytest.raises(ReportError, match=f"{said}True"):
+        strict.against(plain)
+    with pytest.raises(ReportError, match=f"{said}True"):
+        report.against(plain).label(require_copying=True)
+    with pytest.raises(ReportError, match=f"{said}False"):
+        report.against(copying)
+
+
 @pytest.mark.parametrize(
     ("command", "file"),
     [

@@ -135,6 +135,7 @@ def classify(
                     behaviours=behaviours,
                     min_lift=min_lift,
                     fdr=fdr if fdr < 1 else None,
+                    require_copying=require_copying,
                     weighting=weighting,
                     prepend_bos=bos,
                     batch_size=batch_size,

@@ -62,6 +62,9 @@ class UntrainedControl(Result):
     fdr: float | None = DEFAULT_FDR
     """The false discovery rate that the twins' labels hold, as in the report."""
 
+    require_copying: bool = False
+    """Whether their labels ask that a head is shown to copy, as in the report."""
+
     @property
     def n(self) -> int:
         """How many twins."""
@@ -98,6 +101,7 @@ class UntrainedControl(Result):
         weighting: Weighting,
         min_lift: float,
         fdr: float | None,
+        require_copying: bool,
     ) -> None:
         """Check that a report was measured, and labelled, as the twins were.
 
@@ -107,10 +111,11 @@ class UntrainedControl(Result):
             weighting: what counts alike in its figures.
             min_lift: the bar of its labels.
             fdr: the false discovery rate that they hold.
+            require_copying: whether they ask for copying.
 
         Raises:
             ReportError: it is of another model, was measured on other texts, weighs otherwise, or
-                has labels of another bar or rate.
+                has labels of another bar or rate, or that ask otherwise for copying.
             UnknownNameError: it has a behaviour that the twins were not measured on.
         """
         here, there = self.provenance, provenance
@@ -119,7 +124,12 @@ class UntrainedControl(Result):
                 f"The twins are those of {here.model}, the report is of {there.model}: call "
                 "untrained_control on the model of the report."
             )
-        asked = {"weighting": weighting, "min_lift": min_lift, "fdr": fdr}
+        asked = {
+            "weighting": weighting,
+            "min_lift": min_lift,
+            "fdr": fdr,
+            "require_copying": require_copying,
+        }
         for name, value in asked.items():
             if getattr(self, name) != value:
                 raise ReportError(

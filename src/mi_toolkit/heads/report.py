@@ -295,6 +295,7 @@ class HeadReport(Result):
             weighting=self.weighting,
             min_lift=self.min_lift,
             fdr=self.fdr,
+            require_copying=self.require_copying,
         )
         return replace(self, untrained=control)
 
@@ -334,6 +335,9 @@ class HeadReport(Result):
                 `copying` above 0. Without it, that the head looks there is enough; whose copying is
                 not shown is told by `labels_in_words`.
 
+        Raises:
+            ReportError: the untrained twins next to it are labelled by the other rule.
+
         Example:
             >>> import mi_toolkit as mi
             >>> report = mi.classify_heads(mi.load_model("toy-gpt2"), behaviours=["induction"])
@@ -345,7 +349,8 @@ class HeadReport(Result):
                 name: part.label(require_copying=require_copying)
                 for name, part in self.parts.items()
             }
-            return replace(merge_stimuli(parts), untrained=self.untrained)
+            merged = merge_stimuli(parts)
+            return merged if self.untrained is None else merged.against(self.untrained)
         figures = {
             name: BarFigures(*(getattr(self, field)[row] for field in BarFigures._fields))
             for row, name in enumerate(self.behaviours)
@@ -359,7 +364,8 @@ class HeadReport(Result):
             fdr=self.fdr,
             require_copying=require_copying,
         )
-        return replace(self, labels=labels, require_copying=require_copying)
+        made = replace(self, labels=labels, require_copying=require_copying, untrained=None)
+        return made if self.untrained is None else made.against(self.untrained)
 
     def copying_shown(self, label: str, head: Head | tuple[int, int] | str) -> bool | None:
         """Whether a head is shown to raise what it looks at (of a suppressing label: to lower it).

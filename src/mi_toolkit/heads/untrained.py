@@ -59,6 +59,7 @@ def untrained_control(
     behaviours: Sequence[str | Behaviour] | None = None,
     min_lift: float = DEFAULT_MIN_LIFT,
     fdr: float | None = DEFAULT_FDR,
+    require_copying: bool = False,
     weighting: Weighting = "prompts",
     prepend_bos: bool | None = None,
     batch_size: int | None = None,
@@ -81,6 +82,7 @@ def untrained_control(
         behaviours: as in `classify_heads`.
         min_lift: as in `classify_heads`.
         fdr: as in `classify_heads`.
+        require_copying: as in `HeadReport.label`.
         weighting: as in `classify_heads`.
         prepend_bos: as in `classify_heads`.
         batch_size: as in `classify_heads`.
@@ -122,7 +124,7 @@ def untrained_control(
         range(n), total=n, label="classifying untrained twins", unit="model", show=progress
     ):
         with own_garbage():  # the next twin needs the room of this one
-            report = report_of_twin(index)
+            report = report_of_twin(index).label(require_copying=require_copying)
         strongest.append(_strongest_heads(report))
         labelled.append(list(_labelled_heads(report).values()))
     return UntrainedControl(
@@ -134,6 +136,7 @@ def untrained_control(
         stimulus=dict(report.stimulus),
         min_lift=min_lift,
         fdr=fdr,
+        require_copying=require_copying,
         initialisation=initialisation,
         weighting=weighting,
         provenance=report.provenance,
