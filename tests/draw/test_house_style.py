@@ -17,6 +17,7 @@ from mi_toolkit.compare.model_comparison import ModelComparison
 from mi_toolkit.compare.stimuli import compare_stimuli
 from mi_toolkit.core.errors import UnknownNameError
 from mi_toolkit.draw import figures
+from mi_toolkit.draw.figures.ablation import SWEEP_READING
 from mi_toolkit.draw.figures.grids import draw_values
 from mi_toolkit.draw.figures.style import DOTS_PER_INCH, FONTS, in_house_style, title
 from mi_toolkit.draw.primitives import LABELS, SCOPES
@@ -189,6 +190,20 @@ def test_scaling_draws_the_share_of_heads_by_size() -> None:
     np.testing.assert_allclose(line.get_ydata(), [0.25, 0.5])
     with pytest.raises(UnknownNameError, match="No label of this comparison is called 'inductive'"):
         figures.scaling_figure(comparison, ["inductive"])
+
+
+@pytest.mark.parametrize("n_behaviours", [1, 3])
+def test_how_to_read_a_sweep_stands_whole_above_it_however_narrow_it_is(n_behaviours: int) -> None:
+    names = ["induction", "first_token", "previous_token"][:n_behaviours]
+    made = made_report({name: torch.tensor([[0.9]]) for name in names})
+    sweep = LengthSweep(model="made", lengths=(8,), reports={("prompt", 8): made})
+    figure = figures.sweep_grid(sweep)
+    figure.canvas.draw()
+    said = [text for text in figure.texts if text.get_text() in SWEEP_READING]
+    assert " ".join(text.get_text() for text in said) == SWEEP_READING
+    highest = max(ax.get_window_extent().y1 for ax in figure.axes)
+    assert all(text.get_window_extent().x1 <= figure.bbox.x1 for text in said)
+    assert all(text.get_window_extent().y0 > highest for text in said)
 
 
 def test_a_length_curve_is_one_panel_of_the_sweep() -> None:

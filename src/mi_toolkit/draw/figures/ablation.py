@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import torch
 from jaxtyping import Bool
@@ -198,6 +199,13 @@ SWEEP_LEFT, SWEEP_TOP, COLUMNS = 0.75, 0.95, 4
 NAMED_HEADS = 5
 """Labelled heads of a panel that are drawn in colour, the strongest first."""
 
+SWEEP_READING = (
+    "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; filled: "
+    f"labelled at that length; in colour: the {NAMED_HEADS} strongest of those; grey: all others"
+)
+LINE, SIGNS_PER_INCH = 0.16, 14
+"""Inches of a line of small print, and how many signs of it an inch has room for."""
+
 
 @in_house_style
 def sweep_grid(sweep: LengthSweep) -> Figure:
@@ -209,28 +217,18 @@ def sweep_grid(sweep: LengthSweep) -> Figure:
     behaviours = [name for name in sweep.behaviours if _shown(sweep, name)]
     n_stimuli, n_columns = len(sweep.stimuli), min(COLUMNS, max(1, len(behaviours)))
     n_rows = n_stimuli * -(-len(behaviours) // n_columns)
-    figure = Sheet(
-        figsize=(
-            SWEEP_LEFT + n_columns * (WIDTH + GAP_ACROSS),
-            SWEEP_TOP + n_rows * (HEIGHT + GAP_DOWN),
-        )
-    )
+    wide = SWEEP_LEFT + n_columns * (WIDTH + GAP_ACROSS)
+    lines = textwrap.wrap(SWEEP_READING, int(wide * SIGNS_PER_INCH))
+    top = SWEEP_TOP + LINE * (len(lines) - 1)
+    figure = Sheet(figsize=(wide, top + n_rows * (HEIGHT + GAP_DOWN)))
     title(figure, f"Heads of {sweep.model} by length")
-    write(
-        figure,
-        0.12,
-        0.52,
-        "lift (0 chance, 1 perfect) or value by tokens of a sequence; band: 95% interval; "
-        f"filled: labelled at that length; in colour: the {NAMED_HEADS} strongest of those; grey: "
-        "all others",
-        fontsize=8,
-        color=muted_text(),
-    )
+    for place, line in enumerate(lines):
+        write(figure, 0.12, 0.52 + LINE * place, line, fontsize=8, color=muted_text())
     for index, behaviour in enumerate(behaviours):
         block, column = divmod(index, n_columns)
         for place, stimulus in enumerate(sweep.stimuli):
             row = block * n_stimuli + place
-            x, y = SWEEP_LEFT + column * (WIDTH + GAP_ACROSS), SWEEP_TOP + row * (HEIGHT + GAP_DOWN)
+            x, y = SWEEP_LEFT + column * (WIDTH + GAP_ACROSS), top + row * (HEIGHT + GAP_DOWN)
             ax = axes_at(figure, x, y, WIDTH, HEIGHT)
             _frame(ax, sweep, behaviour)
             if column == 0:
