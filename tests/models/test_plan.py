@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from mi_toolkit.cli.app import run
 from mi_toolkit.core.display import human_count
 from mi_toolkit.core.errors import ModelLoadError, PromptError, UnknownNameError
 from mi_toolkit.core.memory import gigabytes
-from mi_toolkit.models import planning
+from mi_toolkit.models import memory_use, planning
 from mi_toolkit.models.memory_use import WORKLOADS, memory_parts, model_size, size_of, workload
 from mi_toolkit.models.planning import RunPlan, measured_flops, measured_reading
 from mi_toolkit.sweeps.jobs import TASKS, Job
@@ -197,6 +198,9 @@ def test_of_a_mixture_only_the_experts_that_a_token_runs_through_take_time() -> 
     layers = TINY["num_hidden_layers"]
     assert size.n_block_weights == layers * (attention + 8 * of_one + 8 * TINY["hidden_size"])
     assert size.n_active_weights == layers * (attention + 2 * of_one + 8 * TINY["hidden_size"])
+    experts = torch.empty(8, 4, 6)  # says itself how many there are
+    bare = SimpleNamespace(num_experts_per_tok=2)
+    assert memory_use._active("mlp.experts.down_proj", experts, bare) == 2 * 4 * 6
     dense = size_of("tiny", AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **TINY)))
     assert dense.n_active_weights == dense.n_block_weights
 

@@ -73,8 +73,8 @@ class ModelSize:
     """Weights in the matrices of all blocks: those that are scored unless told otherwise."""
 
     n_active_weights: int = 0
-    """Of those: what a token runs through. Of a mixture's experts, as many as the router chooses;
-    one, where the config does not say how many."""
+    """Of those: what a token runs through. Of a mixture's experts, as many as the router chooses:
+    one, where the config does not say how many; all, where nothing says how many there are."""
 
     in_blocks: int = 0
     """Parameters of all blocks together."""
@@ -137,6 +137,8 @@ def _active(path: str, weights: Tensor, config: Any) -> int:
     if ".experts." not in path:
         return weights.numel()
     n = next((found for name in _EXPERTS if (found := getattr(config, name, None))), 1)
+    if weights.ndim == 3:  # those of all experts in one tensor
+        n = len(weights)
     chosen = getattr(config, "num_experts_per_tok", None) or 1
     return weights.numel() * min(chosen, n) // n
 
